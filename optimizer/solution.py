@@ -1,0 +1,89 @@
+"""What was decided, what it is worth, and how far from the best it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from optimizer.certificates import Certificate
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["Solution", "Status"]
+
+
+class Status(Enum):
+    """An outcome, with the advice that goes with it."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An answer.
+
+    Parameters
+    ----------
+    trees : tuple of DraftTree
+        One for every request of a `BatchProblem`; else one for all.
+    depth : int
+        Levels that the step drafts; no tree is deeper.
+    batch : int
+    tokens_per_step : float
+        Mean a request; the worst scaled workload's for a `RobustProblem`.
+    step_s : float
+    value, upper_bound : float, tokens a second of the batch
+        What the answer gives, and what no answer can exceed.
+    price : float, tokens
+        The water level: what one more verified node must bring to pay for its time.
+    status : Status
+    solver : str
+    advice : str
+        What to do next, when there is something.
+    statistics : mapping
+        Iterations, seconds, nodes expanded, and whatever else the solver counts.
+    certificate : Certificate, optional
+        Present on every answer of the planner.
+    """
+
+    trees: tuple[DraftTree, ...]
+    depth: int
+    batch: int
+    tokens_per_step: float
+    step_s: float
+    value: float
+    upper_bound: float
+    price: float
+    status: Status
+    solver: str
+    advice: str = ""
+    statistics: Mapping[str, float] = field(default_factory=dict[str, float])
+    certificate: Certificate | None = None
+
+    @property
+    def tree(self) -> DraftTree:
+        """The one tree, or the first request's."""
+        return self.trees[0]
+
+    @property
+    def gap(self) -> float:
+        """(bound - value) / bound, >= 0; 1 when nothing is feasible."""
+        return max(0.0, 1 - self.value / self.upper_bound) if self.upper_bound > 0 else 1.0
+
+    @property
+    def shape(self) -> str:
+        """"off", "chain" or "tree"."""
+        if not any(len(tree) for tree in self.trees):
+            return "off"
+        return "chain" if all(tree.is_chain for tree in self.trees) else "tree"
+
+    def certified(self, certificate: Certificate) -> Solution:
+        """The same answer with its certificate, whose bound replaces the solver's own where it is tighter or is missing."""
+        return replace(self, certificate=certificate)
+
+    @classmethod
+    def infeasible(cls, solver: str, advice: str, batch: int = 1) -> Solution:
+        """No answer, and what to change."""
+        return cls((), 0, batch, 0.0, float("inf"), 0.0, 0.0, 0.0, Status.INFEASIBLE, solver, advice)

@@ -1,0 +1,49 @@
+"""One JSON document a benchmark: what ran, where, on what commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+PACKAGES = ("numpy", "scipy", "numba", "cvxpy", "torch", "transformers", "cupy-cuda13x")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and commit of this run."""
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or None,
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def write_report(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write ``{name}.json`` with `payload` and the environment, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps({"benchmark": name, "environment": environment(), **payload}, indent=1) + "\n")
+    scratch.replace(path)
+    return path

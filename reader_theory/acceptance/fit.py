@@ -1,0 +1,162 @@
+"""From a Trace to an AcceptanceFit: every model that the trace can support, by workload, with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.acceptance.calibration import Scored, calibrate, draft_scores, retrieval_scores
+from reader_theory.acceptance.intervals import Interval, Statistic, bootstrap_prompts, ratio_of_sums
+from reader_theory.acceptance.matched import COUNT_BINS, LENGTH_BINS, matched_parameters, matched_sums
+from reader_theory.acceptance.rank_depth import carried_down
+from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
+from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rank_depth_counts, rows_of
+from reader_theory.documents.base import Stamp
+from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, MatchedFit, RankDepthFit, WorkloadFit
+from reader_theory.documents.trace import Trace
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["REFERENCE_LENGTHS", "fit_acceptance"]
+
+REFERENCE_LENGTHS = (1, 2, 4, 8)
+FloatArray = NDArray[np.float64]
+
+
+class _Resampler:
+    """The same resampled prompts for every statistic of a workload."""
+
+    def __init__(self, resamples: int, seed: int, level: float) -> None:
+        self.resamples, self.seed, self.level = resamples, seed, level
+
+    def interval(self, sums: FloatArray, statistic: Statistic) -> Interval:
+        flat, shape = sums.reshape(len(sums), -1), sums.shape[1:]
+        return bootstrap_prompts(
+            flat, lambda s: statistic(s.reshape(*s.shape[:-1], *shape)), resamples=self.resamples, seed=self.seed, level=self.level
+        )  # fmt: skip
+
+    def mean(self, rows: PromptRows, values: NDArray[np.generic]) -> Estimate:
+        """Mean over positions."""
+        sums = np.stack([rows.sums(values), rows.sums(np.ones(len(rows.rows)))], axis=1)
+        return self.interval(sums, ratio_of_sums).estimate()
+
+
+def fit_acceptance(
+    trace: Trace, *, depth: int = 8, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> AcceptanceFit:
+    """Fit every model that a trace supports, workload by workload.
+
+    Parameters
+    ----------
+    trace : Trace
+        At least 2 prompts a workload; 20 make the intervals useful.
+    depth : int, >= 1
+        Depths that the rank x depth table tells apart.
+    level : float
+        Coverage that the intervals claim.
+    resamples, seed : int
+        Resampled sets of prompts, and the seed that draws them.
+
+    Raises
+    ------
+    InvalidInputError
+        If a workload has fewer than 2 prompts, or `depth` is below 1.
+    """
+    require(depth >= 1, "`depth` must be >= 1", got=depth, fix="Pass the depth of the deepest tree to plan.")
+    resampler = _Resampler(resamples, seed, level)
+    return AcceptanceFit(
+        stamp=Stamp.now(seed=seed),
+        target=trace.target,
+        draft=trace.draft,
+        trace=trace.fingerprint(),
+        trace_file=trace.arrays.name,
+        temperature=trace.temperature,
+        candidates=trace.candidates,
+        level=level,
+        resamples=resamples,
+        workloads=tuple(_fit_workload(trace, name, depth, resampler) for name in trace.workloads),
+    )
+
+
+def _fit_workload(trace: Trace, name: str, depth: int, resampler: _Resampler) -> WorkloadFit:
+    rows = rows_of(trace, name)
+    drafted = has_draft(trace, rows)
+    offered = bool(np.any(rows.column("retrieval_offered")))
+    overlap = np.asarray(rows.column("overlap"), dtype=np.float64)
+    surprise = -np.log(np.maximum(np.asarray(rows.column("target_probability"), dtype=np.float64), 1e-30))
+    return WorkloadFit(
+        workload=name,
+        prompts=rows.prompts,
+        positions=len(rows.rows),
+        geometric=resampler.mean(rows, rows.column("draft_rank") == 0) if drafted else None,
+        overlap=resampler.mean(rows, overlap) if drafted and bool(np.isfinite(overlap).all()) else None,
+        rank_depth=_rank_depth(rows, trace.candidates, depth, resampler) if drafted else None,
+        matched=_matched(rows, resampler) if offered else None,
+        tokens_per_step=_references(trace, name, drafted, offered, resampler),
+        calibration=_calibrations(trace, name, drafted, offered),
+        entropy_nats=resampler.mean(rows, surprise) if trace.temperature > 0 else None,
+    )
+
+
+def has_draft(trace: Trace, rows: PromptRows) -> bool:
+    """Whether a neural draft was recorded on these rows."""
+    return trace.draft is not None and trace.candidates > 0 and bool(np.any(np.asarray(rows.column("draft_rank")) >= 0))
+
+
+def _rank_depth(rows: PromptRows, ranks: int, depth: int, resampler: _Resampler) -> RankDepthFit:
+    counts = rank_depth_counts(rows, depth, ranks)
+    positions = counts.sum(axis=(0, 2))
+    found = resampler.interval(counts, conditionals_of)
+    unspread = found.high == found.low
+    beyond = 1 - ((1 - resampler.level) / 2) ** (1 / np.maximum(positions, 1))
+    high = np.where(unspread, np.minimum(np.maximum(found.high, beyond[:, None]), 1), found.high)
+    tables = [carried_down(table, positions) for table in (found.value, np.minimum(found.low, found.value), np.maximum(high, found.value))]
+    value, low, high = (tuple(map(tuple, table.tolist())) for table in tables)
+    return RankDepthFit(value=value, low=low, high=high, positions=tuple(int(n) for n in positions))
+
+
+def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
+    sums = matched_sums(rows)
+    hit = resampler.interval(sums, lambda s: matched_parameters(s)[0])
+    decay = resampler.interval(sums, lambda s: matched_parameters(s)[1])
+    weight = matched_parameters(sums.sum(axis=0))[2]
+    lengths, counts = range(len(LENGTH_BINS)), range(len(COUNT_BINS))
+    return MatchedFit(
+        lengths=LENGTH_BINS,
+        counts=COUNT_BINS,
+        hit=tuple(tuple(hit.estimate(i, j) for j in counts) for i in lengths),
+        decay=tuple(decay.estimate(i) for i in lengths),
+        weight=tuple(map(tuple, weight.tolist())),
+    )
+
+
+def _references(trace: Trace, name: str, drafted: bool, offered: bool, resampler: _Resampler) -> dict[str, Estimate]:
+    policies: dict[str, ReplayPolicy] = {}
+    if drafted:
+        policies |= {f"chain {k}": ReplayPolicy(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
+    if offered:
+        caps = {k: RetrievalCap(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
+        policies |= {f"retrieval {k}": ReplayPolicy(DraftTree.empty(), cap) for k, cap in caps.items()}
+    results = replay_many(trace, policies.values(), workload=name)
+    return {key: _tokens_per_step(result, resampler) for key, result in zip(policies, results, strict=True)}
+
+
+def _tokens_per_step(result: ReplayResult, resampler: _Resampler) -> Estimate:
+    sums = np.stack([result.tokens, result.steps], axis=1).astype(np.float64)
+    return resampler.interval(sums, ratio_of_sums).estimate()
+
+
+def _calibrations(trace: Trace, name: str, drafted: bool, offered: bool) -> dict[str, CalibrationFit]:
+    scored: dict[str, Scored] = {}
+    if drafted:
+        scored["draft"] = draft_scores(trace, name)
+    if offered:
+        scored["retrieval"] = retrieval_scores(trace, name)
+    return {source: _calibration(found) for source, found in scored.items()}
+
+
+def _calibration(scored: Scored) -> CalibrationFit:
+    found = calibrate(scored)
+    columns = {key: tuple(getattr(found, key).tolist()) for key in ("score", "observed", "acceptance", "weight")}
+    return CalibrationFit(**columns, raw_error=found.raw_error, error=found.error)

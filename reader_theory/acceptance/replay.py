@@ -1,0 +1,229 @@
+"""Replay: what a policy would have emitted on a recorded trace, step by step and exactly.
+
+Prefer it to any fitted model when the trace is of the workload to be served; a model extrapolates, a replay does not.
+It is exact for verification that follows the target's own tokens (greedy and target-only), because an accepted path
+is the true prefix: the ranks recorded on that prefix decide every depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.documents.trace import Trace
+from reader_theory.errors import require
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["ReplayPolicy", "ReplayResult", "RetrievalCap", "replay", "replay_many"]
+
+_NEVER = np.iinfo(np.int32).max
+_RECORDED = ("draft_rank", "match_length", "retrieval_offered", "retrieval_run")
+
+
+@dataclass(frozen=True)
+class RetrievalCap:
+    """Longest chain for a match of m tokens: ``min(max_tokens, floor(offset + factor * m))``, 0 below `min_match`.
+
+    Parameters
+    ----------
+    min_match : int, >= 1
+    offset, factor : float, finite
+    max_tokens : int, >= 0
+    """
+
+    min_match: int
+    offset: float
+    factor: float
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        sound = self.min_match >= 1 and self.max_tokens >= 0 and math.isfinite(self.offset + self.factor)
+        require(
+            sound,
+            "a retrieval cap must have `min_match` >= 1, `max_tokens` >= 0, and a finite `offset` and `factor`",
+            got=str(self),
+            fix="Pass `retrieval_cap=None` to switch retrieval off.",
+        )
+
+    def cap(self, match_length: int) -> int:
+        """Longest chain for a match of `match_length` tokens."""
+        if match_length < self.min_match:
+            return 0
+        return max(0, min(self.max_tokens, math.floor(self.offset + self.factor * match_length)))
+
+
+@dataclass(frozen=True)
+class ReplayPolicy:
+    """What a step drafts: a static tree of neural ranks, a capped retrieved chain, or both in one trie."""
+
+    tree: DraftTree
+    retrieval_cap: RetrievalCap | None = None
+    skip_draft_at_match: int | None = None
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """Sums over the steps of each of P replayed prompts.
+
+    Parameters
+    ----------
+    prompts : (P,) int32
+        Index of each prompt in `Trace.prompts`.
+    steps, tokens : (P,) int64
+        Verification steps, and tokens that they emitted; the last step of a prompt is clipped at its end.
+    drafted_steps, retrieval_steps : (P,) int64
+        Steps on which the neural draft ran; steps on which a chain was retrieved.
+    verified_nodes : (P,) int64
+        Draft nodes verified, the root not counted. Nodes that the chain shares with the tree count once where the
+        trace can tell, which is along the emitted path.
+    nodes_histogram : (P, M + 1) int32
+        Steps that verified 0, 1, ..., M nodes: the expected cost of a step under any table over nodes is a product.
+    accepted_histogram : (P, A + 1) int32
+        Steps that accepted 0, 1, ..., A draft tokens.
+    """
+
+    prompts: NDArray[np.int32]
+    steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    drafted_steps: NDArray[np.int64]
+    retrieval_steps: NDArray[np.int64]
+    verified_nodes: NDArray[np.int64]
+    nodes_histogram: NDArray[np.int32]
+    accepted_histogram: NDArray[np.int32]
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens a step over all prompts."""
+        return float(self.tokens.sum() / self.steps.sum())
+
+    @property
+    def nodes_per_step(self) -> float:
+        """Mean draft nodes verified a step."""
+        return float(self.verified_nodes.sum() / self.steps.sum())
+
+    @property
+    def accepted_by_depth(self) -> NDArray[np.float64]:
+        """(A,) share of steps that accepted at least 1, 2, ..., A draft tokens."""
+        at_least = self.accepted_histogram.sum(axis=0)[::-1].cumsum()[::-1]
+        return at_least[1:] / at_least[0]
+
+    def mean_over_nodes(self, table: NDArray[np.float64]) -> float:
+        """Mean over steps of ``table[nodes]``, such as a tabulated cost in seconds.
+
+        Parameters
+        ----------
+        table : (>= M + 1,) float64
+            Value at 0, 1, ... verified nodes.
+        """
+        totals = self.nodes_histogram.sum(axis=0)
+        return float(totals @ table[: len(totals)] / totals.sum())
+
+
+def replay(
+    trace: Trace,
+    tree: DraftTree,
+    *,
+    retrieval_cap: RetrievalCap | None = None,
+    workload: str | None = None,
+    skip_draft_at_match: int | None = None,
+    first_position: int = 0,
+) -> ReplayResult:
+    """Replay a policy over every prompt of a trace, or of one of its workloads.
+
+    A step that starts at position t accepts the longer of the path that successive `draft_rank` follow in `tree`
+    and the retrieved chain, cut at its cap; the next step starts one token later than what was accepted.
+
+    Parameters
+    ----------
+    trace : Trace
+    tree : DraftTree
+        Nodes are ranks of the neural draft.
+    retrieval_cap : RetrievalCap, optional
+        Retrieval is off when left out.
+    workload : str, optional
+        Replay this workload only.
+    skip_draft_at_match : int, optional
+        Where the match is at least this long, the neural draft does not run.
+    first_position : int
+        Position at which the first step starts: 1 when the engine's prefill emits the first token.
+
+    Raises
+    ------
+    InvalidInputError
+        If the workload is unknown, or the tree asks for ranks that the trace did not record.
+    """
+    policy = ReplayPolicy(tree, retrieval_cap, skip_draft_at_match)
+    return replay_many(trace, [policy], workload=workload, first_position=first_position)[0]
+
+
+def replay_many(
+    trace: Trace, policies: Iterable[ReplayPolicy], *, workload: str | None = None, first_position: int = 0
+) -> list[ReplayResult]:
+    """Replay several policies over the same positions; see `replay`."""
+    prompts, starts, ends = _spans(trace, workload, first_position)
+    recorded = [np.ascontiguousarray(trace.columns[name], dtype=np.int32) for name in _RECORDED]
+    return [_replay_one(trace, policy, prompts, starts, ends, recorded) for policy in policies]
+
+
+def _replay_one(
+    trace: Trace,
+    policy: ReplayPolicy,
+    prompts: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    ends: NDArray[np.int32],
+    recorded: list[NDArray[np.int32]],
+) -> ReplayResult:
+    from reader_theory.acceptance._replay_kernel import walk
+
+    tree, cap = policy.tree, policy.retrieval_cap or RetrievalCap(min_match=_NEVER, offset=0.0, factor=0.0, max_tokens=0)
+    highest = int(tree.ranks.max(initial=-1))
+    require(
+        highest < trace.candidates,
+        "`tree` must only use ranks that the trace recorded",
+        got=f"rank {highest}; the trace holds {trace.candidates} candidates of draft {trace.draft!r}",
+        fix="Record with more candidates, or plan a narrower tree.",
+    )
+    counts = np.zeros((len(prompts), 5), dtype=np.int64)
+    nodes = np.zeros((len(prompts), len(tree) + cap.max_tokens + 1), dtype=np.int32)
+    accepted = np.zeros((len(prompts), max(tree.depth, cap.max_tokens) + 1), dtype=np.int32)
+    skip = _NEVER if policy.skip_draft_at_match is None else policy.skip_draft_at_match
+    walk(
+        starts, ends, *recorded, _child_table(tree), len(tree), skip,
+        cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens, counts, nodes, accepted,
+    )  # fmt: skip
+    return ReplayResult(prompts, *_columns_of(counts), nodes, accepted)
+
+
+def _columns_of(counts: NDArray[np.int64]) -> tuple[Any, ...]:
+    return tuple(np.ascontiguousarray(counts.T))
+
+
+def _child_table(tree: DraftTree) -> NDArray[np.int32]:
+    """(N + 1, R) int32: number of the child at a rank, 0 for none; row and number 0 are the root."""
+    table = np.zeros((len(tree) + 1, int(tree.ranks.max(initial=0)) + 1), dtype=np.int32)
+    table[tree.parents + 1, tree.ranks] = np.arange(1, len(tree) + 1)
+    return table
+
+
+def _spans(
+    trace: Trace, workload: str | None, first_position: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Index, first row and end row of every prompt to replay."""
+    column = trace.columns["prompt"]
+    starts = np.flatnonzero(np.diff(column, prepend=-1)).astype(np.int32)
+    ends = np.append(starts[1:], len(column)).astype(np.int32)
+    prompts = np.asarray(column[starts], dtype=np.int32)
+    starts = starts + np.int32(first_position)
+    chosen = (starts < ends) & np.array([workload in (None, trace.prompts[i].workload) for i in prompts])
+    require(
+        bool(chosen.any()),
+        "`workload` must be one that the trace recorded, with output beyond `first_position`",
+        got=f"{workload!r} from position {first_position}; the trace has {list(trace.workloads)}",
+        fix="Choose one of these, or leave it out for all prompts.",
+    )
+    return prompts[chosen], starts[chosen], ends[chosen]

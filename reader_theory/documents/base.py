@@ -1,0 +1,192 @@
+"""What every document has: kind, version, stamp of how it was made; frozen, validated, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reader_theory.errors import DocumentError, require
+
+__all__ = ["Document", "Frozen", "Stamp", "read_document", "write_atomically"]
+
+_STAMPED = ("reader-theory", "numpy", "scipy", "torch", "transformers")
+
+
+class Frozen(BaseModel):
+    """Base of every part of a document: frozen, and closed to fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stamp(Frozen):
+    """How a document was made."""
+
+    made_at: str = Field(description="UTC time, ISO 8601")
+    machine: str = Field(description="processor or card, as the system names it")
+    cores: int
+    python: str
+    versions: dict[str, str]
+    seed: int | None = None
+    commit: str | None = None
+
+    @classmethod
+    def now(cls, *, seed: int | None = None, machine: str | None = None) -> Stamp:
+        """A stamp of this process on this machine."""
+        return cls(
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine or _processor(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            python=platform.python_version(),
+            versions={name: found for name in _STAMPED if (found := _installed(name))},
+            seed=seed,
+            commit=_commit(),
+        )
+
+
+class Document(Frozen):
+    """A frozen, versioned document; subclasses set `kind` and `schema_version` and add fields."""
+
+    kind: Any  # each document narrows it to its own literal
+    schema_version: int
+    stamp: Stamp
+
+    newest: ClassVar[int] = 1
+
+    def write(self, path: str | Path) -> Path:
+        """Write the document to `path` as JSON, whole or not at all, and return the path."""
+        return write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a document of this kind from `path`.
+
+        Raises
+        ------
+        DocumentError
+            If the file is missing, truncated, of another kind, newer than this version reads, or damaged;
+            the message names the field.
+        """
+        raw = _load_json(Path(path))
+        kind = cls.model_fields["kind"].default
+        require(
+            raw.get("kind") == kind,
+            f"`{path}` must be a document of kind {kind!r}",
+            got=f"kind {raw.get('kind')!r}",
+            fix=f"Pass the file that `reader` wrote as {kind!r}; a document keeps its kind when it is renamed.",
+            error=DocumentError,
+        )
+        found = raw.get("schema_version")
+        require(
+            isinstance(found, int) and 1 <= found <= cls.newest,
+            f"`schema_version` of `{path}` must be between 1 and {cls.newest}",
+            got=f"schema_version {found!r}",
+            fix="Upgrade reader-theory to read a newer document, or make the document again.",
+            error=DocumentError,
+        )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise _damaged(path, error) from None
+
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the document's JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def read_document(path: str | Path, kinds: dict[str, type[Document]]) -> Document:
+    """Read a document whose kind is one of `kinds`, whichever the file says."""
+    kind = _load_json(Path(path)).get("kind")
+    require(
+        kind in kinds,
+        f"`{path}` must be a document of kind {', '.join(sorted(kinds))}",
+        got=f"kind {kind!r}",
+        fix="Pass a file that `reader` wrote.",
+        error=DocumentError,
+    )
+    return kinds[str(kind)].read(path)
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write `content` to a temporary file beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    require(
+        path.is_file(),
+        "the document must exist",
+        got=f"`{path}`, which is not a file",
+        fix="Check the path, or make the document with the stage before this one.",
+        error=DocumentError,
+    )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DocumentError(
+            f"`{path}` must be a whole JSON document", got=str(error), fix="It is truncated or damaged: make it again."
+        ) from None
+    require(
+        isinstance(raw, dict),
+        f"`{path}` must hold one JSON object",
+        got=type(raw).__name__,
+        fix="Pass a file that `reader` wrote.",
+        error=DocumentError,
+    )
+    return raw
+
+
+def _damaged(path: str | Path, error: ValidationError) -> DocumentError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the document"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return DocumentError(
+        f"field `{where}` of `{path}` must be valid",
+        got=f"{first.get('input')!r:.200}: {first['msg']}{more}",
+        fix="The file was damaged or edited by hand: correct the field or make the document again.",
+    )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+@lru_cache
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

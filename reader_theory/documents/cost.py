@@ -1,0 +1,109 @@
+"""Cost: seconds of each named term of a step, as tables measured or predicted over batch, tokens and context."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
+
+from reader_theory.documents.base import Document, Frozen
+from reader_theory.estimate import Estimate, Origin
+
+__all__ = ["Cost", "CostTable"]
+
+Grid = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+class CostTable(Frozen):
+    """Seconds of one forward over (batch, tokens a row, context tokens a row), interpolated linearly inside the grid.
+
+    `tokens` counts the rows' query tokens, the root included: a tree of N nodes is a forward of N + 1 tokens. Outside
+    the grid the nearest edge's slope goes on; steps between grid points are not seen, which `relative_spread` admits.
+    """
+
+    batch: tuple[int, ...]
+    tokens: tuple[int, ...]
+    context: tuple[int, ...]
+    seconds: Grid = Field(description="seconds[batch][tokens][context], medians")
+    relative_spread: float = Field(ge=0, description="half width of a 95 % interval over the value")
+    origin: Origin = "measured"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CostTable:
+        shape = (len(self.batch), len(self.tokens), len(self.context))
+        if self.values.shape != shape:
+            raise ValueError(f"seconds must have the shape {shape} of its axes, got {self.values.shape}")
+        if not (np.isfinite(self.values).all() and (self.values > 0).all()):
+            raise ValueError("seconds must be finite and above 0")
+        if any(list(axis) != sorted(set(axis)) for axis in (self.batch, self.tokens, self.context)):
+            raise ValueError("axes must be strictly increasing")
+        return self
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """(batch, tokens, context) float64 seconds."""
+        return np.array(self.seconds, dtype=np.float64)
+
+    def at(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> NDArray[np.float64]:
+        """Seconds at each (batch, tokens, context), broadcast together."""
+        points = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (batch, tokens, context)))
+        result = self.values
+        cells = [_locate(axis, x) for axis, x in zip((self.batch, self.tokens, self.context), points, strict=True)]
+        total = np.zeros(points[0].shape)
+        for corner in np.ndindex(2, 2, 2):
+            weight = np.ones(points[0].shape)
+            index: list[NDArray[np.intp]] = []
+            for side, (low, share, high) in zip(corner, cells, strict=True):
+                weight = weight * (share if side else 1 - share)
+                index.append(high if side else low)
+            total += weight * result[tuple(index)]
+        return np.maximum(total, result.min() * 0.5)
+
+
+class Cost(Document):
+    """What a step costs on one device: the document that `calibrate` writes and `plan` reads.
+
+    A step of B rows, each with a tree of at most N nodes, at context c takes
+
+    ``target(B, N + 1, c) + drafting + B * retrieval_s + B * row_overhead_s + step_overhead_s``
+
+    where drafting is one forward of the draft over the pending tokens, and one a level below the first.
+    """
+
+    newest: ClassVar[int] = 1
+    kind: Literal["cost"] = "cost"
+    schema_version: int = 1
+    device: str
+    target: str
+    draft: str | None
+    dtype: str
+    target_forward: CostTable
+    draft_forward: CostTable | None
+    retrieval_s: Estimate = Field(description="seconds a row and step: query and extension of the suffix index")
+    verify_s: Estimate = Field(description="seconds a row and step: laws, picking tokens, following the tree")
+    commit_s: Estimate = Field(description="seconds a row and step: moving accepted cache entries")
+    step_overhead_s: Estimate = Field(description="seconds a step, whatever the batch")
+    plain_overhead_s: Estimate = Field(description="seconds a step and row without any draft, verification included")
+
+    def drafting_s(self, batch: int, level_widths: ArrayLike, context: float, pending: float = 2.0) -> float:
+        """Seconds to draft a tree of these level widths; the first level comes from the forward over pending tokens."""
+        widths = np.asarray(level_widths, dtype=np.float64)
+        if self.draft_forward is None or widths.size == 0:
+            return 0.0
+        tokens = np.concatenate([[pending], widths[:-1]])
+        return float(self.draft_forward.at(batch, tokens, context).sum())
+
+
+def _locate(
+    axis: tuple[int, ...], x: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
+    grid = np.asarray(axis, dtype=np.float64)
+    if len(grid) == 1:
+        zero = np.zeros(x.shape, dtype=np.intp)
+        return zero, np.zeros(x.shape), zero
+    low = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 2)
+    share = (x - grid[low]) / (grid[low + 1] - grid[low])
+    return low, share, low + 1

@@ -1,0 +1,113 @@
+"""AcceptanceFit: what a trace says about acceptance, workload by workload, with intervals from resampling prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from reader_theory.documents.base import Document, Frozen
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+
+if TYPE_CHECKING:
+    from reader_theory.acceptance.matched import Matched
+    from reader_theory.acceptance.rank_depth import RankDepth
+
+__all__ = ["AcceptanceFit", "CalibrationFit", "MatchedFit", "RankDepthFit", "WorkloadFit"]
+
+Table = tuple[tuple[float, ...], ...]
+
+
+class RankDepthFit(Frozen):
+    """Conditional acceptance by depth (rows) and rank (columns)."""
+
+    value: Table
+    low: Table
+    high: Table
+    positions: tuple[int, ...] = Field(description="steps that each depth was counted on")
+
+    @property
+    def model(self) -> RankDepth:
+        """The point estimate as a model."""
+        from reader_theory.acceptance.rank_depth import RankDepth
+
+        return RankDepth(self.value)  # pyright: ignore[reportArgumentType]
+
+
+class MatchedFit(Frozen):
+    """Retrieval's chance by match length and count, with what the matches of the trace were."""
+
+    lengths: tuple[int, ...] = Field(description="smallest match length of each bin, from 1")
+    counts: tuple[int, ...] = Field(description="smallest match count of each bin, from 1")
+    hit: tuple[tuple[Estimate, ...], ...] = Field(description="first retrieved token is right, by length and count")
+    decay: tuple[Estimate, ...] = Field(description="next retrieved token is right, given the one before, by length")
+    weight: Table = Field(description="share of positions by length and count; the rest has no match")
+
+    @property
+    def model(self) -> Matched:
+        """The point estimate as a model."""
+        from reader_theory.acceptance.matched import Matched
+
+        hit = [[cell.value for cell in row] for row in self.hit]
+        return Matched(self.lengths, self.counts, hit, [cell.value for cell in self.decay], self.weight)  # pyright: ignore[reportArgumentType]
+
+
+class CalibrationFit(Frozen):
+    """Monotone map from one source's raw score to acceptance, and its reliability diagram by bin of score."""
+
+    score: tuple[float, ...] = Field(description="mean raw score of each bin, ascending")
+    observed: tuple[float, ...] = Field(description="share of right tokens in each bin")
+    acceptance: tuple[float, ...] = Field(description="the same, made monotone: the map's value at `score`")
+    weight: tuple[float, ...] = Field(description="share of offered tokens in each bin")
+    raw_error: float | None = Field(description="expected calibration error of the raw score, where it is a probability")
+    error: float = Field(description="expected calibration error of the map on prompts that it was not fitted on")
+
+
+class WorkloadFit(Frozen):
+    """Everything fitted on one workload; what the trace has no drafter for is None or empty."""
+
+    workload: str
+    prompts: int
+    positions: int
+    geometric: Estimate | None = Field(description="rank 0 is right")
+    overlap: Estimate | None = Field(description="sum of min(target law, draft law): acceptance of chain rejection")
+    rank_depth: RankDepthFit | None
+    matched: MatchedFit | None
+    tokens_per_step: dict[str, Estimate] = Field(description="by replay: 'chain k' for the draft, 'retrieval k' for chains of matches")
+    calibration: dict[str, CalibrationFit] = Field(description="by source: 'draft', 'retrieval'")
+    entropy_nats: Estimate | None = Field(description="mean surprise of the target at its own tokens; None when it decoded greedily")
+
+
+class AcceptanceFit(Document):
+    """The document that `fit` writes and `plan` reads."""
+
+    newest: ClassVar[int] = 1
+    kind: Literal["acceptance_fit"] = "acceptance_fit"
+    schema_version: int = 1
+    target: str
+    draft: str | None
+    trace: str = Field(description="fingerprint of the Trace")
+    trace_file: str = Field(description="name of the trace's array file")
+    temperature: float
+    candidates: int
+    level: float
+    resamples: int
+    workloads: tuple[WorkloadFit, ...]
+
+    def workload(self, name: str) -> WorkloadFit:
+        """The fit of one workload.
+
+        Raises
+        ------
+        InvalidInputError
+            If the trace recorded no such workload.
+        """
+        found = {fit.workload: fit for fit in self.workloads}
+        require(
+            name in found,
+            "`workload` must be one that was fitted",
+            got=f"{name!r}; the fit has {sorted(found)}",
+            fix="Choose one of these, or record a trace of this workload.",
+        )
+        return found[name]

@@ -1,0 +1,151 @@
+"""Plan: what to draft for each workload and batch, with what it predicts, how sure it is, and how far from the best."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from reader_theory.documents.base import Document, Frozen
+from reader_theory.errors import InvalidInputError, require
+from reader_theory.estimate import Estimate
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["Candidate", "DraftPolicy", "Plan", "PlanEntry", "Prediction", "RetrievalPolicy"]
+
+
+class RetrievalPolicy(Frozen):
+    """Longest retrieved chain: ``min(max_tokens, floor(offset + factor * match_length))``, 0 below `min_match`."""
+
+    min_match: int = Field(ge=1)
+    offset: float = 0.0
+    factor: float = Field(ge=0)
+    max_tokens: int = Field(ge=1)
+
+    def cap(self, match_length: int) -> int:
+        """Longest chain for a match of `match_length` tokens."""
+        if match_length < self.min_match:
+            return 0
+        return max(0, min(self.max_tokens, int(self.offset + self.factor * match_length)))
+
+
+class DraftPolicy(Frozen):
+    """What a step drafts: a tree of the neural draft's ranks, a retrieved chain, both in one trie, or nothing."""
+
+    parents: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+    retrieval: RetrievalPolicy | None = None
+    skip_draft_at_match: int | None = Field(
+        default=None, description="the neural draft does not run on a row whose match is at least this long"
+    )
+
+    @property
+    def tree(self) -> DraftTree:
+        """The neural draft's tree."""
+        return DraftTree(self.parents, self.ranks)
+
+    @property
+    def shape(self) -> Literal["off", "chain", "tree"]:
+        """``"off"`` drafts nothing; ``"chain"`` never offers siblings; ``"tree"`` may."""
+        if not self.parents and self.retrieval is None:
+            return "off"
+        both = bool(self.parents) and self.retrieval is not None
+        return "tree" if both or not self.tree.is_chain else "chain"
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``"tree 12x4 + retrieval"``."""
+        parts: list[str] = []
+        if self.parents:
+            tree = self.tree
+            parts.append(f"chain {len(tree)}" if tree.is_chain else f"tree {len(tree)}x{tree.depth}")
+        if self.retrieval is not None:
+            r = self.retrieval
+            parts.append(f"retrieval {r.max_tokens} ({r.offset:g}+{r.factor:g}m, m>={r.min_match})")
+        return " + ".join(parts) or "off"
+
+    @classmethod
+    def of(cls, tree: DraftTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:
+        """Policy from a tree of the neural draft's ranks."""
+        return cls(
+            parents=tuple(tree.parents.tolist()), ranks=tuple(tree.ranks.tolist()), retrieval=retrieval,
+            skip_draft_at_match=skip,
+        )  # fmt: skip
+
+
+class Prediction(Frozen):
+    """What the plan says will be measured. Every number is predicted."""
+
+    tokens_per_step: Estimate
+    step_s: Estimate
+    tokens_per_s: Estimate
+    speed_up: Estimate = Field(description="over plain decoding at the same batch on the same engine")
+    nodes_per_step: float = Field(description="mean verified draft nodes a row and step")
+    terms_s: dict[str, float] = Field(description="mean seconds a step of each named term")
+
+
+class Candidate(Frozen):
+    """One policy that was weighed, and what it was predicted to give."""
+
+    name: str
+    tokens_per_step: float
+    tokens_per_s: float
+
+
+class PlanEntry(Frozen):
+    """The choice for one workload and batch."""
+
+    workload: str
+    batch: int = Field(ge=1)
+    policy: DraftPolicy
+    prediction: Prediction
+    price: float = Field(ge=0, description="tokens that one more verified node must bring to pay for its time")
+    upper_bound_tokens_per_s: float = Field(description="no policy of the searched family was predicted above this")
+    gap: float = Field(ge=0, description="(bound - value) / bound over the searched family")
+    solver: str
+    certified: bool
+    candidates: tuple[Candidate, ...]
+
+
+class Plan(Document):
+    """The document that `plan` writes and an engine runs; validation needs nothing but it and a RunRecord."""
+
+    newest: ClassVar[int] = 1
+    kind: Literal["plan"] = "plan"
+    schema_version: int = 1
+    target: str
+    draft: str | None
+    device: str
+    dtype: str
+    temperature: float
+    verification: str = Field(description="rule that the prediction is for: greedy or target_only")
+    fit: str = Field(description="fingerprint of the AcceptanceFit")
+    cost: str = Field(description="fingerprint of the Cost")
+    prompts_per_workload: int = Field(
+        description="prompts that the prediction's interval allows for in the measurement"
+    )
+    new_tokens: int
+    entries: tuple[PlanEntry, ...]
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Workloads that the plan has entries for, in order."""
+        return tuple(dict.fromkeys(entry.workload for entry in self.entries))
+
+    def entry(self, workload: str, batch: int) -> PlanEntry:
+        """The entry of `workload` for the smallest planned batch >= `batch`, or the largest there is.
+
+        Raises
+        ------
+        InvalidInputError
+            If the plan knows no such workload.
+        """
+        known = sorted((e for e in self.entries if e.workload == workload), key=lambda entry: entry.batch)
+        require(
+            bool(known),
+            "`workload` must be one the plan was made for",
+            got=f"{workload!r}; the plan has {list(self.workloads)}",
+            fix="Choose one of these, or plan again from a trace that records this workload.",
+            error=InvalidInputError,
+        )
+        return next((e for e in known if e.batch >= batch), known[-1])

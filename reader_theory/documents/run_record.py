@@ -1,0 +1,113 @@
+"""RunRecord: what a run on the real model did, step by step."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr
+
+from reader_theory.documents.arrays import ArrayFile, Columns
+from reader_theory.documents.base import Document, Frozen
+
+__all__ = ["RUN_COLUMNS", "RequestRecord", "RunCell", "RunRecord"]
+
+RUN_COLUMNS: dict[str, str] = {
+    "cell": "(S,) int32: index into `RunRecord.cells`",
+    "rows": "(S,) int32: requests in the step",
+    "emitted": "(S,) int32: tokens that the step emitted, over its rows",
+    "nodes": "(S,) int32: draft nodes verified, over its rows, padding left out",
+    "step_s": "(S,) float64: wall-clock seconds of the step",
+    "draft_s": "(S,) float64: of them, in the neural draft",
+    "retrieval_s": "(S,) float64: of them, in retrieval",
+    "target_s": "(S,) float64: of them, in the target's forward",
+    "verify_s": "(S,) float64: of them, in verification",
+    "commit_s": "(S,) float64: of them, in moving cache entries",
+}
+"""Columns of a run, one row a decoding step. Prefill is not a step: `RunCell.prefill_s` has it."""
+
+
+class RequestRecord(Frozen):
+    """One request of a run."""
+
+    id: str
+    cell: int
+    prompt_tokens: int
+    output_tokens: int
+    steps: int
+    accepted: int = Field(description="draft tokens emitted")
+    finish: str = Field(description='"length", "stop" or "error: ..."')
+
+
+class RunCell(Frozen):
+    """One (workload, batch, policy) that was run, with its totals."""
+
+    workload: str
+    batch: int
+    policy: str
+    repeats: int = 1
+    prompts: int
+    output_tokens: int
+    steps: int
+    row_steps: int = Field(description="sum over steps of the rows in it")
+    decode_s: float = Field(description="wall-clock seconds of the decoding steps; the median over repeats")
+    decode_s_spread: tuple[float, float] = Field(description="least and greatest over repeats")
+    prefill_s: float
+    plain_decode_s: float | None = Field(
+        default=None, description="decoding seconds of the same requests without drafts, in the same run"
+    )
+    lossless: Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"] = "not_checked"
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens emitted a row and step, the first token (from prefill) left out."""
+        return (self.output_tokens - self.prompts) / max(self.row_steps, 1)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens emitted a second of decoding, over all rows."""
+        return (self.output_tokens - self.prompts) / self.decode_s
+
+
+class RunRecord(Document):
+    """The document that `run` writes and `validate` reads beside the Plan."""
+
+    newest: ClassVar[int] = 1
+    kind: Literal["run_record"] = "run_record"
+    schema_version: int = 1
+    target: str
+    draft: str | None
+    device: str
+    dtype: str
+    temperature: float
+    verification: str
+    lossless: bool
+    plan: str | None = Field(description="fingerprint of the Plan that was run")
+    new_tokens: int
+    cells: tuple[RunCell, ...]
+    requests: tuple[RequestRecord, ...]
+    arrays: ArrayFile
+
+    _columns: Columns | None = PrivateAttr(default=None)
+
+    @classmethod
+    def create(cls, path: str | Path, columns: Columns, **fields: Any) -> RunRecord:
+        """Write `columns` beside `path`, then the document itself."""
+        path = Path(path)
+        record = cls(arrays=ArrayFile.write(path.with_suffix(".parquet"), columns), **fields)
+        record._columns = columns
+        record.write(path)
+        return record
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        record = super().read(path)
+        record._columns = record.arrays.read(Path(path).parent)
+        return record
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The arrays, by the names of `RUN_COLUMNS`."""
+        assert self._columns is not None, "a run record is made by create or read"
+        return self._columns

@@ -1,0 +1,154 @@
+"""Key-value cache with a length of its own for every row; tree nodes are scratch behind it until they are committed.
+
+Row b holds its committed tokens in slots ``0 .. lengths[b] - 1``. A forward over Q tokens a row writes slots
+``lengths[b] .. lengths[b] + Q - 1``; committing moves the accepted ones together and the rest is overwritten by the
+next forward. Nothing else moves: a step that accepts a tokens copies at most a entries a layer, whatever the context.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from reader_theory.errors import require
+
+__all__ = ["RowCache"]
+
+
+class RowLayer(CacheLayerMixin):
+    """Keys and values of one layer, (rows, kv heads, slots, head dim), written where the cache's current forward says."""
+
+    def __init__(self, cache: RowCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        shape = (self.cache.rows, key_states.shape[1], self.cache.slots)
+        self.keys = key_states.new_zeros((*shape, key_states.shape[-1]))
+        self.values = value_states.new_zeros((*shape, value_states.shape[-1]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        cache = self.cache
+        rows = slice(cache.first_row, cache.first_row + key_states.shape[0])
+        if cache.start is not None:
+            end = cache.start + key_states.shape[2]
+            self.keys[rows, :, cache.start : end] = key_states
+            self.values[rows, :, cache.start : end] = value_states
+        else:
+            where = (cache.row_index, slice(None), cache.slot_index)
+            self.keys[where] = key_states.transpose(1, 2)
+            self.values[where] = value_states.transpose(1, 2)
+        return self.keys[rows, :, : cache.width], self.values[rows, :, : cache.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.width, 0
+
+    def get_seq_length(self) -> int:
+        return int(self.cache.lengths.max(initial=0))
+
+    def get_max_length(self) -> int:
+        return self.cache.slots
+
+    def reset(self) -> None:
+        self.cache.lengths[:] = 0
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = self.keys[beam_idx], self.values[beam_idx]
+
+
+class RowCache(Cache):
+    """A transformers `Cache` whose rows grow, commit and leave on their own.
+
+    Parameters
+    ----------
+    layers : int
+        Layers of the model.
+    rows, slots : int
+        Most rows at once, and most tokens a row, scratch included.
+    """
+
+    def __init__(self, layers: int, rows: int, slots: int) -> None:
+        require(
+            rows >= 1 and slots >= 2,
+            "`rows` and `slots` must be at least 1 and 2",
+            got=f"rows {rows}, slots {slots}",
+            fix="Give the cache room for one row of a prompt and a token.",
+        )
+        self.rows, self.slots = rows, slots
+        self.lengths: NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
+        self.start: int | None = 0
+        self.first_row = 0
+        self.width = 0
+        self.row_index = torch.zeros((1, 1), dtype=torch.int64)
+        self.slot_index = torch.zeros((1, 1), dtype=torch.int64)
+        super().__init__(layers=[RowLayer(self) for _ in range(layers)])
+
+    def begin(
+        self, starts: NDArray[np.int64], tokens: int, device: torch.device | str = "cpu", first_row: int = 0
+    ) -> int:
+        """Aim the next forward at slots ``starts[b] .. starts[b] + tokens - 1`` of rows `first_row` + b; its width.
+
+        The width is the number of slots that the forward's attention sees: a mask must have as many columns.
+        """
+        end = int(starts.max()) + tokens
+        require(
+            end <= self.slots,
+            "a row must have room for the tokens of a forward",
+            got=f"a row of {int(starts.max())} tokens and {tokens} more in a cache of {self.slots} slots",
+            fix="Open the engine with a longer `max_context`, or shorten the prompt or the draft.",
+        )
+        self.width, self.first_row = end, first_row
+        if (starts == starts[0]).all():
+            self.start = int(starts[0])
+        else:
+            self.start = None
+            self.row_index = torch.arange(first_row, first_row + len(starts), device=device).unsqueeze(1)
+            self.slot_index = torch.from_numpy(starts[:, None] + np.arange(tokens)).to(device)
+        return end
+
+    @torch.inference_mode()
+    def commit(self, row: int, nodes: list[int]) -> int:
+        """Keep the scratch entries `nodes` (strictly increasing, 0 the root) of `row`, in order; returns entries moved."""
+        base, kept = int(self.lengths[row]), len(nodes)
+        self.lengths[row] = base + kept
+        first = next((i for i, node in enumerate(nodes) if node != i), kept)
+        if first == kept:
+            return 0
+        source = [base + node for node in nodes[first:]]
+        target = slice(base + first, base + kept)
+        for layer in self.layers:
+            assert layer.keys is not None and layer.values is not None
+            layer.keys[row, :, target] = layer.keys[row, :, source]
+            layer.values[row, :, target] = layer.values[row, :, source]
+        return kept - first
+
+    @torch.inference_mode()
+    def move_row(self, source: int, target: int) -> None:
+        """Put row `source` in the place of row `target`."""
+        length = int(self.lengths[source])
+        for layer in self.layers:
+            if layer.is_initialized:
+                assert layer.keys is not None and layer.values is not None
+                layer.keys[target, :, :length] = layer.keys[source, :, :length]
+                layer.values[target, :, :length] = layer.values[source, :, :length]
+        self.lengths[target] = length
+        self.lengths[source] = 0
+
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token takes over all layers; 0 before the first forward."""
+        total = 0
+        for layer in self.layers:
+            if layer.is_initialized:
+                assert layer.keys is not None and layer.values is not None
+                for tensor in (layer.keys, layer.values):
+                    total += tensor.shape[1] * tensor.shape[3] * tensor.element_size()
+        return total

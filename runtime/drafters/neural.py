@@ -1,0 +1,132 @@
+"""Neural drafter: a smaller causal model drafts a static tree of its own most likely tokens, level by level.
+
+Prefer it when the target is many times dearer than the draft. Its tree is deterministic given the prefix, so that
+greedy and target-only verification keep it lossless. The first level comes out of the forward that takes in the
+tokens emitted since; each further level costs one forward over the nodes that have children.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reader_theory.trees import DraftTree
+from runtime.cache.rows import RowCache
+from runtime.models.inputs import forward_trees, prefill
+from runtime.models.target import LanguageModel
+
+__all__ = ["NeuralDrafter"]
+
+CATCH_UP = 32
+"""Pending tokens from which they are taken in by a prefill of their own, rather than padded into the batch."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One level of a tree: who its nodes are, and which of them are forwarded for the next."""
+
+    nodes: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    inner: NDArray[np.int64]
+    inner_parents: NDArray[np.int64]
+    candidates: int
+
+
+@lru_cache(maxsize=256)
+def _levels(tree: DraftTree) -> tuple[_Level, ...]:
+    """Levels of a tree; `parents` index the queries of the forward before, `inner_parents` all forwarded nodes."""
+    has_child = np.isin(np.arange(len(tree)), tree.parents)
+    place, levels, written = {-1: 0}, [], 0
+    forwarded = {-1: -1}
+    for depth in range(1, tree.depth + 1):
+        nodes = np.flatnonzero(tree.depths == depth)
+        above = tree.parents[nodes].tolist()
+        inner = nodes[has_child[nodes]]
+        levels.append(
+            _Level(
+                nodes=nodes,
+                parents=np.array([place[p] for p in above], dtype=np.int64),
+                ranks=tree.ranks[nodes].astype(np.int64),
+                inner=inner,
+                inner_parents=np.array([forwarded[p] for p in tree.parents[inner].tolist()], dtype=np.int64),
+                candidates=int(tree.ranks[nodes].max()) + 1,
+            )
+        )
+        place = {int(node): i for i, node in enumerate(inner)}
+        forwarded |= {int(node): written + i for i, node in enumerate(inner)}
+        written += len(inner)
+    return tuple(levels)
+
+
+class NeuralDrafter:
+    """Drafts for the rows of a batch from one model with a cache of its own.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The draft; its vocabulary must be the target's.
+    rows, slots : int
+        Room of its cache.
+    """
+
+    def __init__(self, model: LanguageModel, rows: int, slots: int) -> None:
+        self.model = model
+        self.cache: RowCache = model.new_cache(rows, slots)
+        self.pending: list[list[int]] = [[] for _ in range(rows)]
+
+    def join(self, row: int, tokens: NDArray[np.int64]) -> None:
+        """A request takes `row`; its prompt is taken in when a draft is first asked for."""
+        self.cache.lengths[row] = 0
+        self.pending[row] = tokens.tolist()
+
+    def extend(self, row: int, tokens: list[int]) -> None:
+        """The target emitted `tokens` in `row`."""
+        self.pending[row].extend(tokens)
+
+    def move_row(self, source: int, target: int) -> None:
+        """Row `source` takes the place of row `target`."""
+        self.cache.move_row(source, target)
+        self.pending[target], self.pending[source] = self.pending[source], []
+
+    def propose(self, rows: int, tree: DraftTree) -> NDArray[np.int64]:
+        """(rows, N) int64: the token of every node of `tree`, for rows 0 .. rows - 1."""
+        logits = self._take_in(rows)
+        tokens = np.zeros((rows, len(tree)), dtype=np.int64)
+        parents = np.full((rows, len(tree)), -1, dtype=np.int64)
+        written = np.zeros(rows, dtype=np.int64)
+        for level in _levels(tree):
+            top = logits.topk(level.candidates, dim=-1).indices.cpu().numpy()
+            tokens[:, level.nodes] = top[:, level.parents, level.ranks]
+            if not len(level.inner):
+                break
+            queries = len(level.inner)
+            first = int(written[0])
+            parents[:, first : first + queries] = level.inner_parents
+            counts = np.full(rows, queries, dtype=np.int64)
+            logits = forward_trees(
+                self.model, self.cache, np.ascontiguousarray(tokens[:, level.inner]), parents, counts, written
+            )
+            written = written + queries
+        return tokens
+
+    def _take_in(self, rows: int) -> torch.Tensor:
+        """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
+        for row in range(rows):
+            early = self.pending[row][:-1]
+            if len(early) >= CATCH_UP:
+                prefill(self.model, self.cache, np.array(early, dtype=np.int64), row)
+                self.pending[row] = self.pending[row][-1:]
+        counts = np.array([len(self.pending[row]) for row in range(rows)], dtype=np.int64)
+        tokens = np.zeros((rows, int(counts.max())), dtype=np.int64)
+        for row in range(rows):
+            tokens[row, : counts[row]] = self.pending[row]
+            self.pending[row] = []
+        chain = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int64) - 1, tokens.shape)
+        logits = forward_trees(self.model, self.cache, tokens, np.ascontiguousarray(chain), counts)
+        self.cache.lengths[:rows] += counts
+        return logits[torch.arange(rows), torch.from_numpy(counts - 1)].unsqueeze(1)

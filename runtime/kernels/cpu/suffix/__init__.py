@@ -1,0 +1,1 @@
+"""Compiled bodies of the retrieval structures: context tree of one request, sorted datastore, tree growth."""

@@ -1,0 +1,54 @@
+"""Scripts of the house models: ``python -m runtime.models.house prepare | train | distil | evaluate | prompts``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from runtime.models.house.prompt import house_folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.models.house", description=__doc__)
+    parser.add_argument("stage", choices=["prepare", "train", "distil", "evaluate", "prompts"])
+    parser.add_argument("--work", type=Path, default=Path("out/house"), help="folder of the prepared corpus")
+    parser.add_argument("--target", type=Path, default=house_folder("target"), help="folder of the target")
+    parser.add_argument("--draft", type=Path, default=house_folder("draft"), help="folder of the draft")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--epochs", type=float, default=20.0, help="passes over the corpus")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit; the rate still decays to zero")
+    parser.add_argument("--batch-tokens", type=int, default=32768, help="tokens of one optimiser step")
+    parser.add_argument("--written-rows", type=int, default=4096, help="rows that the target writes for the draft")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of the target's blocks, in training only")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Run one stage."""
+    a = _parser().parse_args()
+    if a.stage == "prepare":
+        from runtime.models.house.prepare import prepare
+
+        print(json.dumps(prepare(a.work), indent=2))
+    elif a.stage == "train":
+        from runtime.models.house.train import train_target
+
+        train_target(a.work, a.target, a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout)
+    elif a.stage == "distil":
+        from runtime.models.house.distil import distil_draft
+
+        distil_draft(
+            a.work, a.target, a.draft, a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.written_rows
+        )
+    elif a.stage == "evaluate":
+        from runtime.models.house.evaluate import evaluate
+
+        print(json.dumps(evaluate(a.work, a.target, a.draft), indent=2))
+    else:
+        from runtime.models.house.make_prompts import make_prompts
+
+        print(json.dumps(make_prompts(a.work, a.target, house_folder("target").parent / "prompts", a.seed), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Shapes of the two house models, as ordinary Llama configurations."""
+
+from typing import Any
+
+from runtime.models.house.tokenizer import LONGEST_CONTEXT, VOCABULARY
+
+TARGET = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+INTERMEDIATE = {256: 768, 128: 384}
+
+
+def fresh_model(shape: dict[str, int], seed: int) -> Any:
+    """Untrained model of a shape, float32, weights from ``seed``."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        intermediate_size=INTERMEDIATE[shape["hidden_size"]],
+        head_dim=shape["hidden_size"] // shape["num_attention_heads"],
+        max_position_embeddings=LONGEST_CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        rms_norm_eps=1e-5,
+        **shape,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)

@@ -1,0 +1,88 @@
+"""Train: the house target, on windows of the standard library a third of which hold a repeated passage."""
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from runtime.models.house.optimisation import Budget, Optimisers, add_dropout, batch_shape, cast_for
+from runtime.models.house.prepare import copy_material, read_stream
+from runtime.models.house.probes import watch
+from runtime.models.house.shapes import TARGET, fresh_model
+from runtime.models.house.tokenizer import load_tokenizer, save_tokenizer
+from runtime.models.house.windows import cut_windows
+
+COPY_SHARE = 1 / 3
+PROBES = 16
+
+
+def save_half(model: Any, tokenizer_folder: Path, destination: Path) -> None:
+    """Write an ordinary ``from_pretrained`` folder in float16, with the tokenizer beside it."""
+    half = copy.deepcopy(model).to("cpu", torch.float16)
+    half.generation_config.do_sample = False
+    half.save_pretrained(destination)
+    save_tokenizer(load_tokenizer(tokenizer_folder).backend_tokenizer, destination)
+    for path in destination.iterdir():
+        path.chmod(0o644)
+
+
+def train_target(
+    work: Path, destination: Path, device: str, epochs: float, minutes: float, batch_tokens: int, seed: int,
+    dropout: float,
+) -> float:
+    """Train the target and keep the weights with the lowest validation loss in ``destination``.
+
+    Parameters
+    ----------
+    work
+        Folder that ``prepare`` wrote.
+    destination
+        Model folder to write.
+    epochs, minutes
+        Budget, whichever ends first.
+    batch_tokens
+        Tokens of one optimiser step.
+    seed
+        Seed of the weights, the windows and the dropout.
+    dropout
+        Share of what each block adds that is dropped in training.
+
+    Returns
+    -------
+    float
+        Lowest validation loss, in nats a token.
+    """
+    rng = np.random.default_rng(seed)
+    stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
+    model = fresh_model(TARGET, seed).to(device).train()
+    add_dropout(model, dropout)
+    optimisers = Optimisers(model)
+    budget = Budget(math.ceil(epochs * len(stream) / batch_tokens), minutes)
+    best, due, started = math.inf, 1 / PROBES, time.monotonic()
+    for step, done in budget.progress(started):
+        rows, length = batch_shape(rng, batch_tokens)
+        windows = torch.from_numpy(cut_windows(rng, stream, rows, length, COPY_SHARE, material)).to(device)
+        with cast_for(device):
+            logits = model(input_ids=windows[:, :-1]).logits
+        optimisers.step(nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten()), done)
+        if done >= due:
+            due = done + 1 / PROBES
+            best = _keep_best(model, best, watch(model, held, material, _label(step, done, started)), work, destination)
+    best = _keep_best(model, best, watch(model, held, material, _label(step, 1.0, started)), work, destination)
+    print(f"best validation loss {best:.4f}", flush=True)
+    return best
+
+
+def _label(step: int, done: float, started: float) -> str:
+    return f"target step {step}  {done:4.0%}  {time.monotonic() - started:5.0f} s"
+
+
+def _keep_best(model: Any, best: float, loss: float, work: Path, destination: Path) -> float:
+    if loss < best:
+        save_half(model, work / "tokenizer", destination)
+    return min(best, loss)

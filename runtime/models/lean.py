@@ -1,0 +1,159 @@
+"""A short forward for the Llama family (Llama, Qwen2, Qwen3, Mistral), equal to transformers' to rounding.
+
+It joins the projections that read the same input, rotates queries and keys in one complex product (the rows of
+their weights are reordered so that the halves of a rotary pair lie side by side), and spends no Python on hooks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from runtime.cache.rows import RowCache
+from runtime.models.linear import AdaptiveLinear
+from runtime.models.target import LanguageModel
+
+__all__ = ["LeanModel", "is_lean"]
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+ROPES = ("default", "linear", "llama3", "yarn")
+
+
+def is_lean(model: Any) -> bool:
+    """Whether `LeanModel` can run this transformers model."""
+    config = model.config
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    windows = set(getattr(config, "layer_types", None) or ())
+    sliding = "sliding_attention" in windows or (not windows and getattr(config, "sliding_window", None))
+    return (
+        config.model_type in FAMILIES and config.hidden_act == "silu" and rope in ROPES and not sliding
+        and not getattr(config, "mlp_bias", False)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Layer:
+    norm_in: torch.Tensor
+    qkv: AdaptiveLinear
+    out: AdaptiveLinear
+    norm_mlp: torch.Tensor
+    gate_up: AdaptiveLinear
+    down: AdaptiveLinear
+    norm_q: torch.Tensor | None
+    norm_k: torch.Tensor | None
+
+
+def _pair_order(head_dim: int) -> torch.Tensor:
+    half = torch.arange(head_dim // 2)
+    return torch.stack((half, half + head_dim // 2), dim=1).flatten()
+
+
+def _paired(projection: Any, head_dim: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias with the rows of each head in rotary pairs."""
+    order = _pair_order(head_dim)
+    weight = projection.weight.data.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
+    bias = None if projection.bias is None else projection.bias.data.unflatten(0, (-1, head_dim))[:, order].flatten()
+    return weight, bias
+
+
+class LeanModel(LanguageModel):
+    """Forward of a Llama-family transformers model over the same `RowCache`.
+
+    Keys lie in the cache with rotary pairs side by side: a cache is filled and read by one model.
+    """
+
+    def __init__(self, model: Any, name: str = "", *, adaptive: bool = True) -> None:
+        config = model.config
+        self.config, self.name = config, name or config.model_type
+        self.vocabulary, self.max_positions = int(config.vocab_size), int(config.max_position_embeddings)
+        self.dtype, self.device = model.dtype, model.device
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps = config.rms_norm_eps
+        self.scale = model.model.layers[0].self_attn.scaling
+        self.embedding = model.model.embed_tokens.weight.data
+        self.layers = [self._layer(layer, adaptive) for layer in model.model.layers]
+        self.norm = model.model.norm.weight.data
+        self.head = AdaptiveLinear(model.lm_head.weight.data, adaptive=adaptive)
+        self.rotations = self._rotations(model)
+
+    def _layer(self, layer: Any, adaptive: bool) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        q, q_bias = _paired(attention.q_proj, self.head_dim)
+        k, k_bias = _paired(attention.k_proj, self.head_dim)
+        bias = None
+        if q_bias is not None and k_bias is not None:
+            bias = torch.cat((q_bias, k_bias, attention.v_proj.bias.data))
+        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        order = _pair_order(self.head_dim)
+        norm_q, norm_k = (None if norm is None else norm.weight.data[order] for norm in norms)
+        return _Layer(
+            norm_in=layer.input_layernorm.weight.data,
+            qkv=AdaptiveLinear(torch.cat((q, k, attention.v_proj.weight.data)), bias, adaptive=adaptive),
+            out=AdaptiveLinear(
+                attention.o_proj.weight.data,
+                None if attention.o_proj.bias is None else attention.o_proj.bias.data,
+                adaptive=adaptive,
+            ),
+            norm_mlp=layer.post_attention_layernorm.weight.data,
+            gate_up=AdaptiveLinear(torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), adaptive=adaptive),
+            down=AdaptiveLinear(mlp.down_proj.weight.data, adaptive=adaptive),
+            norm_q=norm_q,
+            norm_k=norm_k,
+        )
+
+    def _rotations(self, model: Any) -> torch.Tensor:
+        """(positions, 1, head_dim / 2) complex64, with the model's own scaling in it."""
+        positions = torch.arange(self.max_positions, device=self.device).unsqueeze(0)
+        with torch.inference_mode():
+            cos, sin = model.model.rotary_emb(self.embedding[:1].unsqueeze(0).float(), position_ids=positions)
+        half = self.head_dim // 2
+        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
+
+    def new_cache(self, rows: int, slots: int) -> RowCache:
+        cache = RowCache(len(self.layers), rows, slots)
+        empty = torch.zeros((0, self.kv_heads, 0, self.head_dim), dtype=self.dtype, device=self.device)
+        for layer in cache.layers:
+            layer.lazy_initialization(empty, empty)
+        return cache
+
+    @torch.inference_mode()
+    def logits(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+    ) -> torch.Tensor:
+        batch, queries = tokens.shape
+        x = self.embedding[tokens.reshape(-1)]
+        rotation = self.rotations[positions.reshape(-1)]
+        for layer, store in zip(self.layers, cache.layers, strict=True):
+            x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
+            h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
+            gate, up = layer.gate_up(h).chunk(2, dim=-1)
+            x = x + layer.down(functional.silu(gate) * up)
+        x = functional.rms_norm(x, x.shape[-1:], self.norm, self.eps)
+        return self.head(x).view(batch, queries, -1)
+
+    def _attention(
+        self, layer: _Layer, store: Any, x: torch.Tensor, rotation: torch.Tensor, mask: torch.Tensor | None,
+        batch: int, queries: int,
+    ) -> torch.Tensor:  # fmt: skip
+        h = functional.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps)
+        qkv = layer.qkv(h).view(batch * queries, -1, self.head_dim)
+        rotary = self.heads + self.kv_heads
+        q_k = qkv[:, :rotary]
+        if layer.norm_q is not None and layer.norm_k is not None:
+            q = functional.rms_norm(q_k[:, : self.heads], (self.head_dim,), layer.norm_q, self.eps)
+            k = functional.rms_norm(q_k[:, self.heads :], (self.head_dim,), layer.norm_k, self.eps)
+            q_k = torch.cat((q, k), dim=1)
+        pairs = torch.view_as_complex(q_k.float().unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * rotation).flatten(-2).to(self.dtype).view(batch, queries, rotary, -1)
+        q = turned[:, :, : self.heads].transpose(1, 2)
+        k = turned[:, :, self.heads :].transpose(1, 2)
+        v = qkv[:, rotary:].view(batch, queries, self.kv_heads, -1).transpose(1, 2)
+        keys, values = store.update(k, v)
+        out = functional.scaled_dot_product_attention(
+            q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
+        )
+        return layer.out(out.transpose(1, 2).reshape(batch * queries, -1))

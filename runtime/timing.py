@@ -1,0 +1,33 @@
+"""Seconds of each step by term, kept as the columns of a RunRecord."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["StepTiming", "columns_of"]
+
+
+@dataclass(slots=True)
+class StepTiming:
+    """What one decoding step did and where its time went."""
+
+    rows: int
+    emitted: int
+    nodes: int
+    step_s: float
+    draft_s: float
+    retrieval_s: float
+    target_s: float
+    verify_s: float
+    commit_s: float
+
+
+def columns_of(steps: list[StepTiming]) -> dict[str, NDArray[np.int32] | NDArray[np.float64]]:
+    """One array a field, in step order."""
+    return {
+        f.name: np.array([getattr(s, f.name) for s in steps], dtype=np.int32 if f.type == "int" else np.float64)
+        for f in fields(StepTiming)
+    }

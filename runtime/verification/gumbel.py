@@ -1,0 +1,70 @@
+"""Gumbel coupling: target and draft each take the winner of a race run on the same noise, and the draft is kept where they agree.
+
+Prefer it where the text must not depend on the drafter, or on how steps cut it up: for given noise it is a function of the target.
+Daliri, Musco, Suresh 2025, "Coupling without communication and drafter-invariant speculative decoding".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.errors import require
+from reader_theory.trees import ROOT
+from runtime.verification.base import Verifier
+from runtime.verification.draft_law import DraftLaw
+from runtime.verification.greedy import follow
+from runtime.verification.streams import VerifyUniforms
+
+__all__ = ["GumbelCoupled", "race"]
+
+
+def race(law: NDArray[Any], noise: NDArray[np.float64], places: int = 1) -> list[int]:
+    """Tokens in the order in which they finish a race: token i takes an exponential time of rate law[i].
+
+    The first has exactly the law; the first `places` are draws without replacement.
+
+    Parameters
+    ----------
+    law : (V,) float64
+        Rates; tokens of rate 0 never finish.
+    noise : (V,) float64 in [0, 1)
+        Row of the coupling stream for this depth.
+    places : int
+        How many finishers to return; fewer where fewer have a positive rate.
+    """
+    rates = np.asarray(law, dtype=np.float64)
+    runners = np.flatnonzero(rates > 0)
+    times = -np.log1p(-np.asarray(noise, dtype=np.float64)[runners]) / rates[runners]
+    return runners[np.argsort(times, kind="stable")[:places]].tolist()
+
+
+class GumbelCoupled(Verifier):
+    """Any tree will do; one whose children are the first finishers of the draft's race is the one that agrees most."""
+
+    name = "gumbel"
+    lossless = True
+    schemes = frozenset({"coupled", "deterministic"})
+
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        depths = _depths(draft)
+        noise = uniforms.coupling
+        rows = noise is not None and noise.ndim == 2 and len(noise) > max(depths) and noise.shape[1] == target.shape[1]
+        require(
+            rows,
+            "`coupling` must have one row for each depth from the root to the deepest node, one number a token",
+            got=f"shape {np.shape(noise)} for depth {max(depths)} and {target.shape[1]} tokens",
+            fix="Draw it with `coupling_uniforms`, and hand the same to the drafter.",
+        )
+        assert noise is not None
+        return follow(draft, lambda node: race(target[node + 1], noise[depths[node + 1]])[0])
+
+
+def _depths(draft: DraftLaw) -> list[int]:
+    """Depth of the root (entry 0) and of each node (entry node + 1)."""
+    depths = {ROOT: 0}
+    for node, parent in enumerate(draft.parents.tolist()):
+        depths[node] = depths[parent] + 1
+    return list(depths.values())
