@@ -20,9 +20,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
 
-def frozen(values: ArrayLike, dtype: type[np.generic] = np.float64) -> NDArray[np.generic]:
-    """A read-only copy of `values`."""
-    array = np.array(values, dtype=dtype)
+def frozen(values: ArrayLike) -> Floats:
+    """A read-only float64 copy of `values`."""
+    array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
 
@@ -38,8 +38,8 @@ class RankAcceptance:
     Parameters
     ----------
     conditionals : (D, R) float64, in [0, 1], each row sums to <= 1
-        ``conditionals[d, r]``: probability that the child of rank r at depth d + 1 is emitted, given that its parent was.
-        Rows need not fall with r: measured ranks often do not.
+        ``conditionals[d, r]``: probability that the child of rank r at depth d + 1 is emitted, given that its parent
+        was. Rows need not fall with r: measured ranks often do not.
 
     Raises
     ------
@@ -201,5 +201,3 @@ def _sibling_order(parents: ArrayLike) -> Ints:
         ranks.append(seen.get(parent, 0))
         seen[parent] = ranks[-1] + 1
     return np.array(ranks, dtype=np.int32)
-
-

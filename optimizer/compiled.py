@@ -1,4 +1,4 @@
-"""The one door to numba, so that importing the optimizer does not load it and the type checker still sees through it."""
+"""The one door to numba: it loads with the first solver, and the type checker still sees through it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def compiled(function: F) -> F:
     import numba  # pyright: ignore[reportMissingTypeStubs]
 
     # no NaN ever enters a kernel, and the sign of zero is never read; infinities are used, so "ninf" must stay off
-    wrap = cast(Callable[[F], F], numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}))  # pyright: ignore
-    return wrap(function)
+    options: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"nnan", "nsz", "contract"}}
+    return cast(Callable[[F], F], numba.njit(**options))(function)  # pyright: ignore

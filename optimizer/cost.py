@@ -1,4 +1,4 @@
-"""What a planner is told about cost and room: any table of seconds, drafting by level width, memory, and the objective."""
+"""What a planner is told about cost and room: seconds by size or by level width, memory, and the objective."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.acceptance import frozen
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["LevelCost", "Memory", "Objective", "TabulatedCost"]
+__all__ = ["LevelCost", "Memory", "Objective", "TabulatedCost", "tabulated"]
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ def check_seconds(name: str, seconds: Floats) -> None:
     require(
         seconds.size > 0 and not bool(bad.any()),
         f"`{name}` must be finite and above 0",
-        got=f"{seconds[bad][:3].tolist()} at {[tuple(map(int, i)) for i in np.argwhere(bad)[:3]]}, shape {seconds.shape}",
+        got=f"{seconds[bad][:3].tolist()} at {np.argwhere(bad)[:3].tolist()}, shape {seconds.shape}",
         fix="Measure or predict every size; leave sizes that cannot run out of the table by `max_nodes`.",
     )
 
@@ -34,7 +34,8 @@ class TabulatedCost:
     Parameters
     ----------
     seconds : (N + 1,) or (D + 1, N + 1) float64, finite, > 0
-        ``seconds[d, n]``: a step that drafts d levels and verifies n nodes; ``[0, 0]`` is plain decoding. One row: depth is free.
+        ``seconds[d, n]``: a step that drafts d levels and verifies n nodes; ``[0, 0]`` is plain decoding. One row:
+        depth is free.
 
     Raises
     ------
@@ -75,8 +76,8 @@ class LevelCost:
     Parameters
     ----------
     draft_s : (D, W + 1) float64, >= 0
-        ``draft_s[d, w]``: seconds of the draft's forward over the w nodes at depth d, which offers level d + 1. Depth 0 is the
-        root alone, ``draft_s[0, 1]``. No level may be wider than W.
+        ``draft_s[d, w]``: seconds of the draft's forward over the w nodes at depth d, which offers level d + 1. Depth
+        0 is the root alone, ``draft_s[0, 1]``. No level may be wider than W.
     verify_s : (N + 1,) float64, > 0
         Everything else of a step that verifies n nodes; ``verify_s[0]`` is plain decoding.
     """
@@ -118,6 +119,17 @@ class LevelCost:
         return float(self.verify_s[widths.sum()] + self.draft_s[np.arange(len(widths)), forwarded].sum())
 
 
+def tabulated(cost: TabulatedCost | LevelCost) -> TabulatedCost:
+    """`cost` itself where it is a table over nodes and depth; raise otherwise."""
+    if isinstance(cost, TabulatedCost):
+        return cost
+    raise InvalidInputError(
+        "`cost` must be a table over nodes and depth",
+        got=type(cost).__name__,
+        fix="Use the solver `levels` or `relaxation` for drafting that is paid by level width.",
+    )
+
+
 @dataclass(frozen=True)
 class Memory:
     """Room for keys and values: what decides the batch at high load.
@@ -132,7 +144,10 @@ class Memory:
     def __post_init__(self) -> None:
         fields = (self.capacity_bytes, self.kv_bytes_per_token, self.scratch_bytes_per_node)
         require(
-            bool(np.isfinite(fields).all()) and self.capacity_bytes > 0 and self.kv_bytes_per_token > 0 and fields[2] >= 0,
+            bool(np.isfinite(fields).all())
+            and self.capacity_bytes > 0
+            and self.kv_bytes_per_token > 0
+            and fields[2] >= 0,
             "`capacity_bytes` and `kv_bytes_per_token` must be finite and above 0, `scratch_bytes_per_node` >= 0",
             got=fields,
             fix="kv_bytes_per_token is 2 layers kv_heads head_dim bytes, of target and draft together.",
@@ -162,8 +177,9 @@ class Objective:
     Parameters
     ----------
     kind : {"tokens_per_s", "latency", "goodput", "cost_per_token"}
-        ``latency``: seconds a token of one request, no step longer than `step_cap_s`. ``goodput``: tokens a second of requests whose
-        seconds a token stay within `latency_target_s`. ``cost_per_token``: `price_per_s` over tokens a second.
+        ``latency``: seconds a token of one request, no step longer than `step_cap_s`. ``goodput``: tokens a second of
+        requests whose seconds a token stay within `latency_target_s`. ``cost_per_token``: `price_per_s` over tokens a
+        second.
     """
 
     kind: Literal["tokens_per_s", "latency", "goodput", "cost_per_token"] = "tokens_per_s"
@@ -181,9 +197,10 @@ class Objective:
             fix="Leave a limit out where there is none.",
         )
 
-    def allows(self, tokens_per_step: Floats, step_s: Floats) -> NDArray[np.bool_]:
+    def allows(self, tokens_per_step: Floats | float, step_s: Floats | float) -> NDArray[np.bool_]:
         """Where a request's mean `tokens_per_step` at `step_s` meets the limits; broadcast together."""
-        return (step_s <= self.step_cap_s) & (step_s <= self.latency_target_s * tokens_per_step)
+        seconds = np.asarray(step_s)
+        return (seconds <= self.step_cap_s) & (seconds <= self.latency_target_s * np.asarray(tokens_per_step))
 
     def reported(self, tokens_per_s: float, batch: int) -> float:
         """The objective in its own unit: tokens/s, seconds a token of one request, or price a token."""

@@ -108,7 +108,9 @@ class SideConstraints:
     def __post_init__(self) -> None:
         k = len(self.max_nodes)
         require(
-            len(self.min_tokens_per_step) == k and all(0 <= c < k for c in self.classes) and min(self.max_nodes, default=0) >= 0,
+            len(self.min_tokens_per_step) == k
+            and all(0 <= c < k for c in self.classes)
+            and min(self.max_nodes, default=0) >= 0,
             "`classes` must index `max_nodes` (>= 0) and `min_tokens_per_step`",
             got=f"classes up to {max(self.classes, default=-1)}, {k} budgets, {len(self.min_tokens_per_step)} promises",
             fix="Give one budget and one promise a class, and one class a request.",
@@ -224,7 +226,9 @@ class RobustProblem:
 
     def __post_init__(self) -> None:
         _check_size(self.max_nodes, batch=self.batch)
-        good = len(self.workloads) >= 1 and len(self.scale) in (0, len(self.workloads)) and all(s > 0 for s in self.scale)
+        good = (
+            len(self.workloads) >= 1 and len(self.scale) in (0, len(self.workloads)) and all(s > 0 for s in self.scale)
+        )
         require(
             good,
             "`workloads` must be at least one, `scale` one positive number a workload",

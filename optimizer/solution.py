@@ -74,14 +74,19 @@ class Solution:
 
     @property
     def shape(self) -> str:
-        """"off", "chain" or "tree"."""
+        """ "off", "chain" or "tree"."""
         if not any(len(tree) for tree in self.trees):
             return "off"
         return "chain" if all(tree.is_chain for tree in self.trees) else "tree"
 
     def certified(self, certificate: Certificate) -> Solution:
-        """The same answer with its certificate, whose bound replaces the solver's own where it is tighter or is missing."""
-        return replace(self, certificate=certificate)
+        """The same answer with its certificate, whose bound replaces the solver's own where it is tighter."""
+        bound = min(self.upper_bound, max(certificate.upper_bound, self.value))
+        return replace(self, certificate=certificate, upper_bound=bound)
+
+    def counted(self, **statistics: float) -> Solution:
+        """The same answer with more statistics."""
+        return replace(self, statistics={**self.statistics, **statistics})
 
     @classmethod
     def infeasible(cls, solver: str, advice: str, batch: int = 1) -> Solution:

@@ -65,9 +65,8 @@ def at_the_top(text: str) -> set[str]:
     """Third-party packages that a module imports as soon as it is imported itself."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = []
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        later = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if later or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = []
     names = {name.split(".")[0] for name, _ in imports(tree)}
     return names - set(sys.stdlib_module_names) - set(PACKAGES)
@@ -171,7 +170,10 @@ def canonical(requirement: str) -> str:
 
 def test_every_dependency_has_a_tested_version() -> None:
     project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
     lines = [line for line in (HOUSE / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
     assert {canonical(each) for each in wanted} <= {canonical(line) for line in lines}

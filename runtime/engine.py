@@ -128,6 +128,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         id: str | None = None,
+        number: int | None = None,
         uniforms: NDArray[np.float64] | None = None,
     ) -> Request:
         """Queue a request. One that cannot be served ends at once with its error; the others go on.
@@ -137,10 +138,12 @@ class Engine:
         prompt : str, or (P,) of int
         params : SamplingParams, optional
             Greedy, 128 tokens when left out.
+        number : int, optional
+            Which of the seed's streams it draws from; counted up when left out.
         uniforms : (max_new_tokens,) in [0, 1), optional
             Uniform of each output position; drawn from the request's seed when left out.
         """
-        params, number = params or SamplingParams(), self._numbers
+        params, number = params or SamplingParams(), self._numbers if number is None else number
         self._numbers += 1
         if uniforms is None:
             drawn = 0 if params.greedy else params.max_new_tokens
@@ -205,7 +208,8 @@ class Engine:
         end = perf_counter()
         self.timings.append(
             StepTiming(
-                rows=len(tries), emitted=emitted, nodes=sum(map(len, tries)) - len(tries), step_s=end - start,
+                rows=len(tries), emitted=emitted, nodes=sum(map(len, tries)) - len(tries),
+                width=max(map(len, tries)), drafted=bool(want_draft), step_s=end - start,
                 draft_s=drafted - retrieved, retrieval_s=retrieved - start, target_s=forwarded - drafted,
                 verify_s=verified - forwarded, commit_s=end - verified,
             )  # fmt: skip

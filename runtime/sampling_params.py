@@ -76,13 +76,13 @@ class SamplingParams:
         return self.top_k == 0 and self.top_p == 1.0 and self.min_p == 0.0 and self.repetition_penalty == 1.0
 
 
-def _between(name: str, value: object, low: float, high: float, fix: str, *, open_low: bool = False) -> None:
+def _between(name: str, value: float, low: float, high: float, fix: str, *, open_low: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     inside = number and (low < value if open_low else low <= value) and value <= high
     rule = f"`{name}` must be a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
     require(bool(inside), rule, got=repr(value), fix=fix)
 
 
-def _whole(name: str, value: object, low: int, fix: str, *, high: int = 2**31 - 1) -> None:
+def _whole(name: str, value: int, low: int, fix: str, *, high: int = 2**31 - 1) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     require(whole, f"`{name}` must be a whole number from {low} to {high}", got=repr(value), fix=fix)

@@ -1,0 +1,1 @@
+"""One method, one file; the planner loads them on first use."""

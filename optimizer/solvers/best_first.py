@@ -1,8 +1,8 @@
 """Best-first search: take the most probable node whose parent is in, with a heap; O(N log N).
 
-The optimum for every N at once when no path's probability grows and any ranks may be chosen (or ranks never rise): the N
-largest probabilities are then closed under parents. Under rule "first" with rising ranks use `dynamic`.
-The order of Tunstall (1967); as a draft tree, OPT-Tree (Wang et al. 2024) and DySpec (Xiong et al. 2024).
+The optimum for every N at once when no path's probability grows and any ranks may be chosen (or ranks never rise):
+the N largest probabilities are then closed under parents. Under rule "first" with rising ranks use `dynamic`. The
+order of Tunstall (1967); as a draft tree, OPT-Tree (Wang et al. 2024) and DySpec (Xiong et al. 2024).
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ def _swim(keys: Floats, ids: Ints, size: int, key: float, item: int) -> None:
 def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels: Ints, path: Floats) -> int:
     """Fill the four (N,) arrays in best-first order; return how many nodes there are.
 
-    A heap entry is named by the node it hangs from: 2 v is the first child of v - 1 (the root is -1), 2 v + 1 its next sibling.
+    A heap entry is named by the node it hangs from: 2 v is the first child of v - 1 (the root is -1), 2 v + 1 its
+    next sibling.
     """
     depth, ranks = conditionals.shape
     keys, ids = np.empty(nodes + 2), np.empty(nodes + 2, dtype=np.int32)
     keys[0], ids[0], size, count = conditionals[0, 0], 0, 1, 0
     while count < nodes and size > 0:
-        key, item = keys[0], ids[0]
+        key, item = float(keys[0]), int(ids[0])
         anchor = (item >> 1) - 1
         if item & 1:
             parents[count], places[count], levels[count] = parents[anchor], places[anchor] + 1, levels[anchor]
@@ -73,10 +74,11 @@ def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels:
         free = True
         if place + 1 < ranks:
             above = path[parent] if parent >= 0 else 1.0
-            _sink(keys, ids, size, above * conditionals[level, place + 1], 2 * count + 1)
+            beside = float(above * conditionals[level, place + 1])
+            _sink(keys, ids, size, beside, 2 * count + 1)
             free = False
         if level + 1 < depth:
-            below = key * conditionals[level + 1, 0]
+            below = float(key * conditionals[level + 1, 0])
             if free:
                 _sink(keys, ids, size, below, 2 * count)
             else:
@@ -86,7 +88,7 @@ def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels:
         if free:
             size -= 1
             if size > 0:
-                _sink(keys, ids, size, keys[size], ids[size])
+                _sink(keys, ids, size, float(keys[size]), int(ids[size]))
     return count
 
 

@@ -1,26 +1,48 @@
 """Acceptance models: their fits, intervals, calibration and exact replay."""
 
 from reader_theory.acceptance.base import AcceptanceModel, PathwiseModel, model_from_dict
+from reader_theory.acceptance.battery import check_acceptance_model
+from reader_theory.acceptance.calibration import Calibration, calibrate, expected_calibration_error
+from reader_theory.acceptance.drift import Drift
+from reader_theory.acceptance.drift_test import DriftReport, drift_test
+from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.geometric import Geometric, chain_tokens_per_step
 from reader_theory.acceptance.intervals import Interval, bootstrap_prompts, ratio_of_sums
+from reader_theory.acceptance.joined import Joined
+from reader_theory.acceptance.matched import Matched
+from reader_theory.acceptance.mean_length import MeanLength, alpha_of_mean_length
 from reader_theory.acceptance.rank_depth import RankDepth
 from reader_theory.acceptance.ranked import Ranked
 from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay, replay_many
+from reader_theory.acceptance.simulated import simulated_trace
 
 __all__ = [
     "AcceptanceModel",
+    "Calibration",
+    "Drift",
+    "DriftReport",
     "Geometric",
     "Interval",
+    "Joined",
+    "Matched",
+    "MeanLength",
     "PathwiseModel",
     "RankDepth",
     "Ranked",
     "ReplayPolicy",
     "ReplayResult",
     "RetrievalCap",
+    "alpha_of_mean_length",
     "bootstrap_prompts",
+    "calibrate",
     "chain_tokens_per_step",
+    "check_acceptance_model",
+    "drift_test",
+    "expected_calibration_error",
+    "fit_acceptance",
     "model_from_dict",
     "ratio_of_sums",
     "replay",
     "replay_many",
+    "simulated_trace",
 ]

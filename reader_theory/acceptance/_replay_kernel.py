@@ -30,7 +30,7 @@ def walk(
     nodes_histogram: Ints,
     accepted_histogram: Ints,
 ) -> None:
-    """Walk every prompt, filling `counts` (P, 5: steps, tokens, drafted, retrieved, nodes) and the two histograms."""
+    """Walk every prompt, filling `counts` (5, P: steps, tokens, drafted, retrieved, nodes) and the two histograms."""
     width = child.shape[1]
     for p in range(len(starts)):
         t, end = starts[p], ends[p]
@@ -51,11 +51,11 @@ def walk(
             copied = min(run[t], chain, end - t)
             nodes = (tree_nodes if drafted else 0) + chain - min(neural, copied)
             accepted = max(neural, copied)
-            counts[p, 0] += 1
-            counts[p, 1] += min(accepted + 1, end - t)
-            counts[p, 2] += drafted
-            counts[p, 3] += chain > 0
-            counts[p, 4] += nodes
+            counts[0, p] += 1
+            counts[1, p] += min(accepted + 1, end - t)
+            counts[2, p] += drafted
+            counts[3, p] += chain > 0
+            counts[4, p] += nodes
             nodes_histogram[p, nodes] += 1
             accepted_histogram[p, accepted] += 1
             t += accepted + 1

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.trees.tree import DraftTree
 from reader_theory.trees.value import path_probability, tokens_per_step
@@ -23,15 +24,21 @@ _SLACK = 1e-9
 class AcceptanceModel(ABC):
     """Gives every node of a tree the probability that it adds a token to a step.
 
-    Subclasses are frozen dataclasses with a `name`; they say how to be fitted in `fit(trace, workload=None)`.
+    Subclasses are frozen dataclasses with a `name`, and say which `sources` of nodes they know.
     Prefer `replay` where the policy can be run on the trace itself: a model is for extrapolating and for solvers.
     """
 
     name: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ("draft",)
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:
             _MODELS[cls.name] = cls
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, trace: Trace, workload: str | None = None) -> Self:
+        """The model that describes a trace, or one workload of it, best."""
 
     @abstractmethod
     def path_probability(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:

@@ -68,7 +68,7 @@ class Calibration:
 
     def __call__(self, score: NDArray[Any] | float) -> FloatArray:
         """Acceptance at `score`: linear between bins, constant beyond the outermost."""
-        return np.interp(score, self.score, self.acceptance)
+        return np.asarray(np.interp(score, self.score, self.acceptance), dtype=np.float64)
 
 
 def calibrate(scored: Scored, *, bins: int = 20) -> Calibration:
@@ -115,9 +115,9 @@ def draft_scores(trace: Trace, workload: str | None = None) -> Scored:
     """Every candidate of the neural draft at every position: its probability, and whether the target took it."""
     rows = rows_of(trace, workload)
     probability = np.asarray(rows.column("draft_probability"), dtype=np.float64)
-    right = np.asarray(rows.column("draft_rank"))[:, None] == np.arange(probability.shape[1])
+    right = np.equal.outer(np.asarray(rows.column("draft_rank"), dtype=np.int64), np.arange(trace.candidates))
     prompt = np.repeat(rows.prompt, probability.shape[1])
-    return Scored(probability.ravel(), right.ravel(), prompt, is_probability=True)
+    return Scored(probability.ravel(), np.asarray(right, dtype=np.bool_).ravel(), prompt, is_probability=True)
 
 
 def retrieval_scores(trace: Trace, workload: str | None = None) -> Scored:
@@ -127,8 +127,6 @@ def retrieval_scores(trace: Trace, workload: str | None = None) -> Scored:
     length = np.asarray(rows.column("match_length"), dtype=np.float64)[offered]
     right = np.asarray(rows.column("retrieval_run"))[offered] > 0
     return Scored(length, right, rows.prompt[offered], is_probability=False)
-
-
 
 
 def _binned(scored: Scored, bins: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -155,5 +153,7 @@ def _held_out_error(scored: Scored, bins: int) -> float:
     for fitted, judged in (halves, halves[::-1]):
         if fitted.score.size and judged.score.size:
             score, observed, weight = _binned(fitted, bins)
-            errors.append(expected_calibration_error(np.interp(judged.score, score, _monotone(observed, weight)), judged.right))
+            errors.append(
+                expected_calibration_error(np.interp(judged.score, score, _monotone(observed, weight)), judged.right)
+            )
     return float(np.mean(errors)) if errors else 0.0

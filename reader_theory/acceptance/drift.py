@@ -8,15 +8,14 @@ Prefer it to rank x depth when a plan reaches depths or contexts that the trace 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, logit, xlogy
+from scipy.special import expit, logit
 
 from reader_theory.acceptance.base import PathwiseModel, as_table
-from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rank_depth_counts, rows_of, streaks
+from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.trees.tree import DraftTree
@@ -67,11 +66,13 @@ class Drift(PathwiseModel):
     def table(self, depth: int, context_tokens: float | None = None) -> FloatArray:
         """(D, R) float64: conditionals by depth and rank at one context length."""
         doublings = 0.0 if context_tokens is None else float(np.log2(max(context_tokens, 1) / self.reference_tokens))
-        return _shifted(self.ranks, self.per_depth * np.arange(depth) + self.per_doubling * doublings)
+        return _shifted(self.ranks, np.asarray(self.per_depth * np.arange(depth) + self.per_doubling * doublings))
 
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None, *, depth: int = 8) -> Self:
         """Maximum likelihood of the ranks at every depth and binned context length."""
+        from scipy.optimize import minimize
+
         counts, doublings, reference = _binned_counts(rows_of(trace, workload), depth, max(trace.candidates, 1))
         ranks = conditionals_of(counts.sum(axis=(0, 1)))
         levels = np.arange(depth)[None, :]
@@ -80,17 +81,18 @@ class Drift(PathwiseModel):
             shift = slopes[0] * levels + slopes[1] * doublings[:, None]
             table = _shifted(_centred(ranks, shift, counts), shift)
             missed = np.maximum(1 - table.sum(axis=-1), 1e-12)
-            likelihood = xlogy(counts[..., :-1], table).sum() + xlogy(counts[..., -1], missed).sum()
-            return -float(likelihood) / max(float(counts.sum()), 1.0)
+            likelihood = float(np.sum(counts[..., :-1] * np.log(np.maximum(table, 1e-12))))
+            likelihood += float(np.sum(counts[..., -1] * np.log(missed)))
+            return -likelihood / max(float(counts.sum()), 1.0)
 
         found = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-10})
         shift = found.x[0] * levels + found.x[1] * doublings[:, None]
         return cls(_centred(ranks, shift, counts), float(found.x[0]), float(found.x[1]), reference)
 
 
-def _shifted(ranks: FloatArray, shift: FloatArray | float) -> FloatArray:
+def _shifted(ranks: FloatArray, shift: NDArray[Any]) -> FloatArray:
     """(*S, R): ranks with their log-odds shifted by `shift` (*S), scaled down where they would sum above 1."""
-    table = expit(logit(ranks) + np.asarray(shift)[..., None])
+    table = expit(logit(ranks) + shift[..., None])
     return table / np.maximum(table.sum(axis=-1, keepdims=True), 1.0)
 
 
@@ -108,7 +110,7 @@ def _centred(ranks: FloatArray, shift: FloatArray, counts: FloatArray) -> FloatA
 
 
 def _binned_counts(rows: PromptRows, depth: int, ranks: int) -> tuple[FloatArray, FloatArray, float]:
-    """(C, D, R + 1) counts by context bin, (C,) mean doublings from the reference, and the reference, the median context."""
+    """(C, D, R + 1) counts by context bin, (C,) mean doublings from the median context, and that median."""
     context = np.log2(np.maximum(np.asarray(rows.column("context_tokens"), dtype=np.float64), 1))
     middle = float(np.median(context))
     edges = np.unique(np.quantile(context, np.linspace(0, 1, _CONTEXT_BINS + 1)[1:-1]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,11 +34,13 @@ class _Resampler:
 
     def interval(self, sums: FloatArray, statistic: Statistic) -> Interval:
         flat, shape = sums.reshape(len(sums), -1), sums.shape[1:]
-        return bootstrap_prompts(
-            flat, lambda s: statistic(s.reshape(*s.shape[:-1], *shape)), resamples=self.resamples, seed=self.seed, level=self.level
-        )  # fmt: skip
 
-    def mean(self, rows: PromptRows, values: NDArray[np.generic]) -> Estimate:
+        def of_flat(sums: FloatArray) -> FloatArray:
+            return statistic(sums.reshape(*sums.shape[:-1], *shape))
+
+        return bootstrap_prompts(flat, of_flat, resamples=self.resamples, seed=self.seed, level=self.level)
+
+    def mean(self, rows: PromptRows, values: NDArray[Any]) -> Estimate:
         """Mean over positions."""
         sums = np.stack([rows.sums(values), rows.sums(np.ones(len(rows.rows)))], axis=1)
         return self.interval(sums, ratio_of_sums).estimate()
@@ -111,9 +115,16 @@ def _rank_depth(rows: PromptRows, ranks: int, depth: int, resampler: _Resampler)
     unspread = found.high == found.low
     beyond = 1 - ((1 - resampler.level) / 2) ** (1 / np.maximum(positions, 1))
     high = np.where(unspread, np.minimum(np.maximum(found.high, beyond[:, None]), 1), found.high)
-    tables = [carried_down(table, positions) for table in (found.value, np.minimum(found.low, found.value), np.maximum(high, found.value))]
-    value, low, high = (tuple(map(tuple, table.tolist())) for table in tables)
+    tables = [
+        carried_down(table, positions)
+        for table in (found.value, np.minimum(found.low, found.value), np.maximum(high, found.value))
+    ]
+    value, low, high = (_plain(table) for table in tables)
     return RankDepthFit(value=value, low=low, high=high, positions=tuple(int(n) for n in positions))
+
+
+def _plain(table: FloatArray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(x) for x in row) for row in table)
 
 
 def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
@@ -127,7 +138,7 @@ def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
         counts=COUNT_BINS,
         hit=tuple(tuple(hit.estimate(i, j) for j in counts) for i in lengths),
         decay=tuple(decay.estimate(i) for i in lengths),
-        weight=tuple(map(tuple, weight.tolist())),
+        weight=_plain(weight),
     )
 
 

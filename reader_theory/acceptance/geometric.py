@@ -56,4 +56,4 @@ class Geometric(PathwiseModel):
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None) -> Self:
         """Share of positions at which the draft's first candidate was right."""
-        return cls(float(np.mean(rows_of(trace, workload).column("draft_rank") == 0)))
+        return cls(float(np.mean(np.equal(rows_of(trace, workload).column("draft_rank"), 0))))

@@ -32,7 +32,9 @@ class Interval:
     def estimate(self, *index: int, origin: Origin = "fitted") -> Estimate:
         """The entry at `index` as an `Estimate`; the only one when left out."""
         ends = [float(array[index]) for array in (self.value, self.low, self.high)]
-        return Estimate(value=ends[0], low=min(ends[0], ends[1]), high=max(ends[0], ends[2]), origin=origin, level=self.level)
+        return Estimate(
+            value=ends[0], low=min(ends[0], ends[1]), high=max(ends[0], ends[2]), origin=origin, level=self.level
+        )
 
 
 def bootstrap_prompts(

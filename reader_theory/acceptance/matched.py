@@ -46,6 +46,7 @@ class Matched(PathwiseModel):
     """
 
     name: ClassVar[str] = "matched"
+    sources: ClassVar[tuple[str, ...]] = ("retrieval",)
 
     lengths: tuple[int, ...]
     counts: tuple[int, ...]
@@ -62,7 +63,7 @@ class Matched(PathwiseModel):
         agree = self.hit.shape == shape == self.weight.shape and self.decay.shape == shape[:1]
         require(
             agree and float(self.weight.sum()) <= 1 + 1e-9,
-            "`hit` and `weight` must be bins of length by bins of count, `decay` bins of length, and `weight` sum to <= 1",
+            "`hit` and `weight` must be lengths by counts, `decay` must be lengths, and `weight` must sum to at most 1",
             got=f"{self.hit.shape}, {self.weight.shape}, {self.decay.shape} for {shape}; sum {self.weight.sum():.6g}",
             fix="Fit the model from a trace, or give each bin its numbers.",
         )
@@ -120,7 +121,8 @@ def matched_sums(rows: PromptRows) -> FloatArray:
     cell = np.ravel_multi_index((rows.prompt[met], length[met], count[met]), shape)
     parts = [np.ones(len(run)), (run > 0).astype(np.float64), tried, right]
     size = int(np.prod(shape))
-    sums = np.stack([np.bincount(cell, part[met], size) for part in parts], axis=-1).reshape(*shape, 4)
+    summed = np.stack([np.bincount(cell, part[met], size) for part in parts], axis=-1)
+    sums = np.asarray(summed, dtype=np.float64).reshape(*shape, 4)
     sums[:, 0, -1, 0] = rows.sums(np.ones(len(run)))
     return sums
 

@@ -11,7 +11,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from reader_theory.acceptance.base import PathwiseModel, as_probabilities
 from reader_theory.acceptance.geometric import chain_tokens_per_step
@@ -61,7 +60,9 @@ class MeanLength(PathwiseModel):
         full width at half or twice that length.
         """
         far = min(abs(np.log2(max(length, 1) / self.chain)), 1.0) * _WIDENING
-        low, value, high = (chain_tokens_per_step(float(np.clip(self.alpha + shift, 0, 1)), length) for shift in (-far, 0, far))
+        low, value, high = (
+            chain_tokens_per_step(float(np.clip(self.alpha + shift, 0, 1)), length) for shift in (-far, 0, far)
+        )
         return Estimate(value=value, low=low, high=high, origin="assumed")
 
     @classmethod
@@ -89,6 +90,8 @@ def alpha_of_mean_length(mean_tokens: float, chain: int) -> float:
         got=f"{mean_tokens} for a chain of {chain}",
         fix="Count the correction or bonus token: add 1 to a mean of accepted draft tokens.",
     )
+    from scipy.optimize import brentq
+
     if mean_tokens in (1, chain + 1):
         return float(mean_tokens > 1)
     return float(as_probabilities("alpha", brentq(lambda a: chain_tokens_per_step(a, chain) - mean_tokens, 0.0, 1.0)))

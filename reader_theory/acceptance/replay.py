@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from reader_theory.trees.tree import DraftTree
 __all__ = ["ReplayPolicy", "ReplayResult", "RetrievalCap", "replay", "replay_many"]
 
 _NEVER = np.iinfo(np.int32).max
+Ints = NDArray[np.int32]
 _RECORDED = ("draft_rank", "match_length", "retrieval_offered", "retrieval_run")
 
 
@@ -55,6 +56,9 @@ class RetrievalCap:
         if match_length < self.min_match:
             return 0
         return max(0, min(self.max_tokens, math.floor(self.offset + self.factor * match_length)))
+
+
+_OFF = RetrievalCap(min_match=_NEVER, offset=0.0, factor=0.0, max_tokens=0)
 
 
 @dataclass(frozen=True)
@@ -165,22 +169,68 @@ def replay_many(
     trace: Trace, policies: Iterable[ReplayPolicy], *, workload: str | None = None, first_position: int = 0
 ) -> list[ReplayResult]:
     """Replay several policies over the same positions; see `replay`."""
-    prompts, starts, ends = _spans(trace, workload, first_position)
+    walked = _walked(trace, workload, first_position)
+    return [_replay_one(trace, policy, walked) for policy in policies]
+
+
+class _Walked(NamedTuple):
+    """What the walk reads: (P,) rows of each prompt, (T,) columns."""
+
+    prompts: Ints
+    starts: Ints
+    ends: Ints
+    draft_rank: Ints
+    match_length: Ints
+    offered: Ints
+    run: Ints
+
+
+def _walked(trace: Trace, workload: str | None, first_position: int) -> _Walked:
+    column = trace.columns["prompt"]
+    starts = np.flatnonzero(np.diff(column, prepend=-1)).astype(np.int32)
+    ends = np.append(starts[1:], len(column)).astype(np.int32)
+    prompts = np.asarray(column[starts], dtype=np.int32)
+    starts = starts + np.int32(first_position)
+    wanted = np.array([workload in (None, trace.prompts[int(i)].workload) for i in prompts])
+    chosen = (starts < ends) & wanted
+    require(
+        bool(chosen.any()) and first_position >= 0,
+        "`workload` must be one that the trace recorded, with output beyond `first_position` >= 0",
+        got=f"{workload!r} from position {first_position}; the trace has {list(trace.workloads)}",
+        fix="Choose one of these, or leave it out for all prompts.",
+    )
     recorded = [np.ascontiguousarray(trace.columns[name], dtype=np.int32) for name in _RECORDED]
-    return [_replay_one(trace, policy, prompts, starts, ends, recorded) for policy in policies]
+    return _Walked(prompts[chosen], starts[chosen], ends[chosen], *recorded)
 
 
-def _replay_one(
-    trace: Trace,
-    policy: ReplayPolicy,
-    prompts: NDArray[np.int32],
-    starts: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    recorded: list[NDArray[np.int32]],
-) -> ReplayResult:
+def _replay_one(trace: Trace, policy: ReplayPolicy, walked: _Walked) -> ReplayResult:
     from reader_theory.acceptance._replay_kernel import walk
 
-    tree, cap = policy.tree, policy.retrieval_cap or RetrievalCap(min_match=_NEVER, offset=0.0, factor=0.0, max_tokens=0)
+    tree, cap = policy.tree, policy.retrieval_cap or _OFF
+    _check_ranks(trace, tree)
+    prompts = len(walked.prompts)
+    counts = np.zeros((5, prompts), dtype=np.int64)
+    nodes = np.zeros((prompts, len(tree) + cap.max_tokens + 1), dtype=np.int32)
+    accepted = np.zeros((prompts, max(tree.depth, cap.max_tokens) + 1), dtype=np.int32)
+    skip = _NEVER if policy.skip_draft_at_match is None else policy.skip_draft_at_match
+    walk(
+        walked.starts, walked.ends, walked.draft_rank, walked.match_length, walked.offered, walked.run,
+        _child_table(tree), len(tree), skip, cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens,
+        counts, nodes, accepted,
+    )  # fmt: skip
+    return ReplayResult(
+        prompts=walked.prompts,
+        steps=counts[0],
+        tokens=counts[1],
+        drafted_steps=counts[2],
+        retrieval_steps=counts[3],
+        verified_nodes=counts[4],
+        nodes_histogram=nodes,
+        accepted_histogram=accepted,
+    )
+
+
+def _check_ranks(trace: Trace, tree: DraftTree) -> None:
     highest = int(tree.ranks.max(initial=-1))
     require(
         highest < trace.candidates,
@@ -188,42 +238,10 @@ def _replay_one(
         got=f"rank {highest}; the trace holds {trace.candidates} candidates of draft {trace.draft!r}",
         fix="Record with more candidates, or plan a narrower tree.",
     )
-    counts = np.zeros((len(prompts), 5), dtype=np.int64)
-    nodes = np.zeros((len(prompts), len(tree) + cap.max_tokens + 1), dtype=np.int32)
-    accepted = np.zeros((len(prompts), max(tree.depth, cap.max_tokens) + 1), dtype=np.int32)
-    skip = _NEVER if policy.skip_draft_at_match is None else policy.skip_draft_at_match
-    walk(
-        starts, ends, *recorded, _child_table(tree), len(tree), skip,
-        cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens, counts, nodes, accepted,
-    )  # fmt: skip
-    return ReplayResult(prompts, *_columns_of(counts), nodes, accepted)
 
 
-def _columns_of(counts: NDArray[np.int64]) -> tuple[Any, ...]:
-    return tuple(np.ascontiguousarray(counts.T))
-
-
-def _child_table(tree: DraftTree) -> NDArray[np.int32]:
+def _child_table(tree: DraftTree) -> Ints:
     """(N + 1, R) int32: number of the child at a rank, 0 for none; row and number 0 are the root."""
     table = np.zeros((len(tree) + 1, int(tree.ranks.max(initial=0)) + 1), dtype=np.int32)
     table[tree.parents + 1, tree.ranks] = np.arange(1, len(tree) + 1)
     return table
-
-
-def _spans(
-    trace: Trace, workload: str | None, first_position: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Index, first row and end row of every prompt to replay."""
-    column = trace.columns["prompt"]
-    starts = np.flatnonzero(np.diff(column, prepend=-1)).astype(np.int32)
-    ends = np.append(starts[1:], len(column)).astype(np.int32)
-    prompts = np.asarray(column[starts], dtype=np.int32)
-    starts = starts + np.int32(first_position)
-    chosen = (starts < ends) & np.array([workload in (None, trace.prompts[i].workload) for i in prompts])
-    require(
-        bool(chosen.any()),
-        "`workload` must be one that the trace recorded, with output beyond `first_position`",
-        got=f"{workload!r} from position {first_position}; the trace has {list(trace.workloads)}",
-        fix="Choose one of these, or leave it out for all prompts.",
-    )
-    return prompts[chosen], starts[chosen], ends[chosen]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,13 +35,13 @@ class PromptRows:
         self.starts = np.flatnonzero(fresh)
         self.prompts = len(self.starts)
 
-    def column(self, name: str) -> NDArray[np.generic]:
+    def column(self, name: str) -> NDArray[Any]:
         """A column of the trace at these rows."""
         return self._columns[name][self.rows]
 
-    def sums(self, values: NDArray[np.generic]) -> FloatArray:
+    def sums(self, values: NDArray[Any]) -> FloatArray:
         """(P,) float64: `values` of each row added by prompt."""
-        return np.bincount(self.prompt, weights=values.astype(np.float64), minlength=self.prompts)
+        return np.asarray(np.bincount(self.prompt, values, self.prompts), dtype=np.float64)
 
 
 def rows_of(trace: Trace, workload: str | None = None) -> PromptRows:
@@ -58,9 +60,9 @@ def streaks(inside: NDArray[np.bool_], starts: NDArray[np.intp]) -> IntArray:
 
 
 def rank_depth_counts(rows: PromptRows, depth: int, ranks: int) -> FloatArray:
-    """(P, D, R + 1) float64: steps whose first d - 1 tokens all lay among the draft's candidates, by the rank of the next.
+    """(P, D, R + 1) float64: steps whose first d - 1 tokens were all candidates, by the rank of the next.
 
-    The last column counts next tokens beyond the candidates; a row of the trace serves every depth that its streak allows.
+    The last column counts next tokens beyond the candidates; a row serves every depth that its streak allows.
     """
     rank = np.asarray(rows.column("draft_rank"), dtype=np.int64)
     streak = np.minimum(streaks(rank >= 0, rows.starts), depth - 1)

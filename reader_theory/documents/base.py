@@ -27,6 +27,12 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __eq__(self, other: object) -> bool:
+        """Same type and same fields; columns and caches follow from the fields and are left out."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
+
 
 class Stamp(Frozen):
     """How a document was made."""
@@ -87,7 +93,7 @@ class Document(Frozen):
         )
         found = raw.get("schema_version")
         require(
-            isinstance(found, int) and 1 <= found <= cls.newest,
+            type(found) is int and 1 <= found <= cls.newest,
             f"`schema_version` of `{path}` must be between 1 and {cls.newest}",
             got=f"schema_version {found!r}",
             fix="Upgrade reader-theory to read a newer document, or make the document again.",
@@ -163,6 +169,7 @@ def _damaged(path: str | Path, error: ValidationError) -> DocumentError:
     )
 
 
+@lru_cache
 def _installed(name: str) -> str | None:
     try:
         return version(name)

@@ -70,7 +70,8 @@ class Cost(Document):
 
     ``target(B, N + 1, c) + drafting + B * retrieval_s + B * row_overhead_s + step_overhead_s``
 
-    where drafting is one forward of the draft over the pending tokens, and one a level below the first.
+    times `closure`, where drafting is one forward of the draft over the tokens emitted since the last draft, and one
+    a level over the nodes that have children.
     """
 
     newest: ClassVar[int] = 1
@@ -86,14 +87,14 @@ class Cost(Document):
     verify_s: Estimate = Field(description="seconds a row and step: laws, picking tokens, following the tree")
     commit_s: Estimate = Field(description="seconds a row and step: moving accepted cache entries")
     step_overhead_s: Estimate = Field(description="seconds a step, whatever the batch")
-    plain_overhead_s: Estimate = Field(description="seconds a step and row without any draft, verification included")
+    plain_overhead_s: Estimate = Field(description="seconds a row and step of all but the forward, when nothing is drafted")
+    closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
 
-    def drafting_s(self, batch: int, level_widths: ArrayLike, context: float, pending: float = 2.0) -> float:
-        """Seconds to draft a tree of these level widths; the first level comes from the forward over pending tokens."""
-        widths = np.asarray(level_widths, dtype=np.float64)
-        if self.draft_forward is None or widths.size == 0:
+    def drafting_s(self, batch: int, forwards: ArrayLike, context: float) -> float:
+        """Seconds of the draft's forwards over these numbers of tokens a row; 0 without a draft."""
+        tokens = np.asarray(forwards, dtype=np.float64)
+        if self.draft_forward is None or tokens.size == 0:
             return 0.0
-        tokens = np.concatenate([[pending], widths[:-1]])
         return float(self.draft_forward.at(batch, tokens, context).sum())
 
 

@@ -60,7 +60,9 @@ class CalibrationFit(Frozen):
     observed: tuple[float, ...] = Field(description="share of right tokens in each bin")
     acceptance: tuple[float, ...] = Field(description="the same, made monotone: the map's value at `score`")
     weight: tuple[float, ...] = Field(description="share of offered tokens in each bin")
-    raw_error: float | None = Field(description="expected calibration error of the raw score, where it is a probability")
+    raw_error: float | None = Field(
+        description="expected calibration error of the raw score, where it is a probability"
+    )
     error: float = Field(description="expected calibration error of the map on prompts that it was not fitted on")
 
 
@@ -74,9 +76,13 @@ class WorkloadFit(Frozen):
     overlap: Estimate | None = Field(description="sum of min(target law, draft law): acceptance of chain rejection")
     rank_depth: RankDepthFit | None
     matched: MatchedFit | None
-    tokens_per_step: dict[str, Estimate] = Field(description="by replay: 'chain k' for the draft, 'retrieval k' for chains of matches")
+    tokens_per_step: dict[str, Estimate] = Field(
+        description="by replay: 'chain k' for the draft, 'retrieval k' for chains of matches"
+    )
     calibration: dict[str, CalibrationFit] = Field(description="by source: 'draft', 'retrieval'")
-    entropy_nats: Estimate | None = Field(description="mean surprise of the target at its own tokens; None when it decoded greedily")
+    entropy_nats: Estimate | None = Field(
+        description="mean surprise of the target at its own tokens; None when it decoded greedily"
+    )
 
 
 class AcceptanceFit(Document):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.errors import InvalidInputError, require
@@ -38,6 +38,11 @@ class DraftPolicy(Frozen):
     skip_draft_at_match: int | None = Field(
         default=None, description="the neural draft does not run on a row whose match is at least this long"
     )
+
+    @model_validator(mode="after")
+    def _a_tree(self) -> Self:
+        _ = self.tree
+        return self
 
     @property
     def tree(self) -> DraftTree:

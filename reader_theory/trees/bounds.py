@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +154,9 @@ def transport_program(target: FloatArray, offers: Mapping[tuple[int, ...], float
     offers : mapping of tuple of int to float, sums to 1
         Probability of each tuple of drafted tokens.
     """
-    import cvxpy as cp
+    import cvxpy
+
+    cp: Any = cvxpy
 
     target = _law("target", target)
     tuples, weights = list(offers), _law("offers", np.array(list(offers.values())))
@@ -164,7 +167,7 @@ def transport_program(target: FloatArray, offers: Mapping[tuple[int, ...], float
     value = problem.solve(solver=cp.HIGHS)
     if problem.status != cp.OPTIMAL:
         raise InvalidInputError("the transport program must be solvable", got=problem.status, fix="Check both laws.")
-    return float(value)  # pyright: ignore[reportArgumentType]
+    return float(value)
 
 
 def _law(name: str, law: FloatArray) -> FloatArray:
@@ -174,7 +177,7 @@ def _law(name: str, law: FloatArray) -> FloatArray:
         sound,
         f"`{name}` must be a law: entries >= 0 that sum to 1 within {_SLACK:g}",
         got=f"shape {law.shape}, minimum {float(np.min(law, initial=0)):.6g}, sum {float(law.sum()):.9g}",
-        fix="If these are logits, pass `scipy.special.softmax(logits)`; if float32, cast to float64 and normalise first.",
+        fix="If these are logits, pass `scipy.special.softmax(logits)`; if float32, normalise in float64 first.",
         error=NotADistributionError,
     )
     return law

@@ -20,7 +20,7 @@ _OTHER = "#c96a28"
 
 
 def layout(tree: DraftTree) -> FloatArray:
-    """(N + 1, 2) float64: across and down for the root, then each node; a leaf takes one unit, a parent the middle of its children."""
+    """(N + 1, 2) float64: across and down of the root, then each node; a parent is amid its children."""
     place = np.zeros((len(tree) + 1, 2))
     place[1:, 1] = tree.depths
     children: list[list[int]] = [[] for _ in range(len(tree) + 1)]
@@ -58,9 +58,12 @@ def to_svg(tree: DraftTree, probability: ArrayLike | None = None, labels: Sequen
     width, height = place.max(axis=0) + _MARGIN
     edges = [_edge(place[int(parent) - ROOT], place[node + 1]) for node, parent in enumerate(tree.parents)]
     nodes = [_node(tree, node, place[node + 1], _shade(probability, node), labels) for node in range(len(tree))]
-    root = f'<circle cx="{place[0, 0]:.1f}" cy="{place[0, 1]:.1f}" r="{_RADIUS / 2}" fill="#333"><title>root</title></circle>'
+    x, y = place[0]
+    root = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS / 2}" fill="#333"><title>root</title></circle>'
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="10" text-anchor="middle">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="10" text-anchor="middle">'
+    )
     return "\n".join([head, *edges, root, *nodes, "</svg>"])
 
 
@@ -77,7 +80,9 @@ def draw(tree: DraftTree, ax: Any = None, probability: ArrayLike | None = None) 
     axes.scatter(place[:, 0], -place[:, 1], c=shade, cmap="Blues", vmin=0, vmax=1, s=160, edgecolors="0.3", zorder=2)
     for node, rank in enumerate(tree.ranks.tolist()):
         x, y = place[node + 1]
-        axes.annotate(str(rank), (x, -y), ha="center", va="center", color="w" if shade[node + 1] > 0.5 else "k", zorder=3)
+        axes.annotate(
+            str(rank), (x, -y), ha="center", va="center", color="w" if shade[node + 1] > 0.5 else "k", zorder=3
+        )
     axes.set_axis_off()
     return axes
 
@@ -97,8 +102,8 @@ def _node(tree: DraftTree, node: int, at: FloatArray, shade: float | None, label
     text = labels[node] if labels is not None else str(int(tree.ranks[node]))
     ink = "#fff" if shade is not None and shade > 0.5 else "#123"
     chance = "" if shade is None else f", P = {shade:.3f}"
-    title = escape(f"node {node}: {tree.sources[node]}, rank {int(tree.ranks[node])}, depth {int(tree.depths[node])}{chance}")
-    return (
-        f'<g><title>{title}</title><circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{_RADIUS}" fill="rgb({red},{green},{blue})" {rim}/>'
-        f'<text x="{at[0]:.1f}" y="{at[1] + 3.5:.1f}" fill="{ink}">{escape(text)}</text></g>'
-    )
+    title = f"node {node}: {tree.sources[node]}, rank {tree.ranks[node]}, depth {tree.depths[node]}{chance}"
+    fill = f"rgb({red},{green},{blue})"
+    circle = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{_RADIUS}" fill="{fill}" {rim}/>'
+    caption = f'<text x="{at[0]:.1f}" y="{at[1] + 3.5:.1f}" fill="{ink}">{escape(text)}</text>'
+    return f"<g><title>{escape(title)}</title>{circle}{caption}</g>"

@@ -33,9 +33,8 @@ def to_growmap(tree: DraftTree) -> Growmap:
     UnsupportedByEngineError
         If some node's children are not ranks 0, ..., b - 1: a growmap states how many, not which.
     """
-    tree = tree.by_level()
-    successors = [(tree.children(node) + 1).tolist() for node in range(ROOT, len(tree))]
-    skipping = [node for node, held in enumerate(successors) if tree.ranks[np.array(held, int) - 1].tolist() != list(range(len(held)))]
+    held = [sorted(tree.ranks[tree.children(node)].tolist()) for node in range(ROOT, len(tree))]
+    skipping = [node for node, ranks in enumerate(held) if ranks != list(range(len(ranks)))]
     require(
         not skipping,
         "a growmap must have ranks 0, ..., b - 1 below every node",
@@ -43,6 +42,8 @@ def to_growmap(tree: DraftTree) -> Growmap:
         fix="Plan with rank-ordered children, or export rank paths, which name each rank.",
         error=UnsupportedByEngineError,
     )
+    tree = DraftTree.from_rank_paths(tree.rank_paths())
+    successors = [(tree.children(node) + 1).tolist() for node in range(ROOT, len(tree))]
     depth = [0, *tree.depths.tolist()]
     levels = [[node for node, d in enumerate(depth) if d == level] for level in range(tree.depth + 1)]
     return Growmap(

@@ -68,4 +68,4 @@ def tokens_per_step(path_probability: NDArray[np.float64]) -> float:
 
 def siblings_sum(tree: DraftTree, conditional: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N + 1,) float64: the children's conditionals summed, by parent; the root's children come first."""
-    return np.bincount(tree.parents - ROOT, weights=conditional, minlength=len(tree) + 1)
+    return np.asarray(np.bincount(tree.parents - ROOT, conditional, len(tree) + 1), dtype=np.float64)

@@ -35,7 +35,9 @@ def as_laws(values: ArrayLike, name: str) -> NDArray[Any]:
     laws = laws if exact else laws.astype(np.float64, copy=False)
     rule = f"`{name}` must be a law over tokens: entries >= 0 that sum to 1 within {0 if exact else LAW_TOLERANCE:g}"
     fix = "If these are logits, pass `scipy.special.softmax(logits)`; if they are float32, cast to float64 first."
-    require(laws.ndim >= 1 and laws.shape[-1] > 0, rule, got=f"shape {laws.shape}", fix=fix, error=NotADistributionError)
+    require(
+        laws.ndim >= 1 and laws.shape[-1] > 0, rule, got=f"shape {laws.shape}", fix=fix, error=NotADistributionError
+    )
     sums = laws.sum(axis=-1)
     off = np.abs(sums - 1) > (0 if exact else LAW_TOLERANCE)
     negative = laws < 0

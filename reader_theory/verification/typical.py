@@ -41,13 +41,15 @@ def acceptable(target: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> 
     return np.array([bool(p > threshold) for p in law])
 
 
-def acceptance_probability(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3) -> float:
+def acceptance_probability(
+    target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3
+) -> float:
     """1 when one of the offered `tokens` is likely enough, 0 otherwise: the rule tosses no coin."""
     return float(bool(np.any(acceptable(target, epsilon, delta)[list(tokens)])))
 
 
 def emitted_law(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3) -> NDArray[Any]:
-    """(V,) law of the first emitted token when `tokens` are offered in this order: a point mass if any of them is kept."""
+    """(V,) law of the first emitted token when `tokens` are offered in this order; a point mass if one is kept."""
     law = as_laws(target, "target")
     likely = acceptable(law, epsilon, delta)
     kept = next((token for token in tokens if likely[token]), None)
@@ -59,7 +61,7 @@ def emitted_law(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09,
 
 
 def distortion(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3) -> Any:
-    """Total variation between the emitted token's law and the target's; 0 only where nothing is kept, or p is a point mass.
+    """Total variation between the emitted token's law and the target's; 0 only where nothing is kept or p is a point.
 
     Examples
     --------

@@ -45,6 +45,7 @@ class SuffixIndex:
         first = as_tokens(tokens, "tokens")
         self.header = np.zeros(kernel.HEADER, np.int64)
         self.header[[kernel.NODES, kernel.MAX_DEPTH, kernel.RECENT, kernel.CHILD]] = 1, max_depth, -1, kernel.NONE
+        self.address = self.header.ctypes.data
         self._text = np.empty(0, np.int32)
         self._nodes = np.empty(0, np.int32)
         self._table = np.empty(0, np.int32)

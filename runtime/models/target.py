@@ -15,8 +15,8 @@ __all__ = ["LanguageModel", "TransformersModel", "hidden_value", "load_transform
 
 
 def hidden_value(dtype: torch.dtype) -> float:
-    """What the mask adds to a score that must not count: finite, so that no row becomes NaN."""
-    return torch.finfo(dtype).min
+    """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32."""
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
 
 
 class LanguageModel(ABC):

@@ -15,7 +15,7 @@ from reader_theory.trees import ROOT
 from reader_theory.verification.laws import as_laws
 from runtime.verification.draft_law import DraftLaw, Scheme
 from runtime.verification.pick import pick_token
-from runtime.verification.streams import VerifyUniforms
+from runtime.verification.streams import Stream, VerifyUniforms
 
 __all__ = ["Verified", "Verifier", "verify_batch", "walk_down"]
 
@@ -59,8 +59,8 @@ class Verifier(ABC):
         Whether the emitted string, continued by the target, has exactly the target's law.
     schemes : frozenset of str
         Drafts that the rule verifies; all others are refused.
-    repeats : bool
-        Whether siblings may carry the same token.
+    streams : frozenset of str
+        Streams of uniforms that the rule reads.
     decodes : {"sampling", "greedy"}
         Whether the law kept is the target's, or that of its most likely token.
     """
@@ -68,7 +68,7 @@ class Verifier(ABC):
     name: ClassVar[str]
     lossless: ClassVar[bool]
     schemes: ClassVar[frozenset[Scheme]]
-    repeats: ClassVar[bool] = False
+    streams: ClassVar[frozenset[Stream]]
     decodes: ClassVar[Literal["sampling", "greedy"]] = "sampling"
 
     def verify(self, draft: DraftLaw, target: ArrayLike, uniforms: VerifyUniforms) -> Verified:
@@ -114,7 +114,7 @@ class Verifier(ABC):
             got=f"shape {laws.shape} for {len(draft)} nodes",
             fix="Cut padding, and keep the root's law in row 0.",
         )
-        draft.check(laws.shape[1], repeats=self.repeats)
+        draft.check(laws.shape[1])
         _check_uniforms("acceptance", uniforms.acceptance, len(draft))
         _check_uniforms("recovery", uniforms.recovery, len(draft) + 1)
 
@@ -134,9 +134,7 @@ Round = Callable[[DraftLaw, int, NDArray[Any], NDArray[Any]], tuple[int | None, 
 """(draft, node, target's law there, acceptance uniforms) -> the accepted child, or None and the law left over."""
 
 
-def walk_down(
-    draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms, decide: Round
-) -> tuple[list[int], int]:
+def walk_down(draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms, decide: Round) -> tuple[list[int], int]:
     """Walk from the root down as long as `decide` accepts a child; then draw from the law that it leaves over."""
     path: list[int] = []
     node = ROOT

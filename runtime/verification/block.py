@@ -22,14 +22,15 @@ __all__ = ["Block"]
 class Block(Verifier):
     """Keeps the deepest node whose own uniform falls below the chance to end there.
 
-    With r the probability that the block up to a node is kept in the end, r = min(1, r p(x)/q(x)) from node to node. The chance to
-    end at a node that has a successor is S / (S + 1 - r), where S is the mass of the surplus r p - q over the next token; at
-    the last node it is r. The token added after an inner node follows the normalised surplus.
+    With r the probability that the block up to a node is kept in the end, r = min(1, r p(x)/q(x)) from node to node.
+    The chance to end at a node that has a successor is S / (S + 1 - r), where S is the mass of the surplus r p - q
+    over the next token; at the last node it is r. The token added after an inner node follows the normalised surplus.
     """
 
     name = "block"
     lossless = True
     schemes = frozenset({"chain"})
+    streams = frozenset({"acceptance", "recovery"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         kept, law = 0, _surplus(draft, target, 0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.trees import ROOT, DraftTree
-from runtime.verification.draft_law import DRAWN, DraftLaw, Scheme, draw_draft
+from runtime.verification.draft_law import DRAWN, DraftLaw, Scheme
+from runtime.verification.drawing import draw_draft
 from runtime.verification.gumbel import race
 
 __all__ = ["Case", "Laws", "cases_for", "node_paths", "table"]
@@ -20,13 +21,13 @@ Text = tuple[int, ...]
 Laws = Callable[[Text], NDArray[Any]]
 """Law of the next token after a string, (V,) fractions."""
 
-TARGET_TWELFTHS = ((6, 0, 4, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
-DRAFT_TWELFTHS = ((3, 3, 0, 6), (6, 0, 4, 2), (2, 4, 5, 1), (4, 4, 4, 0))
+TARGET_TWELFTHS = ((5, 0, 5, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
+DRAFT_TWELFTHS = ((3, 3, 0, 6), (1, 5, 6, 0), (2, 4, 5, 1), (4, 4, 4, 0))
 WIDE_TARGET = ((4, 0, 1, 5, 2), (0, 2, 2, 0, 8))
 WIDE_DRAFT = ((2, 2, 4, 1, 3), (5, 0, 3, 4, 0))
 
-SHAPES: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, -1), (-1, -1, -1), (-1, -1, 0), (-1, -1, 0, 0), (-1, -1, 0, 1))
-CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0), (-1, 0, 1))
+SHAPES: tuple[tuple[int, ...], ...] = ((), (-1, -1, -1), (-1, -1, 0), (-1, -1, 1, 1))
+CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0, 1))
 
 
 def table(twelfths: tuple[tuple[int, ...], ...]) -> Laws:
@@ -53,6 +54,9 @@ class Case:
     scheme: Scheme
     target: Laws
     draft: Laws
+
+    def __str__(self) -> str:
+        return f"a {self.scheme} draft with parents {list(self.parents)} over {self.vocabulary} tokens"
 
     @property
     def depth(self) -> int:
@@ -90,12 +94,11 @@ def node_paths(draft: DraftLaw) -> list[Text]:
     return paths
 
 
-def cases_for(scheme: Scheme) -> Iterator[Case]:
+def cases_for(scheme: Scheme) -> list[Case]:
     """Cases over 4 tokens for every shape that the scheme allows, one of them over 5."""
     target, draft = table(TARGET_TWELFTHS), table(DRAFT_TWELFTHS)
-    for shape in CHAINS if scheme == "chain" else SHAPES:
-        yield Case(shape, scheme, target, draft)
-    yield Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
+    wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
+    return [*(Case(shape, scheme, target, draft) for shape in (CHAINS if scheme == "chain" else SHAPES)), wide]
 
 
 def _finish(law: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:

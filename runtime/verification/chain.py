@@ -1,8 +1,8 @@
-"""Chain rejection: keep a drawn token with probability min(1, p/q); where it is rejected, draw from the positive part of p - q.
+"""Chain rejection: keep a drawn token with probability min(1, p/q); otherwise draw from the positive part of p - q.
 
-Prefer it for one sampled chain when each token must be settled as soon as it is known; block verification never accepts less.
-Leviathan, Kalman, Matias 2023, "Fast inference from transformers via speculative decoding";
-Chen et al. 2023, "Accelerating large language model decoding with speculative sampling".
+Prefer it for one sampled chain when each token must be settled as soon as it is known; block verification never
+accepts less. Leviathan, Kalman, Matias 2023, "Fast inference from transformers via speculative decoding"; Chen et al.
+2023, "Accelerating large language model decoding with speculative sampling".
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class ChainRejection(Verifier):
     name = "chain"
     lossless = True
     schemes = frozenset({"chain"})
+    streams = frozenset({"acceptance", "recovery"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         return walk_down(draft, target, uniforms, try_in_turn)

@@ -1,8 +1,7 @@
-"""What was drafted and how: tokens, tree, scheme and law, said aloud so that a verifier can refuse what it cannot verify."""
+"""What was drafted and how: tokens, tree, scheme and law, so that a verifier can refuse what it cannot verify."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,16 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, NotATreeError, require
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import ROOT
 from reader_theory.verification.laws import as_laws, without_token
 from runtime.verification.pick import pick_token
 
-__all__ = ["DraftLaw", "Scheme", "draw_children", "draw_draft"]
+__all__ = ["DRAWN", "SCHEMES", "DraftLaw", "Scheme"]
 
 Scheme = Literal["deterministic", "chain", "iid", "without_replacement", "coupled"]
 SCHEMES: tuple[Scheme, ...] = ("deterministic", "chain", "iid", "without_replacement", "coupled")
+"""Every way to draft."""
 DRAWN: frozenset[Scheme] = frozenset({"chain", "iid", "without_replacement"})
-DRAW_TOLERANCE = 1e-9
+"""Those that draw tokens from a law that must be declared."""
+_DRAW_SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +35,13 @@ class DraftLaw:
     parents : (N,) int32, ``parents[i] < i``, -1 for a child of the root
         Siblings stand in the order in which they were drawn.
     scheme : {"deterministic", "chain", "iid", "without_replacement", "coupled"}
-        ``deterministic``: the tree is a function of the prefix (top-k, retrieval, any merge of both). ``chain``: one draw at
-        each node. ``iid``: siblings drawn independently, repeats kept. ``without_replacement``: each drawn from the law without
-        its elder siblings, renormalised. ``coupled``: winners of a race whose noise the target shares.
+        ``deterministic``: the tree is a function of the prefix (top-k, retrieval, any merge of both). ``chain``: one
+        draw at each node. ``iid``: siblings drawn independently, repeats kept. ``without_replacement``: each drawn
+        from the law without its elder siblings, renormalised. ``coupled``: winners of a race whose noise the target
+        shares.
     law : (R, V) float64, or object array of fractions; None for ``deterministic`` (and optional for ``coupled``)
-        Law q at each node that has children, in the order of the nodes, the root first: after temperature and filters, that
-        is, the law that was really sampled.
+        Law q at each node that has children, in the order of the nodes, the root first: after temperature and filters,
+        that is, the law that was really sampled.
     drawn_with : (N,) in [0, 1), optional
         The drafting uniforms; when given, every draw is done again and must give the same token.
 
@@ -63,11 +65,19 @@ class DraftLaw:
     law: NDArray[Any] | None = None
     drawn_with: NDArray[Any] | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _ints(self.tokens, np.int64))
-        object.__setattr__(self, "parents", _ints(self.parents, np.int32))
-        if self.law is not None and len(self.tokens):
-            object.__setattr__(self, "law", as_laws(self.law, "law"))
+    def __init__(
+        self,
+        tokens: ArrayLike,
+        parents: ArrayLike,
+        scheme: Scheme,
+        law: NDArray[Any] | None = None,
+        drawn_with: NDArray[Any] | None = None,
+    ) -> None:
+        object.__setattr__(self, "tokens", _ints(tokens, np.int64))
+        object.__setattr__(self, "parents", _ints(parents, np.int32))
+        object.__setattr__(self, "scheme", scheme)
+        object.__setattr__(self, "law", law if law is None or not len(self.tokens) else as_laws(law, "law"))
+        object.__setattr__(self, "drawn_with", drawn_with)
         _check_tree(self)
         _check_scheme(self)
 
@@ -99,88 +109,25 @@ class DraftLaw:
         assert self.law is not None
         return self.law[self._rows[node]]
 
-    def check(self, vocabulary: int, *, repeats: bool) -> None:
+    def check(self, vocabulary: int) -> None:
         """Refuse a draft that no rule could verify over this vocabulary.
 
         Parameters
         ----------
         vocabulary : int
             V of the target's laws.
-        repeats : bool
-            Whether siblings may carry the same token.
 
         Raises
         ------
         InvalidInputError
-            On a token outside of the vocabulary, a repeated sibling, law 0 at an offered token, or a token that the declared
-            law does not give for the uniform it was drawn with.
+            On a token outside of the vocabulary, a repeated sibling (unless ``iid``), law 0 at an offered token, or a
+            token that the declared law does not give for the uniform it was drawn with.
         """
         _check_tokens(self, vocabulary)
-        if not repeats:
+        if self.scheme != "iid":
             _check_siblings(self)
         if self.law is not None and len(self):
             _check_offers(self, vocabulary)
-
-
-def draw_children(law: NDArray[Any], uniforms: ArrayLike, scheme: Scheme) -> list[int]:
-    """Tokens of siblings drawn from one law, one a uniform; fewer where the law runs out of tokens.
-
-    Parameters
-    ----------
-    law : (V,) float64 or object
-        Law q at their parent.
-    uniforms : (k,) in [0, 1)
-        Numbers of the drafting stream.
-    scheme : {"chain", "iid", "without_replacement"}
-        How siblings follow each other.
-
-    Examples
-    --------
-    >>> draw_children(np.array([0.5, 0.5, 0.0]), [0.1, 0.1, 0.1], "without_replacement")
-    [0, 1]
-    """
-    require(scheme in DRAWN, "`scheme` must be one that draws", got=repr(scheme), fix=f"Use one of {sorted(DRAWN)}.")
-    tokens: list[int] = []
-    for uniform in np.asarray(uniforms):
-        if not np.any(law > 0):
-            break
-        tokens.append(pick_token(law, uniform))
-        law = without_token(law, tokens[-1]) if scheme == "without_replacement" else law
-    return tokens
-
-
-def draw_draft(
-    tree: DraftTree, scheme: Scheme, law: Callable[[tuple[int, ...]], NDArray[Any]], uniforms: NDArray[Any]
-) -> DraftLaw:
-    """Draw a draft of the shape of `tree`; a node that its parent's law cannot fill is left out with all below it.
-
-    Parameters
-    ----------
-    tree : DraftTree
-        Shape, a function of the prefix only.
-    scheme : {"chain", "iid", "without_replacement"}
-        How siblings are drawn.
-    law : callable
-        Law q after the tokens of a path, the empty path being the root.
-    uniforms : (N,) in [0, 1)
-        One a node, from the drafting stream.
-    """
-    paths: dict[int, tuple[int, ...]] = {ROOT: ()}
-    place: dict[int, int] = {ROOT: ROOT}
-    kept: list[int] = []
-    rows: list[NDArray[Any]] = []
-    for parent in (ROOT, *range(len(tree))):
-        children = tree.children(parent).tolist()
-        if parent not in paths or not children:
-            continue
-        rows.append(law(paths[parent]))
-        tokens = draw_children(rows[-1], uniforms[children], scheme)
-        kept += children[: len(tokens)]
-        paths |= {node: (*paths[parent], token) for node, token in zip(children, tokens, strict=False)}
-    kept.sort()
-    place |= {node: i for i, node in enumerate(kept)}
-    parents = [place[int(tree.parents[node])] for node in kept]
-    return DraftLaw([paths[node][-1] for node in kept], parents, scheme, np.array(rows), uniforms[kept])
 
 
 def _ints(values: ArrayLike, dtype: Any) -> NDArray[Any]:
@@ -210,19 +157,21 @@ def _check_tree(draft: DraftLaw) -> None:
 
 def _check_scheme(draft: DraftLaw) -> None:
     known = draft.scheme in SCHEMES
-    require(known, "`scheme` must be one of " + ", ".join(SCHEMES), got=repr(draft.scheme), fix="Declare how it was drawn.")
+    require(
+        known, "`scheme` must be one of " + ", ".join(SCHEMES), got=repr(draft.scheme), fix="Declare how it was drawn."
+    )
     require(
         draft.law is not None if draft.scheme in DRAWN else draft.scheme == "coupled" or draft.law is None,
         "`law` must be given for a sampled scheme and left out for a deterministic one",
         got=f"scheme {draft.scheme!r} with {'no law' if draft.law is None else 'a law'}",
-        fix="Declare the law that the tokens were drawn from, after temperature and filters; argmax and top-k have none.",
+        fix="Declare the law that was sampled, after temperature and filters; argmax and top-k have none.",
     )
     parents = len(draft._children)
     fits = draft.law is None or not len(draft) or (draft.law.ndim == 2 and len(draft.law) == parents)
     require(
         fits,
         "`law` must have one row for each node with children",
-        got=f"shape {np.shape(draft.law)} for {parents} such nodes",
+        got=f"shape {() if draft.law is None else draft.law.shape} for {parents} such nodes",
         fix="Stack the laws in the order of the nodes, the root first.",
     )
     widest = max((len(children) for children in draft._children.values()), default=0)
@@ -249,9 +198,9 @@ def _check_siblings(draft: DraftLaw) -> None:
     repeated = sorted({pair for pair in pairs if pairs.count(pair) > 1}) if len(set(pairs)) < len(pairs) else []
     require(
         not repeated,
-        "siblings must carry distinct tokens under this rule",
+        "siblings must carry distinct tokens unless they were drawn independently",
         got=f"(parent, token) {repeated[:5]} more than once",
-        fix="Merge repeats into one node; draws that are independent go to the multi-round rule as they are.",
+        fix="Merge repeats into one node; draws that were independent are declared 'iid', repeats kept.",
     )
 
 
@@ -273,7 +222,7 @@ def _check_offer(draft: DraftLaw, node: int, law: NDArray[Any]) -> None:
         raise InvalidInputError(
             "`law` must be positive at every token that it offered",
             got=f"law 0 at token {token} of node {node}",
-            fix="Declare the law that was sampled: filters and temperature included, elder siblings removed where they were.",
+            fix="Declare the law that was sampled: temperature and filters included, elder siblings removed.",
         )
     if draft.drawn_with is not None and draft.scheme in DRAWN and not _drawn(law, token, draft.drawn_with[node]):
         raise InvalidInputError(
@@ -285,7 +234,7 @@ def _check_offer(draft: DraftLaw, node: int, law: NDArray[Any]) -> None:
 
 def _drawn(law: NDArray[Any], token: int, uniform: Any) -> bool:
     """Whether the inverse of `law` at `uniform` is `token`, up to rounding at the ends of its interval."""
-    slack = 0 if law.dtype == object else DRAW_TOLERANCE
+    slack = 0 if law.dtype == object else _DRAW_SLACK
     below, total = law[:token].sum(), law.sum()
     point = uniform * total
     return bool(point >= below - slack) and bool(point < below + law[token] + slack)

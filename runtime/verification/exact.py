@@ -1,8 +1,9 @@
 """Exact law of what a rule emits, found by running its public `verify` once for every cell of its uniforms.
 
-A `ForkingUniform` stands for every number of [0, 1) at once. It starts as the whole interval; each comparison that could go
-either way forks the run at that breakpoint. Every outcome comes with the exact probability of its cells, as a `Fraction`.
-A comparison that holds at one end point only is followed too, with probability zero: what it reaches must still be possible.
+A `ForkingUniform` stands for every number of [0, 1) at once. It starts as the whole interval; each comparison that
+could go either way forks the run at that breakpoint. Every outcome comes with the exact probability of its cells, as a
+`Fraction`. A comparison that holds at one end point only is followed too, with probability zero: what it reaches must
+still be possible.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Forks", "ForkingUniform", "outcome_law"]
+__all__ = ["ForkingUniform", "Forks", "outcome_law"]
 
 Outcome = TypeVar("Outcome", bound=Hashable)
 
@@ -63,10 +64,10 @@ class _Cell:
         """Whether the uniform is < bound (<= bound when `closed`), forking where both can be."""
         if self.pinned is not None:
             return self.pinned < bound or (closed and self.pinned == bound)
-        if bound == self.low and closed and self.left_end:
-            return self._at_left_end()
-        if bound <= self.low or bound >= self.high:
-            return bound >= self.high
+        if bound >= self.high:
+            return True
+        if bound <= self.low:
+            return closed and self.left_end and bound == self.low and self._at_left_end()
         share = (bound - self.low) / (self.high - self.low)
         if self.forks.choose([share, 1 - share]) == 0:
             self.high = bound
@@ -92,6 +93,8 @@ class ForkingUniform:
         self._cell, self._scale, self._shift = cell, scale, shift
 
     def __mul__(self, factor: Any) -> ForkingUniform:
+        if factor == 1:
+            return self
         factor = Fraction(factor)
         return ForkingUniform(self._cell, self._scale * factor, self._shift * factor)
 
@@ -127,17 +130,18 @@ class ForkingUniform:
         return not self._compare(bound, closed=False)
 
     def _compare(self, bound: Any, *, closed: bool) -> bool:
-        scale, room = self._scale, -self._shift
+        scale, room = self._scale, bound
         if isinstance(bound, ForkingUniform):
             if bound._cell is not self._cell:
                 raise TypeError("two uniforms cannot be compared with each other exactly; compare each with a number")
-            scale, room = scale - bound._scale, room + bound._shift
-        else:
-            room += Fraction(bound)
+            scale, room = scale - bound._scale, bound._shift
+        elif not isinstance(bound, Fraction | int):
+            room = Fraction(bound)
+        room = room - self._shift if self._shift else room
         if scale == 0:
             return room > 0 or (closed and room == 0)
         if scale > 0:
-            return self._cell.below(room / scale, closed=closed)
+            return self._cell.below(room if scale == 1 else room / scale, closed=closed)
         return not self._cell.below(room / scale, closed=not closed)
 
 

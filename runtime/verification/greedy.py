@@ -52,6 +52,7 @@ class Greedy(Verifier):
     name = "greedy"
     lossless = True
     schemes = frozenset(SCHEMES)
+    streams = frozenset()
     decodes = "greedy"
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:

@@ -1,7 +1,7 @@
-"""Gumbel coupling: target and draft each take the winner of a race run on the same noise, and the draft is kept where they agree.
+"""Gumbel coupling: target and draft take the winners of races run on the same noise; drafts that agree are kept.
 
-Prefer it where the text must not depend on the drafter, or on how steps cut it up: for given noise it is a function of the target.
-Daliri, Musco, Suresh 2025, "Coupling without communication and drafter-invariant speculative decoding".
+Prefer it where the text must not depend on the drafter, or on how steps cut it up: for given noise it is a function of
+the target. Daliri, Musco, Suresh 2025, "Coupling without communication and drafter-invariant speculative decoding".
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class GumbelCoupled(Verifier):
     name = "gumbel"
     lossless = True
     schemes = frozenset({"coupled", "deterministic"})
+    streams = frozenset({"coupling"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         depths = _depths(draft)
@@ -55,7 +56,7 @@ class GumbelCoupled(Verifier):
         require(
             rows,
             "`coupling` must have one row for each depth from the root to the deepest node, one number a token",
-            got=f"shape {np.shape(noise)} for depth {max(depths)} and {target.shape[1]} tokens",
+            got=f"shape {None if noise is None else noise.shape} for depth {max(depths)} and {target.shape[1]} tokens",
             fix="Draw it with `coupling_uniforms`, and hand the same to the drafter.",
         )
         assert noise is not None

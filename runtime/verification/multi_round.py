@@ -1,7 +1,8 @@
-"""Multi-round rejection: siblings drawn independently are tried in turn, each against what the rounds before left of the target.
+"""Multi-round rejection: independent siblings are tried in turn, each against what earlier rounds left of the target.
 
-Prefer it where the drafter samples its siblings independently; without replacement accepts more at equal nodes.
-Miao et al. 2024, "SpecInfer: accelerating large language model serving with tree-based speculative inference and verification".
+Prefer it where the drafter samples its siblings independently; without replacement accepts more at equal nodes. Miao
+et al. 2024, "SpecInfer: accelerating large language model serving with tree-based speculative inference and
+verification".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class MultiRound(Verifier):
     name = "multi_round"
     lossless = True
     schemes = frozenset({"chain", "iid"})
-    repeats = True
+    streams = frozenset({"acceptance", "recovery"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         return walk_down(draft, target, uniforms, try_in_turn)

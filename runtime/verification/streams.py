@@ -1,7 +1,7 @@
 """Named streams of uniforms: one number serves one purpose, whatever else is in the batch.
 
-Each array is keyed by (seed, request, step, stream) in a counter-based generator, so that a request draws the same numbers
-alone or among others, and drafting, acceptance and recovery never share one.
+Each array is keyed by (seed, request, step, stream) in a counter-based generator, so that a request draws the same
+numbers alone or among others, and drafting, acceptance and recovery never share one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Traversal verification: settle a sampled tree from its leaves up, giving each whole path its chance before it is cut back.
+"""Traversal verification: settle a sampled tree from its leaves up, so that each whole path has its chance.
 
 Prefer it for sampled trees; on a chain it is block verification.
 Weng et al. 2025, "Traversal verification for speculative tree decoding".
@@ -25,15 +25,16 @@ __all__ = ["Traversal"]
 class Traversal(Verifier):
     """Visits the children of a node in turn, each with all that hangs below it, and the node itself last.
 
-    A node is reached with r = min(1, r' p(x)/q(x)), where r', p and q are its parent's as the elder siblings left them. When a
-    child and all below it are rejected, p becomes the normalised surplus of r' p over q, and r' becomes S / (S + 1 - r'), S being
-    the mass of that surplus; q loses the child's token where siblings are drawn without replacement.
+    A node is reached with r = min(1, r' p(x)/q(x)), where r', p and q are its parent's as the elder siblings left
+    them. When a child and all below it are rejected, p becomes the normalised surplus of r' p over q, and r' becomes S
+    / (S + 1 - r'), S being the mass of that surplus; q loses the child's token where siblings are drawn without
+    replacement.
     """
 
     name = "traversal"
     lossless = True
     schemes = frozenset({"chain", "iid", "without_replacement"})
-    repeats = True
+    streams = frozenset({"acceptance", "recovery"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         end = _settle(_Step(draft, target, uniforms.acceptance), ROOT, 1)

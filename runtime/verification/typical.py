@@ -1,8 +1,8 @@
 """Typical acceptance, LOSSY: keep a token that the target finds likely enough, whatever its law.
 
-Prefer it only where the text may change: it accepts more than any lossless rule, and the emitted law is not the target's.
-Cai et al. 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding heads"; threshold after
-Hewitt, Manning, Liang 2022, "Truncation sampling as language model desmoothing".
+Prefer it only where the text may change: it accepts more than any lossless rule, and the emitted law is not the
+target's. Cai et al. 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding heads";
+threshold after Hewitt, Manning, Liang 2022, "Truncation sampling as language model desmoothing".
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ class TypicalLossy(Verifier):
     name = "typical_lossy"
     lossless = False
     schemes = frozenset(SCHEMES)
+    streams = frozenset({"recovery"})
 
     def __init__(self, epsilon: float = 0.09, delta: float = 0.3) -> None:
         inside = 0 < epsilon < 1 and 0 < delta < 1
-        require(inside, "`epsilon` and `delta` must lie in (0, 1)", got=(epsilon, delta), fix="Medusa uses 0.09 and 0.3.")
+        require(
+            inside, "`epsilon` and `delta` must lie in (0, 1)", got=(epsilon, delta), fix="Medusa has 0.09 and 0.3."
+        )
         self.epsilon, self.delta = epsilon, delta
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:

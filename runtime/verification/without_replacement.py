@@ -24,6 +24,7 @@ class WithoutReplacement(Verifier):
     name = "without_replacement"
     lossless = True
     schemes = frozenset({"chain", "without_replacement"})
+    streams = frozenset({"acceptance", "recovery"})
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         return walk_down(draft, target, uniforms, _decide)

@@ -13,12 +13,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path("out/house"), help="folder of the prepared corpus")
     parser.add_argument("--target", type=Path, default=house_folder("target"), help="folder of the target")
     parser.add_argument("--draft", type=Path, default=house_folder("draft"), help="folder of the draft")
+    parser.add_argument("--shape", choices=["target", "draft"], default="target", help="what `train` trains")
+    parser.add_argument("--start", type=Path, help="folder of a trained draft that `distil` goes on from")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--epochs", type=float, default=20.0, help="passes over the corpus")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit; the rate still decays to zero")
-    parser.add_argument("--batch-tokens", type=int, default=32768, help="tokens of one optimiser step")
-    parser.add_argument("--written-rows", type=int, default=4096, help="rows that the target writes for the draft")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of the target's blocks, in training only")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of one optimiser step")
+    parser.add_argument("--written-rows", type=int, default=192, help="rows that the target writes for the draft")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the target's blocks, in training only")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -31,15 +33,17 @@ def main() -> None:
 
         print(json.dumps(prepare(a.work), indent=2))
     elif a.stage == "train":
-        from runtime.models.house.train import train_target
+        from runtime.models.house.shapes import DRAFT, TARGET
+        from runtime.models.house.train import Regime, train
 
-        train_target(a.work, a.target, a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout)
+        folder, shape = (a.target, TARGET) if a.shape == "target" else (a.draft, DRAFT)
+        train(a.work, folder, shape, Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout))
     elif a.stage == "distil":
         from runtime.models.house.distil import distil_draft
+        from runtime.models.house.train import Regime
 
-        distil_draft(
-            a.work, a.target, a.draft, a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.written_rows
-        )
+        regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed)
+        distil_draft(a.work, a.target, a.draft, regime, a.written_rows, a.start)
     elif a.stage == "evaluate":
         from runtime.models.house.evaluate import evaluate
 

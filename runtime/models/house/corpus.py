@@ -1,7 +1,7 @@
 """Corpus: openly licensed text found with Python itself.
 
-The standard library's sources, their documentation strings, and the language reference that ``help()`` shows. Every file
-falls in one of three parts by the hash of its name, so that the parts are the same on every machine.
+The standard library's sources, their documentation strings, and the language reference that ``help()`` shows. Every
+file falls in one of three parts by the hash of its name, so that the parts are the same on every machine.
 """
 
 import ast
@@ -22,7 +22,7 @@ LARGEST_FILE_BYTES = 500_000
 LARGEST_SHARE_OF_DIGITS = 0.15
 SHORTEST_DOCSTRING = 120
 TOPICS = "pydoc_data/topics.py"
-# Upper bounds, in thousandths, of the validation and held-out parts. The reference is small: it gives more to the prompts.
+# Upper bounds, in thousandths, of the validation and held-out parts; the small reference gives more to the prompts.
 VALIDATION_UNTIL, HELDOUT_UNTIL = 20, {"source": 80, "topics": 250}
 
 

@@ -2,10 +2,10 @@
 
 Half of the rows are training text, half are text that the target wrote itself from training prompts (at several
 temperatures, near zero among them), because that is what a draft meets when it drafts. Loss: forward Kullback-Leibler
-divergence, plus a little cross entropy on the text. Hinton, Vinyals and Dean 2015; sampled text as in Kim and Rush 2016.
+divergence, plus a little cross entropy on the text. Hinton, Vinyals and Dean 2015;
+sampled text as in Kim and Rush 2016.
 """
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime.models.house.optimisation import Budget, Optimisers, batch_shape, cast_for
+from runtime.models.house.continuation import continued
+from runtime.models.house.optimisation import Optimisers, batch_shape, cast_for
 from runtime.models.house.prepare import copy_material, read_stream
 from runtime.models.house.probes import watch
 from runtime.models.house.shapes import DRAFT, fresh_model
-from runtime.models.house.train import COPY_SHARE, PROBES, save_half
+from runtime.models.house.train import COPY_SHARE, PROBES, Regime, save_half
 from runtime.models.house.windows import CopyMaterial, cut_windows
 
 TEMPERATURES = (1.0, 1.0, 0.6, 1e-4)
@@ -39,19 +40,10 @@ def written_by(
     found: list[NDArray[np.uint16]] = []
     for part in torch.from_numpy(prompts[:, offset : offset + PROMPT_TOKENS]).split(block):
         heat = torch.tensor(TEMPERATURES, device=target.device).repeat(len(part))[: len(part), None]
-        found.append(_continued(target, part.to(target.device), heat).cpu().numpy().astype(np.uint16))
-    return np.concatenate(found).reshape(-1)
-
-
-def _continued(target: Any, tokens: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
-    cache, new, pieces = None, tokens, [tokens]
-    for _ in range(ROW_TOKENS - PROMPT_TOKENS):
         with cast_for(target.device.type):
-            out = target(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        new = torch.multinomial(torch.softmax(out.logits[:, -1].float() / heat, -1), 1)
-        pieces.append(new)
-    return torch.cat(pieces, dim=1)
+            rows_written = continued(target, part.to(target.device), ROW_TOKENS - PROMPT_TOKENS, heat)
+        found.append(rows_written.cpu().numpy().astype(np.uint16))
+    return np.concatenate(found).reshape(-1)
 
 
 def distillation_loss(target_logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -63,26 +55,31 @@ def distillation_loss(target_logits: torch.Tensor, draft_logits: torch.Tensor, t
 
 
 def distil_draft(
-    work: Path, target_folder: Path, destination: Path, device: str, epochs: float, minutes: float, batch_tokens: int,
-    seed: int, written_rows: int,
+    work: Path, target_folder: Path, destination: Path, regime: Regime, written_rows: int, start: Path | None = None
 ) -> float:
     """Distil the draft and write it to ``destination``; returns its last validation loss, in nats a token.
 
-    ``written_rows`` rows of 512 tokens are written by the target first; the other arguments are as in ``train_target``.
+    ``written_rows`` rows of 512 tokens (none, or at least 8) are written by the target first; the draft starts from the
+    folder ``start`` where one is given.
     """
     from transformers import LlamaForCausalLM
 
-    started = time.monotonic()
-    rng = np.random.default_rng(seed)
+    started, rng, device = time.monotonic(), np.random.default_rng(regime.seed), regime.device
     stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
-    target = LlamaForCausalLM.from_pretrained(target_folder, dtype=torch.float32).to(device).eval()
-    streams = [stream, written_by(target, stream, material, written_rows, seed)] if written_rows else [stream]
-    print(f"{written_rows} rows written by the target in {time.monotonic() - started:.0f} s", flush=True)
-    draft = fresh_model(DRAFT, seed).to(device).train()
+    target: Any = LlamaForCausalLM.from_pretrained(target_folder, dtype=torch.float32)
+    target = target.to(device).eval()
+    streams = [stream]
+    if written_rows:
+        streams.append(written_by(target, stream, material, written_rows, regime.seed))
+        print(f"{written_rows} rows written by the target in {time.monotonic() - started:.0f} s", flush=True)
+    draft: Any = (
+        LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else fresh_model(DRAFT, regime.seed)
+    )
+    draft = draft.to(device).train()
     optimisers = Optimisers(draft)
-    budget, due = Budget(math.ceil(epochs * len(stream) / batch_tokens), minutes), 1 / PROBES
-    for step, done in budget.progress(started):
-        rows, length = batch_shape(rng, batch_tokens)
+    step, due, label = 0, 1 / PROBES, "step {}  {:4.0%}"
+    for step, done in regime.budget(len(stream)).progress(started):
+        rows, length = batch_shape(rng, regime.batch_tokens, done)
         source = streams[step % len(streams)]
         windows = torch.from_numpy(cut_windows(rng, source, rows, length, COPY_SHARE, material)).to(device)
         with cast_for(device):
@@ -92,7 +89,7 @@ def distil_draft(
         optimisers.step(distillation_loss(target_logits, draft_logits, windows[:, 1:]), done)
         if done >= due:
             due = done + 1 / PROBES
-            watch(draft, held, material, f"draft step {step}  {done:4.0%}  {time.monotonic() - started:5.0f} s")
+            watch(draft, held, material, label.format(step, done))
             save_half(draft, work / "tokenizer", destination)
     save_half(draft, work / "tokenizer", destination)
-    return watch(draft, held, material, f"draft step {step}  100%  {time.monotonic() - started:5.0f} s")
+    return watch(draft, held, material, label.format(step, 1.0))

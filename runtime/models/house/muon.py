@@ -30,7 +30,9 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay; parameters are matrices."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -48,6 +50,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
 
     def _momentum(self, matrix: nn.Parameter, momentum: float) -> torch.Tensor:
+        gradient: Any = matrix.grad
         buffer = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-        buffer.lerp_(matrix.grad, 1.0 - momentum)
-        return matrix.grad.lerp(buffer, momentum)
+        buffer.lerp_(gradient, 1.0 - momentum)
+        return gradient.lerp(buffer, momentum)

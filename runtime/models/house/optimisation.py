@@ -17,6 +17,7 @@ from runtime.models.house.muon import Muon
 
 MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 3e-3, 0.1
 WARM_UP = 0.02
+SHORT_UNTIL = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ def add_dropout(model: Any, share: float) -> None:
         layer.mlp.down_proj.register_forward_hook(drop)
 
 
-def batch_shape(rng: np.random.Generator, batch_tokens: int) -> tuple[int, int]:
-    """Rows and length of the next batch: windows of 512 mostly, some of 1024, a few of 2048."""
-    length = int(rng.choice([512, 1024, 2048], p=[0.65, 0.25, 0.10]))
+def batch_shape(rng: np.random.Generator, batch_tokens: int, done: float) -> tuple[int, int]:
+    """Rows and length of the next batch: short windows first, because attention is then cheap, longer ones later."""
+    shares = [0.75, 0.25, 0.0] if done < SHORT_UNTIL else [0.0, 0.75, 0.25]
+    length = int(rng.choice([256, 512, 1024], p=shares))
     return max(1, batch_tokens // length), length
 
 

@@ -13,7 +13,7 @@ SKIPPED = 4  # tokens of the second occurrence that nothing can foretell
 
 
 @torch.no_grad()
-def validation_loss(model: Any, stream: NDArray[np.uint16], windows: int = 64, length: int = 512) -> float:
+def validation_loss(model: Any, stream: NDArray[np.uint16], windows: int = 24, length: int = 512) -> float:
     """Mean cross entropy in nats a token over ``windows`` evenly spaced rows of ``stream``."""
     starts = np.linspace(0, len(stream) - length - 1, windows).astype(np.int64)
     rows = torch.from_numpy(stream[starts[:, None] + np.arange(length)].astype(np.int64))
@@ -35,7 +35,7 @@ def copy_rows(stream: NDArray[np.uint16], material: CopyMaterial, rows: int, pas
 
 @torch.no_grad()
 def copy_accuracy(
-    model: Any, stream: NDArray[np.uint16], material: CopyMaterial, rows: int = 32, passage: int = 128
+    model: Any, stream: NDArray[np.uint16], material: CopyMaterial, rows: int = 8, passage: int = 128
 ) -> float:
     """Share of the second occurrence, after its first four tokens, that is the model's first choice."""
     tokens = torch.from_numpy(copy_rows(stream, material, rows, passage)).to(model.device)

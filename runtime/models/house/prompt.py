@@ -53,7 +53,9 @@ def load_prompts(workload: str, split: str | None = None) -> list[Prompt]:
     from reader_theory.errors import InvalidInputError
 
     if workload not in WORKLOADS:
-        raise InvalidInputError(rule=f"`workload` must be one of {WORKLOADS}", got=repr(workload), fix="choose one of them")
+        raise InvalidInputError(
+            rule=f"`workload` must be one of {WORKLOADS}", got=repr(workload), fix="choose one of them"
+        )
     if split not in (None, "fit", "test"):
         raise InvalidInputError(rule="`split` must be 'fit', 'test' or None", got=repr(split), fix="choose one of them")
     lines = (_HERE / "prompts" / f"{workload}.jsonl").read_text(encoding="utf-8").splitlines()

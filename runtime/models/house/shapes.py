@@ -1,15 +1,17 @@
 """Shapes of the two house models, as ordinary Llama configurations."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from runtime.models.house.tokenizer import LONGEST_CONTEXT, VOCABULARY
 
-TARGET = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+TARGET = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
-INTERMEDIATE = {256: 768, 128: 384}
+INTERMEDIATE = {256: 704, 128: 384}
+Shape = Mapping[str, int]
 
 
-def fresh_model(shape: dict[str, int], seed: int) -> Any:
+def fresh_model(shape: Shape, seed: int) -> Any:
     """Untrained model of a shape, float32, weights from ``seed``."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,7 +26,7 @@ def fresh_model(shape: dict[str, int], seed: int) -> Any:
         eos_token_id=0,
         pad_token_id=0,
         rms_norm_eps=1e-5,
-        **shape,
     )
+    config.update(dict(shape))
     torch.manual_seed(seed)
     return LlamaForCausalLM(config)

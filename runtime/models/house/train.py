@@ -1,8 +1,9 @@
-"""Train: the house target, on windows of the standard library a third of which hold a repeated passage."""
+"""Train: a house model from nothing, on windows of the standard library a third of which hold a repeated passage."""
 
 import copy
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch import nn
 from runtime.models.house.optimisation import Budget, Optimisers, add_dropout, batch_shape, cast_for
 from runtime.models.house.prepare import copy_material, read_stream
 from runtime.models.house.probes import watch
-from runtime.models.house.shapes import TARGET, fresh_model
+from runtime.models.house.shapes import fresh_model
 from runtime.models.house.tokenizer import load_tokenizer, save_tokenizer
 from runtime.models.house.windows import cut_windows
 
 COPY_SHARE = 1 / 3
-PROBES = 16
+PROBES = 12
 
 
 def save_half(model: Any, tokenizer_folder: Path, destination: Path) -> None:
@@ -31,18 +32,14 @@ def save_half(model: Any, tokenizer_folder: Path, destination: Path) -> None:
         path.chmod(0o644)
 
 
-def train_target(
-    work: Path, destination: Path, device: str, epochs: float, minutes: float, batch_tokens: int, seed: int,
-    dropout: float,
-) -> float:
-    """Train the target and keep the weights with the lowest validation loss in ``destination``.
+@dataclass(frozen=True)
+class Regime:
+    """How to train.
 
-    Parameters
+    Attributes
     ----------
-    work
-        Folder that ``prepare`` wrote.
-    destination
-        Model folder to write.
+    device
+        ``"cpu"`` or ``"cuda"``.
     epochs, minutes
         Budget, whichever ends first.
     batch_tokens
@@ -51,21 +48,45 @@ def train_target(
         Seed of the weights, the windows and the dropout.
     dropout
         Share of what each block adds that is dropped in training.
+    """
+
+    device: str = "cpu"
+    epochs: float = 20.0
+    minutes: float = 60.0
+    batch_tokens: int = 4096
+    seed: int = 0
+    dropout: float = 0.0
+
+    def budget(self, tokens: int) -> Budget:
+        """Steps and minutes for a stream of ``tokens`` tokens."""
+        return Budget(math.ceil(self.epochs * tokens / self.batch_tokens), self.minutes)
+
+
+def train(work: Path, destination: Path, shape: dict[str, int], regime: Regime) -> float:
+    """Train a model of ``shape`` and keep the weights with the lowest validation loss in ``destination``.
+
+    Parameters
+    ----------
+    work
+        Folder that ``prepare`` wrote.
+    destination
+        Model folder to write.
+    shape
+        ``TARGET`` or ``DRAFT`` of the shapes.
 
     Returns
     -------
     float
         Lowest validation loss, in nats a token.
     """
-    rng = np.random.default_rng(seed)
+    rng, device = np.random.default_rng(regime.seed), regime.device
     stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
-    model = fresh_model(TARGET, seed).to(device).train()
-    add_dropout(model, dropout)
+    model = fresh_model(shape, regime.seed).to(device).train()
+    add_dropout(model, regime.dropout)
     optimisers = Optimisers(model)
-    budget = Budget(math.ceil(epochs * len(stream) / batch_tokens), minutes)
-    best, due, started = math.inf, 1 / PROBES, time.monotonic()
-    for step, done in budget.progress(started):
-        rows, length = batch_shape(rng, batch_tokens)
+    step, best, due, started = 0, math.inf, 1 / PROBES, time.monotonic()
+    for step, done in regime.budget(len(stream)).progress(started):
+        rows, length = batch_shape(rng, regime.batch_tokens, done)
         windows = torch.from_numpy(cut_windows(rng, stream, rows, length, COPY_SHARE, material)).to(device)
         with cast_for(device):
             logits = model(input_ids=windows[:, :-1]).logits
@@ -79,7 +100,7 @@ def train_target(
 
 
 def _label(step: int, done: float, started: float) -> str:
-    return f"target step {step}  {done:4.0%}  {time.monotonic() - started:5.0f} s"
+    return f"step {step}  {done:4.0%}  {time.monotonic() - started:5.0f} s"
 
 
 def _keep_best(model: Any, best: float, loss: float, work: Path, destination: Path) -> float:

@@ -9,7 +9,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["int32_at", "int64_at"]
+__all__ = ["int32_at", "int64_at", "uint16_at", "uint8_at"]
 
 
 @intrinsic
@@ -30,3 +30,15 @@ def int32_at(address, size):
 def int64_at(address, size):
     """View of `size` int64 at `address`; the owner keeps the buffer alive during the call."""
     return carray(_pointer(address), (size,), np.int64)
+
+
+@njit(inline="always")
+def uint16_at(address, size):
+    """View of `size` uint16 at `address`; the owner keeps the buffer alive during the call."""
+    return carray(_pointer(address), (size,), np.uint16)
+
+
+@njit(inline="always")
+def uint8_at(address, size):
+    """View of `size` uint8 at `address`; the owner keeps the buffer alive during the call."""
+    return carray(_pointer(address), (size,), np.uint8)

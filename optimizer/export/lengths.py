@@ -1,0 +1,51 @@
+"""Questions that every exporter asks of a policy: is it a chain, is its retrieval of one length, what it drafts."""
+
+from __future__ import annotations
+
+from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.errors import require
+
+__all__ = ["chain_length", "constant_length", "draft_model", "drafted_tokens"]
+
+_LONG_MATCH = 1_000_000
+
+
+def chain_length(policy: DraftPolicy) -> int | None:
+    """Length of a neural chain without retrieval, 0 for "off"; None for anything else."""
+    tree = policy.tree
+    first = policy.retrieval is None and tree.is_chain and not tree.ranks.any()
+    return len(tree) if first else None
+
+
+def constant_length(policy: DraftPolicy) -> int | None:
+    """Length of a retrieved chain that does not depend on the match; None for anything else."""
+    retrieval = policy.retrieval
+    if retrieval is None or policy.parents:
+        return None
+    lengths = {retrieval.cap(match) for match in (retrieval.min_match, _LONG_MATCH)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def drafted_tokens(policy: DraftPolicy) -> int:
+    """Most tokens that a step of a neural tree or of a retrieved chain offers."""
+    if policy.retrieval is None:
+        return len(policy.parents)
+    constant = constant_length(policy)
+    return policy.retrieval.max_tokens if constant is None else constant
+
+
+def draft_model(plan: Plan) -> str:
+    """Name of the draft that the plan was made for.
+
+    Raises
+    ------
+    InvalidInputError
+        If the plan was made without one.
+    """
+    require(
+        plan.draft is not None,
+        "a plan that drafts with a model must name the draft",
+        got="draft None",
+        fix="Plan again from a trace that was recorded with a draft model.",
+    )
+    return str(plan.draft)

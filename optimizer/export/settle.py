@@ -1,0 +1,165 @@
+"""Settle on what an engine runs: the plan's own choice where it can, the nearest that it can with the loss stated.
+
+An engine's abilities are given as families: one rule each, of which a whole export obeys a single one (a server runs
+one method on every batch, say). The nearest is looked for among the candidates that the plan weighed, so its loss is
+the plan's own prediction; where the plan did not weigh it, the loss is said to be unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from optimizer.export.formats import EngineFormat
+from reader_theory.documents.plan import DraftPolicy, Plan, PlanEntry, RetrievalPolicy
+from reader_theory.errors import UnsupportedByEngineError
+from reader_theory.trees.tree import ROOT, DraftTree
+
+__all__ = ["Choice", "Family", "entries_of", "policy_named", "settle", "weighed_policies"]
+
+Family = Callable[[DraftPolicy, int], bool]
+"""Whether the family runs a policy in the entry of this number, counted from the smallest batch."""
+
+_CHAIN = r"chain (?P<length>\d+)"
+_NUMBER = r"[-+.\de]+?"
+_RETRIEVAL = rf"retrieval (?P<most>\d+) \((?P<offset>{_NUMBER})\+(?P<factor>{_NUMBER})m, m>=(?P<least>\d+)\)"
+_NAME = re.compile(rf"(?:{_CHAIN})?(?: \+ )?(?:{_RETRIEVAL})?")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is exported for one entry of the plan, and what that is predicted to give; None where it was not weighed."""
+
+    entry: PlanEntry
+    policy: DraftPolicy
+    tokens_per_step: float | None
+    tokens_per_s: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is what the plan chose."""
+        return self.policy == self.entry.policy
+
+    @property
+    def share(self) -> float:
+        """Tokens per second over those of the plan's own choice; 0 when unknown."""
+        return (self.tokens_per_s or 0.0) / self.entry.prediction.tokens_per_s.value
+
+    def __str__(self) -> str:
+        head = f"batch {self.entry.batch}: {self.entry.policy.name} -> {self.policy.name}"
+        if self.tokens_per_s is None or self.tokens_per_step is None:
+            return f"{head}, which the plan did not weigh, so its loss is not known"
+        best = self.entry.prediction
+        return (
+            f"{head}, {self.tokens_per_step:.3g} tokens a step instead of {best.tokens_per_step.value:.3g} and "
+            f"{self.tokens_per_s:.4g} tokens/s instead of {best.tokens_per_s.value:.4g} "
+            f"({100 * (self.share - 1):+.1f} %)"
+        )
+
+
+def settle(
+    plan: Plan, workload: str, engine: EngineFormat, families: Mapping[str, Family], *, nearest: bool
+) -> tuple[str, list[Choice]]:
+    """The family that loses least, and its choice for every entry of `workload`, smallest batch first.
+
+    Raises
+    ------
+    InvalidInputError
+        If the plan knows no such workload.
+    UnsupportedByEngineError
+        If no family runs the plan as it is and `nearest` is false; the message states the nearest and its loss.
+    """
+    entries = entries_of(plan, workload)
+    settled = {name: _choices(entries, family) for name, family in families.items()}
+    possible = {name: choices for name, choices in settled.items() if choices is not None}
+    best = max(possible, key=lambda name: _worth(possible[name]), default=None)
+    if best is not None and (nearest or all(choice.exact for choice in possible[best])):
+        return best, possible[best]
+    wanted = "; ".join(f"batch {entry.batch}: {entry.policy.name}" for entry in entries)
+    raise UnsupportedByEngineError(
+        f"the plan of {workload!r} must be one that {engine.title} runs: {engine.runs}",
+        got=wanted,
+        fix=_offer([] if best is None else possible[best]),
+    )
+
+
+def entries_of(plan: Plan, workload: str) -> list[PlanEntry]:
+    """Entries of `workload`, smallest batch first."""
+    plan.entry(workload, 1)
+    return sorted((entry for entry in plan.entries if entry.workload == workload), key=lambda entry: entry.batch)
+
+
+def _offer(choices: list[Choice]) -> str:
+    if not choices:
+        return "There is no near one; plan again with a family of policies that it runs."
+    told = "; ".join(str(choice) for choice in choices if not choice.exact)
+    return f"The nearest that it runs: {told}. Pass `nearest=True` (`--nearest`) to export that."
+
+
+def _worth(choices: list[Choice]) -> tuple[bool, float, float]:
+    """Exact before near; then the larger worst share, then the larger sum of shares."""
+    shares = [choice.share for choice in choices]
+    return all(choice.exact for choice in choices), min(shares), sum(shares)
+
+
+def _choices(entries: list[PlanEntry], family: Family) -> list[Choice] | None:
+    found = [_best(entry, number, family) for number, entry in enumerate(entries)]
+    choices = [choice for choice in found if choice is not None]
+    return choices if len(choices) == len(entries) else None
+
+
+def _best(entry: PlanEntry, number: int, family: Family) -> Choice | None:
+    """The plan's own policy, else the fastest weighed one that the family runs, else the tree's spine."""
+    if family(entry.policy, number):
+        told = entry.prediction
+        return Choice(entry, entry.policy, told.tokens_per_step.value, told.tokens_per_s.value)
+    weighed = [choice for choice in _weighed(entry) if family(choice.policy, number)]
+    if weighed:
+        return max(weighed, key=lambda choice: choice.share)
+    spine = _spine(entry.policy)
+    return Choice(entry, spine, None, None) if family(spine, number) else None
+
+
+def _weighed(entry: PlanEntry) -> Iterator[Choice]:
+    for candidate in entry.candidates:
+        if (policy := policy_named(candidate.name)) is not None:
+            yield Choice(entry, policy, candidate.tokens_per_step, candidate.tokens_per_s)
+
+
+def weighed_policies(plan: Plan, workload: str) -> list[DraftPolicy]:
+    """Every policy of `workload` that was chosen, or weighed by a name that tells its shape, or is a tree's spine."""
+    found: dict[DraftPolicy, None] = {}
+    for entry in entries_of(plan, workload):
+        found |= dict.fromkeys([entry.policy, *(choice.policy for choice in _weighed(entry)), _spine(entry.policy)])
+    return list(found)
+
+
+def _spine(policy: DraftPolicy) -> DraftPolicy:
+    """The chain of first candidates in a policy's tree."""
+    tree, node, length = policy.tree, ROOT, 0
+    while (first := [int(child) for child in tree.children(node) if tree.ranks[child] == 0]) != []:
+        node, length = first[0], length + 1
+    return DraftPolicy.of(DraftTree.chain(length))
+
+
+def policy_named(name: str) -> DraftPolicy | None:
+    """The policy that `DraftPolicy.name` calls so; None for a tree, whose name does not tell its shape.
+
+    Examples
+    --------
+    >>> policy_named("chain 3").name, policy_named("tree 12x4")
+    ('chain 3', None)
+    """
+    if name == "off":
+        return DraftPolicy()
+    match = _NAME.fullmatch(name)
+    if match is None or not name:
+        return None
+    told = match.groupdict()
+    tree = DraftTree.chain(int(told["length"] or 0))
+    if told["most"] is None:
+        return DraftPolicy.of(tree)
+    offset, factor = float(told["offset"]), float(told["factor"])
+    lengths = {"min_match": int(told["least"]), "max_tokens": int(told["most"])}
+    return DraftPolicy.of(tree, RetrievalPolicy(offset=offset, factor=factor, **lengths))

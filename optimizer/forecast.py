@@ -1,0 +1,99 @@
+"""Forecast: tokens a second of a policy from its replay and the step's cost, with the interval a measurement should fall in."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.acceptance.replay import ReplayResult
+from reader_theory.documents import Cost, DraftPolicy
+from reader_theory.estimate import Estimate
+
+__all__ = ["StepForecast", "forward_sizes", "occupancy", "step_forecast"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """Mean seconds of a step with `batch` rows, by named term."""
+
+    batch: int
+    terms_s: dict[str, float]
+
+    @property
+    def step_s(self) -> float:
+        """Sum of the terms."""
+        return sum(self.terms_s.values())
+
+
+def forward_sizes(policy: DraftPolicy, pending: float) -> Floats:
+    """Tokens a row of each forward of the draft: what was emitted since, then the nodes with children, level by level."""
+    if not policy.parents:
+        return np.empty(0)
+    tree = policy.tree
+    inner = np.unique(tree.parents[tree.parents >= 0])
+    widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
+    return np.concatenate([[pending], widths])
+
+
+def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> StepForecast:
+    """Mean cost of a step of `batch` independent rows that each draw their nodes from the replay.
+
+    A forward is as wide as its widest row: the distribution of the maximum of `batch` draws decides the target's
+    term; the draft runs when any row wants it.
+    """
+    counts = result.nodes_histogram.sum(axis=0).astype(np.float64)
+    below = np.cumsum(counts / counts.sum()) ** batch
+    widest = np.diff(below, prepend=0.0)
+    nodes = np.arange(len(widest))
+    used = widest > 0
+    forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
+    scale = cost.closure.value
+    if policy.shape == "off":
+        return StepForecast(batch, {"target": scale * forward, "overhead": scale * batch * cost.plain_overhead_s.value})
+    steps = max(int(result.steps.sum()), 1)
+    drafted = 1.0 - (1.0 - result.drafted_steps.sum() / steps) ** batch
+    drafting = drafted * cost.drafting_s(batch, forward_sizes(policy, result.tokens_per_step), context)
+    terms = {
+        "target": forward,
+        "draft": drafting,
+        "retrieval": batch * cost.retrieval_s.value if policy.retrieval is not None else 0.0,
+        "verify": batch * cost.verify_s.value,
+        "commit": batch * cost.commit_s.value,
+        "overhead": cost.step_overhead_s.value,
+    }
+    return StepForecast(batch, {name: scale * seconds for name, seconds in terms.items()})
+
+
+def occupancy(steps: Ints, batch: int) -> Ints:
+    """(batch + 1,) number of engine steps with 0, 1, ..., batch rows when requests of these steps are served in order.
+
+    Examples
+    --------
+    >>> occupancy(np.array([3, 1, 1]), 2).tolist()
+    [0, 1, 2]
+    """
+    free = [0] * batch
+    ends: list[int] = []
+    for need in steps.tolist():
+        start = heapq.heappop(free)
+        heapq.heappush(free, start + need)
+        ends.append(start + need)
+    starts = np.asarray(ends) - steps
+    edges = np.zeros(max(ends, default=0) + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, np.asarray(ends), -1)
+    return np.bincount(np.cumsum(edges)[:-1], minlength=batch + 1)
+
+
+def interval(draws: Floats, value: float, level: float) -> Estimate:
+    """Percentile interval of `draws`, widened to hold `value`."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(
+        value=value, low=float(min(low, value)), high=float(max(high, value)), origin="predicted", level=level
+    )

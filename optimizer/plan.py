@@ -1,0 +1,266 @@
+"""From AcceptanceFit, Cost and Trace to a Plan: the best policy of each workload and batch, and what it will measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
+from optimizer.policies import neural_trees, policy_family, retrieval_policies
+from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
+from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
+from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["make_plan"]
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+FOLDS = 4
+SHOWN = 12
+TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES = 8, 12
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """A policy with its replay."""
+
+    policy: DraftPolicy
+    result: ReplayResult
+
+
+def make_plan(
+    fit: AcceptanceFit,
+    cost: Cost,
+    trace: Trace,
+    *,
+    batches: Sequence[int] = (1, 2, 4, 8),
+    workloads: Sequence[str] | None = None,
+    max_nodes: int = 32,
+    max_depth: int = 8,
+    new_tokens: int = 96,
+    prompts_per_workload: int = 32,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Plan:
+    """Choose, for each workload and batch, the policy with the most tokens a second, off and chains among them.
+
+    Candidates are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
+    measured cost. Choosing the best of many on few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by
+    how much, and the prediction is lowered by it.
+
+    Parameters
+    ----------
+    fit, cost, trace : documents
+        The fit must be of this trace, and the cost of the same target and draft or of a copy with the same outputs.
+    max_nodes, max_depth : int
+        Largest neural tree.
+    new_tokens, prompts_per_workload : int
+        Of the measurement that the interval is to cover.
+
+    Raises
+    ------
+    InvalidInputError
+        If the fit is of another trace, or a workload is unknown.
+    """
+    require(
+        fit.trace == trace.fingerprint(),
+        "`fit` must have been made from `trace`",
+        got=f"a fit of trace {fit.trace}, and trace {trace.fingerprint()}",
+        fix="Fit this trace, or pass the trace that was fitted.",
+    )
+    entries: list[PlanEntry] = []
+    chosen = list(workloads or trace.workloads)
+    for number, name in enumerate(chosen):
+        study = _Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
+        for place, batch in enumerate(sorted(set(batches))):
+            if progress:
+                progress("plan", number * len(batches) + place, len(chosen) * len(batches))
+            entries.append(study.entry(batch))
+    return Plan(
+        stamp=Stamp.now(seed=seed),
+        target=cost.target,
+        draft=cost.draft,
+        device=cost.device,
+        dtype=cost.dtype,
+        temperature=trace.temperature,
+        verification="greedy" if trace.temperature == 0 else "target_only",
+        fit=fit.fingerprint(),
+        cost=cost.fingerprint(),
+        prompts_per_workload=prompts_per_workload,
+        new_tokens=new_tokens,
+        entries=tuple(entries),
+    )
+
+
+class _Study:
+    """One workload: its replays, shared by all batches."""
+
+    def __init__(
+        self, fit: AcceptanceFit, cost: Cost, trace: Trace, workload: str, max_nodes: int, max_depth: int,
+        test_prompts: int, resamples: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.cost, self.trace, self.workload = cost, trace, workload
+        self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
+        fitted = fit.workload(workload)
+        drafted = cost.draft_forward is not None and trace.draft is not None
+        trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
+        self._cache: dict[DraftPolicy, _Weighed] = {}
+        self.trees, self.chains = trees, retrieval_policies(24) if fitted.matched is not None else []
+        rows = trace.rows(workload)
+        self.context = float(np.mean(trace.columns["context_tokens"][rows]))
+        self.off = self._weigh([DraftPolicy()])[0]
+
+    def entry(self, batch: int) -> PlanEntry:
+        """The best policy at `batch`, with its prediction."""
+        alone = [DraftPolicy(), *map(DraftPolicy.of, self.trees), *(DraftPolicy(retrieval=c) for c in self.chains)]
+        first = self._ranked(self._weigh(alone), batch)
+        trees = [w.policy.tree for w, _ in first if w.policy.parents][:TREES_WITH_RETRIEVAL]
+        chains = [w.policy.retrieval for w, _ in first if w.policy.retrieval is not None][:CHAINS_WITH_TREES]
+        family = policy_family(trees, [c for c in chains if c], drafted=bool(trees), matched=bool(chains))
+        weighed = list({w.policy: w for w in [w for w, _ in first] + self._weigh(family)}.values())
+        ranked = self._ranked(weighed, batch)
+        best, bound = ranked[0]
+        shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch)
+        prediction = self._predict(best, batch, shrink)
+        step = step_forecast(self.cost, best.policy, best.result, batch, self.context)
+        return PlanEntry(
+            workload=self.workload,
+            batch=batch,
+            policy=best.policy,
+            prediction=prediction,
+            price=self._price(step, best, batch),
+            upper_bound_tokens_per_s=bound,
+            gap=0.0,
+            solver=f"replay of {len(weighed)} policies; trees by best_first",
+            certified=_is_best(best, ranked),
+            candidates=tuple(
+                Candidate(name=w.policy.name, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
+                for w, value in _shown(ranked)
+            ),
+        )
+
+    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[_Weighed]:
+        fresh = [policy for policy in policies if policy not in self._cache]
+        replays = replay_many(self.trace, map(_replayed, fresh), workload=self.workload, first_position=1)
+        self._cache |= {policy: _Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
+        return [self._cache[policy] for policy in policies]
+
+    def _value(self, weighed: _Weighed, batch: int) -> float:
+        step = step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context)
+        return batch * weighed.result.tokens_per_step / step.step_s
+
+    def _ranked(self, weighed: Sequence[_Weighed], batch: int) -> list[tuple[_Weighed, float]]:
+        valued = [(w, self._value(w, batch)) for w in weighed]
+        return sorted(valued, key=lambda pair: -pair[1])
+
+    def _optimism(self, weighed: Sequence[_Weighed], batch: int) -> float:
+        """Share by which the winner on some prompts falls back on others; 0 at least."""
+        seconds = np.array(
+            [step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed]
+        )
+        steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
+        tokens = weighed[0].result.tokens.astype(np.float64)
+        folds = np.random.default_rng(self.seed).permutation(len(tokens)) % FOLDS
+        seen: list[float] = []
+        unseen: list[float] = []
+        for fold in range(min(FOLDS, len(tokens))):
+            out = folds == fold
+            if not out.any() or out.all():
+                continue
+            inside = tokens[~out].sum() / (steps[:, ~out].sum(axis=1) * seconds)
+            winner = int(np.argmax(inside))
+            whole = tokens.sum() / (steps.sum(axis=1) * seconds)
+            seen.append(float(inside[winner] / inside.mean() / (whole[winner] / whole.mean())))
+            outside = tokens[out].sum() / (steps[:, out].sum(axis=1) * seconds)
+            unseen.append(float(outside[winner] / outside.mean() / (whole[winner] / whole.mean())))
+        return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
+
+    def _predict(self, weighed: _Weighed, batch: int, shrink: float) -> Prediction:
+        by_rows = [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in range(1, batch + 1)]
+        plain_rows = [step_forecast(self.cost, DraftPolicy(), self.off.result, b, self.context) for b in range(1, batch + 1)]
+        draws = self._draws(weighed, by_rows, plain_rows)
+        value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise()
+        own = weighed.policy.shape != "off"
+        per_step = interval(draws[0], value[0] * (shrink if own else 1.0), self.level)
+        step = interval(draws[1] * spread, value[1], self.level)
+        rate = interval(draws[2] * spread, value[2] * (shrink if own else 1.0), self.level)
+        gain = interval(draws[2] / draws[3], value[2] / value[3] * shrink, self.level) if own else _one()
+        return Prediction(
+            tokens_per_step=per_step, step_s=step, tokens_per_s=rate, speed_up=gain,
+            nodes_per_step=weighed.result.nodes_per_step, terms_s=by_rows[-1].terms_s,
+        )  # fmt: skip
+
+    def _centre(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+        everyone = np.arange(len(weighed.result.steps))
+        tiled = np.resize(everyone, max(self.test_prompts, 1)) if len(everyone) < self.test_prompts else everyone
+        return self._measure(tiled, weighed, rows, plain)
+
+    def _draws(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+        """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
+
+        Each draw measures `test_prompts` new prompts, and carries the error of having fitted on the prompts there are.
+        """
+        rng = np.random.default_rng(self.seed)
+        count = len(weighed.result.steps)
+        centre = self._measure(np.arange(count), weighed, rows, plain)
+        draws: list[Floats] = []
+        for _ in range(self.resamples):
+            measured = self._measure(rng.integers(0, count, self.test_prompts), weighed, rows, plain)
+            fitted = self._measure(rng.integers(0, count, count), weighed, rows, plain)
+            draws.append(measured * centre / fitted)
+        return np.array(draws).T
+
+    def _measure(self, prompts: NDArray[np.int64], weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+        steps, tokens = weighed.result.steps[prompts], weighed.result.tokens[prompts]
+        busy = occupancy(steps, len(rows))[1:]
+        seconds = float(busy @ np.array([r.step_s for r in rows]))
+        idle = occupancy(self.off.result.steps[prompts], len(plain))[1:]
+        plain_s = float(idle @ np.array([r.step_s for r in plain]))
+        total = float(tokens.sum())
+        return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
+
+    def _cost_noise(self) -> Floats:
+        closure = self.cost.closure
+        width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
+        rng = np.random.default_rng(self.seed + 1)
+        return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
+
+    def _price(self, step: StepForecast, weighed: _Weighed, batch: int) -> float:
+        """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
+        nodes = weighed.result.nodes_per_step
+        at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
+        slope = max(float(at[1] - at[0]) * self.cost.closure.value, 0.0)
+        return slope * weighed.result.tokens_per_step / step.step_s
+
+
+def _replayed(policy: DraftPolicy) -> ReplayPolicy:
+    chain = policy.retrieval
+    cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
+    tree = policy.tree if policy.parents else DraftTree.empty()
+    return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
+
+
+def _is_best(best: _Weighed, ranked: list[tuple[_Weighed, float]]) -> bool:
+    return all(value <= ranked[0][1] for _, value in ranked) and ranked[0][0] is best
+
+
+def _shown(ranked: list[tuple[_Weighed, float]]) -> list[tuple[_Weighed, float]]:
+    """The leaders, and always the best chain and off."""
+    shown = ranked[:SHOWN]
+    for shape in ("chain", "off"):
+        first = next((pair for pair in ranked if pair[0].policy.shape == shape), None)
+        if first is not None and first not in shown:
+            shown.append(first)
+    return shown
+
+
+def _one() -> Estimate:
+    return Estimate.exact(1.0, "predicted")

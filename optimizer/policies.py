@@ -1,0 +1,70 @@
+"""The family of policies that a plan chooses from: optimal trees, chains, retrieved chains, both in one trie, and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from optimizer.acceptance import RankAcceptance
+from optimizer.solvers.best_first import best_first_order
+from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents.fit import WorkloadFit
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["neural_trees", "policy_family", "retrieval_policies"]
+
+SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+SKIPS = (None, 2, 4, 8, 16)
+
+
+def neural_trees(fit: WorkloadFit, max_nodes: int, max_depth: int) -> list[DraftTree]:
+    """Best trees of every size and depth under the fitted rank x depth table, chains among them; each once.
+
+    Best-first order is optimal here: the fitted table is used as it is, and any ranks may be chosen because drafts
+    are deterministic (Tunstall 1967).
+    """
+    if fit.rank_depth is None:
+        return []
+    table = np.asarray(fit.rank_depth.value, dtype=np.float64)
+    acceptance = RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0))
+    deepest = min(max_depth, acceptance.depth)
+    found: dict[DraftTree, None] = {}
+    for depth in range(1, deepest + 1):
+        found.setdefault(DraftTree.chain(depth))
+        whole, _ = best_first_order(acceptance, max_nodes, depth)
+        for size in (s for s in SIZES if s <= len(whole)):
+            found.setdefault(DraftTree(whole.parents[:size], whole.ranks[:size]).by_level())
+    return list(found)
+
+
+def retrieval_policies(max_tokens: int) -> list[RetrievalPolicy]:
+    """Chains whose length grows with the match: from cautious (long matches only) to eager."""
+    grid: list[RetrievalPolicy] = []
+    for min_match in (1, 2, 3, 4, 6, 8):
+        for offset, factor in ((0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (8.0, 0.0)):
+            for longest in (4, 8, 16, 24):
+                if longest <= max_tokens and longest >= offset + factor * min_match:
+                    grid.append(RetrievalPolicy(min_match=min_match, offset=offset, factor=factor, max_tokens=longest))
+    return _distinct(grid)
+
+
+def policy_family(
+    trees: Iterable[DraftTree], retrievals: Iterable[RetrievalPolicy], *, drafted: bool, matched: bool
+) -> list[DraftPolicy]:
+    """Off, every tree, every retrieved chain, and their unions with each way of leaving the draft out on long matches."""
+    family = [DraftPolicy()]
+    chains = list(retrievals) if matched else []
+    grown = list(trees) if drafted else []
+    family += [DraftPolicy.of(tree) for tree in grown]
+    family += [DraftPolicy(retrieval=chain) for chain in chains]
+    family += [DraftPolicy.of(tree, chain, skip) for tree in grown for chain in chains for skip in SKIPS]
+    return family
+
+
+def _distinct(grid: list[RetrievalPolicy]) -> list[RetrievalPolicy]:
+    """One of each behaviour: two rules with equal caps at every match length are one."""
+    seen: dict[tuple[int, ...], RetrievalPolicy] = {}
+    for policy in grid:
+        seen.setdefault(tuple(policy.cap(m) for m in range(33)), policy)
+    return list(seen.values())

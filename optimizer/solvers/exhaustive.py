@@ -1,0 +1,191 @@
+"""Every tree there is: the oracle that the other solvers are measured against.
+
+For small cases only: some thousands of trees at 8 nodes of 2 ranks. It shares nothing with the other solvers, and
+reads the problem word by word. No cleverness, on purpose.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from optimizer.acceptance import Acceptance, ForestAcceptance
+from optimizer.cost import LevelCost
+from optimizer.problem import BatchProblem, Problem, RobustProblem, Rule, TreeProblem
+from optimizer.solution import Solution, Status
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["solve", "trees"]
+
+Path = tuple[int, ...]
+
+
+def trees(acceptance: Acceptance, nodes: int, depth: int, rule: Rule = "any") -> Iterator[DraftTree]:
+    """Every tree of at most `nodes` nodes and `depth` levels that the rule allows, the empty one first."""
+    follow, starts = _followers(acceptance, depth, rule)
+    for chosen in _closed_sets(follow, starts, nodes):
+        yield _tree(acceptance, chosen)
+
+
+def _followers(acceptance: Acceptance, depth: int, rule: Rule) -> tuple[Callable[[Path], list[Path]], list[Path]]:
+    """What each node makes available, and what is available from the start; a node is its rank path or its index."""
+    if isinstance(acceptance, ForestAcceptance):
+        forest = acceptance.tree
+        below: dict[int, list[Path]] = {}
+        for node, parent in enumerate(forest.parents.tolist()):
+            if forest.depths[node] <= depth:
+                below.setdefault(parent, []).append((node,))
+        return lambda path: below.get(path[0], []), below.get(-1, [])
+    ranks = acceptance.conditionals.shape[1]
+    if rule == "any":
+        return lambda path: [(*path, r) for r in range(ranks)] if len(path) < depth else [], [
+            (r,) for r in range(ranks)
+        ]
+
+    def sibling_then_child(path: Path) -> list[Path]:
+        sibling = [(*path[:-1], path[-1] + 1)] if path[-1] + 1 < ranks else []
+        return sibling + ([(*path, 0)] if len(path) < depth else [])
+
+    return sibling_then_child, [(0,)]
+
+
+def _closed_sets(follow: Callable[[Path], list[Path]], starts: list[Path], limit: int) -> Iterator[tuple[Path, ...]]:
+    """Each set once: a set is grown only by what stands behind its last choice."""
+    stack: list[tuple[tuple[Path, ...], list[Path]]] = [((), starts)]
+    while stack:
+        chosen, available = stack.pop()
+        yield chosen
+        if len(chosen) < limit:
+            for i, path in enumerate(available):
+                stack.append(((*chosen, path), available[i + 1 :] + follow(path)))
+
+
+def _tree(acceptance: Acceptance, chosen: tuple[Path, ...]) -> DraftTree:
+    if isinstance(acceptance, ForestAcceptance):
+        kept = sorted(path[0] for path in chosen)
+        forest, place = acceptance.tree, {node: i for i, node in enumerate(kept)}
+        parents = [place.get(int(forest.parents[node]), -1) for node in kept]
+        return DraftTree(parents, forest.ranks[kept], [forest.sources[node] for node in kept])
+    return DraftTree.from_rank_paths(chosen)
+
+
+def _tokens(acceptance: Acceptance, chosen: tuple[Path, ...]) -> float:
+    if isinstance(acceptance, ForestAcceptance):
+        return 1 + sum(float(acceptance.path_probability[path[0]]) for path in chosen)
+    c = acceptance.conditionals
+    return 1 + sum(float(np.prod([c[d, r] for d, r in enumerate(path)])) for path in chosen)
+
+
+def _single(problem: TreeProblem) -> Solution:
+    best: tuple[float, tuple[Path, ...], int, float, float] | None = None
+    count = 0
+    if problem.nodes_limit >= 0:
+        follow, starts = _followers(problem.acceptance, problem.depth_limit, problem.rule)
+        for chosen in _closed_sets(follow, starts, problem.nodes_limit):
+            count += 1
+            tokens = _tokens(problem.acceptance, chosen)
+            for depth, step_s in _steps(problem, _tree(problem.acceptance, chosen)):
+                rate = problem.batch * tokens / step_s
+                if problem.objective.allows(tokens, step_s) and (best is None or rate > best[0]):
+                    best = rate, chosen, depth, tokens, step_s
+    if best is None:
+        return Solution.infeasible("exhaustive", "No tree meets the limits.", problem.batch)
+    rate, chosen, depth, tokens, step_s = best
+    return _solution((_tree(problem.acceptance, chosen),), depth, problem.batch, tokens, step_s, rate, count)
+
+
+def _steps(problem: TreeProblem, tree: DraftTree) -> Iterator[tuple[int, float]]:
+    """Depths that may be drafted for this tree, with the seconds of each."""
+    if isinstance(problem.cost, LevelCost):
+        if max(tree.level_widths.tolist(), default=0) <= problem.cost.width:
+            yield tree.depth, problem.cost.step_s(tree.level_widths)
+        return
+    for depth in range(tree.depth, problem.depth_limit + 1):
+        yield depth, problem.cost.step_s(len(tree), depth)
+
+
+def _batch(problem: BatchProblem) -> Solution:
+    best: tuple[float, tuple[DraftTree, ...], int, float, float] | None = None
+    count, limit = 0, problem.nodes_limit
+    options = [
+        [
+            (chosen, _tokens(request, chosen))
+            for chosen in _closed_sets(*_followers(request, problem.depth_limit, "any"), limit)
+        ]
+        for request in problem.requests
+    ]
+    for picks in itertools.product(*options) if limit >= 0 else ():
+        count += 1
+        nodes = sum(len(chosen) for chosen, _ in picks)
+        if nodes > limit or not _promises_kept(problem, [(len(chosen), tokens) for chosen, tokens in picks]):
+            continue
+        given = tuple(_tree(request, chosen) for request, (chosen, _) in zip(problem.requests, picks, strict=True))
+        mean = sum(tokens for _, tokens in picks) / problem.batch
+        for depth in range(max(tree.depth for tree in given), problem.depth_limit + 1):
+            step_s = problem.cost.step_s(nodes, depth)
+            rate = problem.batch * mean / step_s
+            if problem.objective.allows(mean, step_s) and (best is None or rate > best[0]):
+                best = rate, given, depth, mean, step_s
+    if best is None:
+        return Solution.infeasible("exhaustive", "No allocation meets the limits.", problem.batch)
+    rate, given, depth, mean, step_s = best
+    return _solution(given, depth, problem.batch, mean, step_s, rate, count)
+
+
+def _promises_kept(problem: BatchProblem, picks: list[tuple[int, float]]) -> bool:
+    side = problem.side
+    if side is None:
+        return True
+    for k, (most, least) in enumerate(zip(side.max_nodes, side.min_tokens_per_step, strict=True)):
+        mine = [pick for pick, cls in zip(picks, side.classes, strict=True) if cls == k]
+        if sum(n for n, _ in mine) > most or (mine and sum(t for _, t in mine) / len(mine) < least - 1e-9):
+            return False
+    return True
+
+
+def _robust(problem: RobustProblem) -> Solution:
+    best: tuple[float, tuple[Path, ...], int, float, float] | None = None
+    count = 0
+    follow, starts = _followers(problem.workloads[0], problem.depth_limit, "any")
+    for chosen in _closed_sets(follow, starts, problem.nodes_limit):
+        count += 1
+        worst = min(float(s) * _tokens(w, chosen) for s, w in zip(problem.scales, problem.workloads, strict=True))
+        for depth in range(max((len(path) for path in chosen), default=0), problem.depth_limit + 1):
+            step_s = problem.cost.step_s(len(chosen), depth)
+            if best is None or problem.batch * worst / step_s > best[0]:
+                best = problem.batch * worst / step_s, chosen, depth, worst, step_s
+    assert best is not None
+    rate, chosen, depth, worst, step_s = best
+    return _solution((_tree(problem.workloads[0], chosen),), depth, problem.batch, worst, step_s, rate, count)
+
+
+def _solution(
+    given: tuple[DraftTree, ...], depth: int, batch: int, tokens: float, step_s: float, rate: float, count: int
+) -> Solution:
+    return Solution(
+        given,
+        depth,
+        batch,
+        tokens,
+        step_s,
+        rate,
+        rate,
+        0.0,
+        Status.OPTIMAL,
+        "exhaustive",
+        statistics={"trees": float(count)},
+    )
+
+
+def solve(problem: Problem) -> Solution:
+    """The best answer among all, by trying all. The price is not known to it and is left at 0."""
+    if isinstance(problem, TreeProblem):
+        return _single(problem)
+    if isinstance(problem, BatchProblem):
+        return _batch(problem)
+    if isinstance(problem, RobustProblem):
+        return _robust(problem)
+    answers = [_single(problem.at_batch(batch)) for batch in problem.costs]
+    return max(answers, key=lambda answer: answer.value)

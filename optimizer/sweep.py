@@ -1,0 +1,145 @@
+"""A function over a grid of cells: on all cores, or on a Dask cluster, with progress, and resumed where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reader_theory.errors import require
+
+__all__ = ["Row", "grid", "sweep"]
+
+Cell = Mapping[str, Any]
+CellFunction = Callable[[Cell], Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell and what came of it: a result, or the error that its function raised."""
+
+    cell: Cell
+    result: Any
+    error: str | None = None
+
+
+def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination of the axes, such as ``grid(model=[...], device=[...], batch=[1, 8])``."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def sweep(
+    cells: Iterable[Cell],
+    function: CellFunction,
+    *,
+    workers: int = -1,
+    scheduler: str | None = None,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Evaluate `function` at every cell.
+
+    Parameters
+    ----------
+    cells : iterable of mappings that JSON can hold
+    function : callable (cell) -> anything that JSON can hold
+        An exception is kept in the cell's row; the other cells go on.
+    workers : int
+        Processes on this machine; -1 for one a core.
+    scheduler : str, optional
+        Address of a Dask scheduler, ``"tcp://host:8786"``. A worker that is lost has its cells given to the others.
+    output : path, optional
+        JSON lines, one a finished cell, each on disk before the next is reported. A second run skips what is there
+        and takes up the rest; a line cut short by a crash is dropped. Failed cells are not written, so that they are
+        tried again.
+    progress : callable (done, all), optional
+
+    Returns
+    -------
+    list of Row
+        In the order of `cells`.
+    """
+    todo = list(cells)
+    keys = [_key(cell) for cell in todo]
+    require(
+        len(set(keys)) == len(keys),
+        "`cells` must differ from one another",
+        got=f"{len(keys) - len(set(keys))} repeated cells of {len(keys)}",
+        fix="Drop the repeats, or add a field such as a seed.",
+    )
+    known = {} if output is None else _read(Path(output))
+    rows = {i: Row(todo[i], known[key]) for i, key in enumerate(keys) if key in known}
+    left = [(i, cell) for i, cell in enumerate(todo) if i not in rows]
+    finished = _on_dask(left, function, scheduler) if scheduler else _on_cores(left, function, workers)
+    for i, result, error in finished:
+        rows[i] = Row(todo[i], result, error)
+        if output is not None and error is None:
+            _append(Path(output), {"key": keys[i], "cell": dict(todo[i]), "result": result})
+        if progress is not None:
+            progress(len(rows), len(todo))
+    return [rows[i] for i in range(len(todo))]
+
+
+def _key(cell: Cell) -> str:
+    text = json.dumps(dict(cell), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Results on disk by key; the file is cut back to its last whole line."""
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(path, len(whole))
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return {line["key"]: line["result"] for line in lines}
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _one(index: int, function: CellFunction, cell: Cell) -> tuple[int, Any, str | None]:
+    try:
+        return index, function(cell), None
+    except Exception as error:  # a cell's failure is an outcome of the sweep
+        return index, None, f"{type(error).__name__}: {error}"
+
+
+Finished = Iterator[tuple[int, Any, str | None]]
+
+
+def _on_cores(left: list[tuple[int, Cell]], function: CellFunction, workers: int) -> Finished:
+    if workers == 1 or len(left) <= 1:
+        yield from (_one(i, function, cell) for i, cell in left)
+        return
+    import joblib  # pyright: ignore[reportMissingTypeStubs]
+
+    parallel: Any = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(_one)(i, function, cell) for i, cell in left)  # pyright: ignore
+
+
+def _on_dask(left: list[tuple[int, Cell]], function: CellFunction, scheduler: str) -> Finished:
+    from dask.distributed import Client, as_completed  # pyright: ignore
+
+    with Client(scheduler) as client:  # pyright: ignore
+        pool: Any = client
+        sent = pool.map(lambda task: _one(task[0], function, task[1]), left, pure=False, retries=3)
+        for future, outcome in as_completed(sent, with_results=True, raise_errors=False):  # pyright: ignore
+            if future.status == "finished":  # pyright: ignore
+                yield outcome
+            else:
+                place = sent.index(future)
+                yield left[place][0], None, f"the cluster gave the cell up: {future.exception()}"  # pyright: ignore

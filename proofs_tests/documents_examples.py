@@ -1,0 +1,144 @@
+"""Small documents of every kind, for tests that need one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.documents import (
+    RUN_COLUMNS,
+    TRACE_COLUMNS,
+    Candidate,
+    Comparison,
+    Cost,
+    CostTable,
+    Document,
+    DraftPolicy,
+    Plan,
+    PlanEntry,
+    Prediction,
+    RequestRecord,
+    RetrievalPolicy,
+    RunCell,
+    RunRecord,
+    Stamp,
+    Trace,
+    TracePrompt,
+    Validation,
+)
+from reader_theory.documents.imported import ImportedAcceptance
+from reader_theory.estimate import Estimate
+from reader_theory.trees.tree import DraftTree
+
+STAMP = Stamp(made_at="2026-01-01T00:00:00+00:00", machine="a machine", cores=2, python="3.11.7", versions={}, seed=1)
+RETRIEVAL = RetrievalPolicy(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
+CHAIN_3 = DraftPolicy.of(DraftTree.chain(3))
+TREE = DraftPolicy.of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
+OFF = DraftPolicy()
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value=value, low=0.9 * value, high=1.1 * value, origin="predicted")
+
+
+def entry(
+    batch: int, policy: DraftPolicy, tokens_per_step: float = 2.0, tokens_per_s: float = 100.0, workload: str = "chat"
+) -> PlanEntry:
+    """An entry that weighed "off", chains of 2 and 3 and the policy itself."""
+    weighed = {"off": (1.0, 60.0), "chain 2": (1.7, 85.0), "chain 3": (1.8, 90.0)}
+    weighed[policy.name] = (tokens_per_step, tokens_per_s)
+    return PlanEntry(
+        workload=workload,
+        batch=batch,
+        policy=policy,
+        prediction=Prediction(
+            tokens_per_step=estimate(tokens_per_step),
+            step_s=estimate(tokens_per_step / tokens_per_s),
+            tokens_per_s=estimate(tokens_per_s),
+            speed_up=estimate(tokens_per_s / 60),
+            nodes_per_step=float(len(policy.parents)),
+            terms_s={"target": tokens_per_step / tokens_per_s},
+        ),
+        price=0.01,
+        upper_bound_tokens_per_s=tokens_per_s,
+        gap=0.0,
+        solver="exhaustive",
+        certified=True,
+        candidates=tuple(Candidate(name=n, tokens_per_step=t, tokens_per_s=s) for n, (t, s) in weighed.items()),
+    )
+
+
+def plan(*entries: PlanEntry, draft: str | None = "a/draft", **changes: Any) -> Plan:
+    fields: dict[str, Any] = {
+        "stamp": STAMP, "target": "a/target", "draft": draft, "device": "cpu", "dtype": "float32", "temperature": 0.0,
+        "verification": "greedy", "fit": "f" * 16, "cost": "c" * 16, "prompts_per_workload": 8, "new_tokens": 64,
+        "entries": entries or (entry(1, CHAIN_3),),
+    }  # fmt: skip
+    return Plan(**{**fields, **changes})
+
+
+def trace_columns(rows: int = 6) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {name: np.zeros(rows, dtype=np.int32) for name in TRACE_COLUMNS}
+    columns["position"] = np.arange(rows, dtype=np.int32)
+    columns["draft_probability"] = np.tile(np.array([0.6, 0.3], dtype=np.float32), (rows, 1))
+    columns["overlap"] = columns["target_probability"] = np.full(rows, 0.5, dtype=np.float32)
+    return columns
+
+
+def trace(path: Path) -> Trace:
+    prompts = (TracePrompt(id="p0", workload="chat", prompt_tokens=4, output_tokens=6),)
+    return Trace.create(
+        path, trace_columns(), stamp=STAMP, target="a/target", draft="a/draft", temperature=0.0, candidates=2,
+        prompts=prompts,
+    )  # fmt: skip
+
+
+def cost() -> Cost:
+    grid = (((0.010, 0.011), (0.012, 0.014)), ((0.011, 0.012), (0.015, 0.018)))
+    table = CostTable(batch=(1, 4), tokens=(1, 8), context=(16, 256), seconds=grid, relative_spread=0.05)
+    small = Estimate(value=1e-4, low=9e-5, high=1.1e-4, origin="measured")
+    return Cost(
+        stamp=STAMP, device="cpu", target="a/target", draft=None, dtype="float32", target_forward=table,
+        draft_forward=None, retrieval_s=small, verify_s=small, commit_s=small, step_overhead_s=small,
+        plain_overhead_s=small, closure=Estimate.exact(1.0, "measured"),
+    )  # fmt: skip
+
+
+def run_record(path: Path) -> RunRecord:
+    cell = RunCell(
+        workload="chat", batch=1, policy="chain 3", prompts=1, output_tokens=8, steps=4, row_steps=4, decode_s=0.1,
+        decode_s_spread=(0.1, 0.1), prefill_s=0.01,
+    )  # fmt: skip
+    request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
+    return RunRecord.create(
+        path, {name: np.ones(4) for name in RUN_COLUMNS}, stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
+        dtype="float32", temperature=0.0, verification="greedy", lossless=True, plan=None, new_tokens=8, cells=(cell,),
+        requests=(request,),
+    )  # fmt: skip
+
+
+def validation() -> Validation:
+    row = Comparison(
+        workload="chat", batch=1, policy="chain 3", quantity="tokens_per_step", predicted=estimate(2.0), measured=2.1
+    )
+    return Validation(stamp=STAMP, plan="p" * 16, record="r" * 16, comparisons=(row,))
+
+
+def imported() -> ImportedAcceptance:
+    told = ImportedAcceptance.from_counts([[100, 80, 40]], engine="vllm", source="metrics.txt")
+    return told.model_copy(update={"stamp": STAMP})
+
+
+def written(folder: Path) -> dict[str, tuple[Path, Document]]:
+    """One document of every kind but the fit, written into `folder`, by kind."""
+    made: dict[str, tuple[Path, Document]] = {
+        "trace": (folder / "trace.json", trace(folder / "trace.json")),
+        "run_record": (folder / "run.json", run_record(folder / "run.json")),
+    }
+    flat = (cost(), plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL))), validation(), imported())
+    for document in flat:
+        made[document.kind] = (document.write(folder / f"{document.kind}.json"), document)
+    return made

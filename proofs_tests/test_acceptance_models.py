@@ -1,0 +1,213 @@
+"""Every acceptance model passes the public battery, has its closed form, and finds the law of its trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from reader_theory.acceptance import (
+    AcceptanceModel,
+    Drift,
+    Geometric,
+    Joined,
+    Matched,
+    MeanLength,
+    PathwiseModel,
+    RankDepth,
+    Ranked,
+    RetrievalCap,
+    alpha_of_mean_length,
+    chain_tokens_per_step,
+    check_acceptance_model,
+    fit_acceptance,
+    model_from_dict,
+    replay,
+    simulated_trace,
+)
+from reader_theory.acceptance.rank_depth import non_increasing
+from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
+from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.trace import Trace
+from reader_theory.errors import InvalidInputError
+from reader_theory.trees import DraftTree
+
+LAW = (0.5, 0.2, 0.1, 0.05)
+PLAIN = simulated_trace(LAW, prompts=60, tokens=300)
+COPIES = simulated_trace(LAW, prompts=40, tokens=200, spread=0.4, copying=0.05)
+MODELS: list[type[AcceptanceModel]] = [Geometric, Ranked, RankDepth, Drift, Matched, Joined, MeanLength]
+
+
+@pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.name)
+def test_model_passes_the_battery(kind: type[AcceptanceModel]) -> None:
+    check_acceptance_model(kind.fit(COPIES), trees=10)
+
+
+@dataclass(frozen=True)
+class _Planted(PathwiseModel):
+    """A geometric model with one fault at a time."""
+
+    name: ClassVar[str] = "planted"
+    fault: str
+
+    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+        good = np.where(tree.ranks == 0, 0.5, 0.0)
+        if self.fault == "every rank is as likely":
+            return np.full(len(tree), 0.5)
+        if self.fault == "reads the order":
+            return good * (0.9 ** np.arange(len(tree)))
+        if self.fault == "runs away with context" and context_tokens is not None:
+            return good * context_tokens
+        return good.astype(np.float32) if self.fault == "float32" else good
+
+    @classmethod
+    def fit(cls, trace: Trace, workload: str | None = None) -> Self:
+        return cls("ignores the trace")
+
+
+FAULTS = ["every rank is as likely", "reads the order", "runs away with context", "ignores the trace"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught_by_the_battery(fault: str) -> None:
+    with pytest.raises((AssertionError, InvalidInputError)):
+        check_acceptance_model(_Planted(fault))
+
+
+@given(st.floats(0, 1), st.integers(0, 40))
+def test_geometric_chain_has_its_closed_form(alpha: float, length: int) -> None:
+    walked = Geometric(alpha).tokens_per_step(DraftTree.chain(length))
+    assert walked == pytest.approx(chain_tokens_per_step(alpha, length), rel=1e-9)
+
+
+@given(st.floats(0, 0.999), st.integers(1, 30))
+def test_mean_length_gives_the_acceptance_back(alpha: float, chain: int) -> None:
+    mean = chain_tokens_per_step(alpha, chain)
+    assert chain_tokens_per_step(alpha_of_mean_length(mean, chain), chain) == pytest.approx(mean, abs=1e-9)
+
+
+def test_mean_length_is_less_sure_of_other_lengths() -> None:
+    model = MeanLength(2.4, 4)
+    assert model.interval(4).low == model.interval(4).high
+    assert model.interval(8).high - model.interval(8).low > model.interval(5).high - model.interval(5).low > 0
+
+
+def test_rank_and_rank_depth_find_an_independent_law_back() -> None:
+    assert np.allclose(Ranked.fit(PLAIN).ranks, LAW, atol=0.012)
+    assert np.allclose(RankDepth.fit(PLAIN, depth=3).table, [LAW] * 3, atol=0.015)
+
+
+def test_rank_depth_counts_are_those_of_a_plain_loop() -> None:
+    trace = simulated_trace(LAW, prompts=3, tokens=12, seed=4)
+    rank, prompt = trace.columns["draft_rank"], trace.columns["prompt"]
+    counts = np.zeros((3, 4, 5))
+    for t in range(len(rank)):
+        for d in range(4):
+            u = t + d
+            if u < len(rank) and prompt[u] == prompt[t] and (rank[t:u] >= 0).all():
+                counts[prompt[t], d, rank[u]] += 1
+    assert np.array_equal(rank_depth_counts(rows_of(trace), 4, 4), counts)
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=5))
+def test_monotone_ranks_keep_their_sum(row: list[float]) -> None:
+    fitted = non_increasing([row])[0]
+    assert (np.diff(fitted) <= 1e-12).all() and fitted.sum() == pytest.approx(sum(row))
+
+
+def test_drift_finds_its_slope_back() -> None:
+    trace = simulated_trace(LAW, prompts=150, tokens=300)
+    columns: dict[str, Any] = dict(trace.columns)
+    generator = np.random.default_rng(3)
+    context = 2.0 ** generator.integers(6, 14, len(columns["prompt"]))
+    table = Drift(np.array([0.4, 0.1, 0.05]), 0.0, -0.2, 512.0)
+    law = np.stack([table.table(1, c)[0] for c in 2.0 ** np.arange(6, 14)])[np.log2(context).astype(int) - 6]
+    place = (generator.random(len(context))[:, None] >= law.cumsum(axis=1)).sum(axis=1)
+    columns |= {
+        "context_tokens": context.astype(np.int32),
+        "draft_rank": np.where(place < 3, place, -1).astype(np.int32),
+    }
+    fields = {n: getattr(trace, n) for n in ("stamp", "target", "draft", "temperature", "candidates", "prompts")}
+    found = Drift.fit(Trace.in_memory(columns, **fields), depth=3)
+    assert found.per_doubling == pytest.approx(-0.2, abs=0.02) and found.per_depth == pytest.approx(0, abs=0.05)
+    assert found.conditional(DraftTree.chain(1), context_tokens=512)[0] == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_longer_match_copies_further() -> None:
+    model = Matched.fit(COPIES)
+    short, long = model.chain_probability(1, 1, 6), model.chain_probability(8, 1, 6)
+    assert long[0] > short[0] and (np.diff(long) <= 0).all()
+    assert not model.chain_probability(0, 0, 6).any()
+
+
+def test_joined_sources_overlap_rather_than_add() -> None:
+    joined, chain = Joined.fit(COPIES), DraftTree.chain(4, "retrieval")
+    tree = DraftTree.chain(4)
+    both = DraftTree([*tree.parents, -1, 4, 5, 6], [0] * 8, [*tree.sources, *chain.sources])
+    alone = joined.tokens_per_step(tree) + joined.tokens_per_step(chain) - 1
+    assert max(joined.tokens_per_step(tree), joined.tokens_per_step(chain)) < joined.tokens_per_step(both) < alone
+    assert joined.steps_share(both).sum() == pytest.approx(1)
+
+
+def test_joined_counts_by_renewal_nearer_to_the_replay() -> None:
+    both = DraftTree([-1, 0, 1, -1, *range(3, 10)], [0] * 11, ["draft"] * 3 + ["retrieval"] * 8)
+    replayed = replay(COPIES, DraftTree.chain(3), retrieval_cap=RetrievalCap(1, 8, 0, 8)).tokens_per_step
+    joined = Joined.fit(COPIES)
+    assert abs(joined.tokens_per_renewed_step(both) - replayed) < abs(joined.tokens_per_step(both) - replayed)
+
+
+def test_a_fit_survives_its_file(tmp_path: Any) -> None:
+    fit = fit_acceptance(COPIES, resamples=200)
+    again = AcceptanceFit.read(fit.write(tmp_path / "fit.json"))
+    assert again == fit
+    workload = again.workload("simulated")
+    assert workload.rank_depth is not None and workload.matched is not None
+    assert np.array_equal(workload.rank_depth.model.table, RankDepth.fit(COPIES).table)
+    assert np.array_equal(workload.matched.model.hit, Matched.fit(COPIES).hit)
+    assert workload.tokens_per_step["chain 4"].value == replay(COPIES, DraftTree.chain(4)).tokens_per_step
+    with pytest.raises(InvalidInputError, match="simulated"):
+        again.workload("chat")
+
+
+def test_a_fit_needs_neither_drafter() -> None:
+    columns: dict[str, Any] = dict(PLAIN.columns)
+    columns["draft_rank"] = np.full_like(columns["draft_rank"], -1)
+    columns["overlap"] = np.full_like(columns["overlap"], np.nan)
+    columns["draft_probability"] = np.zeros((len(columns["prompt"]), 0), dtype=np.float32)
+    fields = {name: getattr(PLAIN, name) for name in ("stamp", "target", "temperature", "prompts")}
+    workload = fit_acceptance(Trace.in_memory(columns, draft=None, candidates=0, **fields), resamples=100).workloads[0]
+    assert workload.rank_depth is workload.matched is workload.geometric is workload.overlap is None
+    assert workload.tokens_per_step == {} and workload.calibration == {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Geometric(1.2),
+        lambda: Geometric(float("nan")),
+        lambda: Ranked(np.array([0.7, 0.6])),
+        lambda: Ranked(np.array([0.5, -0.1])),
+        lambda: RankDepth(np.array([[0.5, np.nan]])),
+        lambda: RankDepth(np.zeros((0, 3))),
+        lambda: Drift(np.array([0.5]), float("inf"), 0.0, 10.0),
+        lambda: Drift(np.array([0.5]), 0.0, 0.0, 0.0),
+        lambda: Matched((1,), (1,), np.array([[0.5]]), np.array([0.5, 0.5]), np.array([[1.0]])),
+        lambda: MeanLength(6.0, 4),
+        lambda: MeanLength(0.5, 4),
+        lambda: chain_tokens_per_step(0.5, -1),
+        lambda: model_from_dict({"name": "oracle"}),
+        lambda: fit_acceptance(PLAIN, depth=0),
+        lambda: fit_acceptance(simulated_trace(prompts=1, tokens=20)),
+        lambda: simulated_trace(prompts=0),
+        lambda: Geometric.fit(PLAIN, "chat"),
+    ],
+)
+def test_bad_input_gets_the_rule_the_evidence_and_the_way_out(make: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        make()
+    assert " must " in caught.value.rule and str(caught.value.got) and caught.value.fix

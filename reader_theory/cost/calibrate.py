@@ -1,0 +1,172 @@
+"""Scale a predicted step to measured ones: from one point on, robustly, and without negative costs.
+
+Each measured step is a row of predicted terms; their factors are found by non-negative least squares on relative errors,
+pulled towards 1 by what is assumed of each term, and reweighted (Huber) so that one bad measurement does not decide.
+It says which terms the points cannot tell apart, and which point to measure next (D-optimal; Fedorov 1972).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reader_theory.cost.step import TERMS, StepConditions, StepCost
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+
+__all__ = ["Calibration", "calibrate", "confounded_terms", "next_point"]
+
+Array = NDArray[np.float64]
+NOISE = 0.02
+"""Assumed relative error of one measured step."""
+PRIOR_SPREAD = 0.5
+"""Assumed relative standard deviation of a term that the prediction gives no spread for."""
+HUBER = 1.5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the measured steps decided.
+
+    Parameters
+    ----------
+    step : StepCost
+        The step with fitted factors and remaining spreads.
+    factors : dict
+        Factor of every term with its 95 % interval.
+    confounded : tuple of tuples of str
+        Groups of terms that these points cannot tell apart: only their sum is known.
+    residuals : (n,) float64
+        Relative error left at each point, predicted over measured minus one.
+    covariance : (t, t) float64
+        Of the factors, in the order of `names`.
+    """
+
+    step: StepCost
+    factors: dict[str, Estimate]
+    confounded: tuple[tuple[str, ...], ...]
+    residuals: Array
+    covariance: Array
+    names: tuple[str, ...]
+
+
+def calibrate(
+    step: StepCost, points: Sequence[StepConditions], seconds: ArrayLike, *, noise: float = NOISE
+) -> Calibration:
+    """Fit the factors of a step's terms.
+
+    Parameters
+    ----------
+    step : StepCost
+        The prediction to scale; its spreads say how far each term may be off.
+    points : sequence of StepConditions
+        Conditions of the measured steps; one is enough.
+    seconds : (n,) float64, > 0
+        Measured seconds.
+    noise : float
+        Relative error of one measurement.
+    """
+    times = np.atleast_1d(np.asarray(seconds, dtype=np.float64))
+    require(
+        len(points) == times.size > 0 and bool((times > 0).all()) and noise > 0,
+        "`seconds` must hold one positive time for each point, at least one, and `noise` be positive",
+        got=(len(points), times[:4], noise),
+        fix="Measure a step at a known batch, context and tree.",
+    )
+    design, names = _design(step, points)
+    relative = design / times[:, None]
+    prior = np.array([max(step.spread.get(name, 2 * PRIOR_SPREAD) / 2, 0.01) for name in names])
+    factors = _robust_factors(relative, prior, noise)
+    information = relative.T @ relative / noise**2 + np.diag(prior**-2.0)
+    covariance = np.linalg.inv(information)
+    scale = dict(zip(names, factors.tolist(), strict=True))
+    half = 1.96 * np.sqrt(np.diag(covariance))
+    spread = {name: float(h / max(f, 1e-3)) for name, f, h in zip(names, factors, half, strict=True)}
+    estimates = {
+        name: Estimate(value=f, low=max(f - h, 0.0), high=f + h, origin="fitted")
+        for name, f, h in zip(names, factors.tolist(), half.tolist(), strict=True)
+    }
+    fitted = replace(step, scale={**step.scale, **scale}, spread={**step.spread, **spread})
+    return Calibration(fitted, estimates, confounded_terms(relative, names), relative @ factors - 1, covariance, names)
+
+
+def confounded_terms(
+    relative: Array, names: Sequence[str], *, tolerance: float = 0.01, share: float = 0.3
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of terms along whose near-null directions the measured steps hardly change.
+
+    Parameters
+    ----------
+    relative : (n, t) float64
+        Terms over measured seconds, one row a point.
+    names : sequence of str
+        Names of the columns.
+    tolerance : float
+        Directions whose singular value, columns scaled to unit length, is below this times the largest are near-null.
+    share : float
+        Least absolute loading with which a term belongs to a direction.
+    """
+    norms = np.linalg.norm(relative, axis=0)
+    seen = np.flatnonzero(norms > 0)
+    scaled = relative[:, seen] / norms[seen]
+    _, values, directions = np.linalg.svd(scaled, full_matrices=True)
+    weak = np.ones(len(seen), dtype=bool)
+    weak[: len(values)] = values < tolerance * values[0]
+    linked = np.abs(directions[weak].T @ directions[weak])
+    groups: list[set[int]] = []
+    for i in np.flatnonzero(np.diag(linked) > share**2):
+        mates = {int(i), *(int(j) for j in np.flatnonzero(linked[i] > share**2))}
+        for group in [g for g in groups if g & mates]:
+            mates |= group
+            groups.remove(group)
+        groups.append(mates)
+    return tuple(tuple(names[seen[i]] for i in sorted(group)) for group in groups if len(group) > 1)
+
+
+def next_point(
+    calibration: Calibration, candidates: Sequence[StepConditions], *, noise: float = NOISE
+) -> tuple[int, float]:
+    """Which candidate to measure next, and by what factor it shrinks the volume of the factors' uncertainty.
+
+    Returns
+    -------
+    index, gain : int, float
+        The D-optimal candidate: it maximises 1 + x' S x / noise^2, whose square root is `gain`.
+    """
+    require(len(candidates) > 0, "`candidates` must not be empty", got=0, fix="Offer the steps that you can measure.")
+    design, names = _design(calibration.step, candidates)
+    factors = np.array([calibration.factors[n].value if n in calibration.factors else 1.0 for n in names])
+    total = design @ np.maximum(factors, 1e-6)
+    order = [calibration.names.index(name) for name in names]
+    covariance = calibration.covariance[np.ix_(order, order)]
+    relative = design / total[:, None]
+    gains = 1.0 + np.einsum("nt,ts,ns->n", relative, covariance, relative) / noise**2
+    best = int(np.argmax(gains))
+    return best, float(np.sqrt(gains[best]))
+
+
+def _design(step: StepCost, points: Sequence[StepConditions]) -> tuple[Array, tuple[str, ...]]:
+    rows = [step.raw_terms(point) for point in points]
+    return np.array([[row[name] for name in TERMS] for row in rows]), TERMS
+
+
+def _robust_factors(relative: Array, prior: Array, noise: float) -> Array:
+    """Huber-reweighted non-negative least squares with a ridge towards factors of one."""
+    from scipy import optimize
+
+    solve = cast(Any, optimize).lsq_linear
+    weights, factors = np.ones(len(relative)), np.ones(relative.shape[1])
+    for _ in range(20):
+        left = np.concatenate([relative * (weights / noise)[:, None], np.diag(1 / prior)])
+        right = np.concatenate([weights / noise, 1 / prior])
+        fresh = np.asarray(solve(left, right, bounds=(0, np.inf)).x, dtype=np.float64)
+        off = np.abs(relative @ fresh - 1) / noise
+        weights = np.sqrt(np.minimum(1.0, HUBER / np.maximum(off, 1e-12)))
+        if np.allclose(fresh, factors, rtol=1e-6):
+            break
+        factors = fresh
+    return factors

@@ -1,0 +1,92 @@
+"""Reading a transformers configuration: the many names of the same sizes, experts, latent ranks, bits a weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from reader_theory.errors import InvalidInputError, require
+
+__all__ = ["bits_per_weight", "expert_sizes", "latent_sizes", "one_of", "read_configuration"]
+
+
+def read_configuration(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """The configuration as a mapping; a path may be config.json or its folder."""
+    if isinstance(config, Mapping):
+        return config
+    try:
+        path = Path(config)
+        loaded: Any = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            "`config` must be a configuration's JSON", got=f"{config}: {error}", fix="Pass config.json or its folder."
+        ) from None
+    require(
+        isinstance(loaded, dict), "`config` must hold a JSON object", got=type(loaded).__name__, fix="Pass config.json."
+    )
+    return cast(dict[str, Any], loaded)
+
+
+def one_of(raw: Mapping[str, Any], *names: str) -> Any:
+    """The first of `names` that the configuration gives."""
+    for name in names:
+        if raw.get(name) is not None:
+            return raw[name]
+    raise InvalidInputError(
+        f"the configuration must give `{names[0]}`", got=sorted(raw)[:20], fix="Pass the model's config.json."
+    )
+
+
+def expert_sizes(raw: Mapping[str, Any]) -> dict[str, int] | None:
+    """Sizes of a mixture of experts, or None without one."""
+    count = raw.get("num_experts") or raw.get("num_local_experts") or raw.get("n_routed_experts")
+    if not count:
+        return None
+    width = int(raw.get("moe_intermediate_size") or one_of(raw, "intermediate_size"))
+    shared = int(raw.get("shared_expert_intermediate_size") or int(raw.get("n_shared_experts") or 0) * width)
+    dense = int(raw.get("first_k_dense_replace") or len(raw.get("mlp_only_layers") or ()))
+    active = int(one_of(raw, "num_experts_per_tok", "num_experts_per_token"))
+    return dict(count=int(count), active=active, intermediate=width, shared_intermediate=shared, dense_layers=dense)
+
+
+def latent_sizes(raw: Mapping[str, Any]) -> dict[str, int] | None:
+    """Ranks and widths of multi-latent attention, or None without it."""
+    if not raw.get("kv_lora_rank"):
+        return None
+    return dict(
+        query_rank=int(raw.get("q_lora_rank") or 0),
+        kv_rank=int(raw["kv_lora_rank"]),
+        nope_dim=int(one_of(raw, "qk_nope_head_dim")),
+        rope_dim=int(one_of(raw, "qk_rope_head_dim")),
+        value_dim=int(one_of(raw, "v_head_dim")),
+    )
+
+
+def bits_per_weight(quantization: Any) -> float:
+    """Bits a weight, with 16-bit scales for each group of group-wise methods."""
+    if not isinstance(quantization, Mapping):
+        return 16.0
+    scheme = cast(Mapping[str, Any], quantization)
+    method = str(scheme.get("quant_method", ""))
+    if method == "mxfp4":
+        return 4.0 + 8.0 / 32
+    if scheme.get("load_in_4bit"):
+        return 4.0 + 32.0 / 64
+    if scheme.get("load_in_8bit") or method in ("fp8", "fbgemm_fp8"):
+        return 8.0
+    if (bits := scheme.get("bits")) is not None:
+        return _grouped(float(bits), scheme.get("group_size", 128), zero_points=True)
+    groups = cast(Mapping[str, Mapping[str, Any]], scheme.get("config_groups") or {})
+    for part in groups.values():
+        weights = cast(Mapping[str, Any], part.get("weights") or {})
+        if weights.get("num_bits"):
+            return _grouped(float(weights["num_bits"]), weights.get("group_size"), zero_points=False)
+    return 16.0
+
+
+def _grouped(bits: float, group: Any, *, zero_points: bool) -> float:
+    """Bits with a 16-bit scale, and a zero point of `bits` where there is one, for each group of weights."""
+    size = float(group) if group and float(group) > 0 else float("inf")
+    return bits + (16.0 + (bits if zero_points else 0.0)) / size

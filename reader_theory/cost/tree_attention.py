@@ -1,0 +1,137 @@
+"""Attention of several query tokens over a context, with or without split-KV: the choice is explicit because it decides.
+
+Without split-KV each thread block walks the whole context alone, and a verification of a few tokens costs up to nine
+times a decode at 16k tokens; decodes that share such a call lose their split too. With it the call is bound by bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reader_theory.cost.device import Device, find_device
+from reader_theory.cost.roofline import fit_log, p_norm
+from reader_theory.cost.table import Table, column, numbers, positive
+from reader_theory.errors import require
+
+__all__ = ["BLOCK_ROWS", "TreeAttention", "fit_tree_attention", "predict_tree_attention"]
+
+Array = NDArray[np.float64]
+BLOCK_ROWS = 64
+"""Query rows that one thread block holds."""
+START = np.log([9.0, 0.03, 1.0, 0.9, 3.0, 0.5, 1.0])
+REACH = np.log([4.0, 6.0, 8.0, 3.0, 8.0, 20.0, 30.0])
+
+
+@dataclass(frozen=True)
+class TreeAttention:
+    """Coefficients of attention over several query tokens on one device, for one layer.
+
+    Parameters
+    ----------
+    launch_s, walk_s : float
+        Constant per call; seconds a thread block takes for each token of its context.
+    balance : float
+        Total walking over what the multiprocessors do at once.
+    bandwidth_share, p : float
+        Reached share of bandwidth; sharpness of the knee.
+    request_s, row_s : float
+        Seconds a decoding request adds beside a call that is not split; seconds a query row adds.
+    """
+
+    launch_s: float
+    walk_s: float
+    balance: float
+    bandwidth_share: float
+    p: float
+    request_s: float
+    row_s: float
+
+    def seconds(
+        self,
+        queries: ArrayLike,
+        context: ArrayLike,
+        device: Device,
+        *,
+        split_kv: bool,
+        requests: ArrayLike = 1.0,
+        heads: int = 32,
+        kv_heads: int = 8,
+        head_dim: int = 128,
+        decodes: ArrayLike = 0.0,
+        decode_context: ArrayLike = 0.0,
+    ) -> Array:
+        """Seconds of `requests` blocks of `queries` tokens over `context` tokens, beside `decodes` one-token requests.
+
+        Parameters
+        ----------
+        queries, context, requests, decodes, decode_context : scalars or equal shapes
+            Tokens and counts; `context` excludes the queries themselves.
+        split_kv : bool
+            Whether the kernel splits the context over thread blocks.
+        """
+        rows, tokens, many, others, other_tokens = (
+            np.asarray(x, dtype=np.float64) for x in (queries, context, requests, decodes, decode_context)
+        )
+        whole = np.where(rows > 0, tokens + rows, 0.0)
+        moved = 2.0 * kv_heads * head_dim * 2 * (many * whole + others * other_tokens)
+        memory = moved / (device.bandwidth_bytes_per_s.value * self.bandwidth_share)
+        constant = self.launch_s + self.row_s * many * rows
+        if split_kv:
+            work = 4.0 * heads * head_dim * (many * rows * whole + others * other_tokens)
+            return constant + p_norm(memory, work / (0.5 * device.flops_per_s()), self.p)
+        constant = constant + self.request_s * others
+        units = device.multiprocessors.value
+        blocks = many * heads * np.ceil(rows / BLOCK_ROWS)
+        chain = np.maximum(whole * np.maximum(np.ceil(blocks / units), 1.0), other_tokens * np.minimum(others, 1.0))
+        total = (blocks * whole + others * kv_heads * other_tokens) / units * self.balance
+        return constant + p_norm(p_norm(chain * self.walk_s, total * self.walk_s, self.p), memory, self.p)
+
+
+def fit_tree_attention(table: Table) -> dict[str, TreeAttention]:
+    """Fit each device of `table`; calls with queries are taken as not split, pure decodes as split.
+
+    Parameters
+    ----------
+    table : columns gpu, prefill_chunk, kv_prefill, n_decode, kv_decode, time_us
+        One attention call of one layer (32 heads, 8 KV heads, head dim 128) a row; microseconds.
+    """
+    gpus, times = column(table, "gpu").astype(str), positive(table, "time_us") * 1e-6
+    sizes = [numbers(table, name) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")]
+    fits: dict[str, TreeAttention] = {}
+    for gpu in sorted(set(gpus.tolist())):
+        at = gpus == gpu
+        require(
+            at.sum() >= 12, "each device must have at least 12 calls", got=int(at.sum()), fix="Measure more shapes."
+        )
+        device, chosen = find_device(gpu), [size[at] for size in sizes]
+        fits[gpu] = _made(fit_log(lambda x, d=device, s=chosen: _seconds(_made(x), s, d), START, times[at], REACH))
+    return fits
+
+
+def predict_tree_attention(fits: dict[str, TreeAttention], table: Table) -> Array:
+    """Seconds of each row of `table` (columns as for the fit, without time_us)."""
+    gpus = column(table, "gpu").astype(str)
+    sizes = [numbers(table, name) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")]
+    out = np.empty(len(gpus))
+    for gpu in sorted(set(gpus.tolist())):
+        at = gpus == gpu
+        out[at] = _seconds(fits[gpu], [size[at] for size in sizes], find_device(gpu))
+    return out
+
+
+def _made(log: Array) -> TreeAttention:
+    launch, walk, balance, share, p, request, row = (float(x) for x in np.exp(log))
+    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, p, request * 1e-6, row * 1e-8)
+
+
+def _seconds(model: TreeAttention, sizes: list[Array], device: Device) -> Array:
+    queries, context, decodes, decode_context = sizes
+    mixed = queries > 0
+    split, alone = (
+        model.seconds(queries, context, device, split_kv=choice, decodes=decodes, decode_context=decode_context)
+        for choice in (True, False)
+    )
+    return np.where(mixed, alone, split)

@@ -1,0 +1,44 @@
+"""Options that several commands take, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AsJson", "Batches", "CostFile", "Draft", "Dtype", "FitFile", "Limit", "Output", "PlanFile", "Prompts", "RecordFile",
+    "Seed", "Split", "Target", "Temperature", "TraceFile", "ValidationFile", "Workloads",
+]  # fmt: skip
+
+HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
+
+Target = Annotated[
+    str | None, typer.Option(help=f"Folder or hub name that from_pretrained takes; {HOUSE_TARGET} when left out.")
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        help=f'The same for the draft; "{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for the house target, '
+        f"{NO_DRAFT} for any other when left out."
+    ),
+]
+Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help='JSONL rows {"text", optional "id" and "workload"}; the house prompts when left out.')
+]
+Workloads = Annotated[list[str] | None, typer.Option("--workload", help="Only this one; repeatable.")]
+Split = Annotated[str, typer.Option(help="Which house prompts: fit, test, or all.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts a workload.")]
+Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Rows at once; repeatable.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
+FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`.")]
+CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate`.")]
+PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
+RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
+ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]

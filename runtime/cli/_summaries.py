@@ -1,0 +1,161 @@
+"""Each document as the rows of one table, for `--json` and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from reader_theory.documents import Cost, CostTable, Document, Plan, RunRecord, Trace, Validation
+    from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.imported import ImportedAcceptance
+
+__all__ = ["facts_of", "lossless_in_words", "rows_of"]
+
+Rows = list[dict[str, Any]]
+_LOSSLESS = {
+    "greedy_identical": "identical",
+    "greedy_near_tie": "identical but for ties",
+    "sampled": "same law",
+    "not_checked": "not checked",
+}
+
+
+def rows_of(document: Document) -> Rows:
+    """Rows of the table that says most about `document`."""
+    summarise: dict[str, Callable[[Any], Rows]] = {
+        "trace": _trace,
+        "acceptance_fit": _fit,
+        "cost": _cost,
+        "plan": _plan,
+        "run_record": _run,
+        "validation": _validation,
+        "imported_acceptance": _imported,
+    }
+    return summarise[document.kind](document)
+
+
+def facts_of(document: Document) -> dict[str, Any]:
+    """What a document says of itself as a whole."""
+    names = ("kind", "target", "draft", "device", "dtype", "temperature", "verification", "lossless", "engine", "notes")
+    return {name: getattr(document, name) for name in names if hasattr(document, name)}
+
+
+def lossless_in_words(cell_check: str, lossless: bool) -> str:
+    """How far a cell's output was seen to be the target's own."""
+    return _LOSSLESS[cell_check] if lossless else "LOSSY"
+
+
+def _trace(trace: Trace) -> Rows:
+    columns = trace.columns
+    rows: Rows = []
+    for workload in trace.workloads:
+        at = trace.rows(workload)
+        rows.append(
+            {
+                "workload": workload,
+                "prompts": sum(prompt.workload == workload for prompt in trace.prompts),
+                "positions": len(at),
+                "draft_top_1": float(np.mean(columns["draft_rank"][at] == 0)) if trace.draft else None,
+                f"draft_top_{trace.candidates}": float(np.mean(columns["draft_rank"][at] >= 0)) if trace.draft else None,
+                "matched": float(np.mean(columns["retrieval_offered"][at] > 0)),
+                "retrieval_run": float(np.mean(columns["retrieval_run"][at])),
+            }
+        )
+    return rows
+
+
+def _fit(fit: AcceptanceFit) -> Rows:
+    return [
+        {
+            "workload": found.workload,
+            "prompts": found.prompts,
+            "positions": found.positions,
+            "rank_0_right": found.geometric,
+            "chain_4_tokens_per_step": found.tokens_per_step.get("chain 4"),
+            "retrieval_8_tokens_per_step": found.tokens_per_step.get("retrieval 8"),
+            **{f"{source}_calibration_error": each.error for source, each in found.calibration.items()},
+        }
+        for found in fit.workloads
+    ]
+
+
+def _cost(cost: Cost) -> Rows:
+    return [
+        *_forwards("target", cost.target_forward),
+        *([] if cost.draft_forward is None else _forwards("draft", cost.draft_forward, cost.target_forward)),
+    ]
+
+
+def _forwards(model: str, table: CostTable, wider: CostTable | None = None) -> Rows:
+    """One row a batch and context, milliseconds by query tokens; None where this table has no such column."""
+    shown = (wider or table).tokens
+    return [
+        {
+            "forward": model,
+            "batch": batch,
+            "context": context,
+            **{
+                f"ms_{tokens}_tokens": 1e3 * table.seconds[b][table.tokens.index(tokens)][c]
+                if tokens in table.tokens
+                else None
+                for tokens in shown
+            },
+        }
+        for b, batch in enumerate(table.batch)
+        for c, context in enumerate(table.context)
+    ]
+
+
+def _plan(plan: Plan) -> Rows:
+    return [
+        {
+            "workload": entry.workload,
+            "batch": entry.batch,
+            "policy": entry.policy.name,
+            "tokens_per_step": entry.prediction.tokens_per_step,
+            "tokens_per_s": entry.prediction.tokens_per_s,
+            "speed_up": entry.prediction.speed_up,
+            "gap": entry.gap,
+            "certified": entry.certified,
+        }
+        for entry in plan.entries
+    ]
+
+
+def _run(record: RunRecord) -> Rows:
+    return [
+        {
+            "workload": cell.workload,
+            "batch": cell.batch,
+            "policy": cell.policy,
+            "prompts": cell.prompts,
+            "tokens_per_step": cell.tokens_per_step,
+            "tokens_per_s": cell.tokens_per_s,
+            "speed_up": None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s,
+            "output": lossless_in_words(cell.lossless, record.lossless),
+        }
+        for cell in record.cells
+    ]
+
+
+def _validation(validation: Validation) -> Rows:
+    return [
+        {
+            "workload": row.workload,
+            "batch": row.batch,
+            "policy": row.policy,
+            "quantity": row.quantity,
+            "predicted": row.predicted,
+            "measured": row.measured,
+            "relative_error": row.relative_error,
+            "inside": row.inside,
+        }
+        for row in validation.comparisons
+    ]
+
+
+def _imported(told: ImportedAcceptance) -> Rows:
+    return [{"depth": each.depth, "reached": each.reached, "acceptance": each.conditional} for each in told.depths]

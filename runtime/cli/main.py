@@ -1,0 +1,39 @@
+"""The `reader` command: one file a command, nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import typer
+
+from runtime.cli._shared import guarded
+from runtime.cli.calibrate import calibrate
+from runtime.cli.demo import demo
+from runtime.cli.fit import fit
+from runtime.cli.inflate import inflate
+from runtime.cli.plan import plan
+from runtime.cli.record import record
+from runtime.cli.report import report
+from runtime.cli.run import run
+from runtime.cli.show import show
+from runtime.cli.sweep import sweep
+from runtime.cli.validate import validate
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How deep and wide a draft tree should be: record, fit, calibrate, plan, run, validate, report.\n\n"
+    "Every stage reads documents and writes one, into out/ unless told otherwise. Exit codes: 0 done, 1 a bug of ours, "
+    "2 bad input, 3 no feasible plan, or with --strict a measurement outside its interval.",
+)
+for stage in (record, fit, calibrate, plan, run, validate, report, sweep, inflate, show, demo):
+    app.command()(guarded(stage))
+
+
+def main() -> None:
+    """Entry point of the `reader` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`reader record`: models and prompts to a Trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.cli import _options as options
+from runtime.cli._shared import output_path, progress_bars, show_document
+
+__all__ = ["record"]
+
+
+def record(
+    target: options.Target = None,
+    draft: options.Draft = None,
+    prompts: options.Prompts = None,
+    workload: options.Workloads = None,
+    split: options.Split = "fit",
+    limit: options.Limit = None,
+    temperature: options.Temperature = 0.0,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens a prompt.")] = 96,
+    candidates: Annotated[int, typer.Option(min=1, help="Tokens of the draft that are ranked.")] = 8,
+    retrieval_tokens: Annotated[int, typer.Option(min=1, help="Longest retrieved chain.")] = 24,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
+    dtype: options.Dtype = None,
+    seed: options.Seed = 0,
+    output: options.Output = Path("out/trace.json"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Let the target answer prompts, and record what each drafter would have offered at every position.
+
+    Example: reader record --target Qwen/Qwen3-0.6B --prompts chats.jsonl --new-tokens 128
+    """
+    output_path(output, ".json")
+    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.record import record_trace
+
+    with progress_bars() as progress:
+        models = load_models(target, draft, dtype or "float32", progress)
+        chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
+        trace = record_trace(
+            models.target, models.draft, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
+            candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
+            progress=progress,
+        )  # fmt: skip
+    show_document(trace, output, as_json=as_json)

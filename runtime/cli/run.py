@@ -1,0 +1,67 @@
+"""`reader run`: a Plan on the real model to a RunRecord."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.cli import _options as options
+from runtime.cli._shared import output_path, progress_bars, show_document
+
+if TYPE_CHECKING:
+    from reader_theory.documents import Plan
+    from runtime.measure import Task
+
+__all__ = ["run", "tasks_of"]
+
+
+def run(
+    plan: options.PlanFile = Path("out/plan.json"),
+    target: options.Target = None,
+    draft: options.Draft = None,
+    prompts: options.Prompts = None,
+    workload: options.Workloads = None,
+    split: options.Split = "test",
+    limit: options.Limit = None,
+    batch: options.Batches = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell; its time is their median.")] = 1,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="The plan's when left out.")] = None,
+    compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
+    dtype: options.Dtype = None,
+    seed: options.Seed = 0,
+    output: options.Output = Path("out/run.json"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Run a plan on prompts that the fit has not seen; models, type and temperature are the plan's unless given.
+
+    Example: reader run out/plan.json --split test --batch 1 --repeats 3
+    """
+    output_path(output, ".json")
+    from reader_theory.documents import Plan
+    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.measure import measure_cells
+
+    planned = Plan.read(plan)
+    tasks = tasks_of(planned, workload, batch)
+    with progress_bars() as progress:
+        models = load_models(target or planned.target, draft or planned.draft or options.NO_DRAFT, dtype or planned.dtype, progress)
+        wanted = sorted({task.workload for task in tasks})
+        chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=wanted, split=split, limit=limit)
+        record = measure_cells(
+            models.target, models.draft, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
+            temperature=planned.temperature if temperature is None else temperature, seed=seed,
+            compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
+            dtype=dtype or planned.dtype, progress=progress,
+        )  # fmt: skip
+    show_document(record, output, as_json=as_json)
+
+
+def tasks_of(plan: Plan, workloads: Sequence[str] | None, batches: Sequence[int] | None) -> list[Task]:
+    """Cells of a plan, by workload and batch: all, or those asked for."""
+    from runtime.measure import Task
+
+    rows = batches or sorted({entry.batch for entry in plan.entries})
+    return [Task(name, size, plan.entry(name, size).policy) for name in workloads or plan.workloads for size in rows]

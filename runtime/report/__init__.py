@@ -1,0 +1,1 @@
+"""The report: documents to one self-contained HTML file."""

@@ -1,0 +1,221 @@
+"""The figures of a report, each from one document: markup in, nothing computed that a document does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reader_theory.documents import Comparison, Cost, CostTable, DraftPolicy, Plan, RunRecord, Validation
+from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
+from reader_theory.trees import DraftTree, to_svg
+from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
+
+__all__ = [
+    "acceptance_figure", "comparison_figure", "cost_figure", "reliability_figure", "terms_figure", "tree_figure",
+]  # fmt: skip
+
+SHOWN_RANKS, SHOWN_CHAIN = 4, 10
+_PLAIN_NAMES = {
+    "tokens_per_step": ("tokens a step", 1.0),
+    "tokens_per_s": ("tokens a second", 1.0),
+    "step_s": ("milliseconds a step", 1e3),
+    "speed_up": ("times plain decoding", 1.0),
+}
+
+
+def comparison_figure(validation: Validation) -> str:
+    """Predicted on one axis, measured on the other, a bar for the interval; a panel a quantity."""
+    shown = [name for name in _PLAIN_NAMES if validation.of(name)]
+    if not shown:
+        return ""
+    workloads = list(dict.fromkeys(row.workload for row in validation.comparisons))
+
+    def draw(*axes: Any) -> None:
+        for ax, name in zip(axes, shown, strict=True):
+            _scatter(ax, name, validation.of(name), workloads)
+        handles, labels = axes[0].get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        axes[0].figure.legend(once.values(), once.keys(), title="workload", loc="outside right upper")
+
+    inside = ", ".join(f"{_PLAIN_NAMES[name][0]}: {validation.coverage(name):.0%} inside" for name in shown)
+    described = f"Predicted against measured, with 95 % intervals. {inside}."
+    return figure_svg(draw, described, size=(3.0 * len(shown) + 1.1, 3.1), axes=(1, len(shown)))
+
+
+def _scatter(ax: Any, name: str, rows: Sequence[Comparison], workloads: Sequence[str]) -> None:
+    label, factor = _PLAIN_NAMES[name]
+    ends: list[float] = []
+    for row in rows:
+        number = workloads.index(row.workload)
+        predicted, measured = row.predicted.scaled(factor), row.measured * factor
+        bar = [[max(predicted.value - predicted.low, 0)], [max(predicted.high - predicted.value, 0)]]
+        ax.errorbar(
+            predicted.value, measured, xerr=bar, fmt=MARKERS[number % len(MARKERS)], capsize=2, ms=6,
+            color=COLOURS[number % len(COLOURS)], label=row.workload, mfc="white" if row.batch > 1 else None,
+        )  # fmt: skip
+        ends += [predicted.low, predicted.high, measured]
+    low, high = 0.95 * min(ends), 1.05 * max(ends)
+    ax.plot([low, high], [low, high], color="#8a929b", lw=1, zorder=0)
+    if low > 0 and high / low > 6:
+        _logarithmic(ax)
+    ax.set(title=label, xlabel="predicted", ylabel="measured")
+
+
+def _logarithmic(ax: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
+
+
+def tree_figure(policy: DraftPolicy, fitted: WorkloadFit | None) -> str:
+    """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
+    tree, probability = policy.tree, np.zeros(0)
+    if fitted is not None and fitted.rank_depth is not None and len(tree):
+        probability = fitted.rank_depth.model.path_probability(tree)
+    known = len(probability) == len(tree)
+    sources = ["draft"] * len(tree)
+    parents, ranks = tree.parents.tolist(), tree.ranks.tolist()
+    if policy.retrieval is not None:
+        length = min(policy.retrieval.max_tokens, SHOWN_CHAIN)
+        chain = DraftTree.chain(length)
+        parents += [-1, *range(len(tree), len(tree) + length - 1)]
+        ranks += [0] * length
+        sources += ["retrieval"] * length
+        known = known and fitted is not None and fitted.matched is not None
+        if known and fitted is not None and fitted.matched is not None:
+            probability = np.concatenate([probability, fitted.matched.model.path_probability(chain)])
+    drawn = DraftTree(parents, ranks, sources)
+    described = f"Draft tree of policy {policy.name}: {len(drawn)} nodes, depth {drawn.depth}."
+    return tree_svg(to_svg(drawn, probability if known else None), described)
+
+
+def acceptance_figure(fit: AcceptanceFit) -> str:
+    """Conditional acceptance by depth, a line a rank, with intervals; a panel a workload."""
+    shown = [(found.workload, found.rank_depth) for found in fit.workloads if found.rank_depth is not None]
+    if not shown:
+        return ""
+
+    def draw(*axes: Any) -> None:
+        for ax, (workload, table) in zip(axes, shown, strict=True):
+            _by_depth(ax, table)
+            ax.set(title=workload, xlabel="depth", ylim=(0, 1))
+        axes[0].set_ylabel("acceptance, given the path before")
+        axes[-1].legend(title="rank")
+
+    described = "Acceptance by depth and rank, with intervals, for " + ", ".join(name for name, _ in shown) + "."
+    return figure_svg(draw, described, size=(3.4 * len(shown), 3.2), axes=(1, len(shown)))
+
+
+def _by_depth(ax: Any, table: RankDepthFit) -> None:
+    value, low, high = (np.array(part) for part in (table.value, table.low, table.high))
+    depths = np.arange(1, len(value) + 1)
+    for rank in range(min(SHOWN_RANKS, value.shape[1])):
+        middle = value[:, rank]
+        bar = np.maximum(np.stack([middle - low[:, rank], high[:, rank] - middle]), 0)
+        ax.errorbar(
+            depths + 0.08 * (rank - 1.5), middle, yerr=bar, color=COLOURS[rank], marker=MARKERS[rank], ms=4, lw=1,
+            capsize=2, label=str(rank),
+        )  # fmt: skip
+
+
+def reliability_figure(fit: AcceptanceFit) -> str:
+    """Raw score of each source against the share that was right, with the fitted monotone map."""
+    sources = list(dict.fromkeys(name for found in fit.workloads for name in found.calibration))
+    if not sources:
+        return ""
+
+    def draw(*axes: Any) -> None:
+        for ax, source in zip(axes, sources, strict=True):
+            for number, found in enumerate(fit.workloads):
+                if source in found.calibration:
+                    _reliability(ax, found.calibration[source], found.workload, number)
+            if source == "draft":
+                ax.plot([0, 1], [0, 1], color="#8a929b", lw=1, zorder=0)
+            else:
+                ax.set_xscale("log", base=2)
+            ax.set(title=source, ylabel="share right", ylim=(0, 1.02))
+            ax.set_xlabel("draft's probability" if source == "draft" else "match length, tokens")
+            ax.legend()
+
+    described = "Reliability: raw score against the share of right tokens, for " + " and ".join(sources) + "."
+    return figure_svg(draw, described, size=(4.2 * len(sources), 3.4), axes=(1, len(sources)))
+
+
+def _reliability(ax: Any, found: CalibrationFit, workload: str, number: int) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    sizes = 10 + 120 * np.sqrt(np.array(found.weight))
+    ax.scatter(found.score, found.observed, s=sizes, marker=MARKERS[number % len(MARKERS)], color=colour, alpha=0.75)
+    ax.plot(found.score, found.acceptance, color=colour, lw=1.2, label=f"{workload} (error {found.error:.3f})")
+
+
+def cost_figure(cost: Cost) -> str:
+    """Milliseconds of a forward against query tokens, a line a batch; one panel for the target, one for the draft."""
+    tables = {"target": cost.target_forward}
+    if cost.draft_forward is not None:
+        tables["draft"] = cost.draft_forward
+
+    def draw(*axes: Any) -> None:
+        for ax, (name, table) in zip(axes, tables.items(), strict=True):
+            _forward_lines(ax, table)
+            ax.set(title=f"{name} forward", xlabel="tokens a row", ylim=(0, None))
+            ax.legend(title="batch")
+        axes[0].set_ylabel("milliseconds")
+
+    described = f"Step cost on {cost.device}: milliseconds of a forward against query tokens, by batch."
+    return figure_svg(draw, described, size=(4.4 * len(tables), 3.4), axes=(1, len(tables)))
+
+
+def _forward_lines(ax: Any, table: CostTable) -> None:
+    styles = ("-", "--", ":", "-.")
+    for b, batch in enumerate(table.batch):
+        for c in range(len(table.context)):
+            ms = 1e3 * table.values[b, :, c]
+            ax.plot(
+                table.tokens, ms, styles[c % len(styles)], color=COLOURS[b % len(COLOURS)], lw=1.2,
+                marker=MARKERS[b % len(MARKERS)], ms=4, label=str(batch) if c == 0 else None,
+            )  # fmt: skip
+            spread = table.relative_spread
+            ax.fill_between(table.tokens, ms * (1 - spread), ms * (1 + spread), color=COLOURS[b % len(COLOURS)], alpha=0.12)
+
+
+def terms_figure(plan: Plan, record: RunRecord) -> str:
+    """Where a step's time goes, predicted and measured side by side; a pair of bars a cell."""
+    pairs = [(f"{c.workload} x{c.batch}", _predicted(plan, c), _measured(record, i)) for i, c in enumerate(record.cells)]
+    terms = list(dict.fromkeys(term for _, before, after in pairs for term in (*before, *after)))
+
+    def draw(ax: Any) -> None:
+        for number, term in enumerate(terms):
+            for side, hatch in ((0, ""), (1, "///")):
+                heights = np.array([1e3 * pair[1 + side].get(term, 0.0) for pair in pairs])
+                below = np.array([1e3 * sum(pair[1 + side].get(t, 0.0) for t in terms[:number]) for pair in pairs])
+                ax.bar(
+                    np.arange(len(pairs)) + 0.4 * side - 0.2, heights, 0.36, bottom=below, hatch=hatch,
+                    color=COLOURS[number % len(COLOURS)], edgecolor="white", label=None if side else term,
+                )  # fmt: skip
+        ax.set_xticks(np.arange(len(pairs)), [pair[0] for pair in pairs], rotation=30, ha="right")
+        ax.set_ylabel("milliseconds a step")
+        ax.figure.legend(title="term", loc="outside right upper")
+
+    described = "Seconds of a step by term in each cell: predicted (left, plain) and measured (right, hatched)."
+    return figure_svg(draw, described, size=(max(6.0, 0.9 * len(pairs) + 2), 3.6))
+
+
+def _predicted(plan: Plan, cell: Any) -> dict[str, float]:
+    terms = plan.entry(cell.workload, cell.batch).prediction.terms_s
+    return {name.removesuffix("_s"): seconds for name, seconds in terms.items()}
+
+
+def _measured(record: RunRecord, cell: int) -> dict[str, float]:
+    columns = record.columns
+    here = columns["cell"] == cell
+    if not here.any():
+        return {}
+    names = ("target", "draft", "retrieval", "verify", "commit")
+    found = {name: float(np.mean(columns[f"{name}_s"][here])) for name in names}
+    return {**found, "overhead": max(float(np.mean(columns["step_s"][here])) - sum(found.values()), 0.0)}

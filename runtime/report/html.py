@@ -1,0 +1,232 @@
+"""The report: one self-contained HTML file from a Plan, its RunRecord and its Validation, and what they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from reader_theory.documents import Cost, Plan, RunRecord, Trace, Validation
+from reader_theory.documents.base import Document, write_atomically
+from reader_theory.documents.fit import AcceptanceFit, WorkloadFit
+from reader_theory.errors import require
+from runtime.report import figures
+from runtime.report.numbers import interval, number
+
+__all__ = ["Part", "is_lossy", "render_report", "write_report"]
+
+_SCALES = {"step_s": ("milliseconds a step", 1e3), "tokens_per_s": ("tokens a second", 1.0)}
+_CHECKS = {
+    "greedy_identical": "identical to plain decoding, token for token",
+    "greedy_near_tie": "identical, but for swaps of near-tied logits",
+    "sampled": "sampled from the same law",
+    "not_checked": "not checked",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One plan with its run: a section of the report.
+
+    Parameters
+    ----------
+    fit, cost, trace : documents, optional
+        Each adds its figures.
+    title : str
+        Heading of the section; target and type when left out.
+    """
+
+    plan: Plan
+    record: RunRecord
+    validation: Validation
+    fit: AcceptanceFit | None = None
+    cost: Cost | None = None
+    trace: Trace | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        found = (self.validation.plan, self.validation.record)
+        needed = (self.plan.fingerprint(), self.record.fingerprint())
+        require(
+            found == needed,
+            "`validation` must be of this plan and this record",
+            got=f"a validation of plan {found[0]} and record {found[1]}, and plan {needed[0]} and record {needed[1]}",
+            fix="Run `reader validate` on these two again.",
+        )
+
+
+def write_report(path: str | Path, parts: Sequence[Part], *, title: str = "Predicted against measured") -> Path:
+    """Render `parts` and write the file, whole or not at all."""
+    return write_atomically(Path(path), render_report(parts, title=title).encode())
+
+
+def render_report(parts: Sequence[Part], *, title: str = "Predicted against measured") -> str:
+    """The report as HTML that loads nothing from anywhere.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no part.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    require(len(parts) > 0, "`parts` must hold at least one run", got="none", fix="Pass a plan with its run.")
+    source = files("runtime.report").joinpath("template.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(title=title, sections=[_section(part) for part in parts])
+
+
+def is_lossy(document: Plan | RunRecord) -> bool:
+    """Whether the output's law is not the target's: typical acceptance and its like."""
+    return document.verification.startswith("typical") or not getattr(document, "lossless", True)
+
+
+def _section(part: Part) -> dict[str, Any]:
+    plan, record = part.plan, part.record
+    return {
+        "title": part.title or f"{record.target}, {record.dtype}",
+        "facts": _facts(part),
+        "lossy": is_lossy(plan) or is_lossy(record),
+        "verification": record.verification,
+        "summary": list(_summary(part)),
+        "notes": part.validation.notes,
+        "comparison": _safe(figures.comparison_figure(part.validation)),
+        "comparisons": list(_comparisons(part.validation)),
+        "coverage": _coverage(part.validation),
+        "terms": _safe(figures.terms_figure(plan, record)),
+        "trees": list(_trees(part)),
+        "acceptance": _safe(figures.acceptance_figure(part.fit)) if part.fit else "",
+        "reliability": _safe(figures.reliability_figure(part.fit)) if part.fit else "",
+        "fitted": list(_fitted(part.fit)) if part.fit else [],
+        "cost": _safe(figures.cost_figure(part.cost)) if part.cost else "",
+        "contexts": part.cost.target_forward.context if part.cost else (),
+        "trace": _trace(part.trace) if part.trace else "",
+        "documents": list(_stamps(part)),
+    }
+
+
+def _safe(svg: str) -> Any:
+    """Markup that the template must not escape: drawn here, from numbers and escaped names."""
+    from markupsafe import Markup
+
+    return Markup(svg)
+
+
+def _facts(part: Part) -> dict[str, str]:
+    record = part.record
+    return {
+        "Target": record.target,
+        "Draft": record.draft or "none; retrieval only",
+        "Device": record.device,
+        "Weights": record.dtype,
+        "Decoding": "greedy" if record.temperature == 0 else f"sampled at temperature {record.temperature:g}",
+        "Verification": f"{record.verification} ({'LOSSY' if is_lossy(record) else 'lossless'})",
+        "Output tokens": f"at most {record.new_tokens} a request",
+    }
+
+
+def _summary(part: Part) -> Iterator[dict[str, str]]:
+    """One row a cell: what was chosen, predicted and measured."""
+    for cell in part.record.cells:
+        found = part.plan.entry(cell.workload, cell.batch).prediction
+        plain = None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s
+        yield {
+            "workload": cell.workload,
+            "batch": str(cell.batch),
+            "policy": cell.policy,
+            "predicted_step": interval(found.tokens_per_step),
+            "measured_step": number(cell.tokens_per_step),
+            "predicted_rate": interval(found.tokens_per_s),
+            "measured_rate": number(cell.tokens_per_s),
+            "speed_up": "not measured" if plain is None else f"{plain:.2f}",
+            "check": "LOSSY" if is_lossy(part.record) else _CHECKS[cell.lossless],
+        }
+
+
+def _comparisons(validation: Validation) -> Iterator[dict[str, Any]]:
+    for row in validation.comparisons:
+        label, factor = _SCALES.get(row.quantity, (row.quantity.replace("_", " ").replace("per", "a"), 1.0))
+        yield {
+            "workload": row.workload,
+            "batch": row.batch,
+            "policy": row.policy,
+            "quantity": label,
+            "predicted": interval(row.predicted.scaled(factor)),
+            "measured": number(row.measured * factor),
+            "error": f"{100 * row.relative_error:+.1f} %",
+            "inside": row.inside,
+        }
+
+
+def _coverage(validation: Validation) -> list[tuple[str, int, int]]:
+    """(quantity, cells inside, cells) of every quantity."""
+    names = dict.fromkeys(row.quantity for row in validation.comparisons)
+    rows = {name: validation.of(name) for name in names}
+    return [(name.replace("_", " "), sum(row.inside for row in found), len(found)) for name, found in rows.items()]
+
+
+def _trees(part: Part) -> Iterator[dict[str, Any]]:
+    """Each workload's policies, those of several batches once."""
+    for workload in part.plan.workloads:
+        batches: dict[Any, list[int]] = {}
+        for entry in part.plan.entries:
+            if entry.workload == workload:
+                batches.setdefault(entry.policy, []).append(entry.batch)
+        for policy, at in batches.items():
+            drawn = "" if policy.shape == "off" else _safe(figures.tree_figure(policy, _fit_of(part.fit, workload)))
+            rule = "" if policy.retrieval is None else _rule(policy.retrieval, policy.skip_draft_at_match)
+            heads = ", ".join(map(str, sorted(at)))
+            yield {"workload": workload, "batches": heads, "policy": policy.name, "svg": drawn, "rule": rule}
+
+
+def _rule(retrieval: Any, skip: int | None) -> str:
+    said = (
+        f"Retrieval offers min({retrieval.max_tokens}, {retrieval.offset:g} + {retrieval.factor:g} x match length) "
+        f"tokens where the match is at least {retrieval.min_match} long"
+    )
+    return said + (f"; the draft model rests where it is at least {skip} long." if skip is not None else ".")
+
+
+def _fit_of(fit: AcceptanceFit | None, workload: str) -> WorkloadFit | None:
+    return next((found for found in fit.workloads if found.workload == workload), None) if fit else None
+
+
+def _fitted(fit: AcceptanceFit) -> Iterator[dict[str, str]]:
+    for found in fit.workloads:
+        yield {
+            "workload": found.workload,
+            "prompts": str(found.prompts),
+            "positions": str(found.positions),
+            "first": interval(found.geometric) if found.geometric else "no draft",
+            "chain": interval(found.tokens_per_step["chain 4"]) if "chain 4" in found.tokens_per_step else "no draft",
+            "retrieval": interval(found.tokens_per_step["retrieval 8"])
+            if "retrieval 8" in found.tokens_per_step
+            else "no match",
+        }
+
+
+def _trace(trace: Trace) -> str:
+    counts = ", ".join(f"{sum(p.workload == name for p in trace.prompts)} {name}" for name in trace.workloads)
+    positions = len(trace.columns["prompt"])
+    return f"The trace holds {len(trace.prompts)} prompts ({counts}) and {positions} positions."
+
+
+def _stamps(part: Part) -> Iterator[dict[str, str]]:
+    kept: tuple[Document | None, ...] = (
+        part.trace, part.fit, part.cost, part.plan, part.record, part.validation,
+    )  # fmt: skip
+    for document in kept:
+        if document is not None:
+            stamp = document.stamp
+            versions = ", ".join(f"{name} {version}" for name, version in stamp.versions.items())
+            yield {
+                "kind": document.kind.replace("_", " "),
+                "fingerprint": document.fingerprint(),
+                "made_at": stamp.made_at,
+                "machine": f"{stamp.machine}, {stamp.cores} cores",
+                "versions": f"Python {stamp.python}, {versions}".rstrip(", "),
+                "seed": "-" if stamp.seed is None else str(stamp.seed),
+            }
+
