@@ -70,7 +70,7 @@ class RankAcceptance:
         require(
             not bool(bad.any()),
             "`conditionals` must be probabilities in [0, 1]",
-            got=f"{c[bad][:3].tolist()} at (depth, rank) {_where(bad)}",
+            got=f"{np.extract(bad, c)[:3].tolist()} at (depth, rank) {_where(bad)}",
             fix="Fit them from counts again; a NaN usually means that a depth was never reached.",
         )
         sums = c.sum(axis=1)
@@ -180,6 +180,13 @@ class ForestAcceptance:
     def depth(self) -> int:
         """Depth of the deepest candidate."""
         return self.tree.depth
+
+    def subtree(self, kept: NDArray[np.intp]) -> DraftTree:
+        """The tree of the candidates `kept`, rising indices that are closed under parents."""
+        place = np.full(len(self.tree) + 1, -1, dtype=np.int32)
+        place[kept] = np.arange(len(kept))
+        sources = [self.tree.sources[i] for i in kept.tolist()]
+        return DraftTree(place[self.tree.parents[kept]], self.tree.ranks[kept], sources)
 
 
 Acceptance = RankAcceptance | ForestAcceptance

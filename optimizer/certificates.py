@@ -145,9 +145,10 @@ def _tokens(acceptance: Acceptance, tree: DraftTree) -> tuple[float, list[str]]:
         return 0.0, [
             f"depth {tree.depth} or rank {tree.ranks.max(initial=0)} is beyond the {depth} x {ranks} that are known"
         ]
-    table = acceptance.conditionals.tolist()
+    table: list[list[float]] = acceptance.conditionals.tolist()
     reached: list[float] = []
-    for parent, rank, d in zip(tree.parents.tolist(), tree.ranks.tolist(), tree.depths.tolist(), strict=True):
+    parents: list[int] = tree.parents.tolist()
+    for parent, rank, d in zip(parents, tree.ranks.tolist(), tree.depths.tolist(), strict=True):
         reached.append((reached[parent] if parent >= 0 else 1.0) * table[d - 1][rank])
     return 1.0 + float(np.sum(reached)), []
 
@@ -157,8 +158,9 @@ def _forest_tokens(acceptance: ForestAcceptance, tree: DraftTree) -> tuple[float
     keys = zip(forest.parents.tolist(), forest.ranks.tolist(), forest.sources, strict=True)
     known = {key: i for i, key in enumerate(keys)}
     match: list[int] = []
-    for parent, rank, source in zip(tree.parents.tolist(), tree.ranks.tolist(), tree.sources, strict=True):
-        above: int = match[parent] if parent >= 0 else -1
+    parents: list[int] = tree.parents.tolist()
+    for parent, rank, source in zip(parents, tree.ranks.tolist(), tree.sources, strict=True):
+        above = match[parent] if parent >= 0 else -1
         match.append(known.get((above, rank, source), -2))
     if -2 in match:
         return 0.0, [f"nodes {[i for i, m in enumerate(match) if m == -2][:5]} are not among the candidates"]

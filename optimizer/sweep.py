@@ -134,9 +134,12 @@ def _on_cores(left: list[tuple[int, Cell]], function: CellFunction, workers: int
 def _on_dask(left: list[tuple[int, Cell]], function: CellFunction, scheduler: str) -> Finished:
     from dask.distributed import Client, as_completed  # pyright: ignore
 
+    def one(task: tuple[int, Cell]) -> tuple[int, Any, str | None]:
+        return _one(task[0], function, task[1])
+
     with Client(scheduler) as client:  # pyright: ignore
         pool: Any = client
-        sent = pool.map(lambda task: _one(task[0], function, task[1]), left, pure=False, retries=3)
+        sent = pool.map(one, left, pure=False, retries=3)
         for future, outcome in as_completed(sent, with_results=True, raise_errors=False):  # pyright: ignore
             if future.status == "finished":  # pyright: ignore
                 yield outcome

@@ -19,7 +19,7 @@ def prompts_with_their_own_mean(generator: np.random.Generator, prompts: int) ->
 
 @pytest.mark.parametrize("prompts", [12, 40])
 def test_interval_covers_as_often_as_it_says(prompts: int) -> None:
-    """Null: coverage is 0.95. 300 traces: outside 0.91 to 0.98 with probability 0.006."""
+    """Null: coverage is 0.95. 300 traces: outside 0.91 to 0.98 with probability 0.004."""
     generator = np.random.default_rng(prompts)
     hits = 0
     for seed in range(300):

@@ -20,7 +20,21 @@ from runtime.cli._models import named
 from runtime.cli.main import app
 from runtime.prompts import DEFAULT_WORKLOAD, read_prompts
 
-COMMANDS = ("record", "fit", "calibrate", "plan", "run", "validate", "report", "sweep", "inflate", "show", "demo")
+COMMANDS = (
+    "record",
+    "fit",
+    "calibrate",
+    "plan",
+    "run",
+    "validate",
+    "report",
+    "sweep",
+    "export",
+    "import",
+    "inflate",
+    "show",
+    "demo",
+)
 
 
 def invoke(*arguments: object) -> Any:

@@ -29,8 +29,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     folder = tmp_path_factory.mktemp("loop")
     target, draft = save_pair(folder)
     models = ["--target", str(target), "--draft", str(draft), "--prompts", str(save_prompts(folder / "prompts.jsonl"))]
-    grid = [option for name, values in (("batch", (1, 2)), ("tokens", (1, 4)), ("context", (32, 96))) for value in values
-            for option in (f"--{name}", str(value))]  # fmt: skip
+    grid = ["--batch", "1", "--batch", "2", "--tokens", "1", "--tokens", "4", "--context", "32", "--context", "96"]
     stages = {
         "record": [*models, "--new-tokens", "12", "--output", "trace.json"],
         "fit": ["trace.json", "--resamples", "100", "--output", "fit.json"],

@@ -41,7 +41,9 @@ class PromptTokens:
 
     def __post_init__(self) -> None:
         tokens = np.array(self.tokens, dtype=np.int64)
-        require(tokens.size > 0, "a prompt must have at least one token", got=f"none in {self.id!r}", fix="Give it text.")
+        require(
+            tokens.size > 0, "a prompt must have at least one token", got=f"none in {self.id!r}", fix="Give it text."
+        )
         object.__setattr__(self, "tokens", tokens)
 
 

@@ -143,8 +143,5 @@ def _trees(problem: BatchProblem, kept: NDArray[np.intp]) -> tuple[DraftTree, ..
     trees: list[DraftTree] = []
     for request, start, end in zip(problem.requests, starts[:-1], starts[1:], strict=True):
         mine = kept[(kept >= start) & (kept < end)] - start
-        place = np.full(len(request.tree) + 1, -1, dtype=np.int32)
-        place[mine] = np.arange(len(mine))
-        forest = request.tree
-        trees.append(DraftTree(place[forest.parents[mine]], forest.ranks[mine], [forest.sources[i] for i in mine]))
+        trees.append(request.subtree(mine))
     return tuple(trees)

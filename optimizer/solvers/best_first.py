@@ -125,10 +125,7 @@ def _forest_order(acceptance: ForestAcceptance, depth: int) -> NDArray[np.intp]:
 
 def _forest_tree(acceptance: ForestAcceptance, depth: int, nodes: int) -> DraftTree:
     kept = np.sort(_forest_order(acceptance, depth)[:nodes])
-    place = np.full(len(acceptance.tree) + 1, -1, dtype=np.int32)
-    place[kept] = np.arange(len(kept))
-    tree = acceptance.tree
-    return DraftTree(place[tree.parents[kept]], tree.ranks[kept], [tree.sources[i] for i in kept])
+    return acceptance.subtree(kept)
 
 
 def _fill(row: Floats, path: Floats) -> None:

@@ -81,7 +81,7 @@ def value_by_capacity(problem: JointProblem, table: TokensTable | None = None) -
 
 
 def shadow_price(problem: JointProblem, table: TokensTable | None = None) -> tuple[float, float]:
-    """Tokens/s a byte along the steepest way on from the present capacity, and the bytes to the next gain (inf: none)."""
+    """Tokens/s a byte along the steepest way on from the present capacity, and the bytes to the next gain, or inf."""
     capacity, value = value_by_capacity(problem, table)
     here = int(np.searchsorted(capacity, problem.memory.capacity_bytes * (1 + 1e-15), side="right")) - 1
     if here < 0 or here + 1 == len(capacity):

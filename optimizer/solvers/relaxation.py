@@ -167,9 +167,13 @@ class _Program:
         assert isinstance(cost, TabulatedCost)
         table = cost.table(problem.depth_limit, problem.nodes_limit)
         z: Any = self.cp.Variable(table.shape, boolean=boolean)
-        sizes: NDArray[np.intp] = np.arange(table.shape[1])
+        nodes = problem.nodes_limit
         cap = np.inf if isinstance(problem, RobustProblem) else problem.objective.step_cap_s
-        self.rules += [z >= 0, self.cp.sum(z) == 1, self.cp.sum(z, axis=0) @ sizes == self.cp.sum(self.x)]
+        self.rules += [
+            z >= 0,
+            self.cp.sum(z) == 1,
+            self.cp.sum(z, axis=0) @ np.arange(nodes + 1) == self.cp.sum(self.x),
+        ]
         if (table > cap).any():
             self.rules.append(self.cp.multiply(z, (table > cap).astype(float)) == 0)
         levels = np.array(self.found.levels or [0])
@@ -255,10 +259,7 @@ def _trees(problem: Formulable, found: _Candidates, taken: NDArray[np.intp]) -> 
     for owner, request in enumerate(requests):
         paths: list[tuple[int, ...]] = [found.paths[i] for i in taken if found.owners[i] == owner]
         if isinstance(request, ForestAcceptance):
-            kept = sorted(path[0] for path in paths)
-            place, forest = {node: i for i, node in enumerate(kept)}, request.tree
-            parents = [place.get(int(forest.parents[node]), -1) for node in kept]
-            trees.append(DraftTree(parents, forest.ranks[kept], [forest.sources[node] for node in kept]))
+            trees.append(request.subtree(np.sort([path[0] for path in paths]).astype(np.intp)))
         else:
             trees.append(DraftTree.from_rank_paths(paths))
     return tuple(trees)

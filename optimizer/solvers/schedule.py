@@ -67,7 +67,8 @@ def _one_batch(
     seconds = problem.draft_s[b][:, :, None] + problem.verify_s[b][:, None, :]
     rate: Floats = tokens / seconds
     if np.isfinite([problem.objective.step_cap_s, problem.objective.latency_target_s]).any():
-        rate = np.where(problem.objective.allows(tokens, seconds), rate, -np.inf)
+        allowed = problem.objective.allows(tokens, seconds)
+        rate = np.where(allowed, rate, -np.inf)
     if problem.memory is not None:
         rate = np.where(np.arange(rate.shape[2]) <= room[:, None, None], rate, -np.inf)
     best = rate.reshape(contexts, -1).argmax(axis=1)

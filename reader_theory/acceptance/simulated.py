@@ -55,7 +55,7 @@ def simulated_trace(
     workload : str
     seed : int
     """
-    law = as_table("ranks", [ranks])[0]
+    law: FloatArray = as_table("ranks", [ranks])[0]
     inside = 0 <= stickiness < 1 and 0 <= copying <= 1 and 0 <= copy_decay < 1 and spread >= 0
     require(
         inside and prompts >= 1 and tokens >= 1,

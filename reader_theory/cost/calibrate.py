@@ -82,7 +82,7 @@ def calibrate(
     prior = np.array([max(step.spread.get(name, 2 * PRIOR_SPREAD) / 2, 0.01) for name in names])
     factors = _robust_factors(relative, prior, noise)
     information = relative.T @ relative / noise**2 + np.diag(prior**-2.0)
-    covariance = np.linalg.inv(information)
+    covariance: Array = np.asarray(np.linalg.inv(information), dtype=np.float64)
     scale = dict(zip(names, factors.tolist(), strict=True))
     half = 1.96 * np.sqrt(np.diag(covariance))
     spread = {name: float(h / max(f, 1e-3)) for name, f, h in zip(names, factors, half, strict=True)}
@@ -124,7 +124,8 @@ def confounded_terms(
             mates |= group
             groups.remove(group)
         groups.append(mates)
-    return tuple(tuple(names[seen[i]] for i in sorted(group)) for group in groups if len(group) > 1)
+    labels = [str(names[int(place)]) for place in seen]
+    return tuple(tuple(labels[i] for i in sorted(group)) for group in groups if len(group) > 1)
 
 
 def next_point(

@@ -24,11 +24,19 @@ __all__ = ["LOGGED_KV_TOKENS", "RunPrediction", "StepFit", "fit_steps", "lookahe
 Array = NDArray[np.float64]
 LOGGED_KV_TOKENS = {"None": 69232, "Qwen3-1.7B": 32528, "Qwen3-4B": 18560, "Qwen3-32B-speculator.eagle3": 47264}
 """KV tokens that vLLM logged beside each drafter for Qwen3-32B on one 80 GB card."""
-FREE = ("bandwidth_share", "flops_share", "p", "host_s", "attention_ratio", "drafter_launch_s")
-FREE += ("drafter_flops_share", "speculation_s", "verify_s", "eager_s")
-START = (1.0, 0.7, 4.0, 1e-3, 1.5, 2e-5, 0.7, 1e-3, 3e-10, 1e-3)
-PREFILL = ("burst", "prefill_step_s", "prefill_layer_s")
-PREFILL_START = (2.0, 5e-3, 1e-4)
+STARTS = {
+    "bandwidth_share": 1.0,
+    "flops_share": 0.7,
+    "p": 4.0,
+    "host_s": 1e-3,
+    "attention_ratio": 1.5,
+    "drafter_launch_s": 2e-5,
+    "drafter_flops_share": 0.7,
+    "speculation_s": 1e-3,
+    "verify_s": 3e-10,
+    "eager_s": 1e-3,
+}
+PREFILL_STARTS = {"burst": 2.0, "prefill_step_s": 5e-3, "prefill_layer_s": 1e-4}
 PRIOR = 0.02
 """Pull towards the start, in units of one per cent of a run for each e-fold: identifies what the runs cannot."""
 
@@ -86,8 +94,9 @@ def read_load(table: Table, kv_tokens: Mapping[str, int] = LOGGED_KV_TOKENS, *, 
     names = np.array([_drafter_name(x) for x in column(table, "draft_model").tolist()])
     accepted = np.nan_to_num(column(table, "acc_len").astype(np.float64), nan=1.0)
     context = prompt + output / 2
-    held = np.ceil((context + page_tokens / 2 + np.where(drafts > 0, 2 * drafts + 1, 1)) / page_tokens * 1.0 - 0.5)
-    limit = np.array([kv_tokens.get(name, np.inf) for name in names.tolist()]) / (held * page_tokens)
+    slots = np.array([lookahead_slots(int(k)) for k in drafts])
+    held = context + slots + page_tokens / 2
+    limit = np.array([kv_tokens.get(name, np.inf) for name in names.tolist()]) / held
     running = np.minimum(busy, limit)
     return Load(running, drafts, names, context, prompt, running * accepted / output, busy / running)
 
@@ -133,7 +142,7 @@ def _drafter_name(raw: Any) -> str:
 
 def _first(load: Load) -> Coefficients:
     names = sorted(set(load.drafter.tolist()) - {"None"})
-    return Coefficients(**dict(zip(FREE, START, strict=True)), drafter_ratio={name: 1.0 for name in names})
+    return Coefficients(**STARTS, drafter_ratio={name: 1.0 for name in names})
 
 
 def _solve(made: Any, count: int, load: Load, times: Array, *, mean: bool) -> Array:
@@ -153,20 +162,20 @@ def _fit_median(base: EngineStep, load: Load, times: Array) -> EngineStep:
 
     def made(log: Array) -> EngineStep:
         scale = np.exp(log).tolist()
-        values = {name: start * factor for name, start, factor in zip(FREE, START, scale, strict=False)}
-        ratios = dict(zip(names, scale[len(FREE) :], strict=True))
+        values = {name: start * factor for (name, start), factor in zip(STARTS.items(), scale, strict=False)}
+        ratios = dict(zip(names, scale[len(STARTS) :], strict=True))
         return replace(base, coefficients=replace(base.coefficients, **values, drafter_ratio=ratios))
 
-    return made(_solve(made, len(FREE) + len(names), load, times, mean=False))
+    return made(_solve(made, len(STARTS) + len(names), load, times, mean=False))
 
 
 def _fit_mean(engine: EngineStep, load: Load, times: Array) -> EngineStep:
     def made(log: Array) -> EngineStep:
         scale = np.exp(log).tolist()
-        values = {name: start * factor for name, start, factor in zip(PREFILL, PREFILL_START, scale, strict=True)}
+        values = {name: start * factor for (name, start), factor in zip(PREFILL_STARTS.items(), scale, strict=True)}
         return replace(engine, coefficients=replace(engine.coefficients, **values))
 
-    return made(_solve(made, len(PREFILL), load, times, mean=True))
+    return made(_solve(made, len(PREFILL_STARTS), load, times, mean=True))
 
 
 def _left_out(base: EngineStep, load: Load, times: Array) -> Array:

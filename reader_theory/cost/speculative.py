@@ -132,13 +132,13 @@ class EngineStep:
         c, target = self.coefficients, self.target
         bandwidth, rate = self.device.bandwidth_bytes_per_s.value, self.device.flops_per_s()
         verified = load.running * (load.drafts + 1)
-        rows = padded_tokens(np.ceil(verified - 0.3)) + np.asarray(prefill_tokens)
+        rows = padded_tokens(np.ceil(verified - 0.3)) + np.asarray(prefill_tokens, dtype=np.float64)
         body = target.parameters() - target.vocabulary * target.hidden * (1 if target.tied else 2)
         head = float(target.vocabulary * target.hidden)
         weights = (body * target.weight_bits / 8 + 2 * head) / (c.bandwidth_share * bandwidth)
         arithmetic = 2 * (body * rows + head * verified) / (c.flops_share * rate)
         drafting = load.drafts > 0
-        return {
+        parts: dict[str, Array] = {
             "target linear": p_norm(weights, arithmetic, c.p),
             "target attention": c.attention_ratio * target.kv_bytes_per_token() * load.running * load.context / bandwidth,
             "drafter": load.drafts * self._drafter_s(load),
@@ -146,6 +146,7 @@ class EngineStep:
             "speculation": c.speculation_s * drafting,
             "host": c.host_s + c.eager_s * (rows > VLLM_SIZES[-1]),
         }
+        return parts
 
     def step_s(self, load: Load, prefill_tokens: ArrayLike = 0.0) -> Array:
         """Seconds of a step without prefill (or with `prefill_tokens` of it): what a median gap shows."""

@@ -91,8 +91,9 @@ def fit_surface(shapes: Array, swept: Array, log_ratio: Array, *, length: float,
 
 
 def _kernel(first: Array, second: Array, length: float) -> Array:
-    apart: Array = np.abs(first[:, None] - second[None]).sum(axis=-1)
-    return np.exp(-apart / length)
+    from scipy.spatial.distance import cdist
+
+    return np.exp(-cdist(first, second, metric="cityblock") / length)
 
 
 def _grid(log_swept: Array) -> Array:

@@ -227,7 +227,8 @@ class _Engine:
     def _commit(self, now: float, decoding: NDArray[np.intp], prefill: dict[int, float]) -> float:
         made = np.zeros(0)
         if len(decoding):
-            drawn = 1.0 + np.searchsorted(self.cumulative, self.generator.random(len(decoding)) * self.cumulative[-1])
+            uniforms: Array = self.generator.random(len(decoding)) * float(self.cumulative[-1])
+            drawn: Array = 1.0 + np.searchsorted(self.cumulative, uniforms).astype(np.float64)
             made = np.minimum(drawn, self.workload.output_tokens[decoding] - self.made[decoding])
             self.cached[decoding] += made
             self.made[decoding] += made

@@ -146,11 +146,14 @@ class DraftTree:
         return path[::-1]
 
     def by_level(self) -> DraftTree:
-        """The same tree with its nodes in order of depth, then of parent, then of rank."""
-        order = np.lexsort((self.ranks, self.parents, self.depths))
-        place = np.empty(len(self) + 1, dtype=np.int32)
-        place[order], place[-1] = np.arange(len(self)), ROOT
-        return DraftTree(place[self.parents[order]], self.ranks[order], [self.sources[i] for i in order])
+        """The same tree with its nodes in order of depth, then of their parents in that order, then of rank."""
+        keys: dict[int, tuple[int, ...]] = {ROOT: ()}
+        for node, parent in enumerate(self.parents.tolist()):
+            keys[node] = (*keys[parent], int(self.ranks[node]))
+        order = sorted(range(len(self)), key=lambda node: (len(keys[node]), keys[node], self.sources[node]))
+        place = {ROOT: ROOT} | {node: i for i, node in enumerate(order)}
+        parents = [place[int(self.parents[node])] for node in order]
+        return DraftTree(parents, self.ranks[order], [self.sources[node] for node in order])
 
     @classmethod
     def chain(cls, length: int, source: str = "draft") -> DraftTree:

@@ -77,7 +77,7 @@ def load_models(target: str | None, draft: str | None, dtype: str, progress: Pro
         small is None or small.vocabulary == big.vocabulary,
         "`target` and `draft` must have one vocabulary",
         got=f"{big.vocabulary} tokens in {names[0]!r}, {getattr(small, 'vocabulary', 0)} in {names[1]!r}",
-        fix='Pass a draft of the same tokenizer, or `--draft none` for retrieval only.',
+        fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
     )
     progress("load models", 2, 3)
     tokenizer = _tokenizer(names[0])

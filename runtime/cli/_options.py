@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "AsJson", "Batches", "CostFile", "Draft", "Dtype", "FitFile", "Limit", "Output", "PlanFile", "Prompts", "RecordFile",
-    "Seed", "Split", "Target", "Temperature", "TraceFile", "ValidationFile", "Workloads",
+    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "CostFile", "Draft", "Dtype", "FitFile", "Limit",
+    "Output", "PlanFile", "Prompts", "RecordFile", "Seed", "Split", "Target", "Temperature", "TraceFile",
+    "ValidationFile", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -26,7 +27,8 @@ Draft = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
 Prompts = Annotated[
-    Path | None, typer.Option(help='JSONL rows {"text", optional "id" and "workload"}; the house prompts when left out.')
+    Path | None,
+    typer.Option(help='JSONL rows {"text", optional "id" and "workload"}; the house prompts when left out.'),
 ]
 Workloads = Annotated[list[str] | None, typer.Option("--workload", help="Only this one; repeatable.")]
 Split = Annotated[str, typer.Option(help="Which house prompts: fit, test, or all.")]

@@ -129,7 +129,7 @@ def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
 
 @contextmanager
 def progress_bars(after_s: float = 1.0) -> Iterator[Progress]:
-    """A callback that draws bars beside the standard output once `after_s` have gone; lines where that is no terminal."""
+    """A callback that draws bars on the standard error once `after_s` have gone; lines where that is no terminal."""
     bars = _Bars(after_s)
     try:
         yield bars

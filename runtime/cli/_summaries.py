@@ -53,13 +53,14 @@ def _trace(trace: Trace) -> Rows:
     rows: Rows = []
     for workload in trace.workloads:
         at = trace.rows(workload)
+        rank = columns["draft_rank"][at]
         rows.append(
             {
                 "workload": workload,
                 "prompts": sum(prompt.workload == workload for prompt in trace.prompts),
                 "positions": len(at),
-                "draft_top_1": float(np.mean(columns["draft_rank"][at] == 0)) if trace.draft else None,
-                f"draft_top_{trace.candidates}": float(np.mean(columns["draft_rank"][at] >= 0)) if trace.draft else None,
+                "draft_top_1": float(np.mean(rank == 0)) if trace.draft else None,
+                f"draft_top_{trace.candidates}": float(np.mean(rank >= 0)) if trace.draft else None,
                 "matched": float(np.mean(columns["retrieval_offered"][at] > 0)),
                 "retrieval_run": float(np.mean(columns["retrieval_run"][at])),
             }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
+from runtime.cli import export, import_
 from runtime.cli._shared import guarded
 from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
@@ -26,8 +29,23 @@ app = typer.Typer(
     "Every stage reads documents and writes one, into out/ unless told otherwise. Exit codes: 0 done, 1 a bug of ours, "
     "2 bad input, 3 no feasible plan, or with --strict a measurement outside its interval.",
 )
-for stage in (record, fit, calibrate, plan, run, validate, report, sweep, inflate, show, demo):
-    app.command()(guarded(stage))
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "record": record,
+    "fit": fit,
+    "calibrate": calibrate,
+    "plan": plan,
+    "run": run,
+    "validate": validate,
+    "report": report,
+    "sweep": sweep,
+    "export": export.command,
+    "import": import_.command,
+    "inflate": inflate,
+    "show": show,
+    "demo": demo,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(guarded(command))
 
 
 def main() -> None:

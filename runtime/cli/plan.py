@@ -46,8 +46,8 @@ def plan(
     with progress_bars() as progress:
         chosen = make_plan(
             fitted, costs, recorded, batches=batch or (1, 2, 4, 8), workloads=workload, max_nodes=max_nodes,
-            max_depth=max_depth, new_tokens=new_tokens or longest, prompts_per_workload=prompts_per_workload, resamples=resamples,
-            seed=seed, progress=progress,
+            max_depth=max_depth, new_tokens=new_tokens or longest, prompts_per_workload=prompts_per_workload,
+            resamples=resamples, seed=seed, progress=progress,
         )  # fmt: skip
     chosen.write(output)
     show_document(chosen, output, as_json=as_json)

@@ -47,7 +47,8 @@ def run(
     planned = Plan.read(plan)
     tasks = tasks_of(planned, workload, batch)
     with progress_bars() as progress:
-        models = load_models(target or planned.target, draft or planned.draft or options.NO_DRAFT, dtype or planned.dtype, progress)
+        names = target or planned.target, draft or planned.draft or options.NO_DRAFT
+        models = load_models(*names, dtype or planned.dtype, progress)
         wanted = sorted({task.workload for task in tasks})
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=wanted, split=split, limit=limit)
         record = measure_cells(

@@ -56,7 +56,7 @@ def sweep(
 
 
 def regrets(plan: Plan, record: RunRecord) -> list[dict[str, Any]]:
-    """By workload and batch: the plan's policy, the best measured one, and the share of tokens a second between them."""
+    """By workload and batch: the plan's policy, the best measured one, and the share of its speed that is missed."""
     rows: list[dict[str, Any]] = []
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in record.cells):
         here = [cell for cell in record.cells if (cell.workload, cell.batch) == (workload, batch)]

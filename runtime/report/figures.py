@@ -180,30 +180,34 @@ def _forward_lines(ax: Any, table: CostTable) -> None:
                 table.tokens, ms, styles[c % len(styles)], color=COLOURS[b % len(COLOURS)], lw=1.2,
                 marker=MARKERS[b % len(MARKERS)], ms=4, label=str(batch) if c == 0 else None,
             )  # fmt: skip
-            spread = table.relative_spread
-            ax.fill_between(table.tokens, ms * (1 - spread), ms * (1 + spread), color=COLOURS[b % len(COLOURS)], alpha=0.12)
+            low, high = ms * (1 - table.relative_spread), ms * (1 + table.relative_spread)
+            ax.fill_between(table.tokens, low, high, color=COLOURS[b % len(COLOURS)], alpha=0.12)
 
 
 def terms_figure(plan: Plan, record: RunRecord) -> str:
     """Where a step's time goes, predicted and measured side by side; a pair of bars a cell."""
-    pairs = [(f"{c.workload} x{c.batch}", _predicted(plan, c), _measured(record, i)) for i, c in enumerate(record.cells)]
-    terms = list(dict.fromkeys(term for _, before, after in pairs for term in (*before, *after)))
+    names = [f"{cell.workload} x{cell.batch}" for cell in record.cells]
+    before = [_predicted(plan, cell) for cell in record.cells]
+    after = [_measured(record, number) for number in range(len(record.cells))]
+    terms = list(dict.fromkeys(term for seconds in (*before, *after) for term in seconds))
+    places = np.arange(len(names))
 
     def draw(ax: Any) -> None:
-        for number, term in enumerate(terms):
-            for side, hatch in ((0, ""), (1, "///")):
-                heights = np.array([1e3 * pair[1 + side].get(term, 0.0) for pair in pairs])
-                below = np.array([1e3 * sum(pair[1 + side].get(t, 0.0) for t in terms[:number]) for pair in pairs])
+        for shift, seconds, hatch in ((-0.2, before, ""), (0.2, after, "///")):
+            below = np.zeros(len(names))
+            for number, term in enumerate(terms):
+                heights = np.array([1e3 * found.get(term, 0.0) for found in seconds])
                 ax.bar(
-                    np.arange(len(pairs)) + 0.4 * side - 0.2, heights, 0.36, bottom=below, hatch=hatch,
-                    color=COLOURS[number % len(COLOURS)], edgecolor="white", label=None if side else term,
+                    places + shift, heights, 0.36, bottom=below, hatch=hatch, color=COLOURS[number % len(COLOURS)],
+                    edgecolor="white", label=None if hatch else term,
                 )  # fmt: skip
-        ax.set_xticks(np.arange(len(pairs)), [pair[0] for pair in pairs], rotation=30, ha="right")
+                below += heights
+        ax.set_xticks(places, names, rotation=30, ha="right")
         ax.set_ylabel("milliseconds a step")
         ax.figure.legend(title="term", loc="outside right upper")
 
     described = "Seconds of a step by term in each cell: predicted (left, plain) and measured (right, hatched)."
-    return figure_svg(draw, described, size=(max(6.0, 0.9 * len(pairs) + 2), 3.6))
+    return figure_svg(draw, described, size=(max(6.0, 0.9 * len(names) + 2), 3.6))
 
 
 def _predicted(plan: Plan, cell: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file from a Plan, its RunRecord and its Validation, and what they were made from."""
+"""The report: one self-contained HTML file from a Plan, its RunRecord, its Validation, and what they were made from."""
 
 from __future__ import annotations
 
@@ -229,4 +229,3 @@ def _stamps(part: Part) -> Iterator[dict[str, str]]:
                 "versions": f"Python {stamp.python}, {versions}".rstrip(", "),
                 "seed": "-" if stamp.seed is None else str(stamp.seed),
             }
-

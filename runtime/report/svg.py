@@ -15,7 +15,7 @@ COLOURS = ("#1c528f", "#c2571a", "#2f7d4f", "#8a3f8f", "#6b6b1f", "#a3324a", "#3
 """Told apart in print and by people who do not tell red from green; used in this order, with `MARKERS`."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e3e6ea", "axes.axisbelow": True,
     "axes.edgecolor": "#8a929b", "legend.frameon": False, "figure.constrained_layout.use": True,
@@ -23,7 +23,9 @@ _STYLE = {
 _numbers = count()
 
 
-def figure_svg(draw: Callable[..., None], described: str, *, size: tuple[float, float], axes: tuple[int, int] = (1, 1)) -> str:
+def figure_svg(
+    draw: Callable[..., None], described: str, *, size: tuple[float, float], axes: tuple[int, int] = (1, 1)
+) -> str:
     """What ``draw(*axes)`` drew, as an ``<svg>`` that reads `described` to those who cannot see it.
 
     Parameters

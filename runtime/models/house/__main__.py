@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from runtime.models.house.prompt import house_folder
 
@@ -47,11 +48,17 @@ def main() -> None:
     elif a.stage == "evaluate":
         from runtime.models.house.evaluate import evaluate
 
-        print(json.dumps(evaluate(a.work, a.target, a.draft), indent=2))
+        _keep(evaluate(a.work, a.target, a.draft, a.seed), house_folder("target").parent / "evaluation.json")
     else:
         from runtime.models.house.make_prompts import make_prompts
 
-        print(json.dumps(make_prompts(a.work, a.target, house_folder("target").parent / "prompts", a.seed), indent=2))
+        folder = house_folder("target").parent / "prompts"
+        _keep(make_prompts(a.work, a.target, folder, a.seed), folder / "left_out.json")
+
+
+def _keep(report: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(path.read_text(), end="")
 
 
 if __name__ == "__main__":

@@ -104,9 +104,9 @@ def inflated_config(
     old_dim = head_dim_of(old)
     dim = old_dim if head_dim is None else head_dim
     ratio = old.num_attention_heads // old.num_key_value_heads
-    filling = max(old.num_attention_heads, hidden_size // dim // ratio * ratio)
-    new_heads = heads or (kv_heads * ratio if kv_heads else filling)
-    new_kv_heads = kv_heads or new_heads // ratio
+    filling = max(old.num_attention_heads, hidden_size // max(dim, 1) // ratio * ratio)
+    new_heads = heads if heads is not None else filling if kv_heads is None else kv_heads * ratio
+    new_kv_heads = kv_heads if kv_heads is not None else new_heads // ratio
     shape: dict[str, int] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,

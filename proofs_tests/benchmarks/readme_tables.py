@@ -1,0 +1,100 @@
+"""Tables of the README from the kept results, between markers, so that no number there is typed by hand.
+
+    python -m proofs_tests.benchmarks.readme_tables          rewrite the README's tables
+    python -m proofs_tests.benchmarks.readme_tables --check  fail if they are out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from proofs_tests.benchmarks._report import RESULTS
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    marks = ["---" if i == 0 else "--:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
+
+
+def _machine(result: dict[str, Any]) -> str:
+    e = result["environment"]
+    return f"Run on {e['cores']} cores of {e['cpu']}, commit {e['commit']}, torch {e['versions'].get('torch')}."
+
+
+def peers(result: dict[str, Any]) -> str:
+    """Tokens a second of every method; the last column is ours over the best of the others."""
+    header = ["target", "T", "workload", "generate", "prompt lookup", "assisted", "ours, no drafts", "ours, planned", "plan", "over best other"]
+    rows: list[list[str]] = []
+    for row in result["rows"]:
+        names, rates = list(row["tokens_per_s"]), list(row["tokens_per_s"].values())
+        plan = names[-1].removeprefix("ours planned: ")
+        ratio = rates[-1] / max(rates[:-1])
+        rows.append(
+            [row["target"], f"{row['temperature']:g}", row["workload"], *(f"{r:.0f}" for r in rates), plan, f"{ratio:.2f}"]
+        )
+    first = result["rows"][0]
+    note = f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, batch 1, prefill included. "
+    return _markdown(header, rows) + "\n\n" + note + _machine(result)
+
+
+def loop(result: dict[str, Any]) -> str:
+    """Predicted beside measured on unseen prompts, and the plan's regret."""
+    header = ["target", "T", "workload", "batch", "tokens a step: predicted", "measured", "tokens/s: predicted", "measured", "error", "inside", "speed-up", "regret"]
+    rows: list[list[str]] = []
+    for part in result["results"]:
+        cells: dict[tuple[str, int], dict[str, Any]] = {}
+        for c in part["comparisons"]:
+            cells.setdefault((c["workload"], c["batch"]), {})[c["quantity"]] = c
+        losses = {(r["workload"], r["batch"]): r["regret"] for r in part["regret"]}
+        for (workload, batch), q in cells.items():
+            steps, rate = q["tokens_per_step"], q["tokens_per_s"]
+            rows.append(
+                [
+                    f"{part['target']} {part['dtype']}", f"{part['temperature']:g}", workload, str(batch),
+                    _interval(steps["predicted"]), f"{steps['measured']:.2f}", _interval(rate["predicted"]),
+                    f"{rate['measured']:.0f}", f"{rate['error']:+.1%}", "yes" if rate["inside"] and steps["inside"] else "no",
+                    f"{q['speed_up']['measured']:.2f}" if "speed_up" in q else "", f"{losses[(workload, batch)]:.1%}",
+                ]
+            )  # fmt: skip
+    return _markdown(header, rows) + "\n\n" + _machine(result)
+
+
+def _interval(e: dict[str, float]) -> str:
+    return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"peers": peers, "loop": loop}
+
+
+def rewritten(text: str) -> str:
+    """`text` with every table made anew from the results."""
+    for name, make in TABLES.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        table = make(json.loads(path.read_text()))
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda m, table=table: m[1] + table + m[2], text)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    text = README.read_text()
+    if args.check:
+        sys.exit(0 if rewritten(text) == text else "the README's tables are out of date: run this module without --check")
+    README.write_text(rewritten(text))
+
+
+if __name__ == "__main__":
+    main()
