@@ -66,11 +66,11 @@ class RankAcceptance:
             got=f"shape {c.shape}",
             fix="For one rank vector at every depth use RankAcceptance.stationary(vector, depth).",
         )
-        bad = ~((c >= 0) & (c <= 1))
+        bad = np.logical_not((c >= 0) & (c <= 1))
         require(
             not bool(bad.any()),
             "`conditionals` must be probabilities in [0, 1]",
-            got=f"{np.extract(bad, c)[:3].tolist()} at (depth, rank) {_where(bad)}",
+            got=f"{[float(c[i]) for i in _where(bad)]} at (depth, rank) {_where(bad)}",
             fix="Fit them from counts again; a NaN usually means that a depth was never reached.",
         )
         sums = c.sum(axis=1)
@@ -185,7 +185,7 @@ class ForestAcceptance:
         """The tree of the candidates `kept`, rising indices that are closed under parents."""
         place = np.full(len(self.tree) + 1, -1, dtype=np.int32)
         place[kept] = np.arange(len(kept))
-        sources = [self.tree.sources[i] for i in kept.tolist()]
+        sources: list[str] = [self.tree.sources[int(i)] for i in kept]
         return DraftTree(place[self.tree.parents[kept]], self.tree.ranks[kept], sources)
 
 

@@ -149,7 +149,8 @@ def _tokens(acceptance: Acceptance, tree: DraftTree) -> tuple[float, list[str]]:
     reached: list[float] = []
     parents: list[int] = tree.parents.tolist()
     for parent, rank, d in zip(parents, tree.ranks.tolist(), tree.depths.tolist(), strict=True):
-        reached.append((reached[parent] if parent >= 0 else 1.0) * table[d - 1][rank])
+        above = reached[parent] if parent >= 0 else 1.0
+        reached.append(above * table[int(d) - 1][int(rank)])
     return 1.0 + float(np.sum(reached)), []
 
 

@@ -1,4 +1,4 @@
-"""From AcceptanceFit, Cost and Trace to a Plan: the best policy of each workload and batch, and what it will measure."""
+"""From AcceptanceFit, Cost and Trace to a Plan: the best policy of each workload and batch, and what it will give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
-from optimizer.policies import neural_trees, policy_family, retrieval_policies
+from optimizer.policies import certified_tree, neural_trees, policy_family, retrieval_policies
 from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
 from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit
@@ -109,7 +109,8 @@ class _Study:
     ) -> None:  # fmt: skip
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
-        fitted = fit.workload(workload)
+        self.fitted, self.limits = fit.workload(workload), (max_nodes, max_depth)
+        fitted = self.fitted
         drafted = cost.draft_forward is not None and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
         self._cache: dict[DraftPolicy, _Weighed] = {}
@@ -120,6 +121,9 @@ class _Study:
 
     def entry(self, batch: int) -> PlanEntry:
         """The best policy at `batch`, with its prediction."""
+        proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
+        if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
+            self.trees.append(proved[0].by_level())
         alone = [DraftPolicy(), *map(DraftPolicy.of, self.trees), *(DraftPolicy(retrieval=c) for c in self.chains)]
         first = self._ranked(self._weigh(alone), batch)
         trees = [w.policy.tree for w, _ in first if w.policy.parents][:TREES_WITH_RETRIEVAL]
@@ -138,9 +142,9 @@ class _Study:
             prediction=prediction,
             price=self._price(step, best, batch),
             upper_bound_tokens_per_s=bound,
-            gap=0.0,
-            solver=f"replay of {len(weighed)} policies; trees by best_first",
-            certified=_is_best(best, ranked),
+            gap=proved[1].gap if proved is not None else 0.0,
+            solver=f"replay of {len(weighed)} policies; trees by best_first and levels",
+            certified=proved is None or proved[1].valid,
             candidates=tuple(
                 Candidate(name=w.policy.name, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
                 for w, value in _shown(ranked)
@@ -184,8 +188,7 @@ class _Study:
         return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
 
     def _predict(self, weighed: _Weighed, batch: int, shrink: float) -> Prediction:
-        by_rows = [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in range(1, batch + 1)]
-        plain_rows = [step_forecast(self.cost, DraftPolicy(), self.off.result, b, self.context) for b in range(1, batch + 1)]
+        by_rows, plain_rows = self._by_rows(weighed, batch), self._by_rows(self.off, batch)
         draws = self._draws(weighed, by_rows, plain_rows)
         value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise()
         own = weighed.policy.shape != "off"
@@ -197,6 +200,11 @@ class _Study:
             tokens_per_step=per_step, step_s=step, tokens_per_s=rate, speed_up=gain,
             nodes_per_step=weighed.result.nodes_per_step, terms_s=by_rows[-1].terms_s,
         )  # fmt: skip
+
+    def _by_rows(self, weighed: _Weighed, batch: int) -> list[StepForecast]:
+        """Steps with 1, 2, ..., batch rows."""
+        rows = range(1, batch + 1)
+        return [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in rows]
 
     def _centre(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
@@ -218,7 +226,9 @@ class _Study:
             draws.append(measured * centre / fitted)
         return np.array(draws).T
 
-    def _measure(self, prompts: NDArray[np.int64], weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+    def _measure(
+        self, prompts: NDArray[np.int64], weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]
+    ) -> Floats:
         steps, tokens = weighed.result.steps[prompts], weighed.result.tokens[prompts]
         busy = occupancy(steps, len(rows))[1:]
         seconds = float(busy @ np.array([r.step_s for r in rows]))
@@ -246,10 +256,6 @@ def _replayed(policy: DraftPolicy) -> ReplayPolicy:
     cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
     tree = policy.tree if policy.parents else DraftTree.empty()
     return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
-
-
-def _is_best(best: _Weighed, ranked: list[tuple[_Weighed, float]]) -> bool:
-    return all(value <= ranked[0][1] for _, value in ranked) and ranked[0][0] is best
 
 
 def _shown(ranked: list[tuple[_Weighed, float]]) -> list[tuple[_Weighed, float]]:

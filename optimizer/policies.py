@@ -1,4 +1,4 @@
-"""The family of policies that a plan chooses from: optimal trees, chains, retrieved chains, both in one trie, and off."""
+"""The policies that a plan chooses from: optimal trees, chains, retrieved chains, both in one trie, and off."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Iterable
 import numpy as np
 
 from optimizer.acceptance import RankAcceptance
+from optimizer.certificates import Certificate
+from optimizer.cost import LevelCost
+from optimizer.planner import solve
+from optimizer.problem import TreeProblem
 from optimizer.solvers.best_first import best_first_order
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Cost, DraftPolicy, RetrievalPolicy
 from reader_theory.documents.fit import WorkloadFit
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["neural_trees", "policy_family", "retrieval_policies"]
+__all__ = ["certified_tree", "neural_trees", "policy_family", "retrieval_policies"]
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SKIPS = (None, 2, 4, 8, 16)
@@ -38,6 +42,34 @@ def neural_trees(fit: WorkloadFit, max_nodes: int, max_depth: int) -> list[Draft
     return list(found)
 
 
+def certified_tree(
+    fit: WorkloadFit, cost: Cost, batch: int, context: float, max_nodes: int, max_depth: int
+) -> tuple[DraftTree, Certificate] | None:
+    """The best neural tree under the fitted table and the cost of each level's width, with its certificate.
+
+    None where there is no draft to plan for.
+    """
+    if fit.rank_depth is None or cost.draft_forward is None:
+        return None
+    table = np.asarray(fit.rank_depth.value, dtype=np.float64)[:max_depth]
+    nodes, levels = np.arange(max_nodes + 1), len(table)
+    widths = np.arange(max_nodes + 1)
+    draft_s = np.tile(cost.draft_forward.at(batch, np.maximum(widths, 1), context), (levels, 1))
+    around = cost.step_overhead_s.value + batch * (cost.verify_s.value + cost.commit_s.value)
+    verify_s = cost.target_forward.at(batch, nodes + 1, context) + around
+    verify_s[0] = cost.target_forward.at(batch, 1, context) + batch * cost.plain_overhead_s.value
+    problem = TreeProblem(
+        RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
+        LevelCost(cost.closure.value * draft_s, cost.closure.value * verify_s),
+        max_nodes,
+        max_depth=levels,
+        batch=batch,
+    )
+    solution = solve(problem)
+    assert solution.certificate is not None, "the planner certifies every answer"
+    return solution.tree, solution.certificate
+
+
 def retrieval_policies(max_tokens: int) -> list[RetrievalPolicy]:
     """Chains whose length grows with the match: from cautious (long matches only) to eager."""
     grid: list[RetrievalPolicy] = []
@@ -52,7 +84,7 @@ def retrieval_policies(max_tokens: int) -> list[RetrievalPolicy]:
 def policy_family(
     trees: Iterable[DraftTree], retrievals: Iterable[RetrievalPolicy], *, drafted: bool, matched: bool
 ) -> list[DraftPolicy]:
-    """Off, every tree, every retrieved chain, and their unions with each way of leaving the draft out on long matches."""
+    """Off, every tree, every retrieved chain, and their unions, with or without the draft on long matches."""
     family = [DraftPolicy()]
     chains = list(retrievals) if matched else []
     grown = list(trees) if drafted else []

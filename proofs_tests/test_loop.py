@@ -66,8 +66,8 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
 
 
 def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_path: Path) -> None:
-    fit = fit_acceptance(trace, depth=4, resamples=50)
-    plan = make_plan(fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=50)
+    fit = fit_acceptance(trace, depth=4, resamples=100)
+    plan = make_plan(fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=100)
     record = run_plan(*_models(), plan, _prompts(10), path=tmp_path / "run.json", repeats=2)
     checked = validate(Plan.read(plan.write(tmp_path / "plan.json")), RunRecord.read(tmp_path / "run.json"))
     assert {c.quantity for c in checked.comparisons} == {"tokens_per_step", "step_s", "tokens_per_s", "speed_up"}
@@ -78,8 +78,8 @@ def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_pa
 
 
 def test_a_plan_always_weighs_off_and_a_chain(trace: Trace, cost: Cost) -> None:
-    fit = fit_acceptance(trace, depth=4, resamples=50)
-    plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=8, new_tokens=TOKENS, resamples=50)
+    fit = fit_acceptance(trace, depth=4, resamples=100)
+    plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=8, new_tokens=TOKENS, resamples=100)
     for entry in plan.entries:
         names = [candidate.name for candidate in entry.candidates]
         assert "off" in names and any(name.startswith(("chain", "retrieval")) for name in names)
@@ -88,14 +88,14 @@ def test_a_plan_always_weighs_off_and_a_chain(trace: Trace, cost: Cost) -> None:
 
 
 def test_a_fit_of_another_trace_is_refused(trace: Trace, cost: Cost) -> None:
-    fit = fit_acceptance(trace, depth=2, resamples=20).model_copy(update={"trace": "0" * 16})
+    fit = fit_acceptance(trace, depth=2, resamples=100).model_copy(update={"trace": "0" * 16})
     with pytest.raises(InvalidInputError, match="must have been made from `trace`"):
         make_plan(fit, cost, trace)
 
 
 def test_a_sweep_measures_the_plans_own_choice_and_off(trace: Trace, cost: Cost, tmp_path: Path) -> None:
-    fit = fit_acceptance(trace, depth=2, resamples=20)
-    plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=4, new_tokens=TOKENS, resamples=20, workloads=["a"])
+    fit = fit_acceptance(trace, depth=2, resamples=100)
+    plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=4, new_tokens=TOKENS, resamples=100, workloads=["a"])
     policies = [POLICIES["off"], POLICIES["chain"]]
     record = sweep_policies(*_models(), plan, _prompts(10), batches=(2,), path=tmp_path / "sweep.json", policies=policies)
     names = {cell.policy for cell in record.cells}

@@ -1,4 +1,4 @@
-"""Draft law and target law go through transformers' own processors: each row its prefix, each request its parameters."""
+"""Draft and target law go through transformers' own processors: each row its prefix, each request its parameters."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def markov(seed: int, smoothing: float) -> Callable[[tuple[int, ...]], NDArray[n
 
 
 def p_value(verifier: Verifier, scheme: str, parents: tuple[int, ...]) -> float:
-    case = Case(parents, scheme, markov(1, 0.0), markov(1, 0.3))  # type: ignore[arg-type]
+    case = Case(parents, scheme, markov(1, 0.0), markov(1, 0.8))  # type: ignore[arg-type]
     counts = np.zeros((V, V))
     for step in range(STEPS):
         noise = coupling_uniforms(5, 0, 3 * step, case.depth + 1, V)

@@ -7,9 +7,8 @@ reads the problem word by word. No cleverness, on purpose.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
-
-import numpy as np
 
 from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost
@@ -71,22 +70,37 @@ def _tree(acceptance: Acceptance, chosen: tuple[Path, ...]) -> DraftTree:
     return DraftTree.from_rank_paths(chosen)
 
 
-def _tokens(acceptance: Acceptance, chosen: tuple[Path, ...]) -> float:
-    if isinstance(acceptance, ForestAcceptance):
-        return 1 + sum(float(acceptance.path_probability[path[0]]) for path in chosen)
-    c = acceptance.conditionals
-    return 1 + sum(float(np.prod([c[d, r] for d, r in enumerate(path)])) for path in chosen)
+def _gains(acceptance: Acceptance) -> Callable[[tuple[Path, ...]], float]:
+    """Tokens a step of a set of nodes; each path's probability is worked out once."""
+    known: dict[Path, float] = {}
+
+    def gain(path: Path) -> float:
+        if path not in known:
+            if isinstance(acceptance, ForestAcceptance):
+                known[path] = float(acceptance.path_probability[path[0]])
+            else:
+                known[path] = math.prod(float(acceptance.conditionals[d, r]) for d, r in enumerate(path))
+        return known[path]
+
+    return lambda chosen: 1 + sum(map(gain, chosen))
+
+
+def _widths(acceptance: Acceptance, chosen: tuple[Path, ...]) -> list[int]:
+    """Nodes at depth 1, 2, ... of a set of nodes."""
+    forest = acceptance.tree.depths if isinstance(acceptance, ForestAcceptance) else None
+    depths = [len(path) if forest is None else int(forest[path[0]]) for path in chosen]
+    return [depths.count(d) for d in range(1, max(depths, default=0) + 1)]
 
 
 def _single(problem: TreeProblem) -> Solution:
     best: tuple[float, tuple[Path, ...], int, float, float] | None = None
-    count = 0
+    count, gains = 0, _gains(problem.acceptance)
     if problem.nodes_limit >= 0:
         follow, starts = _followers(problem.acceptance, problem.depth_limit, problem.rule)
         for chosen in _closed_sets(follow, starts, problem.nodes_limit):
             count += 1
-            tokens = _tokens(problem.acceptance, chosen)
-            for depth, step_s in _steps(problem, _tree(problem.acceptance, chosen)):
+            tokens = gains(chosen)
+            for depth, step_s in _steps(problem, _widths(problem.acceptance, chosen)):
                 rate = problem.batch * tokens / step_s
                 if problem.objective.allows(tokens, step_s) and (best is None or rate > best[0]):
                     best = rate, chosen, depth, tokens, step_s
@@ -96,25 +110,23 @@ def _single(problem: TreeProblem) -> Solution:
     return _solution((_tree(problem.acceptance, chosen),), depth, problem.batch, tokens, step_s, rate, count)
 
 
-def _steps(problem: TreeProblem, tree: DraftTree) -> Iterator[tuple[int, float]]:
-    """Depths that may be drafted for this tree, with the seconds of each."""
+def _steps(problem: TreeProblem, widths: list[int]) -> Iterator[tuple[int, float]]:
+    """Depths that may be drafted for a tree of these level widths, with the seconds of each."""
     if isinstance(problem.cost, LevelCost):
-        if max(tree.level_widths.tolist(), default=0) <= problem.cost.width:
-            yield tree.depth, problem.cost.step_s(tree.level_widths)
+        if max(widths, default=0) <= problem.cost.width:
+            yield len(widths), problem.cost.step_s(widths)
         return
-    for depth in range(tree.depth, problem.depth_limit + 1):
-        yield depth, problem.cost.step_s(len(tree), depth)
+    for depth in range(len(widths), problem.depth_limit + 1):
+        yield depth, problem.cost.step_s(sum(widths), depth)
 
 
 def _batch(problem: BatchProblem) -> Solution:
     best: tuple[float, tuple[DraftTree, ...], int, float, float] | None = None
     count, limit = 0, problem.nodes_limit
     options = [
-        [
-            (chosen, _tokens(request, chosen))
-            for chosen in _closed_sets(*_followers(request, problem.depth_limit, "any"), limit)
-        ]
+        [(chosen, gains(chosen)) for chosen in _closed_sets(*_followers(request, problem.depth_limit, "any"), limit)]
         for request in problem.requests
+        for gains in [_gains(request)]
     ]
     for picks in itertools.product(*options) if limit >= 0 else ():
         count += 1
@@ -147,11 +159,11 @@ def _promises_kept(problem: BatchProblem, picks: list[tuple[int, float]]) -> boo
 
 def _robust(problem: RobustProblem) -> Solution:
     best: tuple[float, tuple[Path, ...], int, float, float] | None = None
-    count = 0
+    count, each = 0, [_gains(workload) for workload in problem.workloads]
     follow, starts = _followers(problem.workloads[0], problem.depth_limit, "any")
     for chosen in _closed_sets(follow, starts, problem.nodes_limit):
         count += 1
-        worst = min(float(s) * _tokens(w, chosen) for s, w in zip(problem.scales, problem.workloads, strict=True))
+        worst = min(float(scale) * gains(chosen) for scale, gains in zip(problem.scales, each, strict=True))
         for depth in range(max((len(path) for path in chosen), default=0), problem.depth_limit + 1):
             step_s = problem.cost.step_s(len(chosen), depth)
             if best is None or problem.batch * worst / step_s > best[0]:

@@ -65,7 +65,7 @@ def _one_batch(
     """Sizes, depths and the five float rows of one batch over all contexts."""
     contexts, batch = len(problem.contexts), problem.batches[b]
     seconds = problem.draft_s[b][:, :, None] + problem.verify_s[b][:, None, :]
-    rate: Floats = tokens / seconds
+    rate = np.divide(tokens, seconds)
     if np.isfinite([problem.objective.step_cap_s, problem.objective.latency_target_s]).any():
         allowed = problem.objective.allows(tokens, seconds)
         rate = np.where(allowed, rate, -np.inf)

@@ -87,7 +87,8 @@ def fit_surface(shapes: Array, swept: Array, log_ratio: Array, *, length: float,
     inverse = np.linalg.inv(_kernel(known, known, length) + nugget * np.eye(len(known)))
     weights = inverse @ (table - mean)
     left_out = weights / np.diag(inverse)[:, None]
-    return Surface(known, grid, mean, weights, length, float(np.sqrt(np.mean(left_out**2))))
+    spread = float(np.sqrt(np.mean(np.square(left_out))))
+    return Surface(known, grid, mean, weights, length, spread)
 
 
 def _kernel(first: Array, second: Array, length: float) -> Array:

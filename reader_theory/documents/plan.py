@@ -106,9 +106,9 @@ class PlanEntry(Frozen):
     prediction: Prediction
     price: float = Field(ge=0, description="tokens that one more verified node must bring to pay for its time")
     upper_bound_tokens_per_s: float = Field(description="no policy of the searched family was predicted above this")
-    gap: float = Field(ge=0, description="(bound - value) / bound over the searched family")
+    gap: float = Field(ge=0, description="certified gap of the best neural tree under the fitted table; 0 without a draft")
     solver: str
-    certified: bool
+    certified: bool = Field(description="whether the independent certificate of that tree stands")
     candidates: tuple[Candidate, ...]
 
 

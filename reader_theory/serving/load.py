@@ -3,9 +3,10 @@ r"""Little's law with speculation: latency and batch at a request rate, in close
 With step costs affine in the batch, B = rate x latency closes to
 
 .. math:: L = \frac{C_1}{1 - rate\, C_2}, \quad
-          C_i = c_{ip} + \frac{g}{E} (c_{iv} + k\, c_{id}),
+          C_i = c_{ip} + n (c_{iv} + k\, c_{id}),
 
-E tokens a step, g tokens generated, k drafter steps; capacity is 1 / C2. Any other cost (mixture of experts, staircases)
+with n = (g - 1 + (E - 1) / 2) / E + 1/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of the
+last step, and half a step of waiting for the running one to end. k drafter steps; capacity is 1 / C2. Any other cost (mixture of experts, staircases)
 goes through the fixed point. Little 1961; processor sharing as in Kleinrock 1976, chapter 4.
 """
 
@@ -19,7 +20,7 @@ from pydantic import Field
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load"]
+__all__ = ["AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
 
 
 class LoadPoint(Frozen):
@@ -71,14 +72,14 @@ class AffineLoad(Frozen):
     output_tokens: float = Field(ge=1)
 
     def constants(self, drafts: int, tokens_per_step: float) -> tuple[float, float]:
-        """(C1, C2) at k = `drafts` and E = `tokens_per_step`; C1 holds half a step of waiting to be admitted."""
+        """(C1, C2) at k = `drafts` and E = `tokens_per_step`."""
         require(
             drafts >= 0 and 1 <= tokens_per_step <= drafts + 1 + 1e-9,
             "`drafts` must be >= 0 and `tokens_per_step` between 1 and `drafts` + 1",
             got=(drafts, tokens_per_step),
             fix="A step emits at least its correction and at most every draft and the bonus.",
         )
-        steps = max(self.output_tokens - 1, 0.0) / tokens_per_step
+        steps = steps_of_request(self.output_tokens, tokens_per_step)
         fixed = self.target_fixed_s + drafts * self.drafter_fixed_s
         load = self.target_load_s + drafts * self.drafter_load_s
         return self.prefill_s + steps * fixed, self.prefill_s + steps * load
@@ -132,7 +133,7 @@ def fixed_point_load(
         got=(rate_per_s, tokens_per_step, output_tokens),
         fix="Rates are requests a second.",
     )
-    share, steps = rate_per_s * prefill_s, max(output_tokens - 1, 0.0) / tokens_per_step
+    share, steps = rate_per_s * prefill_s, steps_of_request(output_tokens, tokens_per_step)
 
     def latency(batch: float) -> float:
         return (prefill_s + steps * step_s(1.0 + batch)) / (1 - share)
@@ -145,6 +146,12 @@ def fixed_point_load(
         used = rate_per_s / capacity if capacity > 0 else math.inf
         return LoadPoint(latency_s=math.inf, batch=math.inf, utilisation=max(used, 1.0), prefill_share=share)
     return LoadPoint(latency_s=latency(batch), batch=batch, utilisation=rate_per_s / capacity, prefill_share=share)
+
+
+def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
+    """Steps a request waits for: its own, the overshoot of the last, and half of the one that runs when it arrives."""
+    own = max(output_tokens - 1, 0.0)
+    return (own + (tokens_per_step - 1) / 2 * (own > 0)) / tokens_per_step + 0.5
 
 
 def experts_touched(experts: int, active: int, tokens: float) -> float:

@@ -23,12 +23,12 @@ from runtime.models.house.windows import HEADERS
 
 HALF = 96  # prompts of a workload in each split
 NEW_TOKENS = 128
-LENGTHS = {"code": (128, 256), "copy": (140, 200), "prose": (80, 160)}  # of a copy prompt: its passage
-MOST_OF_A_FILE = 40
+LENGTHS = {"code": (128, 256), "copy": (140, 200), "prose": (64, 128)}  # of a copy prompt: its passage
+MOST_OF_A_FILE = 80
 FIRST_LINE_TOKENS = 6  # tokens of the passage that a copy prompt repeats, at least
 
 BEGINS = re.compile(r"\S|\s*(def|class|async|@)\b")  # a passage begins at the left margin or at a definition
-LEAST_PROSE_LINE, LEAST_PROSE_LETTERS = 35, 0.85
+LEAST_PROSE_LINE, LEAST_PROSE_LETTERS = 30, 0.8
 
 
 def make_prompts(work: Path, target_folder: Path, destination: Path, seed: int = 0) -> dict[str, Any]:
