@@ -77,7 +77,7 @@ class RankAcceptance:
         require(
             bool((sums <= 1 + ROUNDING).all()),
             "`conditionals` must sum to at most 1 at each depth: ranks exclude one another",
-            got=f"sums {np.round(sums[sums > 1 + ROUNDING][:3], 6).tolist()} at depths {_where(sums > 1 + ROUNDING)}",
+            got=f"sums {[round(float(x), 6) for x in sums if x > 1 + ROUNDING][:3]} at depths {_where(sums > 1 + ROUNDING)}",
             fix="Divide each row by its sum, or pass conditional and not cumulative hit rates.",
         )
 

@@ -77,6 +77,30 @@ def test_cache_contents_after_every_step_equal_a_fresh_prefill(policy: str) -> N
                 torch.testing.assert_close(ours.values[row, :, : len(held)], theirs.values[0, :, : len(held)], atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
+        {"temperature": 1.3, "min_p": 0.05, "repetition_penalty": 1.3},
+        {"temperature": 0.0, "repetition_penalty": 1.5},
+    ],
+)
+def test_filters_and_penalties_see_the_same_prefix_with_and_without_drafts(options: dict[str, float]) -> None:
+    prompts, params = [p.tokens for p in random_prompts(4)], SamplingParams(max_new_tokens=16, seed=5, **options)  # type: ignore[arg-type]
+    texts = [[done.tokens for done in _engine(batch, policy).generate(prompts, params)] for batch, policy in ((1, "off"), (3, "both"))]
+    assert texts[0] == texts[1]
+
+
+def test_a_greedy_penalty_equals_that_of_transformers() -> None:
+    prompt, model = random_prompts(2)[1].tokens, tiny_model("llama")
+    ids = torch.from_numpy(prompt)[None]
+    theirs = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, repetition_penalty=1.5, pad_token_id=0
+    )[0, len(prompt) :].tolist()
+    ours = _engine().generate([prompt], SamplingParams(max_new_tokens=16, repetition_penalty=1.5))[0].tokens
+    assert ours == theirs
+
+
 def test_a_draft_of_another_vocabulary_is_refused() -> None:
     from runtime.models.table import TableModel
 

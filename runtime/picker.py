@@ -24,7 +24,7 @@ def token_law(logits: torch.Tensor, params: SamplingParams, prefix: list[int]) -
         return weights / weights.sum()
     from runtime.verification.sampling import target_law
 
-    return target_law(logits.unsqueeze(0), params, [prefix])[0]
+    return target_law(logits.unsqueeze(0), params, [prefix])[0].numpy(force=True)
 
 
 def pick(logits: torch.Tensor, params: SamplingParams, prefix: list[int], uniform: float) -> int:

@@ -70,7 +70,8 @@ def _one_batch(
         allowed = problem.objective.allows(tokens, seconds)
         rate = np.where(allowed, rate, -np.inf)
     if problem.memory is not None:
-        rate = np.where(np.arange(rate.shape[2]) <= room[:, None, None], rate, -np.inf)
+        fits: NDArray[np.bool_] = np.arange(problem.nodes + 1) <= room[:, None, None]
+        rate = np.where(fits, rate, -np.inf)
     best = rate.reshape(contexts, -1).argmax(axis=1)
     depth, nodes = np.divmod(best, rate.shape[2])
     out = np.zeros((5, contexts))

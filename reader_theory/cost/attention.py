@@ -1,7 +1,7 @@
-"""Decode attention, one query token a request with split-KV: two bandwidths, a cost a thread block, and a fitted surface.
+"""Decode attention with split-KV, one query token a request: two bandwidths, a cost a block, and a fitted surface.
 
-Prefer it for plain decoding. What fits in the last-level cache is read at its bandwidth; thousands of short contexts are
-bound by thread blocks, not bytes. Split-KV as in FlashDecoding (Dao, Haziza, Massa, Sizov 2023).
+Prefer it for plain decoding. What fits in the last-level cache is read at its bandwidth; thousands of short contexts
+are bound by thread blocks, not bytes. Split-KV as in FlashDecoding (Dao, Haziza, Massa, Sizov 2023).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class DecodeModel:
 
 @dataclass(frozen=True)
 class AttentionFit:
-    """Decode attention fitted on one table: for each gpu a device, a model and a surface over (batch, heads, KV heads)."""
+    """Decode attention fitted on one table: by gpu a device, a model and a surface over (batch, heads, KV heads)."""
 
     parts: Mapping[str, tuple[Device, DecodeModel, Surface]]
 

@@ -1,6 +1,6 @@
 """Scale a predicted step to measured ones: from one point on, robustly, and without negative costs.
 
-Each measured step is a row of predicted terms; their factors are found by non-negative least squares on relative errors,
+Each measured step is a row of predicted terms; non-negative least squares on relative errors find their factors,
 pulled towards 1 by what is assumed of each term, and reweighted (Huber) so that one bad measurement does not decide.
 It says which terms the points cannot tell apart, and which point to measure next (D-optimal; Fedorov 1972).
 """

@@ -61,14 +61,18 @@ def fit_all_reduce(table: Table) -> dict[tuple[str, str], AllReduce]:
     table : columns gpu, kernel_source, num_gpus, message_size, latency
         `message_size` in 2-byte elements, `latency` in milliseconds.
     """
-    names = list(zip(column(table, "gpu").astype(str).tolist(), column(table, "kernel_source").astype(str).tolist(), strict=True))
+    names = list(
+        zip(column(table, "gpu").astype(str).tolist(), column(table, "kernel_source").astype(str).tolist(), strict=True)
+    )
     count, size = positive(table, "num_gpus"), positive(table, "message_size") * 2.0
     times, fits = positive(table, "latency") * 1e-3, dict[tuple[str, str], AllReduce]()
     for name in sorted(set(names)):
         at = np.array([x == name for x in names])
         require(at.sum() >= 4, "each card and kernel must have at least four rows", got=name, fix="Measure more sizes.")
         start, reach = np.log([5e-6, 1e-6, 1e11, 2.0]), np.array([3.0, 5.0, 4.0, 1.6])
-        log = fit_log(lambda x, a=at: AllReduce(*np.exp(x).tolist()).seconds(size[a], count[a]), start, times[at], reach)
+        log = fit_log(
+            lambda x, a=at: AllReduce(*np.exp(x).tolist()).seconds(size[a], count[a]), start, times[at], reach
+        )
         fits[name] = AllReduce(*np.exp(log).tolist())
     return fits
 

@@ -1,7 +1,7 @@
 r"""The drafter's head over the vocabulary: full, truncated to frequent tokens, or of low rank.
 
-A small drafter spends most of its weights on the head. Truncating reads fewer rows and cannot propose the rest; a low-rank
-head z = W_up W_down h reads r (d + V) weights and costs some acceptance. A smaller head pays when (SlimSpec)
+A small drafter spends most of its weights on the head. Truncating reads fewer rows and cannot propose the rest; a
+low-rank head z = W_up W_down h reads r (d + V) weights and costs some acceptance. A smaller head pays when (SlimSpec)
 
 .. math:: \rho_{TPS} = \rho_\tau \, \frac{1 + \kappa}{1 + \nu \kappa} > 1,
 
@@ -38,7 +38,8 @@ class DrafterHead(Frozen):
     @model_validator(mode="after")
     def _sizes(self) -> DrafterHead:
         require(
-            (self.kind == "truncated") == (self.kept is not None) and (self.kind == "low rank") == (self.rank is not None),
+            (self.kind == "truncated") == (self.kept is not None)
+            and (self.kind == "low rank") == (self.rank is not None),
             "`kept` must be given for a truncated head and `rank` for one of low rank, and only there",
             got=(self.kind, self.kept, self.rank),
             fix="Give the one that `kind` needs.",

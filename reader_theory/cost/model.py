@@ -1,4 +1,4 @@
-"""A model's operators from its configuration: weights, bytes and FLOPs for given tokens, batch, context and parallelism.
+"""A model's operators from its configuration: weights, bytes and FLOPs for tokens, batch, context and parallelism.
 
 Dense and grouped-query attention, multi-latent attention (DeepSeek), mixture of experts, tied or untied head, quantised
 weights. Reads the JSON that a checkpoint carries; needs no other package.

@@ -137,14 +137,16 @@ class EngineStep:
         head = float(target.vocabulary * target.hidden)
         weights = (body * target.weight_bits / 8 + 2 * head) / (c.bandwidth_share * bandwidth)
         arithmetic = 2 * (body * rows + head * verified) / (c.flops_share * rate)
-        drafting = load.drafts > 0
+        drafting, token_bytes = load.drafts > 0, target.kv_bytes_per_token()
         parts: dict[str, Array] = {
             "target linear": p_norm(weights, arithmetic, c.p),
-            "target attention": c.attention_ratio * target.kv_bytes_per_token() * load.running * load.context / bandwidth,
+            "target attention": load.running
+            * load.context
+            * (c.attention_ratio * target.kv_bytes_per_token() / bandwidth),
             "drafter": load.drafts * self._drafter_s(load),
-            "verification": c.verify_s * verified * target.vocabulary * drafting,
-            "speculation": c.speculation_s * drafting,
-            "host": c.host_s + c.eager_s * (rows > VLLM_SIZES[-1]),
+            "verification": verified * drafting * (c.verify_s * target.vocabulary),
+            "speculation": np.where(drafting, c.speculation_s, 0.0),
+            "host": np.where(rows > VLLM_SIZES[-1], c.host_s + c.eager_s, c.host_s),
         }
         return parts
 
@@ -175,7 +177,9 @@ class EngineStep:
             at, shape = load.drafter == name, self._shape(name)
             read = shape.parameters() - (0 if shape.tied else shape.vocabulary * shape.hidden)
             linear = p_norm(
-                2 * read / (c.bandwidth_share * bandwidth), 2 * read * load.running[at] / (c.drafter_flops_share * rate), c.p
+                2 * read / (c.bandwidth_share * bandwidth),
+                2 * read * load.running[at] / (c.drafter_flops_share * rate),
+                c.p,
             )
             kv = c.attention_ratio * shape.kv_bytes_per_token() * load.running[at] * load.context[at] / bandwidth
             out[at] = (linear + kv + shape.layers * c.drafter_launch_s) * c.drafter_ratio.get(name, 1.0)

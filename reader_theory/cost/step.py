@@ -232,4 +232,6 @@ class StepCost:
 
     def __post_init__(self) -> None:
         unknown = sorted((set(self.scale) | set(self.spread)) - set(TERMS))
-        require(not unknown, "`scale` and `spread` must name terms of a step", got=unknown, fix=f"Use {', '.join(TERMS)}.")
+        require(
+            not unknown, "`scale` and `spread` must name terms of a step", got=unknown, fix=f"Use {', '.join(TERMS)}."
+        )

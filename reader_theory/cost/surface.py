@@ -1,8 +1,8 @@
 """Efficiency as a smooth function of the operator's shape: what a roofline leaves over, interpolated between shapes.
 
 Prefer it once a table of measurements exists: tile shapes and split choices inside vendor libraries are not public, but
-neighbouring shapes meet the same ones. It reverts to the roofline far from every measured shape.
-Gaussian-process regression (kriging) with an exponential kernel on logarithms of sizes; Rasmussen and Williams 2006, chapter 2.
+neighbouring shapes meet the same ones. It reverts to the roofline far from every measured shape. Gaussian-process
+regression (kriging) with an exponential kernel on logarithms of sizes; Rasmussen and Williams 2006, chapter 2.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ def fit_surface(shapes: Array, swept: Array, log_ratio: Array, *, length: float,
     grid = _grid(np.log(swept))
     table = np.stack([_resampled(np.log(swept)[rows], log_ratio[rows], grid) for rows in _rows_of(group, len(known))])
     mean = table.mean(axis=0)
-    inverse = np.linalg.inv(_kernel(known, known, length) + nugget * np.eye(len(known)))
-    weights = inverse @ (table - mean)
-    left_out = weights / np.diag(inverse)[:, None]
-    spread = float(np.sqrt(np.mean(np.square(left_out))))
+    inverse: Array = np.asarray(
+        np.linalg.inv(_kernel(known, known, length) + nugget * np.eye(len(known))), dtype=np.float64
+    )
+    weights: Array = inverse @ (table - mean)
+    left_out: Array = weights / np.diag(inverse)[:, None]
+    spread = float(np.sqrt(np.mean(left_out**2)))
     return Surface(known, grid, mean, weights, length, spread)
 
 

@@ -1,4 +1,4 @@
-"""Attention of several query tokens over a context, with or without split-KV: the choice is explicit because it decides.
+"""Attention of several query tokens over a context, with or without split-KV: an explicit choice, because it decides.
 
 Without split-KV each thread block walks the whole context alone, and a verification of a few tokens costs up to nine
 times a decode at 16k tokens; decodes that share such a call lose their split too. With it the call is bound by bytes.

@@ -114,7 +114,9 @@ def largest_batch(
     return int(max(root, 0.0) ** 2)
 
 
-def shadow_price_per_gib(throughput: Callable[[int], float], budget: MemoryBudget, *, step_bytes: float = 2.0**30) -> float:
+def shadow_price_per_gib(
+    throughput: Callable[[int], float], budget: MemoryBudget, *, step_bytes: float = 2.0**30
+) -> float:
     """Tokens a second that one more GiB of KV would buy: the slope of `throughput` in capacity.
 
     Parameters

@@ -37,9 +37,7 @@ def kv_bytes_per_token(
     target: ModelShape, drafters: Iterable[ModelShape] = (), *, bits: float = 16.0, tensor_parallel: int = 1
 ) -> float:
     """Bytes of keys and values that one token takes in the target and in every drafter that keeps its own cache."""
-    return sum(
-        shape.kv_bytes_per_token(bits=bits, tensor_parallel=tensor_parallel) for shape in (target, *drafters)
-    )
+    return sum(shape.kv_bytes_per_token(bits=bits, tensor_parallel=tensor_parallel) for shape in (target, *drafters))
 
 
 def token_capacity(free_bytes: float, bytes_per_token: float, page_tokens: int = 16) -> int:

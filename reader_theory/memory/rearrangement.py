@@ -49,7 +49,7 @@ def rectangular_overhead(context: float, columns: float, kept: float) -> float:
 
 
 def per_row_overhead(context: float, kept: float) -> float:
-    """Extra bytes over KV bytes read when rows keep their own length: accepted entries are read and written, 2 a / L."""
+    """Extra bytes over KV bytes read when rows keep their length: accepted entries are read and written, 2 a / L."""
     _check(context, kept, kept)
     return 2.0 * kept / context
 

@@ -60,9 +60,7 @@ def draft_pool_tokens(
 
 def activation_bytes(shape: ModelShape, tokens: int, *, tensor_parallel: int = 1) -> float:
     """Peak activations of a forward over `tokens`: residual, normed input, and the widest pair of intermediates."""
-    width = max(
-        (2 if shape.gated else 1) * shape.intermediate, (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    )
+    width = max((2 if shape.gated else 1) * shape.intermediate, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
     if shape.experts is not None:
         width = max(width, 2 * shape.experts.active * shape.experts.intermediate)
     return 2.0 * tokens * (2 * shape.hidden + 1.5 * width / tensor_parallel)

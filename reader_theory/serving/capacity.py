@@ -52,7 +52,9 @@ def speculation_stops_paying(
     draws, seed : int
         Monte Carlo draws, and their seed.
     """
-    require(drafts >= 1, "`drafts` must be at least 1", got=drafts, fix="Without drafts there is nothing to switch off.")
+    require(
+        drafts >= 1, "`drafts` must be at least 1", got=drafts, fix="Without drafts there is nothing to switch off."
+    )
     generator = np.random.default_rng(seed)
     half = (tokens_per_step.high - tokens_per_step.low) / 3.92
     emitted = np.clip(generator.normal(tokens_per_step.value, half, draws), 1.0, drafts + 1.0)

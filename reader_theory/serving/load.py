@@ -5,9 +5,9 @@ With step costs affine in the batch, B = rate x latency closes to
 .. math:: L = \frac{C_1}{1 - rate\, C_2}, \quad
           C_i = c_{ip} + n (c_{iv} + k\, c_{id}),
 
-with n = (g - 1 + (E - 1) / 2) / E + 1/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of the
-last step, and half a step of waiting for the running one to end. k drafter steps; capacity is 1 / C2. Any other cost (mixture of experts, staircases)
-goes through the fixed point. Little 1961; processor sharing as in Kleinrock 1976, chapter 4.
+with n = (g - 1 + (E - 1) / 2) / E + 1/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
+the last step, and half a step of waiting for the running one to end; k drafter steps. Capacity is 1 / C2. Any other
+cost (mixture of experts, staircases) goes through the fixed point. Little 1961; processor sharing as in Kleinrock 1976, chapter 4.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class AffineLoad(Frozen):
         return math.inf if second == 0 else 1 / second
 
     def rate_where_equal(self, first: tuple[int, float], second: tuple[int, float]) -> float:
-        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or zero if it never turns."""
+        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or zero without a turn."""
         a1, a2 = self.constants(*first)
         b1, b2 = self.constants(*second)
         if a1 >= b1:
@@ -156,7 +156,9 @@ def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
 
 def experts_touched(experts: int, active: int, tokens: float) -> float:
     """Share of experts that `tokens` tokens visit, 1 - (1 - active / experts)^tokens, for uniform routing."""
-    require(0 < active <= experts and tokens >= 0, "0 < `active` <= `experts`", got=(active, experts), fix="As configured.")
+    require(
+        0 < active <= experts and tokens >= 0, "0 < `active` <= `experts`", got=(active, experts), fix="As configured."
+    )
     return 1.0 - (1.0 - active / experts) ** tokens
 
 

@@ -93,7 +93,10 @@ def best_schedule(
     for context in contexts:
         for batch in batches:
             rates = {
-                depth: (fits := min(batch, largest_batch(context, depth)), _rate(step_s, tokens_per_step, fits, context, depth))
+                depth: (
+                    fits := min(batch, largest_batch(context, depth)),
+                    _rate(step_s, tokens_per_step, fits, context, depth),
+                )
                 for depth in tried
             }
             best = max(tried, key=lambda depth, r=rates: (r[depth][1], -depth))

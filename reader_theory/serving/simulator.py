@@ -1,8 +1,8 @@
 """A serving engine replayed event by event: continuous batching, chunked prefill, paged KV, preemption, speculation.
 
 Prefer it to the closed form when arrivals burst, lengths vary or KV overflows: requests that are preempted wait between
-two of their tokens, which no mean-value formula sees. Scheduling follows vLLM's V1 scheduler: running requests first, in
-order of admission; the last admitted is preempted when pages run out; the waiting queue is first come, first served.
+two of their tokens, which no mean-value formula sees. Scheduling follows vLLM's V1 scheduler: running requests first,
+in order of admission; the last admitted is preempted when pages run out; the waiting queue is first come, first served.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EngineLimits(Frozen):
     max_requests: int = Field(default=256, ge=1)
     max_step_tokens: int = Field(default=8192, ge=1)
     lookahead: int = Field(default=0, ge=0)
-    prefix_cache: bool = False
+    prefix_cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,12 @@ class _Engine:
     """State of one replay; arrays are indexed by request."""
 
     def __init__(
-        self, workload: Workload, step_s: StepTime, limits: EngineLimits, cumulative: Array, generator: np.random.Generator
+        self,
+        workload: Workload,
+        step_s: StepTime,
+        limits: EngineLimits,
+        cumulative: Array,
+        generator: np.random.Generator,
     ) -> None:
         count = len(workload.arrivals_s)
         self.workload, self.step_s, self.limits = workload, step_s, limits

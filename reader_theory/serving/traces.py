@@ -19,7 +19,8 @@ COLUMNS = (
     ("timestamp_ms", "input_length", "output_length", 1e-3),
     ("arrival_s", "input_toks", "output_toks", 1.0),
 )
-"""Arrival, prompt and output columns of the Azure, Mooncake and serving-run tables, and the unit of arrival in seconds."""
+"""Arrival, prompt and output columns of the Azure, Mooncake and serving-run tables, and arrival's unit in seconds."""
+MORE = "Ask for at least one request."
 
 
 def read_trace(path: str | Path, *, first: int | None = None, rate_scale: float = 1.0) -> Workload:
@@ -56,7 +57,7 @@ def poisson_arrivals(
     rate_per_s: float, count: int, prompt_tokens: ArrayLike, output_tokens: ArrayLike, *, seed: int = 0
 ) -> Workload:
     """`count` Poisson arrivals; token counts are scalars or are drawn with replacement from the given samples."""
-    require(rate_per_s > 0 and count >= 1, "`rate_per_s` and `count` must be positive", got=(rate_per_s, count), fix="")
+    require(rate_per_s > 0 and count >= 1, "`rate_per_s`, `count` must be positive", got=(rate_per_s, count), fix=MORE)
     generator = np.random.default_rng(seed)
     arrivals = np.cumsum(generator.exponential(1 / rate_per_s, count))
     return Workload(arrivals, _drawn(prompt_tokens, count, generator), _drawn(output_tokens, count, generator))
@@ -66,7 +67,9 @@ def closed_loop(
     concurrency: int, count: int, prompt_tokens: ArrayLike, output_tokens: ArrayLike, *, seed: int = 0
 ) -> Workload:
     """`count` requests of clients that keep `concurrency` of them in flight."""
-    require(concurrency >= 1 and count >= 1, "`concurrency` and `count` must be positive", got=(concurrency, count), fix="")
+    require(
+        concurrency >= 1 and count >= 1, "`concurrency` and `count` must be positive", got=(concurrency, count), fix=""
+    )
     generator = np.random.default_rng(seed)
     prompts, outputs = _drawn(prompt_tokens, count, generator), _drawn(output_tokens, count, generator)
     return Workload(np.zeros(count), prompts, outputs, concurrency)

@@ -44,8 +44,16 @@ class SuffixIndex:
         )
         first = as_tokens(tokens, "tokens")
         self.header = np.zeros(kernel.HEADER, np.int64)
-        self.header[[kernel.NODES, kernel.MAX_DEPTH, kernel.RECENT, kernel.CHILD]] = 1, max_depth, -1, kernel.NONE
+        self.header[[kernel.NODES, kernel.MAX_DEPTH, kernel.RECENT, kernel.CHILD, kernel.ALIGNED]] = (
+            1,
+            max_depth,
+            -1,
+            kernel.NONE,
+            -1,
+        )
         self.address = self.header.ctypes.data
+        self._memory = np.full(2 * kernel.MEMORY, -1, np.int32)
+        self.header[kernel.MEMO] = self._memory.ctypes.data
         self._text = np.empty(0, np.int32)
         self._nodes = np.empty(0, np.int32)
         self._table = np.empty(0, np.int32)
@@ -102,7 +110,7 @@ class SuffixIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, room for growth included."""
-        buffers = (self.header, self._text, self._nodes, self._table, self._path, self._scratch)
+        buffers = (self.header, self._memory, self._text, self._nodes, self._table, self._path, self._scratch)
         return sum(buffer.nbytes for buffer in buffers)
 
     def replay(self, output: NDArray[np.int32], max_tokens: int) -> tuple[NDArray[np.int32], ...]:

@@ -40,6 +40,7 @@ def pick_tokens(law: Any, uniforms: Any) -> Any:
     [1, 2, 2]
     """
     if isinstance(law, np.ndarray):
+        law = law if law.dtype == object else law.astype(np.float64, copy=False)
         return np.array([pick_token(row, uniform) for row, uniform in zip(law, uniforms, strict=True)], dtype=np.int64)
     return _pick_torch(law, uniforms)
 

@@ -26,6 +26,7 @@ from runtime.models.house.windows import CopyMaterial, cut_windows
 TEMPERATURES = (1.0, 1.0, 0.6, 1e-4)
 PROMPT_TOKENS, ROW_TOKENS = 96, 512
 TEXT_WEIGHT = 0.1
+RESTARTED_RATE = 0.4  # of the rate from nothing
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def distil_draft(
         LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else fresh_model(DRAFT, regime.seed)
     )
     draft = draft.to(device).train()
-    optimisers = Optimisers(draft)
+    optimisers = Optimisers(draft, scale=RESTARTED_RATE if start else 1.0)
     step, due, label = 0, 1 / PROBES, "step {}  {:4.0%}"
     for step, done in regime.budget(len(stream)).progress(started):
         rows, length = batch_shape(rng, regime.batch_tokens, done)

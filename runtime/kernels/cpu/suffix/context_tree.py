@@ -27,7 +27,13 @@ MATCH, RECENT, COUNT, CHILD, PATHS = 8, 9, 10, 11, 12
 """Last descent: length, most recent occurrence, occurrences, child it ended inside of, nodes passed (ids from PATH on)."""
 TEXT_ROOM, NODE_ROOM, EDGE_ROOM = 13, 14, 15
 """Tokens, nodes and edges that the buffers hold."""
-PATH = 16
+PATH = 20
+ALIGNED, STREAK, MISSES, MEMO = 16, 17, 18, 19
+"""The copy model: the place it copies from, tokens it got right in a row, misses since; address of its memory."""
+MEMORY = 256
+"""Entries (token the copy model offered, token that came) of the memory of corrections."""
+ANCHOR = 4
+"""Match length from which the most recent longest match may become the place to copy from."""
 FIELDS = 8
 LAST, TOTAL, DEPTH, FOLLOWER, TALLY, NOVEL = 0, 1, 2, 3, 6, 7
 """Fields of a node; three followers from FOLLOWER on, their three counts of ten bits in TALLY."""
@@ -200,6 +206,35 @@ def split(header, text, nodes, table, upper, child, depth):
     return fresh
 
 
+@njit(inline="always", nogil=True)
+def aligned_after(text, end, place, streak, misses, token):
+    """The copy model after `token`: it goes on, skips what was left out, steps over what was replaced, or waits."""
+    if place < 0 or place >= end or misses > 8:
+        return np.int64(-1), np.int64(0), np.int64(0)
+    if text[place] == token:
+        return place + 1, min(streak + 1, 32), misses if streak < ANCHOR else np.int64(0)
+    for skipped in range(1, 4):
+        if place + skipped < end and text[place + skipped] == token:
+            return place + skipped + 1, np.int64(1), misses + 1
+    if misses == 0 or streak > 0:
+        return place + 1, np.int64(0), misses + 1
+    return place, np.int64(0), misses + 1
+
+
+@njit(inline="always", nogil=True)
+def follow_copy(header, text, token):
+    """Note what came where the copy model offered a token, and move it."""
+    end, place = header[LENGTH], header[ALIGNED]
+    if 0 <= place < end:
+        memory = int32_at(header[MEMO], 2 * MEMORY)
+        offered = np.int64(text[place])
+        entry = 2 * (offered % MEMORY)
+        memory[entry], memory[entry + 1] = offered, token
+    header[ALIGNED], header[STREAK], header[MISSES] = aligned_after(
+        text, end, place, header[STREAK], header[MISSES], token
+    )
+
+
 @njit(nogil=True)
 def extend(header, tokens):
     """Append `tokens` as far as the buffers have room; how many were appended, -1 (and none) when one is negative."""
@@ -212,12 +247,15 @@ def extend(header, tokens):
             return done
         text, nodes, table = views(header)
         insert(header, text, nodes, table, token)
+        follow_copy(header, text, token)
         end = header[LENGTH]
         text[end] = token
         header[LENGTH] = end + 1
         header[MATCH], header[RECENT], header[COUNT], header[CHILD], header[PATHS] = descend(
             text, nodes, table, header[SLOTS], header[MAX_DEPTH], text, end + 1, header[PATH:]
         )
+        if header[MATCH] >= max(ANCHOR, header[STREAK]):
+            header[ALIGNED], header[STREAK], header[MISSES] = header[RECENT], header[MATCH], 0
     return tokens.size
 
 

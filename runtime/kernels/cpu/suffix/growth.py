@@ -17,13 +17,13 @@ from numba import njit
 
 from runtime.kernels.cpu.suffix import context_tree as tree
 from runtime.kernels.cpu.suffix import store as sorted_store
-from runtime.kernels.cpu.suffix.memory import int64_at
+from runtime.kernels.cpu.suffix.memory import int32_at, int64_at
 
 __all__ = ["SOURCES", "WEIGHTS", "grow", "grow_many"]
 
 DEPTHS = sorted_store.CAP + 1
-SOURCES = 3
-"""Own text, delta, datastore: rows of the weight table, one weight for each match length up to 32."""
+SOURCES = 4
+"""Own text, delta, datastore, copy model: rows of the weight table, one weight for each match length up to 32."""
 WEIGHTS = SOURCES * DEPTHS
 LEVELS = 5
 """Match lengths of one source that give evidence, longest first."""
@@ -61,7 +61,7 @@ def add_node(nodes, base, weight, kinds, weights, found):
 
 @njit(inline="always", nogil=True)
 def from_tree(header, odds, query, end, path, kinds, weights, found):
-    """Evidence of a context tree for what follows ``query[:end]``; kinds found, and the longest match."""
+    """Evidence of a context tree for what follows ``query[:end]``; kinds found, longest match, its place."""
     text, nodes, table = tree.views(header)
     cap = header[tree.MAX_DEPTH]
     depth, recent, _, child, passed = tree.descend(text, nodes, table, header[tree.SLOTS], cap, query, end, path)
@@ -79,7 +79,7 @@ def from_tree(header, odds, query, end, path, kinds, weights, found):
         levels += 1
         base = tree.FIELDS * path[step]
         found = add_node(nodes, base, odds[min(nodes[base + tree.DEPTH], DEPTHS - 1)], kinds, weights, found)
-    return found, depth
+    return found, depth, recent
 
 
 @njit(inline="always", nogil=True)
@@ -143,7 +143,7 @@ def sift_down(heap, chance, size):
 
 
 @njit(nogil=True)
-def grow(header, delta, store, odds, escape, budget, price, tokens, parents, chances, matches):
+def grow(header, delta, store, odds, escape, corrected, confirmed, budget, price, tokens, parents, chances, matches):
     """Fill `tokens`, `parents`, `chances` (path probabilities) and `matches`; the nodes grown, at most `budget`.
 
     `delta` and `store` are headers; an empty one has length, or rows, zero.
@@ -158,7 +158,9 @@ def grow(header, delta, store, odds, escape, budget, price, tokens, parents, cha
     kinds, weights = np.empty(KINDS, np.int64), np.empty(KINDS, np.float64)
     stored = store[sorted_store.ROWS] > 0
     arrays = sorted_store.views(store)
-    places = np.zeros((budget + 1, 4), np.int64)
+    places = np.zeros((budget + 1, 7), np.int64)
+    places[budget, 4:7] = header[tree.ALIGNED], header[tree.STREAK], header[tree.MISSES]
+    memory = int32_at(header[tree.MEMO], 2 * tree.MEMORY)
     if stored:
         read_text(header, arrays)
         places[budget, :3] = header[ROW], header[ABOVE], header[BELOW]
@@ -180,15 +182,39 @@ def grow(header, delta, store, odds, escape, budget, price, tokens, parents, cha
             places[node, 0], places[node, 1], places[node, 2] = sorted_store.step(
                 arrays, places[above, 0], places[above, 1], places[above, 2], np.int64(tokens[node]), query, length
             )
-        found, match = from_tree(header, odds[:DEPTHS], query, length, path, kinds, weights, 0)
+        found, match, recent = from_tree(header, odds[:DEPTHS], query, length, path, kinds, weights, 0)
+        own = match
         if delta[tree.LENGTH] > 0:
-            found, other = from_tree(delta, odds[DEPTHS : 2 * DEPTHS], query, length, path, kinds, weights, found)
+            found, other, _ = from_tree(delta, odds[DEPTHS : 2 * DEPTHS], query, length, path, kinds, weights, found)
             match = max(match, other)
         if stored:
             where = node if node >= 0 else budget
             above, below = places[where, 1], places[where, 2]
             match = max(match, max(above, below))
             found = from_store(arrays, odds[2 * DEPTHS :], places[where, 0], above, below, kinds, weights, found)
+        where = node if node >= 0 else budget
+        if node >= 0:
+            above = parents[node] if parents[node] >= 0 else budget
+            aligned, streak, misses = tree.aligned_after(
+                text, end, places[above, 4], places[above, 5], places[above, 6], np.int64(tokens[node])
+            )
+            if own >= max(tree.ANCHOR, streak):
+                aligned, streak, misses = recent, own, np.int64(0)
+            places[node, 4], places[node, 5], places[node, 6] = aligned, streak, misses
+        aligned, streak = places[where, 4], places[where, 5]
+        if 0 <= aligned < end:
+            offered = np.int64(text[aligned])
+            found = add(kinds, weights, found, offered, odds[3 * DEPTHS + min(streak, DEPTHS - 1)])
+            entry = 2 * (offered % tree.MEMORY)
+            if memory[entry] == offered:
+                came = np.int64(memory[entry + 1])
+                for kind in range(found):
+                    if kinds[kind] == offered:
+                        if came == offered:
+                            weights[kind] *= confirmed
+                        else:
+                            found = add(kinds, weights, found, came, weights[kind] * corrected)
+                        break
         total = escape
         for kind in range(found):
             total += weights[kind]
@@ -223,7 +249,7 @@ def depth_of(places, node):
 
 
 @njit(nogil=True)
-def grow_many(addresses, delta, store, odds, escape, budgets, prices, tokens, parents, chances, matches, made):
+def grow_many(addresses, delta, store, odds, escape, corrected, confirmed, budgets, prices, tokens, parents, chances, matches, made):
     """`grow` for each request whose header's address is given; outputs are rows."""
     for request in range(addresses.size):
         header = int64_at(addresses[request], tree.HEADER)
@@ -233,6 +259,8 @@ def grow_many(addresses, delta, store, odds, escape, budgets, prices, tokens, pa
             store,
             odds,
             escape,
+            corrected,
+            confirmed,
             budgets[request],
             prices[request],
             tokens[request],
