@@ -77,7 +77,7 @@ class RankAcceptance:
         require(
             bool((sums <= 1 + ROUNDING).all()),
             "`conditionals` must sum to at most 1 at each depth: ranks exclude one another",
-            got=f"sums {[round(float(x), 6) for x in sums if x > 1 + ROUNDING][:3]} at depths {_where(sums > 1 + ROUNDING)}",
+            got=f"sums {np.array2string(sums, precision=6)}, above 1 at depths {_where(sums > 1 + ROUNDING)}",
             fix="Divide each row by its sum, or pass conditional and not cumulative hit rates.",
         )
 
@@ -171,7 +171,7 @@ class ForestAcceptance:
         require(
             not bool(over.any()),
             "`path_probability` of siblings must sum to at most their parent's: one of them is emitted",
-            got=f"sums {offered[over][:3].tolist()} below {room[over][:3].tolist()} (node, root first) {_where(over)}",
+            got=f"sums {np.round(offered[over][:3], 9).tolist()} below {room[over][:3].tolist()} (node, root first) {_where(over)}",
             fix="Merge siblings that carry the same token, and rescale the rest.",
             error=InvalidInputError,
         )

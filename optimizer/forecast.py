@@ -1,4 +1,4 @@
-"""Forecast: tokens a second of a policy from its replay and the step's cost, with the interval a measurement should fall in."""
+"""Forecast: what a step of a policy costs, from its replay and the cost's terms, and how rows share steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StepForecast:
 
 
 def forward_sizes(policy: DraftPolicy, pending: float) -> Floats:
-    """Tokens a row of each forward of the draft: what was emitted since, then the nodes with children, level by level."""
+    """Tokens a row of each forward of the draft: what was emitted since, then each level's nodes with children."""
     if not policy.parents:
         return np.empty(0)
     tree = policy.tree

@@ -104,9 +104,17 @@ class _Study:
     """One workload: its replays, shared by all batches."""
 
     def __init__(
-        self, fit: AcceptanceFit, cost: Cost, trace: Trace, workload: str, max_nodes: int, max_depth: int,
-        test_prompts: int, resamples: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        fit: AcceptanceFit,
+        cost: Cost,
+        trace: Trace,
+        workload: str,
+        max_nodes: int,
+        max_depth: int,
+        test_prompts: int,
+        resamples: int,
+        seed: int,
+    ) -> None:
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
         self.fitted, self.limits = fit.workload(workload), (max_nodes, max_depth)
@@ -167,9 +175,7 @@ class _Study:
 
     def _optimism(self, weighed: Sequence[_Weighed], batch: int) -> float:
         """Share by which the winner on some prompts falls back on others; 0 at least."""
-        seconds = np.array(
-            [step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed]
-        )
+        seconds = np.array([step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed])
         steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
         tokens = weighed[0].result.tokens.astype(np.float64)
         folds = np.random.default_rng(self.seed).permutation(len(tokens)) % FOLDS
@@ -197,9 +203,13 @@ class _Study:
         rate = interval(draws[2] * spread, value[2] * (shrink if own else 1.0), self.level)
         gain = interval(draws[2] / draws[3], value[2] / value[3] * shrink, self.level) if own else _one()
         return Prediction(
-            tokens_per_step=per_step, step_s=step, tokens_per_s=rate, speed_up=gain,
-            nodes_per_step=weighed.result.nodes_per_step, terms_s=by_rows[-1].terms_s,
-        )  # fmt: skip
+            tokens_per_step=per_step,
+            step_s=step,
+            tokens_per_s=rate,
+            speed_up=gain,
+            nodes_per_step=weighed.result.nodes_per_step,
+            terms_s=by_rows[-1].terms_s,
+        )
 
     def _by_rows(self, weighed: _Weighed, batch: int) -> list[StepForecast]:
         """Steps with 1, 2, ..., batch rows."""

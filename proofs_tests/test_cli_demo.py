@@ -32,6 +32,7 @@ def _prompts(workload: str, split: str | None = None) -> list[Any]:
     return [house.Prompt(name, workload, str(split), f"# {name}\n{TEXT * 2}", "source", "sha") for name in names]
 
 
+@pytest.mark.slow
 def test_demo_shows_predicted_beside_measured_for_both_targets(tiny_house: None, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = CliRunner().invoke(

@@ -73,8 +73,12 @@ def test_cache_contents_after_every_step_equal_a_fresh_prefill(policy: str) -> N
             fresh = engine.target.new_cache(1, 96)
             prefill(engine.target, fresh, held.astype(np.int64), 0)
             for ours, theirs in zip(engine.cache.layers, fresh.layers, strict=True):
-                torch.testing.assert_close(ours.keys[row, :, : len(held)], theirs.keys[0, :, : len(held)], atol=2e-5, rtol=0)
-                torch.testing.assert_close(ours.values[row, :, : len(held)], theirs.values[0, :, : len(held)], atol=2e-5, rtol=0)
+                torch.testing.assert_close(
+                    ours.keys[row, :, : len(held)], theirs.keys[0, :, : len(held)], atol=2e-5, rtol=0
+                )
+                torch.testing.assert_close(
+                    ours.values[row, :, : len(held)], theirs.values[0, :, : len(held)], atol=2e-5, rtol=0
+                )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,10 @@ def test_cache_contents_after_every_step_equal_a_fresh_prefill(policy: str) -> N
 )
 def test_filters_and_penalties_see_the_same_prefix_with_and_without_drafts(options: dict[str, float]) -> None:
     prompts, params = [p.tokens for p in random_prompts(4)], SamplingParams(max_new_tokens=16, seed=5, **options)  # type: ignore[arg-type]
-    texts = [[done.tokens for done in _engine(batch, policy).generate(prompts, params)] for batch, policy in ((1, "off"), (3, "both"))]
+    texts = [
+        [done.tokens for done in _engine(batch, policy).generate(prompts, params)]
+        for batch, policy in ((1, "off"), (3, "both"))
+    ]
     assert texts[0] == texts[1]
 
 
@@ -95,7 +102,12 @@ def test_a_greedy_penalty_equals_that_of_transformers() -> None:
     prompt, model = random_prompts(2)[1].tokens, tiny_model("llama")
     ids = torch.from_numpy(prompt)[None]
     theirs = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, repetition_penalty=1.5, pad_token_id=0
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=16,
+        repetition_penalty=1.5,
+        pad_token_id=0,
     )[0, len(prompt) :].tolist()
     ours = _engine().generate([prompt], SamplingParams(max_new_tokens=16, repetition_penalty=1.5))[0].tokens
     assert ours == theirs

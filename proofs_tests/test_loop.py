@@ -44,9 +44,15 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def cost() -> Cost:
     return calibrate_cost(
-        *_models(), _prompts(0), device_name="test", dtype="float32", batches=(1, 2), tokens=(1, 4, 9), contexts=(32, 64),
+        *_models(),
+        _prompts(0),
+        device_name="test",
+        dtype="float32",
+        batches=(1, 2),
+        tokens=(1, 4, 9),
+        contexts=(32, 64),
         seconds=0.2,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -67,7 +73,9 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
 
 def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_path: Path) -> None:
     fit = fit_acceptance(trace, depth=4, resamples=100)
-    plan = make_plan(fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=100)
+    plan = make_plan(
+        fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=100
+    )
     record = run_plan(*_models(), plan, _prompts(10), path=tmp_path / "run.json", repeats=2)
     checked = validate(Plan.read(plan.write(tmp_path / "plan.json")), RunRecord.read(tmp_path / "run.json"))
     assert {c.quantity for c in checked.comparisons} == {"tokens_per_step", "step_s", "tokens_per_s", "speed_up"}
@@ -97,7 +105,9 @@ def test_a_sweep_measures_the_plans_own_choice_and_off(trace: Trace, cost: Cost,
     fit = fit_acceptance(trace, depth=2, resamples=100)
     plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=4, new_tokens=TOKENS, resamples=100, workloads=["a"])
     policies = [POLICIES["off"], POLICIES["chain"]]
-    record = sweep_policies(*_models(), plan, _prompts(10), batches=(2,), path=tmp_path / "sweep.json", policies=policies)
+    record = sweep_policies(
+        *_models(), plan, _prompts(10), batches=(2,), path=tmp_path / "sweep.json", policies=policies
+    )
     names = {cell.policy for cell in record.cells}
     assert {policy.name for policy in policies} | {plan.entry("a", 2).policy.name} == names
 

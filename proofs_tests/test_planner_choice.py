@@ -94,6 +94,7 @@ def test_memory_takes_nodes_away_and_then_everything() -> None:
 
 
 def test_importing_the_optimizer_loads_no_heavy_library() -> None:
-    code = "import sys, optimizer; print([m for m in ('numba', 'cvxpy', 'scipy', 'joblib', 'distributed') if m in sys.modules])"
+    heavy = ("numba", "cvxpy", "scipy", "joblib", "distributed")
+    code = f"import sys, optimizer; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Statement. For several workloads, max over T of min over w of s_w tau_w(T) / C(T) lies between the answer and its bound.
+"""Statement. For several workloads, max over T of min over w of s_w tau_w(T) / C(T) lies between answer and bound.
 
 The bound is the dual, min over weights of a best mixed tree, and equals the linear relaxation. Tokens never fall when
 a conditional rises, so against the interval of a fit the worst law is the lower corner.

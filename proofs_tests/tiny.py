@@ -43,15 +43,30 @@ def tiny_model(family: str, *, hidden: int = 64, layers: int = 2, seed: int = 0)
     import transformers as tf
 
     shape: dict[str, Any] = dict(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=2 * hidden, max_position_embeddings=512, initializer_range=0.3, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
     if family == "gpt2":
         config: Any = tf.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=hidden, n_layer=layers, n_head=4, n_positions=512, initializer_range=0.3,
-            bos_token_id=None, eos_token_id=None,
-        )  # fmt: skip
+            vocab_size=VOCABULARY,
+            n_embd=hidden,
+            n_layer=layers,
+            n_head=4,
+            n_positions=512,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
     elif family == "mistral":
         config = tf.MistralConfig(**shape, sliding_window=None)
     else:
@@ -75,5 +90,7 @@ def random_prompts(count: int, *, workload: str = "random", seed: int = 0, repea
 def generated(model: Any, prompt: NDArray[np.int64], count: int) -> list[int]:
     """What transformers' own greedy generate gives."""
     ids = torch.from_numpy(prompt)[None]
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=0)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=0
+    )
     return out[0, len(prompt) :].tolist()

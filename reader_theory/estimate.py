@@ -38,7 +38,9 @@ class Estimate(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Estimate:
         if not (math.isfinite(self.value) and self.low <= self.high):
-            raise ValueError(f"an estimate needs a finite value and low <= high, got {self.low}, {self.value}, {self.high}")
+            raise ValueError(
+                f"an estimate needs a finite value and low <= high, got {self.low}, {self.value}, {self.high}"
+            )
         return self
 
     @classmethod

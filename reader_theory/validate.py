@@ -60,7 +60,12 @@ def _compare(entry: PlanEntry, cell: RunCell, step_s: float) -> list[Comparison]
         pairs.append(("speed_up", predicted.speed_up, cell.plain_decode_s / cell.decode_s))
     return [
         Comparison(
-            workload=cell.workload, batch=cell.batch, policy=cell.policy, quantity=name, predicted=value, measured=float(measured)
+            workload=cell.workload,
+            batch=cell.batch,
+            policy=cell.policy,
+            quantity=name,
+            predicted=value,
+            measured=float(measured),
         )
         for name, value, measured in pairs
         if np.isfinite(measured)

@@ -1,4 +1,4 @@
-"""Calibrate: seconds of a forward of target and of draft against batch, tokens and context, and of all that is around them."""
+"""Calibrate: seconds of a forward against batch, tokens and context, and of all that is around forwards."""
 
 from __future__ import annotations
 

@@ -112,9 +112,7 @@ class Engine:
             name = workload or loaded.workloads[0]
             policy = lambda rows: loaded.entry(name, rows).policy  # noqa: E731
         small = None if draft is None else load_model(draft, "float32")
-        return cls(
-            load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options
-        )
+        return cls(load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options)
 
     def use(self, policy: DraftPolicy | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
@@ -208,11 +206,18 @@ class Engine:
         end = perf_counter()
         self.timings.append(
             StepTiming(
-                rows=len(tries), emitted=emitted, nodes=sum(map(len, tries)) - len(tries),
-                width=max(map(len, tries)), drafted=bool(want_draft), step_s=end - start,
-                draft_s=drafted - retrieved, retrieval_s=retrieved - start, target_s=forwarded - drafted,
-                verify_s=verified - forwarded, commit_s=end - verified,
-            )  # fmt: skip
+                rows=len(tries),
+                emitted=emitted,
+                nodes=sum(map(len, tries)) - len(tries),
+                width=max(map(len, tries)),
+                drafted=bool(want_draft),
+                step_s=end - start,
+                draft_s=drafted - retrieved,
+                retrieval_s=retrieved - start,
+                target_s=forwarded - drafted,
+                verify_s=verified - forwarded,
+                commit_s=end - verified,
+            )
         )
         self._leave()
         return bool(self.rows or self.waiting)

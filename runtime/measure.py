@@ -79,10 +79,21 @@ def run_plan(
     wanted = batches or sorted({entry.batch for entry in plan.entries})
     tasks = [Task(w, b, plan.entry(w, b).policy) for w in plan.workloads for b in wanted]
     return measure_cells(
-        target, draft, tasks, prompts, path=path, new_tokens=plan.new_tokens, repeats=repeats,
-        temperature=plan.temperature if temperature is None else temperature, seed=seed, compare_plain=compare_plain,
-        plan=plan.fingerprint(), names=(plan.target, plan.draft), dtype=plan.dtype, progress=progress,
-    )  # fmt: skip
+        target,
+        draft,
+        tasks,
+        prompts,
+        path=path,
+        new_tokens=plan.new_tokens,
+        repeats=repeats,
+        temperature=plan.temperature if temperature is None else temperature,
+        seed=seed,
+        compare_plain=compare_plain,
+        plan=plan.fingerprint(),
+        names=(plan.target, plan.draft),
+        dtype=plan.dtype,
+        progress=progress,
+    )
 
 
 def measure_cells(
@@ -142,9 +153,14 @@ class _Bench:
     """The same prompts and parameters for every run."""
 
     def __init__(
-        self, target: LanguageModel, draft: LanguageModel | None, prompts: Sequence[PromptLike], new_tokens: int,
-        temperature: float, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        target: LanguageModel,
+        draft: LanguageModel | None,
+        prompts: Sequence[PromptLike],
+        new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> None:
         self.target, self.draft, self.prompts = target, draft, prompts
         self.params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
         self.slots = max(len(prompt.tokens) for prompt in prompts) + new_tokens + 80
@@ -161,9 +177,7 @@ class _Bench:
         engine = self._engine(task.batch)
         engine.use(task.policy)
         engine.timings, engine.prefill_s = [], 0.0
-        requests = [
-            engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)
-        ]
+        requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
         start = perf_counter()
         while engine.step():
             pass
@@ -218,7 +232,9 @@ def _near_tie(a: Request, b: Request, target: LanguageModel) -> bool:
 
 def _fail(pair: tuple[Request, Request]) -> Lossless:
     a, b = pair
-    raise AssertionError(f"request {a.id} changed by drafting beyond a near tie: {a.output[:40]} against {b.output[:40]}")
+    raise AssertionError(
+        f"request {a.id} changed by drafting beyond a near tie: {a.output[:40]} against {b.output[:40]}"
+    )
 
 
 def _request(request: Request, cell: int) -> RequestRecord:

@@ -96,9 +96,7 @@ def record_trace(
     )
 
 
-def teacher_forced(
-    model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]
-) -> torch.Tensor:
+def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
     """(T, V) logits before each of the T output tokens, given the true prefix."""
     tokens = np.concatenate([prompt, output[:-1]])
     cache = model.new_cache(1, len(tokens) + 1)

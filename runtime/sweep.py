@@ -33,10 +33,26 @@ def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
         DraftTree.from_rank_paths([(0,), (1,), (0, 0)]),
         DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]),
         DraftTree.from_rank_paths(
-            [(0,), (1,), (2,), (3,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0),
-             (1, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0, 0)]
+            [
+                (0,),
+                (1,),
+                (2,),
+                (3,),
+                (0, 0),
+                (0, 1),
+                (0, 2),
+                (1, 0),
+                (1, 1),
+                (2, 0),
+                (0, 0, 0),
+                (0, 0, 1),
+                (0, 1, 0),
+                (1, 0, 0),
+                (0, 0, 0, 0),
+                (0, 0, 0, 0, 0),
+            ]
         ),
-    ]  # fmt: skip
+    ]
     grid += [DraftPolicy.of(tree) for tree in trees]
     return grid + [DraftPolicy.of(tree, r, skip=4) for tree in trees[2:5] for r in retrievals[1:3]]
 
@@ -65,7 +81,17 @@ def sweep_policies(
             grid = list(policies or sweep_grid(drafted=draft is not None))
             tasks += [Task(workload, batch, policy) for policy in dict.fromkeys([chosen, *grid])]
     return measure_cells(
-        target, draft, tasks, prompts, path=path, new_tokens=plan.new_tokens, temperature=plan.temperature,
-        dtype=plan.dtype, names=(plan.target, plan.draft), repeats=repeats, seed=seed, plan=plan.fingerprint(),
+        target,
+        draft,
+        tasks,
+        prompts,
+        path=path,
+        new_tokens=plan.new_tokens,
+        temperature=plan.temperature,
+        dtype=plan.dtype,
+        names=(plan.target, plan.draft),
+        repeats=repeats,
+        seed=seed,
+        plan=plan.fingerprint(),
         progress=progress,
-    )  # fmt: skip
+    )

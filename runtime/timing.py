@@ -30,6 +30,8 @@ class StepTiming:
 def columns_of(steps: list[StepTiming]) -> dict[str, NDArray[np.int32] | NDArray[np.float64]]:
     """One array a field, in step order."""
     return {
-        f.name: np.array([getattr(s, f.name) for s in steps], dtype=np.int32 if f.type in ("int", "bool") else np.float64)
+        f.name: np.array(
+            [getattr(s, f.name) for s in steps], dtype=np.int32 if f.type in ("int", "bool") else np.float64
+        )
         for f in fields(StepTiming)
     }

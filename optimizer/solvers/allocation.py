@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optimizer.cost import Objective
 from optimizer.problem import BatchProblem
 from optimizer.solution import Solution, Status
-from optimizer.solvers.ratio import water_level
+from optimizer.solvers.ratio import between, water_level
 from reader_theory.errors import require
 from reader_theory.trees.tree import DraftTree
 
@@ -78,13 +78,17 @@ def allocate(
     nodes = int(np.argmax(rate))
     if not np.isfinite(rate[nodes]):
         return None
+    price = water_level(tokens, seconds[: most + 1], nodes)
+    last, following = np.concatenate([[1.0], falling, [0.0]])[
+        [nodes, nodes + 1]
+    ]  # exact, where differences of sums are not
     return Allocation(
         _first_above(flat, falling, nodes),
         nodes,
         float(tokens[nodes]),
         float(seconds[nodes]),
         float(rate[nodes]),
-        water_level(tokens, seconds[: most + 1], nodes),
+        between(price, float(last), float(following)),
     )
 
 

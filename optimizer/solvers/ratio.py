@@ -43,8 +43,13 @@ def water_level(tokens: Floats, seconds: Floats, nodes: int) -> float:
     slopes = (seconds[nodes + 1 :] - seconds[nodes]) / ahead
     last = tokens[nodes] - tokens[nodes - 1] if nodes else 1.0
     following = tokens[nodes + 1] - tokens[nodes] if len(ahead) and np.isfinite(tokens[nodes + 1]) else 0.0
-    price = max(0.0, rate * float(slopes.min(initial=np.inf)))
-    return float(min(max(price, following), last)) if following <= last else min(price, 1.0)
+    return between(rate * float(slopes.min(initial=np.inf)), float(last), float(following))
+
+
+def between(price: float, last: float, following: float) -> float:
+    """`price` kept between the gain of the last node taken and that of the first left out, where gains fall."""
+    price = min(1.0, max(0.0, price))
+    return min(max(price, following), last) if following <= last else price
 
 
 def solve(problem: TreeProblem, table: TokensTable) -> Solution:

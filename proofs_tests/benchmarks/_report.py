@@ -24,7 +24,9 @@ def _version(package: str) -> str | None:
 def environment() -> dict[str, Any]:
     """Machine, versions and commit of this run."""
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

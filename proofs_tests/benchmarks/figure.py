@@ -32,10 +32,15 @@ def draw(results: list[dict[str, Any]], path: Path = FIGURE) -> Path:
             for c in (c for c in part["comparisons"] if c["quantity"] == quantity):
                 p, colour = c["predicted"], COLOURS[c["workload"]]
                 panel.errorbar(
-                    p["value"], c["measured"], xerr=[[p["value"] - p["low"]], [p["high"] - p["value"]]], color=colour,
-                    marker="o" if part["dtype"] == "float32" else "s", markersize=5, linewidth=1,
+                    p["value"],
+                    c["measured"],
+                    xerr=[[p["value"] - p["low"]], [p["high"] - p["value"]]],
+                    color=colour,
+                    marker="o" if part["dtype"] == "float32" else "s",
+                    markersize=5,
+                    linewidth=1,
                     markerfacecolor=colour if part["temperature"] == 0 else "white",
-                )  # fmt: skip
+                )
                 ends += [p["value"], c["measured"]]
         panel.axline((min(ends), min(ends)), (max(ends), max(ends)), color="0.7", zorder=0)
         panel.set_xscale("log")

@@ -1,8 +1,8 @@
-"""The whole loop held against itself: predicted beside measured on prompts that the fit has not seen, and the plan's regret.
+"""The whole loop held against itself: predicted beside measured on prompts that the fit has not seen, and the regret.
 
-For the house target in float32 and its inflation in bfloat16: record on the fit prompts, fit, calibrate, plan, run the plan
-on the test prompts, compare; then sweep a grid of trees, chains and off, and say how far the plan's choice is from the best
-measured one.
+For the house target in float32 and its inflation in bfloat16: record on the fit prompts, fit, calibrate, plan, run the
+plan on the test prompts, compare; then sweep a grid of trees, chains and off, and say how far the plan's choice is from
+the best measured one.
 
     python -m proofs_tests.benchmarks.loop
 """
@@ -36,27 +36,52 @@ WORKLOADS = ("code", "copy", "prose")
 
 
 def study(
-    target: LanguageModel, draft: LanguageModel, trace: Trace, fit_prompts: list[PromptTokens], tests: list[PromptTokens],
-    scratch: Path, dtype: str, args: argparse.Namespace, batches: tuple[int, ...], swept: list[PromptTokens],
-) -> dict[str, Any]:  # fmt: skip
+    target: LanguageModel,
+    draft: LanguageModel,
+    trace: Trace,
+    fit_prompts: list[PromptTokens],
+    tests: list[PromptTokens],
+    scratch: Path,
+    dtype: str,
+    args: argparse.Namespace,
+    batches: tuple[int, ...],
+    swept: list[PromptTokens],
+) -> dict[str, Any]:
     """One target at one temperature: validation rows and regret rows."""
     cost = calibrate_cost(
-        target, draft, fit_prompts, device_name="this machine", dtype=dtype, batches=batches, seconds=args.seconds,
+        target,
+        draft,
+        fit_prompts,
+        device_name="this machine",
+        dtype=dtype,
+        batches=batches,
+        seconds=args.seconds,
         temperature=trace.temperature,
-    )  # fmt: skip
+    )
     plan = make_plan(
-        fit_acceptance(trace), cost, trace, batches=batches, new_tokens=args.tokens, prompts_per_workload=len(tests) // 3
+        fit_acceptance(trace),
+        cost,
+        trace,
+        batches=batches,
+        new_tokens=args.tokens,
+        prompts_per_workload=len(tests) // 3,
     )
     record = run_plan(target, draft, plan, tests, path=scratch / "run.json", repeats=args.repeats)
     checked = validate(plan, record)
-    sweep = sweep_policies(target, draft, plan, swept, batches=batches, path=scratch / "sweep.json", repeats=args.repeats)
+    sweep = sweep_policies(
+        target, draft, plan, swept, batches=batches, path=scratch / "sweep.json", repeats=args.repeats
+    )
     return {
-        "target": target.name, "dtype": dtype, "temperature": trace.temperature, "closure": cost.closure.model_dump(),
+        "target": target.name,
+        "dtype": dtype,
+        "temperature": trace.temperature,
+        "closure": cost.closure.model_dump(),
         "comparisons": [c.model_dump() | {"inside": c.inside, "error": c.relative_error} for c in checked.comparisons],
         "coverage": {q: checked.coverage(q) for q in ("tokens_per_step", "tokens_per_s")},
         "lossless": sorted({cell.lossless for cell in record.cells}),
-        "regret": regret(plan, sweep), "speed_up": speed_ups(plan, checked),
-    }  # fmt: skip
+        "regret": regret(plan, sweep),
+        "speed_up": speed_ups(plan, checked),
+    }
 
 
 def regret(plan: Plan, sweep: RunRecord) -> list[dict[str, Any]]:
@@ -66,7 +91,9 @@ def regret(plan: Plan, sweep: RunRecord) -> list[dict[str, Any]]:
         cells = {c.policy: c.tokens_per_s for c in sweep.cells if (c.workload, c.batch) == (workload, batch)}
         chosen, best = plan.entry(workload, batch).policy.name, max(cells, key=cells.__getitem__)
         loss = 1 - cells[chosen] / cells[best]
-        rows.append({"workload": workload, "batch": batch, "plan": chosen, "best": best, "regret": loss, "rates": cells})
+        rows.append(
+            {"workload": workload, "batch": batch, "plan": chosen, "best": best, "regret": loss, "rates": cells}
+        )
     return rows
 
 
@@ -78,7 +105,18 @@ def speed_ups(plan: Plan, checked: Validation) -> list[dict[str, Any]]:
 def table_of(result: dict[str, Any]) -> Table:
     """Predicted beside measured, one line a cell."""
     table = Table(title=f"{result['target']} {result['dtype']}, temperature {result['temperature']:g}")
-    for column in ("workload", "batch", "policy", "tokens/step", "measured", "in", "tokens/s", "measured", "in", "regret"):
+    for column in (
+        "workload",
+        "batch",
+        "policy",
+        "tokens/step",
+        "measured",
+        "in",
+        "tokens/s",
+        "measured",
+        "in",
+        "regret",
+    ):
         table.add_column(column)
     by_cell: dict[tuple[str, int], dict[str, Any]] = {}
     for row in result["comparisons"]:
@@ -88,7 +126,11 @@ def table_of(result: dict[str, Any]) -> Table:
         cells = [workload, str(batch), q["step_s"]["policy"]]
         for name in ("tokens_per_step", "tokens_per_s"):
             p = q[name]["predicted"]
-            cells += [f"{p['value']:.4g} [{p['low']:.4g}, {p['high']:.4g}]", f"{q[name]['measured']:.4g}", "yes" if q[name]["inside"] else "NO"]
+            cells += [
+                f"{p['value']:.4g} [{p['low']:.4g}, {p['high']:.4g}]",
+                f"{q[name]['measured']:.4g}",
+                "yes" if q[name]["inside"] else "NO",
+            ]
         table.add_row(*cells, f"{losses[(workload, batch)]:.1%}")
     return table
 
@@ -125,9 +167,17 @@ def main() -> None:
                 swept = house_prompts(WORKLOADS, "test", tokenizer, limit=args.swept if house else args.swept_inflated)
                 results.append(
                     study(
-                        target, draft, trace, fit_prompts, tests, scratch, "float32" if house else "bfloat16", args,
-                        (1, 2, 4, 8) if house else (1, 4), swept,
-                    )  # fmt: skip
+                        target,
+                        draft,
+                        trace,
+                        fit_prompts,
+                        tests,
+                        scratch,
+                        "float32" if house else "bfloat16",
+                        args,
+                        (1, 2, 4, 8) if house else (1, 4),
+                        swept,
+                    )
                 )
                 console.print(table_of(results[-1]))
                 write_report(args.name, {"results": results, "arguments": vars(args)})

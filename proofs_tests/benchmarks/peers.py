@@ -58,9 +58,14 @@ def generated(models: Models, tokens: np.ndarray, count: int, temperature: float
     torch.manual_seed(0)
     start = time.perf_counter()
     out = models.hf.generate(
-        ids, attention_mask=torch.ones_like(ids), min_new_tokens=count, max_new_tokens=count, pad_token_id=0, **sampling,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        min_new_tokens=count,
+        max_new_tokens=count,
+        pad_token_id=0,
+        **sampling,
         **options,
-    )  # fmt: skip
+    )
     took = time.perf_counter() - start
     assert out.shape[1] - len(tokens) >= count, "transformers stopped early"
     return took
@@ -78,9 +83,15 @@ def engine_seconds(engine: Engine, policy: DraftPolicy, tokens: np.ndarray, coun
 def plan_for(models: Models, trace: Trace, prompts: list[PromptTokens], tokens: int, seconds: float) -> Plan:
     """Calibrate this target and plan for batch 1 from a trace that both targets share."""
     cost = calibrate_cost(
-        models.lean, models.lean_draft, prompts, device_name="this machine", dtype=models.dtype, batches=(1,),
-        seconds=seconds, temperature=trace.temperature,
-    )  # fmt: skip
+        models.lean,
+        models.lean_draft,
+        prompts,
+        device_name="this machine",
+        dtype=models.dtype,
+        batches=(1,),
+        seconds=seconds,
+        temperature=trace.temperature,
+    )
     return make_plan(fit_acceptance(trace, resamples=200), cost, trace, batches=(1,), new_tokens=tokens, resamples=200)
 
 
@@ -89,7 +100,9 @@ def best_setting(run: Callable[[int], float], settings: tuple[int, ...]) -> int:
     return min(settings, key=run)
 
 
-def measure(models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[PromptTokens], count: int) -> list[dict[str, Any]]:
+def measure(
+    models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[PromptTokens], count: int
+) -> list[dict[str, Any]]:
     """Tokens a second of every method and workload."""
     temperature = plan.temperature
     longest = max(len(p.tokens) for p in tests + tuning) + count + 64
@@ -117,7 +130,9 @@ def measure(models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[
                 models, t, count, temperature, assistant_model=models.hf_draft
             ),
             "ours plain": lambda t: engine_seconds(engine, DraftPolicy(), t, count, temperature),
-            f"ours planned: {policy.name}": lambda t, policy=policy: engine_seconds(engine, policy, t, count, temperature),
+            f"ours planned: {policy.name}": lambda t, policy=policy: engine_seconds(
+                engine, policy, t, count, temperature
+            ),
         }
         chosen = [p.tokens for p in tests if p.workload == workload]
         seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -126,12 +141,16 @@ def measure(models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[
                 seconds[name].append(method(tokens))
         rows.append(
             {
-                "target": models.name, "dtype": models.dtype, "temperature": temperature, "workload": workload,
-                "prompts": len(chosen), "tokens": count,
+                "target": models.name,
+                "dtype": models.dtype,
+                "temperature": temperature,
+                "workload": workload,
+                "prompts": len(chosen),
+                "tokens": count,
                 "tokens_per_s": {name: count * len(chosen) / sum(s) for name, s in seconds.items()},
                 "spread": {name: [count / max(s), count / min(s)] for name, s in seconds.items()},
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -145,12 +164,24 @@ def set_assistant(models: Models, tokens: int) -> None:
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a row; the last column is ours over the best of the others."""
     table = Table(title="tokens a second, batch 1")
-    for column in ("target", "T", "workload", "HF plain", "HF lookup", "HF assisted", "ours plain", "ours", "over best"):
+    for column in (
+        "target",
+        "T",
+        "workload",
+        "HF plain",
+        "HF lookup",
+        "HF assisted",
+        "ours plain",
+        "ours",
+        "over best",
+    ):
         table.add_column(column, justify="left" if column in ("target", "workload") else "right")
     for row in rows:
         rates = list(row["tokens_per_s"].values())
         ratio = rates[-1] / max(rates[:-1])
-        table.add_row(row["target"], f"{row['temperature']:g}", row["workload"], *(f"{r:.0f}" for r in rates), f"{ratio:.2f}")
+        table.add_row(
+            row["target"], f"{row['temperature']:g}", row["workload"], *(f"{r:.0f}" for r in rates), f"{ratio:.2f}"
+        )
     return table
 
 
@@ -175,11 +206,15 @@ def main() -> None:
         shapes = {"house": lambda: small, "inflated": lambda: Models(big, "bfloat16", "inflated bfloat16")}
         traces = {
             t: record_trace(
-                small.lean, small.lean_draft, fit, path=Path(scratch) / f"trace-{t}.json", temperature=t,
+                small.lean,
+                small.lean_draft,
+                fit,
+                path=Path(scratch) / f"trace-{t}.json",
+                temperature=t,
                 new_tokens=args.tokens,
             )
             for t in args.temperatures
-        }  # fmt: skip
+        }
         for which in args.targets:
             models = shapes[which]()
             for trace in traces.values():

@@ -1,7 +1,7 @@
 """Tables of the README from the kept results, between markers, so that no number there is typed by hand.
 
-    python -m proofs_tests.benchmarks.readme_tables          rewrite the README's tables
-    python -m proofs_tests.benchmarks.readme_tables --check  fail if they are out of date
+python -m proofs_tests.benchmarks.readme_tables          rewrite the README's tables
+python -m proofs_tests.benchmarks.readme_tables --check  fail if they are out of date
 """
 
 from __future__ import annotations
@@ -31,23 +31,56 @@ def _machine(result: dict[str, Any]) -> str:
 
 def peers(result: dict[str, Any]) -> str:
     """Tokens a second of every method; the last column is ours over the best of the others."""
-    header = ["target", "T", "workload", "generate", "prompt lookup", "assisted", "ours, no drafts", "ours, planned", "plan", "over best other"]
+    header = [
+        "target",
+        "T",
+        "workload",
+        "generate",
+        "prompt lookup",
+        "assisted",
+        "ours, no drafts",
+        "ours, planned",
+        "plan",
+        "over best other",
+    ]
     rows: list[list[str]] = []
     for row in result["rows"]:
         names, rates = list(row["tokens_per_s"]), list(row["tokens_per_s"].values())
         plan = names[-1].removeprefix("ours planned: ")
         ratio = rates[-1] / max(rates[:-1])
         rows.append(
-            [row["target"], f"{row['temperature']:g}", row["workload"], *(f"{r:.0f}" for r in rates), plan, f"{ratio:.2f}"]
+            [
+                row["target"],
+                f"{row['temperature']:g}",
+                row["workload"],
+                *(f"{r:.0f}" for r in rates),
+                plan,
+                f"{ratio:.2f}",
+            ]
         )
     first = result["rows"][0]
-    note = f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, batch 1, prefill included. "
+    note = (
+        f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, batch 1, prefill included. "
+    )
     return _markdown(header, rows) + "\n\n" + note + _machine(result)
 
 
 def loop(result: dict[str, Any]) -> str:
     """Predicted beside measured on unseen prompts, and the plan's regret."""
-    header = ["target", "T", "workload", "batch", "tokens a step: predicted", "measured", "tokens/s: predicted", "measured", "error", "inside", "speed-up", "regret"]
+    header = [
+        "target",
+        "T",
+        "workload",
+        "batch",
+        "tokens a step: predicted",
+        "measured",
+        "tokens/s: predicted",
+        "measured",
+        "error",
+        "inside",
+        "speed-up",
+        "regret",
+    ]
     rows: list[list[str]] = []
     for part in result["results"]:
         cells: dict[tuple[str, int], dict[str, Any]] = {}
@@ -58,12 +91,20 @@ def loop(result: dict[str, Any]) -> str:
             steps, rate = q["tokens_per_step"], q["tokens_per_s"]
             rows.append(
                 [
-                    f"{part['target']} {part['dtype']}", f"{part['temperature']:g}", workload, str(batch),
-                    _interval(steps["predicted"]), f"{steps['measured']:.2f}", _interval(rate["predicted"]),
-                    f"{rate['measured']:.0f}", f"{rate['error']:+.1%}", "yes" if rate["inside"] and steps["inside"] else "no",
-                    f"{q['speed_up']['measured']:.2f}" if "speed_up" in q else "", f"{losses[(workload, batch)]:.1%}",
+                    f"{part['target']} {part['dtype']}",
+                    f"{part['temperature']:g}",
+                    workload,
+                    str(batch),
+                    _interval(steps["predicted"]),
+                    f"{steps['measured']:.2f}",
+                    _interval(rate["predicted"]),
+                    f"{rate['measured']:.0f}",
+                    f"{rate['error']:+.1%}",
+                    "yes" if rate["inside"] and steps["inside"] else "no",
+                    f"{q['speed_up']['measured']:.2f}" if "speed_up" in q else "",
+                    f"{losses[(workload, batch)]:.1%}",
                 ]
-            )  # fmt: skip
+            )
     return _markdown(header, rows) + "\n\n" + _machine(result)
 
 
@@ -92,7 +133,9 @@ def main() -> None:
     args = parser.parse_args()
     text = README.read_text()
     if args.check:
-        sys.exit(0 if rewritten(text) == text else "the README's tables are out of date: run this module without --check")
+        sys.exit(
+            0 if rewritten(text) == text else "the README's tables are out of date: run this module without --check"
+        )
     README.write_text(rewritten(text))
 
 

@@ -137,7 +137,7 @@ class EngineStep:
         head = float(target.vocabulary * target.hidden)
         weights = (body * target.weight_bits / 8 + 2 * head) / (c.bandwidth_share * bandwidth)
         arithmetic = 2 * (body * rows + head * verified) / (c.flops_share * rate)
-        drafting, token_bytes = load.drafts > 0, target.kv_bytes_per_token()
+        drafting = load.drafts > 0
         parts: dict[str, Array] = {
             "target linear": p_norm(weights, arithmetic, c.p),
             "target attention": load.running

@@ -87,7 +87,9 @@ class Cost(Document):
     verify_s: Estimate = Field(description="seconds a row and step: laws, picking tokens, following the tree")
     commit_s: Estimate = Field(description="seconds a row and step: moving accepted cache entries")
     step_overhead_s: Estimate = Field(description="seconds a step, whatever the batch")
-    plain_overhead_s: Estimate = Field(description="seconds a row and step of all but the forward, when nothing is drafted")
+    plain_overhead_s: Estimate = Field(
+        description="seconds a row and step of all but the forward, when nothing is drafted"
+    )
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
 
     def drafting_s(self, batch: int, forwards: ArrayLike, context: float) -> float:

@@ -73,9 +73,11 @@ class DraftPolicy(Frozen):
     def of(cls, tree: DraftTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:
         """Policy from a tree of the neural draft's ranks."""
         return cls(
-            parents=tuple(tree.parents.tolist()), ranks=tuple(tree.ranks.tolist()), retrieval=retrieval,
+            parents=tuple(tree.parents.tolist()),
+            ranks=tuple(tree.ranks.tolist()),
+            retrieval=retrieval,
             skip_draft_at_match=skip,
-        )  # fmt: skip
+        )
 
 
 class Prediction(Frozen):
@@ -106,7 +108,7 @@ class PlanEntry(Frozen):
     prediction: Prediction
     price: float = Field(ge=0, description="tokens that one more verified node must bring to pay for its time")
     upper_bound_tokens_per_s: float = Field(description="no policy of the searched family was predicted above this")
-    gap: float = Field(ge=0, description="certified gap of the best neural tree under the fitted table; 0 without a draft")
+    gap: float = Field(ge=0, description="certified gap of the best neural tree under the fit; 0 without a draft")
     solver: str
     certified: bool = Field(description="whether the independent certificate of that tree stands")
     candidates: tuple[Candidate, ...]

@@ -7,7 +7,7 @@ With step costs affine in the batch, B = rate x latency closes to
 
 with n = (g - 1 + (E - 1) / 2) / E + 1/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
 the last step, and half a step of waiting for the running one to end; k drafter steps. Capacity is 1 / C2. Any other
-cost (mixture of experts, staircases) goes through the fixed point. Little 1961; processor sharing as in Kleinrock 1976, chapter 4.
+cost (mixture of experts, staircases) goes through the fixed point. Little 1961; Kleinrock 1976, chapter 4.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -185,8 +186,7 @@ class DraftTree:
 
     def to_networkx(self) -> Any:
         """A `networkx.DiGraph` with the root as node -1, and `rank`, `source`, `depth` on the others."""
-        import networkx as nx
-
+        nx: Any = import_module("networkx")
         graph = nx.DiGraph()
         graph.add_node(ROOT)
         for node, parent in enumerate(self.parents.tolist()):

@@ -18,7 +18,7 @@ __all__ = ["RowCache"]
 
 
 class RowLayer(CacheLayerMixin):
-    """Keys and values of one layer, (rows, kv heads, slots, head dim), written where the cache's current forward says."""
+    """Keys and values of one layer, (rows, kv heads, slots, head dim), written where the cache's forward says."""
 
     def __init__(self, cache: RowCache) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class RowCache(Cache):
 
     @torch.inference_mode()
     def commit(self, row: int, nodes: list[int]) -> int:
-        """Keep the scratch entries `nodes` (strictly increasing, 0 the root) of `row`, in order; returns entries moved."""
+        """Keep the scratch entries `nodes` (increasing, 0 the root) of `row`, in order; returns entries moved."""
         base, kept = int(self.lengths[row]), len(nodes)
         self.lengths[row] = base + kept
         first = next((i for i, node in enumerate(nodes) if node != i), kept)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from reader_theory.errors import DocumentError, require
 from runtime.drafters.suffix_index import SuffixIndex, as_tokens
 from runtime.kernels.cpu.suffix import store as kernel
-from runtime.kernels.cpu.suffix.growth import END_TOKEN
+from runtime.kernels.cpu.suffix.evidence import END_TOKEN
 from runtime.kernels.cpu.suffix.sorting import END, sort_contexts
 
 __all__ = ["Datastore", "datastore_bytes"]
@@ -27,13 +27,11 @@ __all__ = ["Datastore", "datastore_bytes"]
 _MAGIC, _VERSION = 0x31524F5453455246, 1
 _PREFIX = 64
 """Bytes before the arrays: eight int64 (magic, version, rows, vocabulary, documents, checksum, 0, checksum of these)."""
-_LARGEST_VOCABULARY = 1 << 21
-_ARRAYS = (("forward", np.int32), ("backward", np.int32), ("buckets", np.int32), ("follow", np.uint16), ("shared", np.uint8))
 
 
 def datastore_bytes(tokens: int, documents: int, vocabulary: int) -> int:
-    """Bytes of a datastore, exactly: 11 a row (a token or the end of a document), 4 a vocabulary entry, 68 more."""
-    return _PREFIX + 11 * (tokens + documents) + 4 * (vocabulary + 1)
+    """Bytes of a datastore, exactly: 11 a row (a token or the end of a document), 4 a vocabulary entry, 76 more."""
+    return _PREFIX + (4 + kernel.ROW_BYTES) * (tokens + documents) + 4 * (vocabulary + 1) + 8
 
 
 class Datastore:
@@ -51,17 +49,15 @@ class Datastore:
         self._buffer = buffer
         _, _, rows, vocabulary, documents = (int(word) for word in buffer[:40].view(np.int64))
         self.tokens, self.documents, self.vocabulary = rows - documents, documents, vocabulary
-        self.arrays = _split(buffer, rows, vocabulary)
+        records, backward, buckets = self._arrays = _split(buffer, rows, vocabulary)
         self.header = np.zeros(kernel.HEADER, np.int64)
-        self.header[[kernel.ROWS, kernel.VOCABULARY]] = rows, vocabulary
-        for word, name in (
-            (kernel.FOLLOW, "follow"),
-            (kernel.FORWARD, "forward"),
-            (kernel.BACKWARD, "backward"),
-            (kernel.SHARED, "shared"),
-            (kernel.BUCKETS, "buckets"),
-        ):
-            self.header[word] = self.arrays[name].ctypes.data
+        self.header[: kernel.BUCKETS + 1] = (
+            rows,
+            vocabulary,
+            records.ctypes.data,
+            backward.ctypes.data,
+            buckets.ctypes.data,
+        )
         self.delta_bytes = delta_bytes
         self.delta = SuffixIndex()
 
@@ -71,10 +67,11 @@ class Datastore:
         kept = [found for found in (as_tokens(document, "documents") for document in documents) if found.size]
         text, vocabulary = _joined(kept)
         buffer = np.empty(datastore_bytes(text.size - len(kept), len(kept), vocabulary), np.uint8)
-        parts = _split(buffer, text.size, vocabulary)
         order, rank = sort_contexts(text, vocabulary)
-        kernel.build(text, order, rank, vocabulary, *(parts[name] for name in ("follow", "forward", "backward", "shared", "buckets")))
-        head = np.array([_MAGIC, _VERSION, text.size, vocabulary, len(kept), zlib.crc32(buffer[_PREFIX:].data), 0, 0], np.int64)
+        kernel.build(text, order, rank, vocabulary, *_split(buffer, text.size, vocabulary))
+        buffer[-8:] = 0
+        checksum = zlib.crc32(buffer[_PREFIX:].data)
+        head = np.array([_MAGIC, _VERSION, text.size, vocabulary, len(kept), checksum, 0, 0], np.int64)
         head[7] = zlib.crc32(head[:7].tobytes())
         buffer[:_PREFIX] = head.view(np.uint8)
         return cls(buffer, delta_bytes=delta_bytes)
@@ -126,11 +123,13 @@ class Datastore:
     def add(self, output: ArrayLike) -> None:
         """Take a finished output, (n,) token ids, into the delta; later requests find it at once."""
         fresh = as_tokens(output, "output")
-        if self.delta.nbytes + _DELTA_TOKEN_BYTES * fresh.size > self.delta_bytes:
-            self.delta = SuffixIndex()
-            fresh = fresh[-max(0, (self.delta_bytes - self.delta.nbytes) // _DELTA_TOKEN_BYTES - 1) :]
-        self.delta.extend(fresh)
-        self.delta.extend(_SEPARATOR)
+        if self.delta.nbytes + _DELTA_TOKEN_BYTES * (fresh.size + 1) > self.delta_bytes:
+            self.delta.clear()
+            room = (self.delta_bytes - self.delta.nbytes) // _DELTA_TOKEN_BYTES - 1
+            fresh = fresh[max(0, fresh.size - max(room, 0)) :]
+        if fresh.size:
+            self.delta.extend(fresh)
+            self.delta.extend(_SEPARATOR)
 
     def compact(self) -> Datastore:
         """A new datastore with the delta sorted in; this one stays as it is."""
@@ -147,7 +146,7 @@ class Datastore:
 
 
 _SEPARATOR = np.array([END_TOKEN], np.int32)
-_DELTA_TOKEN_BYTES = 100
+_DELTA_TOKEN_BYTES = 200
 
 
 def _joined(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], int]:
@@ -161,23 +160,21 @@ def _joined(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], 
         at += document.size + 1
     vocabulary = int(text.max(initial=-1)) + 1
     require(
-        vocabulary <= _LARGEST_VOCABULARY,
-        f"`documents` must hold token ids below {_LARGEST_VOCABULARY}",
+        vocabulary <= kernel.VOCABULARY_LIMIT,
+        f"`documents` must hold token ids below {kernel.VOCABULARY_LIMIT}",
         got=vocabulary - 1,
         fix="Number the tokens from 0, as tokenizers do.",
     )
     return text, vocabulary
 
 
-def _split(buffer: NDArray[np.uint8], rows: int, vocabulary: int) -> dict[str, NDArray[np.generic]]:
-    """The arrays of a datastore as views of its bytes."""
-    parts: dict[str, NDArray[np.generic]] = {}
-    at = _PREFIX
-    for name, kind in _ARRAYS:
-        nbytes = (vocabulary + 1 if name == "buckets" else rows) * np.dtype(kind).itemsize
-        parts[name] = np.ndarray((nbytes // np.dtype(kind).itemsize,), kind, buffer, at)
-        at += nbytes
-    return parts
+def _split(buffer: NDArray[np.uint8], rows: int, vocabulary: int) -> tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]:
+    """Records, backward rows and buckets of a datastore as views of its bytes."""
+    middle = _PREFIX + 4 * rows
+    last = middle + 4 * (vocabulary + 1)
+    backward = np.ndarray((rows,), np.int32, buffer, _PREFIX)
+    buckets = np.ndarray((vocabulary + 1,), np.int32, buffer, middle)
+    return buffer[last : last + kernel.ROW_BYTES * rows], backward, buckets
 
 
 def _pieces(text: NDArray[np.int32]) -> list[NDArray[np.int32]]:

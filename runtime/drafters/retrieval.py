@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +24,7 @@ from runtime.kernels.cpu.suffix import growth as kernel
 __all__ = ["Evidence", "RetrievalIndex", "RetrievedTree", "record_positions", "speculate_batch"]
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievedTree:
+class RetrievedTree(NamedTuple):
     """Draft tree in the order in which it was grown; parents come before children.
 
     Attributes
@@ -53,22 +53,38 @@ class Evidence:
 
     Attributes
     ----------
-    odds : (3, 33) float64, >= 0
-        Rows: own text, delta, datastore; columns: match length, 32 for longer ones.
+    odds : (4, 33) float64, >= 0
+        Rows: own text, delta, datastore, copy model; columns: match length, 32 for longer ones.
     escape : float, > 0
         Weight of everything that retrieval does not offer.
+    corrected : float, >= 0
+        Where the copy model offers y and y was last replaced by z: weight of z over that of y.
+    confirmed : float, >= 0
+        Factor on the weight of what the copy model offers where it was last right about it.
     """
 
     odds: NDArray[np.float64]
     escape: float = 1.0
+    corrected: float = 0.4
+    confirmed: float = 1.2
 
     @classmethod
     def smooth(
-        cls, scale: Sequence[float] = (0.3, 0.2, 0.2), power: Sequence[float] = (1.5, 1.5, 1.5), escape: float = 1.0
+        cls,
+        own: tuple[float, float] = (0.41, 1.875),
+        delta: tuple[float, float] = (0.165, 1.25),
+        store: tuple[float, float] = (0.165, 1.25),
+        copy: tuple[float, float] = (0.6, 1.04),
+        **others: float,
     ) -> Evidence:
-        """odds(source, m) = scale * m ** power."""
+        """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for the copy model."""
         length = np.arange(33.0)
-        return cls(np.stack([s * length**p for s, p in zip(scale, power, strict=True)]), escape)
+        rows = [scale * length**power for scale, power in (own, delta, store)]
+        return cls(np.stack([*rows, copy[0] * (length + 0.5) ** copy[1]]), **others)
+
+    def parameters(self) -> NDArray[np.float64]:
+        """(135,) float64: what the compiled body reads."""
+        return np.concatenate([np.ravel(self.odds), [self.escape, self.corrected, self.confirmed]]).astype(np.float64)
 
 
 _DEFAULT = Evidence.smooth()
@@ -101,7 +117,9 @@ class RetrievalIndex:
         self._index = SuffixIndex(prompt, max_depth=max_depth)
         self._store = datastore or _NO_STORE
         self._evidence = evidence or _DEFAULT
-        self._odds = np.ascontiguousarray(self._evidence.odds, np.float64).ravel()
+        self._parameters = self._evidence.parameters()
+        addresses = (self._store.delta.address, self._store.header.ctypes.data, self._parameters.ctypes.data, 0)
+        self._shared = np.array(addresses, np.int64)
 
     def extend(self, tokens: ArrayLike) -> None:
         """Append emitted tokens, (n,) int32; raises InvalidInputError, and appends nothing, when one is no token id."""
@@ -123,21 +141,9 @@ class RetrievalIndex:
 
     def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
         """Draft tree of at most `budget` nodes, each with a path probability above `price`."""
-        tokens, parents, matches = np.empty(budget, np.int32), np.empty(budget, np.int32), np.empty(budget, np.int32)
-        chances = np.empty(budget, np.float64)
-        made = kernel.grow(
-            self._index.header,
-            self._store.delta.header,
-            self._store.header,
-            self._odds,
-            self._evidence.escape,
-            budget,
-            price,
-            tokens,
-            parents,
-            chances,
-            matches,
-        )
+        rows, chances = np.empty((3, budget), np.int32), np.empty(budget)
+        tokens, parents, matches = rows
+        made = kernel.grow(self._index.header, self._shared, budget, price, tokens, parents, matches, chances)
         return RetrievedTree(tokens[:made], parents[:made], chances[:made], matches[:made])
 
     @property
@@ -181,16 +187,13 @@ def speculate_batch(
     def part(cut: slice) -> None:
         kernel.grow_many(
             addresses[cut],
-            first._store.delta.header,
-            first._store.header,
-            first._odds,
-            first._evidence.escape,
+            first._shared,
             most[cut],
             floor[cut],
             tokens[cut],
             parents[cut],
-            chances[cut],
             matches[cut],
+            chances[cut],
             made[cut],
         )
 

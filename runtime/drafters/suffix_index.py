@@ -44,22 +44,24 @@ class SuffixIndex:
         )
         first = as_tokens(tokens, "tokens")
         self.header = np.zeros(kernel.HEADER, np.int64)
-        self.header[[kernel.NODES, kernel.MAX_DEPTH, kernel.RECENT, kernel.CHILD, kernel.ALIGNED]] = (
-            1,
-            max_depth,
-            -1,
-            kernel.NONE,
-            -1,
-        )
+        self.header[kernel.MAX_DEPTH] = max_depth
         self.address = self.header.ctypes.data
+        self._path = np.empty(max_depth + 1, np.int64)
+        self._scratch = np.empty(max_depth + 64, np.int32)
+        self.clear()
+        self.extend(first)
+
+    def clear(self) -> None:
+        """Forget the text and give its memory back."""
+        header, depth = self.header, self.header[kernel.MAX_DEPTH]
+        header[:] = 0
+        header[kernel.MAX_DEPTH], header[kernel.NODES], header[kernel.CHILD] = depth, 1, kernel.NONE
+        header[kernel.RECENT] = header[kernel.ALIGNED] = -1
         self._memory = np.full(2 * kernel.MEMORY, -1, np.int32)
-        self.header[kernel.MEMO] = self._memory.ctypes.data
+        header[kernel.MEMO] = self._memory.ctypes.data
         self._text = np.empty(0, np.int32)
         self._nodes = np.empty(0, np.int32)
         self._table = np.empty(0, np.int32)
-        self._path = np.empty(max_depth + 1, np.int64)
-        self._scratch = np.empty(max_depth + 64, np.int32)
-        self.extend(first)
 
     def extend(self, tokens: ArrayLike) -> None:
         """Append `tokens` ((n,) int32, >= 0); raises InvalidInputError, and appends nothing, when one is negative."""

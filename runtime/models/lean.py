@@ -29,9 +29,12 @@ def is_lean(model: Any) -> bool:
     windows = set(getattr(config, "layer_types", None) or ())
     sliding = "sliding_attention" in windows or (not windows and getattr(config, "sliding_window", None))
     return (
-        config.model_type in FAMILIES and config.hidden_act == "silu" and rope in ROPES and not sliding
+        config.model_type in FAMILIES
+        and config.hidden_act == "silu"
+        and rope in ROPES
+        and not sliding
         and not getattr(config, "mlp_bias", False)
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,15 @@ class LeanModel(LanguageModel):
         return self.head(x).view(batch, queries, -1)
 
     def _attention(
-        self, layer: _Layer, store: Any, x: torch.Tensor, rotation: torch.Tensor, mask: torch.Tensor | None,
-        batch: int, queries: int,
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        layer: _Layer,
+        store: Any,
+        x: torch.Tensor,
+        rotation: torch.Tensor,
+        mask: torch.Tensor | None,
+        batch: int,
+        queries: int,
+    ) -> torch.Tensor:
         h = functional.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps)
         qkv = layer.qkv(h).view(batch * queries, -1, self.head_dim)
         rotary = self.heads + self.kv_heads

@@ -18,7 +18,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 Forward = Literal["auto", "lean", "transformers"]
 
 
-def load_model(folder: str | Path, dtype: str = "float32", forward: Forward = "auto", device: str = "cpu") -> LanguageModel:
+def load_model(
+    folder: str | Path, dtype: str = "float32", forward: Forward = "auto", device: str = "cpu"
+) -> LanguageModel:
     """A model from a local folder or hub name.
 
     Parameters

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["int32_at", "int64_at", "uint16_at", "uint8_at"]
+__all__ = ["bits_of", "float64_at", "int32_at", "int64_at", "word_at"]
 
 
 @intrinsic
@@ -18,6 +19,26 @@ def _pointer(typing_context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
+
+
+@intrinsic
+def word_at(typing_context: Any, address: Any) -> Any:
+    """The int64 at `address`, which need not be a multiple of eight."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def bits_of(typing_context: Any, value: Any) -> Any:
+    """The bits of a float64, as int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
 
 
 @njit(inline="always")
@@ -33,12 +54,6 @@ def int64_at(address, size):
 
 
 @njit(inline="always")
-def uint16_at(address, size):
-    """View of `size` uint16 at `address`; the owner keeps the buffer alive during the call."""
-    return carray(_pointer(address), (size,), np.uint16)
-
-
-@njit(inline="always")
-def uint8_at(address, size):
-    """View of `size` uint8 at `address`; the owner keeps the buffer alive during the call."""
-    return carray(_pointer(address), (size,), np.uint8)
+def float64_at(address, size):
+    """View of `size` float64 at `address`; the owner keeps the buffer alive during the call."""
+    return carray(_pointer(address), (size,), np.float64)

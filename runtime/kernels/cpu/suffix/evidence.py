@@ -1,0 +1,119 @@
+"""Evidence of each source for the token after a context: weights by token, added up in small tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from runtime.kernels.cpu.suffix import context_tree as tree
+from runtime.kernels.cpu.suffix import store as sorted_store
+from runtime.kernels.cpu.suffix.memory import int32_at, word_at
+
+__all__ = ["CONFIRMED", "CORRECTED", "DEPTHS", "END_TOKEN", "ESCAPE", "KINDS", "PARAMETERS"]
+
+DEPTHS = sorted_store.CAP + 1
+"""Match lengths 0 to 32; longer ones count as 32."""
+OWN, DELTA, STORE, COPY = 0, DEPTHS, 2 * DEPTHS, 3 * DEPTHS
+ESCAPE, CORRECTED, CONFIRMED, PARAMETERS = 4 * DEPTHS, 4 * DEPTHS + 1, 4 * DEPTHS + 2, 4 * DEPTHS + 3
+"""Places in the parameters: odds by match length of the four sources, then three numbers."""
+LEVELS = 5
+"""Match lengths of a context tree that give evidence, longest first."""
+NEAREST = 12
+"""Rows of the datastore that give evidence, nearest first."""
+KINDS = 16
+"""Distinct next tokens weighed at one node."""
+END_TOKEN = 2**31 - 1
+"""Stands between the outputs of the delta."""
+_ROOTS = 1.0 / np.sqrt(np.arange(256.0).clip(1.0))
+
+
+@njit(inline="always", nogil=True)
+def add(kinds, weights, found, token, weight):
+    for kind in range(found):
+        if kinds[kind] == token:
+            weights[kind] += weight
+            return found
+    if found == KINDS:
+        return found
+    kinds[found], weights[found] = token, weight
+    return found + 1
+
+
+@njit(inline="always", nogil=True)
+def add_node(nodes, base, weight, kinds, weights, found):
+    tally, total = np.int64(nodes[base + tree.TALLY]), np.int64(nodes[base + tree.TOTAL])
+    scale = weight * (_ROOTS[total] if total < 256 else 1.0 / np.sqrt(np.float64(total)))
+    for place in range(3):
+        count = (tally >> (10 * place)) & 1023
+        if count == 0:
+            break
+        found = add(kinds, weights, found, np.int64(nodes[base + tree.FOLLOWER + place]), scale * count)
+    return found
+
+
+@njit(nogil=True)
+def from_tree(header, parameters, source, query, end, path, kinds, weights, found):
+    """Evidence of a context tree for what follows ``query[:end]``: kinds found, longest match and its place."""
+    text, nodes, table = tree.views(header)
+    depth, recent, _, child, passed = tree.descend(
+        text, nodes, table, header[tree.SLOTS], header[tree.MAX_DEPTH], query, end, path
+    )
+    levels = LEVELS
+    if child != tree.NONE:
+        levels -= 1
+        weight = parameters[source + min(depth, DEPTHS - 1)]
+        if child < 0:
+            found = add(kinds, weights, found, np.int64(text[recent]), weight)
+        else:
+            found = add_node(nodes, tree.FIELDS * child, weight, kinds, weights, found)
+    for step in range(passed - 1, max(passed - 1 - levels, -1), -1):
+        base = tree.FIELDS * path[step]
+        weight = parameters[source + min(np.int64(nodes[base + tree.DEPTH]), DEPTHS - 1)]
+        found = add_node(nodes, base, weight, kinds, weights, found)
+    return found, depth, recent
+
+
+@njit(nogil=True)
+def from_store(header, parameters, row, above, below, kinds, weights, found):
+    """Evidence of the rows of the datastore nearest to the context, longest match first."""
+    records, up, down, last = header[sorted_store.RECORDS], row - 1, row, header[sorted_store.ROWS] - 1
+    for rank in range(1, NEAREST + 1):
+        if above <= 0 and below <= 0:
+            break
+        if below >= above:
+            word, same = word_at(records + sorted_store.ROW_BYTES * down), below
+            down += 1
+            if down > last:
+                below = np.int64(0)
+            else:
+                below = min(below, sorted_store.shared_of(word_at(records + sorted_store.ROW_BYTES * down)))
+        else:
+            word, same = word_at(records + sorted_store.ROW_BYTES * up), above
+            above = min(above, sorted_store.shared_of(word))
+            up -= 1
+        token = sorted_store.token_of(word)
+        if token != sorted_store.VOCABULARY_LIMIT:
+            found = add(kinds, weights, found, token, parameters[STORE + same] * _ROOTS[rank])
+    return found
+
+
+@njit(inline="always", nogil=True)
+def from_copy(header, text, parameters, place, streak, kinds, weights, found):
+    """Evidence of the copy model, and of its memory of what came where it offered the same token before."""
+    if place < 0 or place >= header[tree.LENGTH]:
+        return found
+    offered = np.int64(text[place])
+    found = add(kinds, weights, found, offered, parameters[COPY + min(streak, DEPTHS - 1)])
+    memory = int32_at(header[tree.MEMO], 2 * tree.MEMORY)
+    entry = 2 * (offered % tree.MEMORY)
+    if memory[entry] != offered:
+        return found
+    came = np.int64(memory[entry + 1])
+    for kind in range(found):
+        if kinds[kind] == offered:
+            if came == offered:
+                weights[kind] *= parameters[CONFIRMED]
+            else:
+                found = add(kinds, weights, found, came, weights[kind] * parameters[CORRECTED])
+            break
+    return found
