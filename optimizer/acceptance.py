@@ -168,10 +168,11 @@ class ForestAcceptance:
         offered = np.bincount(parents + 1, weights=p, minlength=len(p) + 1)
         room = np.concatenate([[1.0], p])
         over = offered > room + ROUNDING
+        sums = np.round(offered[over][:3], 9).tolist()
         require(
             not bool(over.any()),
             "`path_probability` of siblings must sum to at most their parent's: one of them is emitted",
-            got=f"sums {np.round(offered[over][:3], 9).tolist()} below {room[over][:3].tolist()} (node, root first) {_where(over)}",
+            got=f"sums {sums} below {room[over][:3].tolist()} (node, root first) {_where(over)}",
             fix="Merge siblings that carry the same token, and rescale the rest.",
             error=InvalidInputError,
         )

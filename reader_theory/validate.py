@@ -56,7 +56,7 @@ def _compare(entry: PlanEntry, cell: RunCell, step_s: float) -> list[Comparison]
         ("step_s", predicted.step_s, step_s),
         ("tokens_per_s", predicted.tokens_per_s, cell.tokens_per_s),
     ]
-    if cell.plain_decode_s is not None:
+    if cell.plain_decode_s is not None and entry.policy.shape != "off":
         pairs.append(("speed_up", predicted.speed_up, cell.plain_decode_s / cell.decode_s))
     return [
         Comparison(

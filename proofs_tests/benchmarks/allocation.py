@@ -46,9 +46,15 @@ def main() -> None:
     print(f"nodes {found.nodes}, a request {budgets.min()}-{budgets.max()}, price {found.price:.3f} tokens a node")
     print(f"tokens/s: water level {found.value:.0f}, best uniform {uniform:.0f}, off {BATCH / seconds[0]:.0f}")
     payload = {
-        "best_s": best, "median_s": median, "runs": options.runs, "nodes": found.nodes, "price": found.price,
-        "tokens_per_s": found.value, "uniform_tokens_per_s": float(uniform), "off_tokens_per_s": float(BATCH / seconds[0]),
-    }  # fmt: skip
+        "best_s": best,
+        "median_s": median,
+        "runs": options.runs,
+        "nodes": found.nodes,
+        "price": found.price,
+        "tokens_per_s": found.value,
+        "uniform_tokens_per_s": float(uniform),
+        "off_tokens_per_s": float(BATCH / seconds[0]),
+    }
     print(write_report("allocation", payload))
 
 

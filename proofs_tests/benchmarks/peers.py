@@ -139,6 +139,7 @@ def measure(
         for tokens in chosen:
             for name, method in methods.items():
                 seconds[name].append(method(tokens))
+        print(f"{models.name}, T {temperature:g}, {workload}: done", flush=True)
         rows.append(
             {
                 "target": models.name,
@@ -220,10 +221,16 @@ def main() -> None:
             for trace in traces.values():
                 plan = plan_for(models, trace, fit, args.tokens, args.seconds)
                 rows += measure(models, plan, tests, fit, args.tokens)
+                write_report("peers", {"rows": rows, "ratios": [_ratio(row) for row in rows]})
     Console(width=140).print(table_of(rows))
-    ratios = [list(r["tokens_per_s"].values())[-1] / max(list(r["tokens_per_s"].values())[:-1]) for r in rows]
+    ratios = [_ratio(row) for row in rows]
     print(f"ours over the best other: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
-    write_report("peers", {"rows": rows, "ratios": ratios})
+
+
+def _ratio(row: dict[str, Any]) -> float:
+    """Ours over the best of the others."""
+    *others, ours = row["tokens_per_s"].values()
+    return ours / max(others)
 
 
 if __name__ == "__main__":

@@ -117,21 +117,20 @@ def main() -> None:
         theirs = numpy_recurrence(ranks, nodes, DEPTH)
         peer = time.thread_time() - began
         known = np.isfinite(theirs[1:, 1:])
-        shortfall = float((theirs[1:, 1:] - table.values[1:])[known].max())
+        shortfall = float((theirs[1:, 1:][known] - table.values[1:][known]).max())
         value, greedy = float(table.values[DEPTH, nodes]), frontier_greedy(ranks, nodes, DEPTH)
-        rows.append(
-            {
-                "ranks": name,
-                "ours_s": ours,
-                "spread": spread,
-                "numpy_s": peer,
-                "ratio": peer / ours,
-                "value": value,
-                "numpy_value": float(theirs[DEPTH, nodes + 1]),
-                "greedy_value": greedy,
-                "worst_shortfall": shortfall,
-            }  # fmt: skip
-        )
+        row = {
+            "ranks": name,
+            "ours_s": ours,
+            "spread": spread,
+            "numpy_s": peer,
+            "ratio": peer / ours,
+            "value": value,
+            "numpy_value": float(theirs[DEPTH, nodes + 1]),
+            "greedy_value": greedy,
+            "worst_shortfall": shortfall,
+        }
+        rows.append(row)
         print(
             f"{name:24}{ours * 1e3:8.1f}{spread:8.2f}{peer * 1e3:9.0f}{peer / ours:7.0f}{value:9.4f}"
             f"{theirs[DEPTH, nodes + 1]:9.4f}{greedy:9.4f}"

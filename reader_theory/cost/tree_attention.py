@@ -124,7 +124,7 @@ def predict_tree_attention(fits: dict[str, TreeAttention], table: Table) -> Arra
 
 def _made(log: Array) -> TreeAttention:
     launch, walk, balance, share, p, request, row = (float(x) for x in np.exp(log))
-    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, p, request * 1e-6, row * 1e-8)
+    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, max(p, 1.0), request * 1e-6, row * 1e-8)
 
 
 def _seconds(model: TreeAttention, sizes: list[Array], device: Device) -> Array:

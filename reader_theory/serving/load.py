@@ -5,8 +5,8 @@ With step costs affine in the batch, B = rate x latency closes to
 .. math:: L = \frac{C_1}{1 - rate\, C_2}, \quad
           C_i = c_{ip} + n (c_{iv} + k\, c_{id}),
 
-with n = (g - 1 + (E - 1) / 2) / E + 1/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
-the last step, and half a step of waiting for the running one to end; k drafter steps. Capacity is 1 / C2. Any other
+with n = (g - 1 + (E - 1) / 2) / E + 3/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
+the last step, half a step of waiting for the running one to end, and the step that the prefill shares; k drafter steps. Capacity is 1 / C2. Any other
 cost (mixture of experts, staircases) goes through the fixed point. Little 1961; Kleinrock 1976, chapter 4.
 """
 
@@ -99,7 +99,7 @@ class AffineLoad(Frozen):
         return math.inf if second == 0 else 1 / second
 
     def rate_where_equal(self, first: tuple[int, float], second: tuple[int, float]) -> float:
-        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or zero without a turn."""
+        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or 0 without a turn."""
         a1, a2 = self.constants(*first)
         b1, b2 = self.constants(*second)
         if a1 >= b1:
@@ -149,9 +149,9 @@ def fixed_point_load(
 
 
 def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
-    """Steps a request waits for: its own, the overshoot of the last, and half of the one that runs when it arrives."""
+    """Steps a request waits for: its own, the last one's overshoot, its prefill's, and half of that which it meets."""
     own = max(output_tokens - 1, 0.0)
-    return (own + (tokens_per_step - 1) / 2 * (own > 0)) / tokens_per_step + 0.5
+    return (own + (tokens_per_step - 1) / 2 * (own > 0)) / tokens_per_step + 1.5
 
 
 def experts_touched(experts: int, active: int, tokens: float) -> float:

@@ -115,7 +115,9 @@ def choose_depth(
 
 
 def _load(setting: RunSetting, running: Array) -> Load:
-    prompt, output = float(np.mean(setting.prompt_tokens)), float(np.mean(setting.output_tokens))
+    prompt, output = (
+        float(np.asarray(x, dtype=np.float64).mean()) for x in (setting.prompt_tokens, setting.output_tokens)
+    )
     size = len(running)
     zero = np.zeros(size)
     context, prompts = np.full(size, prompt + output / 2), np.full(size, prompt)

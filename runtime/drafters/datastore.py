@@ -26,7 +26,7 @@ __all__ = ["Datastore", "datastore_bytes"]
 
 _MAGIC, _VERSION = 0x31524F5453455246, 1
 _PREFIX = 64
-"""Bytes before the arrays: eight int64 (magic, version, rows, vocabulary, documents, checksum, 0, checksum of these)."""
+"""Bytes before the arrays: int64 magic, version, rows, vocabulary, documents, checksum, 0 and checksum of these."""
 
 
 def datastore_bytes(tokens: int, documents: int, vocabulary: int) -> int:
@@ -168,7 +168,9 @@ def _joined(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], 
     return text, vocabulary
 
 
-def _split(buffer: NDArray[np.uint8], rows: int, vocabulary: int) -> tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]:
+def _split(
+    buffer: NDArray[np.uint8], rows: int, vocabulary: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
     """Records, backward rows and buckets of a datastore as views of its bytes."""
     middle = _PREFIX + 4 * rows
     last = middle + 4 * (vocabulary + 1)

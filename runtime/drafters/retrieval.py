@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 from runtime.drafters.datastore import Datastore
 from runtime.drafters.suffix_index import MAX_DEPTH, SuffixIndex, record_positions
 from runtime.kernels.cpu.suffix import growth as kernel
@@ -58,15 +58,34 @@ class Evidence:
     escape : float, > 0
         Weight of everything that retrieval does not offer.
     corrected : float, >= 0
-        Where the copy model offers y and y was last replaced by z: weight of z over that of y.
-    confirmed : float, >= 0
-        Factor on the weight of what the copy model offers where it was last right about it.
+        Where the copy model offers y and z came last time that it did: weight of z over that of y.
+    inserted : float, >= 0
+        The same by the token before: where z came last time that the copy model was wrong after it.
+    replaced : float, >= 0
+        Weight of one token further on in the copied text, while the copy model waits after a miss.
     """
 
     odds: NDArray[np.float64]
     escape: float = 1.0
     corrected: float = 0.4
-    confirmed: float = 1.2
+    inserted: float = 0.4
+    replaced: float = 0.4
+
+    def __post_init__(self) -> None:
+        odds = np.asarray(self.odds, np.float64)
+        require(
+            odds.shape == (4, 33) and bool(np.isfinite(odds).all()) and bool((odds >= 0).all()),
+            "`odds` must be a (4, 33) table of finite weights >= 0",
+            got=f"shape {odds.shape}, smallest {odds.min(initial=np.inf)}",
+            fix="Start from `Evidence.smooth()` and replace rows.",
+        )
+        numbers = (self.escape, self.corrected, self.inserted, self.replaced)
+        require(
+            self.escape > 0 and all(0 <= number < np.inf for number in numbers),
+            "`escape` must be positive, and `corrected`, `inserted`, `replaced` must be >= 0",
+            got=numbers,
+            fix="The defaults are a good start.",
+        )
 
     @classmethod
     def smooth(
@@ -83,8 +102,9 @@ class Evidence:
         return cls(np.stack([*rows, copy[0] * (length + 0.5) ** copy[1]]), **others)
 
     def parameters(self) -> NDArray[np.float64]:
-        """(135,) float64: what the compiled body reads."""
-        return np.concatenate([np.ravel(self.odds), [self.escape, self.corrected, self.confirmed]]).astype(np.float64)
+        """(136,) float64: what the compiled body reads."""
+        numbers = (self.escape, self.corrected, self.inserted, self.replaced)
+        return np.concatenate([np.ravel(self.odds), numbers]).astype(np.float64)
 
 
 _DEFAULT = Evidence.smooth()
@@ -136,14 +156,23 @@ class RetrievalIndex:
         return self._index.match_count
 
     def chain(self, max_tokens: int) -> NDArray[np.int32]:
-        """Continuation of the most recent longest match, (n,) int32, n <= `max_tokens`; looked up anew where it ends."""
+        """Continuation of the most recent longest match in the own text, (n,) int32; looked up anew where it ends."""
         return self._index.chain(max_tokens)
 
     def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
         """Draft tree of at most `budget` nodes, each with a path probability above `price`."""
+        return self._grow(budget, price, False)
+
+    def path(self, budget: int, price: float = 0.0) -> RetrievedTree:
+        """Likeliest chain over all sources, at most `budget` tokens, each with a path probability above `price`."""
+        return self._grow(budget, price, True)
+
+    def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
+        if not (budget >= 1 and price >= 0):
+            raise _senseless(budget, price)
         rows, chances = np.empty((3, budget), np.int32), np.empty(budget)
         tokens, parents, matches = rows
-        made = kernel.grow(self._index.header, self._shared, budget, price, tokens, parents, matches, chances)
+        made = kernel.grow(self._index.header, self._shared, budget, price, single, tokens, parents, matches, chances)
         return RetrievedTree(tokens[:made], parents[:made], chances[:made], matches[:made])
 
     @property
@@ -179,6 +208,8 @@ def speculate_batch(
     )
     most = np.ascontiguousarray(np.broadcast_to(np.asarray(budgets, np.int64), count))
     floor = np.ascontiguousarray(np.broadcast_to(np.asarray(prices, np.float64), count))
+    if not (most.min() >= 1 and floor.min() >= 0):
+        raise _senseless(int(most.min()), float(floor.min()))
     width = int(most.max())
     addresses = np.array([index._index.address for index in indices], np.int64)
     tokens, parents, matches = (np.empty((count, width), np.int32) for _ in range(3))
@@ -208,6 +239,14 @@ def speculate_batch(
         RetrievedTree(tokens[row, :n], parents[row, :n], chances[row, :n], matches[row, :n])
         for row, n in enumerate(sizes)
     ]
+
+
+def _senseless(budget: int, price: float) -> InvalidInputError:
+    return InvalidInputError(
+        "`budget` must be at least 1 and `price` >= 0",
+        got=f"budget {budget}, price {price}",
+        fix="To draft nothing, do not ask; the price is a path probability.",
+    )
 
 
 @cache

@@ -57,7 +57,7 @@ class SuffixIndex:
         header[:] = 0
         header[kernel.MAX_DEPTH], header[kernel.NODES], header[kernel.CHILD] = depth, 1, kernel.NONE
         header[kernel.RECENT] = header[kernel.ALIGNED] = -1
-        self._memory = np.full(2 * kernel.MEMORY, -1, np.int32)
+        self._memory = np.full(4 * kernel.MEMORY, -1, np.int32)
         header[kernel.MEMO] = self._memory.ctypes.data
         self._text = np.empty(0, np.int32)
         self._nodes = np.empty(0, np.int32)

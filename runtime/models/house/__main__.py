@@ -15,7 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", type=Path, default=house_folder("target"), help="folder of the target")
     parser.add_argument("--draft", type=Path, default=house_folder("draft"), help="folder of the draft")
     parser.add_argument("--shape", choices=["target", "draft"], default="target", help="what `train` trains")
-    parser.add_argument("--start", type=Path, help="folder of a trained draft that `distil` goes on from")
+    parser.add_argument("--start", type=Path, help="folder of a trained model to go on from")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--epochs", type=float, default=20.0, help="passes over the corpus")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit; the rate still decays to zero")
@@ -38,7 +38,8 @@ def main() -> None:
         from runtime.models.house.train import Regime, train
 
         folder, shape = (a.target, TARGET) if a.shape == "target" else (a.draft, DRAFT)
-        train(a.work, folder, shape, Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout))
+        regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout)
+        train(a.work, folder, shape, regime, a.start)
     elif a.stage == "distil":
         from runtime.models.house.distil import distil_draft
         from runtime.models.house.train import Regime

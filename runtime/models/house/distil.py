@@ -19,14 +19,13 @@ from runtime.models.house.continuation import continued
 from runtime.models.house.optimisation import Optimisers, batch_shape, cast_for
 from runtime.models.house.prepare import copy_material, read_stream
 from runtime.models.house.probes import watch
-from runtime.models.house.shapes import DRAFT, fresh_model
-from runtime.models.house.train import COPY_SHARE, PROBES, Regime, save_half
+from runtime.models.house.shapes import DRAFT
+from runtime.models.house.train import COPY_SHARE, PROBES, RESTARTED_RATE, Regime, model_to_train, save_half
 from runtime.models.house.windows import CopyMaterial, cut_windows
 
 TEMPERATURES = (1.0, 1.0, 0.6, 1e-4)
 PROMPT_TOKENS, ROW_TOKENS = 96, 512
 TEXT_WEIGHT = 0.1
-RESTARTED_RATE = 0.4  # of the rate from nothing
 
 
 @torch.no_grad()
@@ -73,10 +72,7 @@ def distil_draft(
     if written_rows:
         streams.append(written_by(target, stream, material, written_rows, regime.seed))
         print(f"{written_rows} rows written by the target in {time.monotonic() - started:.0f} s", flush=True)
-    draft: Any = (
-        LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else fresh_model(DRAFT, regime.seed)
-    )
-    draft = draft.to(device).train()
+    draft = model_to_train(DRAFT, regime, start)
     optimisers = Optimisers(draft, scale=RESTARTED_RATE if start else 1.0)
     step, due, label = 0, 1 / PROBES, "step {}  {:4.0%}"
     for step, done in regime.budget(len(stream)).progress(started):

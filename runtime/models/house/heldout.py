@@ -23,7 +23,10 @@ def heldout_texts(work: Path, kind: Kind) -> dict[str, str]:
         for row in map(json.loads, file):
             if row["kind"] == kind:
                 texts[row["name"]] = row["text"]
-    return texts if kind == "source" else texts | _left_out_whole(Path(sysconfig.get_path("stdlib")))
+    if kind == "prose":
+        texts |= _left_out_whole(Path(sysconfig.get_path("stdlib")))
+    first = {text: name for name, text in reversed(texts.items())}  # a topic of the reference can have two names
+    return {name: text for name, text in texts.items() if first[text] == name}
 
 
 def _left_out_whole(root: Path) -> dict[str, str]:

@@ -23,11 +23,11 @@ from runtime.models.house.windows import HEADERS
 
 HALF = 96  # prompts of a workload in each split
 NEW_TOKENS = 128
-LENGTHS = {"code": (128, 256), "copy": (140, 200), "prose": (64, 128)}  # of a copy prompt: its passage
+MARGIN, DEFINITION = r"\S", r"\S|\s*(def|class|async|@)\b"
+# Fewest and most tokens of a passage (of a copy prompt: of what is to be repeated), and how its first line begins.
+PASSAGES = {"code": (128, 256, DEFINITION), "copy": (140, 200, DEFINITION), "prose": (64, 128, MARGIN)}
 MOST_OF_A_FILE = 80
 FIRST_LINE_TOKENS = 6  # tokens of the passage that a copy prompt repeats, at least
-
-BEGINS = re.compile(r"\S|\s*(def|class|async|@)\b")  # a passage begins at the left margin or at a definition
 LEAST_PROSE_LINE, LEAST_PROSE_LETTERS = 30, 0.8
 
 
@@ -43,10 +43,11 @@ def make_prompts(work: Path, target_folder: Path, destination: Path, seed: int =
         rng = np.random.default_rng([seed, number])
         texts = heldout_texts(work, "prose" if workload == "prose" else "source")
         prompts: list[Prompt] = []
+        seen: set[str] = set()
         counts = {"offered": 0, "looped": 0, "ended": 0, "kept": 0}
         for split in ("fit", "test"):
             chosen = {name: text for name, text in sorted(texts.items()) if split_of(name, seed) == split}
-            prompts += _half(rng, model, tokenizer, workload, split, chosen, counts)
+            prompts += _half(rng, model, tokenizer, workload, split, chosen, seen, counts)
         rows = [json.dumps(asdict(prompt), ensure_ascii=False) for prompt in prompts]
         (destination / f"{workload}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
         report[workload] = counts | {"loop_share": counts["looped"] / max(1, counts["offered"])}
@@ -66,11 +67,13 @@ def _half(
     workload: str,
     split: str,
     texts: dict[str, str],
+    seen: set[str],
     counts: dict[str, int],
 ) -> list[Prompt]:
     candidates = _in_turn([_candidates(rng, tokenizer, workload, name, text) for name, text in texts.items()])
+    fresh = (pair for pair in candidates if pair[1] not in seen and not seen.add(pair[1]))
     kept: list[Prompt] = []
-    while len(kept) < HALF and (block := list(islice(candidates, 64))):
+    while len(kept) < HALF and (block := list(islice(fresh, 64))):
         written = greedy_continuations(model, tokenizer, [text for _, text in block], NEW_TOKENS)
         for (name, text), tokens in zip(block, written, strict=True):
             ended, looped = tokenizer.eos_token_id in tokens, holds_loop(tokens)
@@ -94,7 +97,7 @@ def _candidates(
     rng: np.random.Generator, tokenizer: Any, workload: str, name: str, text: str
 ) -> Iterator[tuple[str, str]]:
     """Prompts from one file, from passages that do not overlap, at most ``MOST_OF_A_FILE``, in random order."""
-    passages = list(_passages(rng, tokenizer, text, *LENGTHS[workload]))
+    passages = list(_passages(rng, tokenizer, text, *PASSAGES[workload]))
     for i in rng.permutation(len(passages))[:MOST_OF_A_FILE]:
         prompt = passages[i]
         if workload == "copy":
@@ -104,13 +107,13 @@ def _candidates(
             yield name, prompt
 
 
-def _passages(rng: np.random.Generator, tokenizer: Any, text: str, least: int, most: int) -> Iterator[str]:
+def _passages(rng: np.random.Generator, tokenizer: Any, text: str, least: int, most: int, begins: str) -> Iterator[str]:
     """Runs of whole lines, without the last line's end, of ``least`` to ``most`` tokens."""
     lines = text.splitlines(keepends=True)
     sizes = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]] if lines else []
     at = 0
     while at < len(lines):
-        if not BEGINS.match(lines[at]):
+        if not re.match(begins, lines[at]):
             at += 1
             continue
         end, total, wanted = at, 0, int(rng.integers(least, most + 1))

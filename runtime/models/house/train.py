@@ -14,12 +14,13 @@ from torch import nn
 from runtime.models.house.optimisation import Budget, Optimisers, add_dropout, batch_shape, cast_for
 from runtime.models.house.prepare import copy_material, read_stream
 from runtime.models.house.probes import watch
-from runtime.models.house.shapes import fresh_model
+from runtime.models.house.shapes import Shape, fresh_model
 from runtime.models.house.tokenizer import load_tokenizer, save_tokenizer
 from runtime.models.house.windows import cut_windows
 
 COPY_SHARE = 1 / 3
 PROBES = 12
+RESTARTED_RATE = 0.5  # of the rate from nothing
 
 
 def save_half(model: Any, tokenizer_folder: Path, destination: Path) -> None:
@@ -62,7 +63,15 @@ class Regime:
         return Budget(math.ceil(self.epochs * tokens / self.batch_tokens), self.minutes)
 
 
-def train(work: Path, destination: Path, shape: dict[str, int], regime: Regime) -> float:
+def model_to_train(shape: Shape, regime: Regime, start: Path | None) -> Any:
+    """Model in training mode on the regime's device: the one in ``start``, or a fresh one of ``shape``."""
+    from transformers import LlamaForCausalLM
+
+    model: Any = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else None
+    return (model or fresh_model(shape, regime.seed)).to(regime.device).train()
+
+
+def train(work: Path, destination: Path, shape: Shape, regime: Regime, start: Path | None = None) -> float:
     """Train a model of ``shape`` and keep the weights with the lowest validation loss in ``destination``.
 
     Parameters
@@ -73,6 +82,8 @@ def train(work: Path, destination: Path, shape: dict[str, int], regime: Regime) 
         Model folder to write.
     shape
         ``TARGET`` or ``DRAFT`` of the shapes.
+    start
+        Folder of a model to go on from, at a lower rate; nothing by default.
 
     Returns
     -------
@@ -81,9 +92,9 @@ def train(work: Path, destination: Path, shape: dict[str, int], regime: Regime) 
     """
     rng, device = np.random.default_rng(regime.seed), regime.device
     stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
-    model = fresh_model(shape, regime.seed).to(device).train()
+    model = model_to_train(shape, regime, start)
     add_dropout(model, regime.dropout)
-    optimisers = Optimisers(model)
+    optimisers = Optimisers(model, scale=RESTARTED_RATE if start else 1.0)
     step, best, due, started = 0, math.inf, 1 / PROBES, time.monotonic()
     for step, done in regime.budget(len(stream)).progress(started):
         rows, length = batch_shape(rng, regime.batch_tokens, done)

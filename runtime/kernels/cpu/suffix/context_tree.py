@@ -24,7 +24,7 @@ HEADER = 128
 LENGTH, NODES, EDGES, SLOTS, MAX_DEPTH, TEXT, NODE, TABLE = 0, 1, 2, 3, 4, 5, 6, 7
 """Sizes in use, slots of the table, depth limit, addresses of text, nodes and table."""
 MATCH, RECENT, COUNT, CHILD, PATHS = 8, 9, 10, 11, 12
-"""Last descent: length, most recent occurrence, occurrences, child it ended inside of, nodes passed (ids from PATH on)."""
+"""Last descent: length, latest occurrence, occurrences, child it ended inside of, nodes passed (ids from PATH on)."""
 TEXT_ROOM, NODE_ROOM, EDGE_ROOM = 13, 14, 15
 """Tokens, nodes and edges that the buffers hold."""
 PATH = 20
@@ -32,6 +32,8 @@ ALIGNED, STREAK, MISSES, MEMO = 16, 17, 18, 19
 """The copy model: the place it copies from, tokens it got right in a row, misses since; address of its memory."""
 MEMORY = 256
 """Entries (token the copy model offered, token that came) of the memory of corrections."""
+PATIENCE, SKIPS = 24, 3
+"""Tokens that the copy model waits for an insertion to end, and that it skips at once."""
 ANCHOR = 4
 """Match length from which the most recent longest match may become the place to copy from."""
 FIELDS = 8
@@ -208,31 +210,32 @@ def split(header, text, nodes, table, upper, child, depth):
 
 @njit(inline="always", nogil=True)
 def aligned_after(text, end, place, streak, misses, token):
-    """The copy model after `token`: it goes on, skips what was left out, steps over what was replaced, or waits."""
-    if place < 0 or place >= end or misses > 8:
+    """The copy model after `token`: it goes on, skips what was replaced or left out, or waits for an insertion to end.
+
+    Returns the place to copy from (-1 for none), the tokens that it got right in a row, and the misses since.
+    """
+    if place < 0 or place >= end or misses > PATIENCE:
         return np.int64(-1), np.int64(0), np.int64(0)
     if text[place] == token:
         return place + 1, min(streak + 1, 32), misses if streak < ANCHOR else np.int64(0)
-    for skipped in range(1, 4):
+    for skipped in range(1, SKIPS + 1):
         if place + skipped < end and text[place + skipped] == token:
             return place + skipped + 1, np.int64(1), misses + 1
-    if misses == 0 or streak > 0:
-        return place + 1, np.int64(0), misses + 1
     return place, np.int64(0), misses + 1
 
 
 @njit(inline="always", nogil=True)
 def follow_copy(header, text, token):
-    """Note what came where the copy model offered a token, and move it."""
-    end, place = header[LENGTH], header[ALIGNED]
-    if 0 <= place < end:
-        memory = int32_at(header[MEMO], 2 * MEMORY)
-        offered = np.int64(text[place])
+    """Note what came where the copy model offered a token, by that token and by the one before; move the model."""
+    end, place, streak = header[LENGTH], header[ALIGNED], header[STREAK]
+    if 0 <= place < end and streak > 0:
+        memory = int32_at(header[MEMO], 4 * MEMORY)
+        offered, last = np.int64(text[place]), np.int64(text[end - 1])
         entry = 2 * (offered % MEMORY)
         memory[entry], memory[entry + 1] = offered, token
-    header[ALIGNED], header[STREAK], header[MISSES] = aligned_after(
-        text, end, place, header[STREAK], header[MISSES], token
-    )
+        entry = 2 * (MEMORY + last % MEMORY)
+        memory[entry], memory[entry + 1] = last, token if token != offered else -1
+    header[ALIGNED], header[STREAK], header[MISSES] = aligned_after(text, end, place, streak, header[MISSES], token)
 
 
 @njit(nogil=True)

@@ -9,13 +9,13 @@ from runtime.kernels.cpu.suffix import context_tree as tree
 from runtime.kernels.cpu.suffix import store as sorted_store
 from runtime.kernels.cpu.suffix.memory import int32_at, word_at
 
-__all__ = ["CONFIRMED", "CORRECTED", "DEPTHS", "END_TOKEN", "ESCAPE", "KINDS", "PARAMETERS"]
+__all__ = ["CORRECTED", "DEPTHS", "END_TOKEN", "ESCAPE", "INSERTED", "KINDS", "PARAMETERS", "REPLACED"]
 
 DEPTHS = sorted_store.CAP + 1
 """Match lengths 0 to 32; longer ones count as 32."""
 OWN, DELTA, STORE, COPY = 0, DEPTHS, 2 * DEPTHS, 3 * DEPTHS
-ESCAPE, CORRECTED, CONFIRMED, PARAMETERS = 4 * DEPTHS, 4 * DEPTHS + 1, 4 * DEPTHS + 2, 4 * DEPTHS + 3
-"""Places in the parameters: odds by match length of the four sources, then three numbers."""
+ESCAPE, CORRECTED, INSERTED, REPLACED, PARAMETERS = (4 * DEPTHS + i for i in range(5))
+"""Places in the parameters: odds by match length of the four sources, then four numbers."""
 LEVELS = 5
 """Match lengths of a context tree that give evidence, longest first."""
 NEAREST = 12
@@ -98,22 +98,29 @@ def from_store(header, parameters, row, above, below, kinds, weights, found):
 
 
 @njit(inline="always", nogil=True)
-def from_copy(header, text, parameters, place, streak, kinds, weights, found):
-    """Evidence of the copy model, and of its memory of what came where it offered the same token before."""
-    if place < 0 or place >= header[tree.LENGTH]:
+def from_copy(header, text, parameters, place, streak, last, kinds, weights, found):
+    """Evidence of the copy model, and of its memory of what came where it offered this before; `last`: token before.
+
+    While it waits after a miss, it offers to go on where it stands (something was inserted) or one further (replaced).
+    """
+    end = header[tree.LENGTH]
+    if place < 0 or place >= end:
         return found
     offered = np.int64(text[place])
     found = add(kinds, weights, found, offered, parameters[COPY + min(streak, DEPTHS - 1)])
-    memory = int32_at(header[tree.MEMO], 2 * tree.MEMORY)
-    entry = 2 * (offered % tree.MEMORY)
-    if memory[entry] != offered:
+    if streak == 0:
+        if place + 1 < end:
+            found = add(kinds, weights, found, np.int64(text[place + 1]), parameters[REPLACED])
         return found
-    came = np.int64(memory[entry + 1])
+    share = 0.0
     for kind in range(found):
         if kinds[kind] == offered:
-            if came == offered:
-                weights[kind] *= parameters[CONFIRMED]
-            else:
-                found = add(kinds, weights, found, came, weights[kind] * parameters[CORRECTED])
-            break
+            share = weights[kind]
+    memory = int32_at(header[tree.MEMO], 4 * tree.MEMORY)
+    entry = 2 * (offered % tree.MEMORY)
+    if memory[entry] == offered and memory[entry + 1] != offered:
+        found = add(kinds, weights, found, np.int64(memory[entry + 1]), share * parameters[CORRECTED])
+    entry = 2 * (tree.MEMORY + last % tree.MEMORY)
+    if memory[entry] == last and memory[entry + 1] >= 0:
+        found = add(kinds, weights, found, np.int64(memory[entry + 1]), share * parameters[INSERTED])
     return found

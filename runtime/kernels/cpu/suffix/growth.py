@@ -98,21 +98,23 @@ def weigh(header, delta, store, parameters, text, query, end, parent, state, tok
             place, streak, misses = recent, np.int64(match), np.int64(0)
         state[COPY_AT], state[STREAK_AT], state[MISSES_AT] = place, streak, misses
     if delta[tree.LENGTH] > 0:
-        found, other, _ = evidence.from_tree(
-            delta, parameters, evidence.DELTA, query, end, path, kinds, weights, found
-        )
+        found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, path, kinds, weights, found)
         match = max(match, other)
     if store[sorted_store.ROWS] > 0:
         above, below = state[ABOVE_AT], state[BELOW_AT]
         match = max(match, above, below)
         found = evidence.from_store(store, parameters, state[ROW_AT], above, below, kinds, weights, found)
-    found = evidence.from_copy(header, text, parameters, state[COPY_AT], state[STREAK_AT], kinds, weights, found)
+    last = np.int64(query[end - 1]) if end > 0 else np.int64(-1)
+    found = evidence.from_copy(header, text, parameters, state[COPY_AT], state[STREAK_AT], last, kinds, weights, found)
     return found, match
 
 
 @njit(nogil=True)
-def grow(header, shared, budget, price, tokens, parents, matches, chances):
-    """Fill `tokens`, `parents`, `matches` and `chances` (path probabilities); the number of nodes grown."""
+def grow(header, shared, budget, price, single, tokens, parents, matches, chances):
+    """Fill `tokens`, `parents`, `matches` and `chances` (path probabilities); the number of nodes grown.
+
+    With `single`, only the likeliest token of every node is followed: the tree is a chain.
+    """
     delta = int64_at(shared[DELTA], tree.HEADER)
     store = int64_at(shared[STORE], sorted_store.HEADER)
     parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
@@ -142,6 +144,11 @@ def grow(header, shared, budget, price, tokens, parents, matches, chances):
             total = parameters[evidence.ESCAPE]
             for kind in range(found):
                 total += weights[kind]
+                if single and kind > 0:
+                    if weights[kind] > weights[0]:
+                        weights[0], kinds[0] = weights[kind], kinds[kind]
+            if single:
+                found = min(found, 1)
             for kind in range(found):
                 estimate = weights[kind] / total * mass
                 kept = class_of(estimate)
@@ -179,6 +186,6 @@ def grow_many(addresses, shared, budgets, prices, tokens, parents, matches, chan
     for request in range(addresses.size):
         header = int64_at(addresses[request], tree.HEADER)
         made[request] = grow(
-            header, shared, budgets[request], prices[request], tokens[request], parents[request],
+            header, shared, budgets[request], prices[request], False, tokens[request], parents[request],
             matches[request], chances[request],
         )  # fmt: skip

@@ -22,8 +22,8 @@ SMALL = 24
 def sort_contexts(text, vocabulary):
     """Order of the contexts ``text[:p]`` read backwards, for p in [0, n), and the rank of each; both (n,) int32.
 
-    `text` holds tokens in [0, `vocabulary`) and END; before its start stand ENDs without end, and of two contexts that they make
-    equal the shorter comes first.
+    `text` holds tokens in [0, `vocabulary`) and END; before its start stand ENDs without end, and of two contexts
+    that they make equal the shorter comes first.
     """
     size = text.size
     order = np.empty(size, np.int32)
