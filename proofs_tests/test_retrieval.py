@@ -124,9 +124,9 @@ def test_a_batch_over_several_datastores_is_refused() -> None:
 
 @pytest.mark.parametrize(("budget", "price"), [(0, 0.0), (-1, 0.0), (4, -0.1), (4, float("nan"))])
 def test_a_senseless_budget_or_price_is_refused(budget: int, price: float) -> None:
-    with pytest.raises(InvalidInputError, match="budget|price"):
+    with pytest.raises(InvalidInputError, match=r"budget|price"):
         RetrievalIndex([1, 2, 1]).tree(budget, price)
-    with pytest.raises(InvalidInputError, match="budget|price"):
+    with pytest.raises(InvalidInputError, match=r"budget|price"):
         speculate_batch([RetrievalIndex([1, 2, 1])], budget, price)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import api  # noqa: E402  # pyright: ignore[reportMissingImports]
+import api  # pyright: ignore[reportMissingImports]
 
-from runtime.drafters.datastore import Datastore  # noqa: E402
-from runtime.drafters.retrieval import RetrievalIndex  # noqa: E402
+from runtime.drafters.datastore import Datastore
+from runtime.drafters.retrieval import RetrievalIndex
 
 
 @api.register("reader")

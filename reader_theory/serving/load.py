@@ -6,8 +6,10 @@ With step costs affine in the batch, B = rate x latency closes to
           C_i = c_{ip} + n (c_{iv} + k\, c_{id}),
 
 with n = (g - 1 + (E - 1) / 2) / E + 3/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
-the last step, half a step of waiting for the running one to end, and the step that the prefill shares; k drafter steps. Capacity is 1 / C2. Any other
-cost (mixture of experts, staircases) goes through the fixed point. Little 1961; Kleinrock 1976, chapter 4.
+the last step, half a step of waiting for the running one to end, and the step that the prefill shares; k drafter
+steps. Capacity is 1 / C2. Any other cost (mixture of experts, staircases) goes through the fixed point.
+
+Little 1961; Kleinrock 1976, chapter 4.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -229,7 +230,7 @@ def speculate_batch(
         )
 
     edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
-    cuts = [slice(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    cuts = [slice(low, high) for low, high in pairwise(edges)]
     waiting = [_pool(len(cuts) - 1).submit(part, cut) for cut in cuts[1:]]
     part(cuts[0])
     for task in waiting:

@@ -144,9 +144,8 @@ def grow(header, shared, budget, price, single, tokens, parents, matches, chance
             total = parameters[evidence.ESCAPE]
             for kind in range(found):
                 total += weights[kind]
-                if single and kind > 0:
-                    if weights[kind] > weights[0]:
-                        weights[0], kinds[0] = weights[kind], kinds[kind]
+                if single and kind > 0 and weights[kind] > weights[0]:
+                    weights[0], kinds[0] = weights[kind], kinds[kind]
             if single:
                 found = min(found, 1)
             for kind in range(found):

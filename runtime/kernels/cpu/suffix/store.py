@@ -33,16 +33,19 @@ VOCABULARY_LIMIT = (1 << 18) - 1
 
 @njit(inline="always", nogil=True)
 def forward_of(word):
+    """Low 32 bits of a record."""
     return word & 0xFFFFFFFF
 
 
 @njit(inline="always", nogil=True)
 def token_of(word):
+    """Token of a record."""
     return (word >> 32) & 0x3FFFF
 
 
 @njit(inline="always", nogil=True)
 def shared_of(word):
+    """Tokens that a record shares with the one before."""
     return (word >> 50) & 0x3F
 
 
