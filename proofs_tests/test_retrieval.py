@@ -50,7 +50,7 @@ def test_children_of_a_node_never_have_more_than_its_probability_together(text: 
 
 def test_a_node_is_looked_up_anew_where_its_occurrence_runs_out() -> None:
     index = RetrievalIndex([1, 2, 3, 9, 3, 4, 5, 8, 1, 2])
-    drafted = index.tree(12)
+    drafted = index.tree(24)
     paths = {tuple(path_to(drafted, node)) for node in range(drafted.tokens.size)}
     assert (3, 9) in paths
     assert (3, 4) in paths, "after 2 3 only 9 followed; 4 follows the shorter context 3"
@@ -93,7 +93,7 @@ def test_copying_goes_on_after_an_insertion_and_after_a_replacement() -> None:
 def test_a_systematic_replacement_is_offered_where_the_old_token_stood() -> None:
     old = [10, 11, 7, 12, 13, 14, 15, 16, 7, 17, 18, 19, 20, 21, 7, 22, 23]
     text = [*old, 99, *[8 if token == 7 else token for token in old[:14]]]
-    drafted = RetrievalIndex(text).tree(8)
+    drafted = RetrievalIndex(text).tree(24)
     roots = drafted.tokens[drafted.parents == -1].tolist()
     assert {7, 8} <= set(roots)
 

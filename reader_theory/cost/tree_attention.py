@@ -21,8 +21,9 @@ __all__ = ["BLOCK_ROWS", "TreeAttention", "fit_tree_attention", "predict_tree_at
 Array = NDArray[np.float64]
 BLOCK_ROWS = 64
 """Query rows that one thread block holds."""
-START = np.log([9.0, 0.03, 1.0, 0.9, 3.0, 0.5, 1.0])
-REACH = np.log([4.0, 6.0, 8.0, 3.0, 8.0, 20.0, 30.0])
+SPLIT_KNEE = 4.0
+START = np.log([9.0, 0.03, 1.0, 0.9, 0.9, 2.0, 0.5, 1.0])
+REACH = np.log([4.0, 6.0, 8.0, 3.0, 3.0, 8.0, 20.0, 30.0])
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class TreeAttention:
         Constant per call; seconds a thread block takes for each token of its context.
     balance : float
         Total walking over what the multiprocessors do at once.
-    bandwidth_share, p : float
-        Reached share of bandwidth; sharpness of the knee.
+    bandwidth_share, split_share : float
+        Reached share of bandwidth, without and with split-KV; the last-level cache can lift it above one.
+    p : float
+        Sharpness of the knee.
     request_s, row_s : float
         Seconds a decoding request adds beside a call that is not split; seconds a query row adds.
     """
@@ -45,6 +48,7 @@ class TreeAttention:
     walk_s: float
     balance: float
     bandwidth_share: float
+    split_share: float
     p: float
     request_s: float
     row_s: float
@@ -77,17 +81,19 @@ class TreeAttention:
         )
         whole = np.where(rows > 0, tokens + rows, 0.0)
         moved = 2.0 * kv_heads * head_dim * 2 * (many * whole + others * other_tokens)
-        memory = moved / (device.bandwidth_bytes_per_s.value * self.bandwidth_share)
+        memory = moved / device.bandwidth_bytes_per_s.value
         constant = self.launch_s + self.row_s * many * rows
         if split_kv:
             work = 4.0 * heads * head_dim * (many * rows * whole + others * other_tokens)
-            return constant + p_norm(memory, work / (0.5 * device.flops_per_s()), self.p)
+            return constant + p_norm(memory / self.split_share, work / (0.5 * device.flops_per_s()), SPLIT_KNEE)
         constant = constant + self.request_s * others
         units = device.multiprocessors.value
         blocks = many * heads * np.ceil(rows / BLOCK_ROWS)
         chain = np.maximum(whole * np.maximum(np.ceil(blocks / units), 1.0), other_tokens * np.minimum(others, 1.0))
         total = (blocks * whole + others * kv_heads * other_tokens) / units * self.balance
-        return constant + p_norm(p_norm(chain * self.walk_s, total * self.walk_s, self.p), memory, self.p)
+        return constant + p_norm(
+            p_norm(chain * self.walk_s, total * self.walk_s, self.p), memory / self.bandwidth_share, self.p
+        )
 
 
 def fit_tree_attention(table: Table) -> dict[str, TreeAttention]:
@@ -123,8 +129,8 @@ def predict_tree_attention(fits: dict[str, TreeAttention], table: Table) -> Arra
 
 
 def _made(log: Array) -> TreeAttention:
-    launch, walk, balance, share, p, request, row = (float(x) for x in np.exp(log))
-    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, max(p, 1.0), request * 1e-6, row * 1e-8)
+    launch, walk, balance, share, split, p, request, row = (float(x) for x in np.exp(log))
+    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, split, max(p, 1.0), request * 1e-6, row * 1e-8)
 
 
 def _seconds(model: TreeAttention, sizes: list[Array], device: Device) -> Array:

@@ -39,7 +39,7 @@ class Effort:
 
 
 FULL = Effort(
-    fit_prompts=24, test_prompts=16, inflated_prompts=6, new_tokens=64, calibration_s=(8.0, 25.0),
+    fit_prompts=24, test_prompts=16, inflated_prompts=5, new_tokens=64, calibration_s=(6.0, 14.0),
     tokens=(1, 2, 3, 5, 9, 17, 33), resamples=500, repeats=2,
 )  # fmt: skip
 FAST = Effort(
