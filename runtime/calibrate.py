@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -204,7 +205,7 @@ def _engine_runs(
     return runs
 
 
-def _terms_around(runs: list[_Run]) -> dict[str, Estimate]:
+def _terms_around(runs: list[_Run]) -> dict[str, Any]:
     """What a step spends outside of forwards, from the engine's own clocks."""
     drafting = [step for run in runs if run.policy.shape != "off" for step in run.steps]
     plain = [step for run in runs if run.policy.shape == "off" for step in run.steps]

@@ -239,7 +239,7 @@ class Engine:
     def _draft(self, policy: DraftPolicy, tries: list[DraftTrie], want: list[int]) -> None:
         if not want or self.drafter is None:
             return
-        tree, parents = _tree_of(policy)
+        tree, parents = _tree_of(policy)  # pyright: ignore[reportArgumentType]
         tokens = self.drafter.propose(len(tries), tree)
         for row in want:
             tries[row].add_tree(tokens[row].tolist(), parents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class StepTiming:
     commit_s: float
 
 
-def columns_of(steps: list[StepTiming]) -> dict[str, NDArray[np.int32] | NDArray[np.float64]]:
+def columns_of(steps: list[StepTiming]) -> dict[str, NDArray[Any]]:
     """One array a field, in step order."""
     return {
         f.name: np.array(

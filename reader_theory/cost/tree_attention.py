@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 BLOCK_ROWS = 64
 """Query rows that one thread block holds."""
 SPLIT_KNEE = 4.0
-START = np.log([9.0, 0.03, 1.0, 0.9, 0.9, 2.0, 0.5, 1.0])
-REACH = np.log([4.0, 6.0, 8.0, 3.0, 3.0, 8.0, 20.0, 30.0])
+START, REACH = np.log([9.0, 0.03, 1.0, 0.9, 2.0, 0.5, 1.0]), np.log([4.0, 6.0, 8.0, 3.0, 8.0, 20.0, 30.0])
+SPLIT_START, SPLIT_REACH = np.log([9.0, 0.9, 0.1]), np.log([4.0, 3.0, 100.0])
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class TreeAttention:
         Sharpness of the knee.
     request_s, row_s : float
         Seconds a decoding request adds beside a call that is not split; seconds a query row adds.
+    split_launch_s, split_request_s : float
+        Constant of a call that splits its contexts, and what each request adds to it.
     """
 
     launch_s: float
@@ -52,6 +54,8 @@ class TreeAttention:
     p: float
     request_s: float
     row_s: float
+    split_launch_s: float
+    split_request_s: float
 
     def seconds(
         self,
@@ -82,11 +86,11 @@ class TreeAttention:
         whole = np.where(rows > 0, tokens + rows, 0.0)
         moved = 2.0 * kv_heads * head_dim * 2 * (many * whole + others * other_tokens)
         memory = moved / device.bandwidth_bytes_per_s.value
-        constant = self.launch_s + self.row_s * many * rows
         if split_kv:
             work = 4.0 * heads * head_dim * (many * rows * whole + others * other_tokens)
-            return constant + p_norm(memory / self.split_share, work / (0.5 * device.flops_per_s()), SPLIT_KNEE)
-        constant = constant + self.request_s * others
+            busy = p_norm(memory / self.split_share, work / (0.5 * device.flops_per_s()), SPLIT_KNEE)
+            return self.split_launch_s + self.split_request_s * (many * (rows > 0) + others) + busy
+        constant = self.launch_s + self.row_s * many * rows + self.request_s * others
         units = device.multiprocessors.value
         blocks = many * heads * np.ceil(rows / BLOCK_ROWS)
         chain = np.maximum(whole * np.maximum(np.ceil(blocks / units), 1.0), other_tokens * np.minimum(others, 1.0))
@@ -112,8 +116,7 @@ def fit_tree_attention(table: Table) -> dict[str, TreeAttention]:
         require(
             at.sum() >= 12, "each device must have at least 12 calls", got=int(at.sum()), fix="Measure more shapes."
         )
-        device, chosen = find_device(gpu), [size[at] for size in sizes]
-        fits[gpu] = _made(fit_log(lambda x, d=device, s=chosen: _seconds(_made(x), s, d), START, times[at], REACH))
+        fits[gpu] = _fit_device(find_device(gpu), [size[at] for size in sizes], times[at])
     return fits
 
 
@@ -128,9 +131,33 @@ def predict_tree_attention(fits: dict[str, TreeAttention], table: Table) -> Arra
     return out
 
 
-def _made(log: Array) -> TreeAttention:
-    launch, walk, balance, share, split, p, request, row = (float(x) for x in np.exp(log))
-    return TreeAttention(launch * 1e-6, walk * 1e-6, balance, share, split, max(p, 1.0), request * 1e-6, row * 1e-8)
+def _fit_device(device: Device, sizes: list[Array], times: Array) -> TreeAttention:
+    """Fit the two kinds of call in turn: each has coefficients of its own."""
+    mixed = sizes[0] > 0
+    fitted = SPLIT_START
+    if (~mixed).sum() >= 4:
+        alone = [size[~mixed] for size in sizes]
+        fitted = fit_log(lambda x: _seconds(_made(START, x), alone, device), SPLIT_START, times[~mixed], SPLIT_REACH)
+    chosen = [size[mixed] for size in sizes]
+    require(mixed.sum() >= 8, "`table` must have calls with queries", got=int(mixed.sum()), fix="Measure chunks too.")
+    return _made(fit_log(lambda x: _seconds(_made(x, fitted), chosen, device), START, times[mixed], REACH), fitted)
+
+
+def _made(log: Array, split: Array) -> TreeAttention:
+    launch, walk, balance, share, p, request, row = (float(x) for x in np.exp(log))
+    constant, reached, each = (float(x) for x in np.exp(split))
+    return TreeAttention(
+        launch_s=launch * 1e-6,
+        walk_s=walk * 1e-6,
+        balance=balance,
+        bandwidth_share=share,
+        split_share=reached,
+        p=max(p, 1.0),
+        request_s=request * 1e-6,
+        row_s=row * 1e-8,
+        split_launch_s=constant * 1e-6,
+        split_request_s=each * 1e-6,
+    )
 
 
 def _seconds(model: TreeAttention, sizes: list[Array], device: Device) -> Array:

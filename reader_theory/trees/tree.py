@@ -180,8 +180,10 @@ class DraftTree:
     def rank_paths(self) -> list[tuple[int, ...]]:
         """One rank path a node, in node order."""
         paths: list[tuple[int, ...]] = []
-        for parent, rank in zip(self.parents.tolist(), self.ranks.tolist(), strict=True):
-            paths.append((*(paths[parent] if parent != ROOT else ()), rank))
+        for node in range(len(self)):
+            parent = int(self.parents[node])
+            above = paths[parent] if parent != ROOT else ()
+            paths.append((*above, int(self.ranks[node])))
         return paths
 
     def to_networkx(self) -> Any:

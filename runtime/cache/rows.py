@@ -90,7 +90,8 @@ class RowCache(Cache):
         self.width = 0
         self.row_index = torch.zeros((1, 1), dtype=torch.int64)
         self.slot_index = torch.zeros((1, 1), dtype=torch.int64)
-        super().__init__(layers=[RowLayer(self) for _ in range(layers)])
+        self.stores = [RowLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.stores))
 
     def begin(
         self, starts: NDArray[np.int64], tokens: int, device: torch.device | str = "cpu", first_row: int = 0
@@ -125,7 +126,7 @@ class RowCache(Cache):
             return 0
         source = [base + node for node in nodes[first:]]
         target = slice(base + first, base + kept)
-        for layer in self.layers:
+        for layer in self.stores:
             assert layer.keys is not None and layer.values is not None
             layer.keys[row, :, target] = layer.keys[row, :, source]
             layer.values[row, :, target] = layer.values[row, :, source]
@@ -135,7 +136,7 @@ class RowCache(Cache):
     def move_row(self, source: int, target: int) -> None:
         """Put row `source` in the place of row `target`."""
         length = int(self.lengths[source])
-        for layer in self.layers:
+        for layer in self.stores:
             if layer.is_initialized:
                 assert layer.keys is not None and layer.values is not None
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
@@ -146,7 +147,7 @@ class RowCache(Cache):
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token takes over all layers; 0 before the first forward."""
         total = 0
-        for layer in self.layers:
+        for layer in self.stores:
             if layer.is_initialized:
                 assert layer.keys is not None and layer.values is not None
                 for tensor in (layer.keys, layer.values):

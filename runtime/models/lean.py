@@ -119,7 +119,7 @@ class LeanModel(LanguageModel):
     def new_cache(self, rows: int, slots: int) -> RowCache:
         cache = RowCache(len(self.layers), rows, slots)
         empty = torch.zeros((0, self.kv_heads, 0, self.head_dim), dtype=self.dtype, device=self.device)
-        for layer in cache.layers:
+        for layer in cache.stores:
             layer.lazy_initialization(empty, empty)
         return cache
 
@@ -130,7 +130,7 @@ class LeanModel(LanguageModel):
         batch, queries = tokens.shape
         x = self.embedding[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
-        for layer, store in zip(self.layers, cache.layers, strict=True):
+        for layer, store in zip(self.layers, cache.stores, strict=True):
             x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)

@@ -45,7 +45,7 @@ class TableModel(LanguageModel):
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
     ) -> torch.Tensor:
         entries = torch.stack((tokens, positions), dim=-1).to(self.dtype).unsqueeze(1)
-        held, _ = cache.layers[0].update(entries, entries)
+        held, _ = cache.stores[0].update(entries, entries)
         batch, queries = tokens.shape
         out = np.zeros((batch, queries, self.vocabulary))
         for b in range(batch):
