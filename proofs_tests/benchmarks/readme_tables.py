@@ -102,7 +102,7 @@ def loop(result: dict[str, Any]) -> str:
                     f"{rate['error']:+.1%}",
                     "yes" if rate["inside"] and steps["inside"] else "no",
                     f"{q['speed_up']['measured']:.2f}" if "speed_up" in q else "",
-                    f"{losses[(workload, batch)]:.1%}",
+                    f"{losses[(workload, batch)]:.1%}" if losses else "",
                 ]
             )
     return _markdown(header, rows) + "\n\n" + _machine(result)
@@ -112,7 +112,7 @@ def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"peers": peers, "loop": loop}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"peers": peers, "loop": loop, "demo": loop}
 
 
 def rewritten(text: str) -> str:
