@@ -192,7 +192,7 @@ class Engine:
         self._admit()
         if not self.rows:
             return bool(self.waiting)
-        start = perf_counter()
+        start, catching_up = perf_counter(), self._draft_prefill_s
         policy = self._policy(len(self.rows))
         tries, want_draft = self._retrieve(policy)
         retrieved = perf_counter()
@@ -204,6 +204,8 @@ class Engine:
         verified = perf_counter()
         emitted = self._commit(walks)
         end = perf_counter()
+        catching_up = self._draft_prefill_s - catching_up
+        self.prefill_s += catching_up
         self.timings.append(
             StepTiming(
                 rows=len(tries),
@@ -211,8 +213,8 @@ class Engine:
                 nodes=sum(map(len, tries)) - len(tries),
                 width=max(map(len, tries)),
                 drafted=bool(want_draft),
-                step_s=end - start,
-                draft_s=drafted - retrieved,
+                step_s=end - start - catching_up,
+                draft_s=drafted - retrieved - catching_up,
                 retrieval_s=retrieved - start,
                 target_s=forwarded - drafted,
                 verify_s=verified - forwarded,
@@ -221,6 +223,10 @@ class Engine:
         )
         self._leave()
         return bool(self.rows or self.waiting)
+
+    @property
+    def _draft_prefill_s(self) -> float:
+        return 0.0 if self.drafter is None else self.drafter.prefill_s
 
     def _retrieve(self, policy: DraftPolicy) -> tuple[list[DraftTrie], list[int]]:
         """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -72,12 +73,18 @@ class NeuralDrafter:
         The draft; its vocabulary must be the target's.
     rows, slots : int
         Room of its cache.
+
+    Attributes
+    ----------
+    prefill_s : float
+        Seconds spent so far on taking in prompts, and whatever else was pending at such length.
     """
 
     def __init__(self, model: LanguageModel, rows: int, slots: int) -> None:
         self.model = model
         self.cache: RowCache = model.new_cache(rows, slots)
         self.pending: list[list[int]] = [[] for _ in range(rows)]
+        self.prefill_s = 0.0
 
     def join(self, row: int, tokens: NDArray[np.int64]) -> None:
         """A request takes `row`; its prompt is taken in when a draft is first asked for."""
@@ -119,8 +126,10 @@ class NeuralDrafter:
         for row in range(rows):
             early = self.pending[row][:-1]
             if len(early) >= CATCH_UP:
+                start = perf_counter()
                 prefill(self.model, self.cache, np.array(early, dtype=np.int64), row)
                 self.pending[row] = self.pending[row][-1:]
+                self.prefill_s += perf_counter() - start
         counts = np.array([len(self.pending[row]) for row in range(rows)], dtype=np.int64)
         tokens = np.zeros((rows, int(counts.max())), dtype=np.int64)
         for row in range(rows):
