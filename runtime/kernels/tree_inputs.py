@@ -1,35 +1,38 @@
-"""Tree mask and positions of a batch of draft trees, written in place by one compiled pass."""
+"""Door: tree mask and positions of a batch of draft trees, written in place."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
+import torch
+
+from reader_theory.errors import NotATreeError, require
+from runtime.kernels._door import BITS, Array, Sizes, host, on_gpu
+from runtime.kernels.cpu import tree_inputs as cpu
 
 __all__ = ["fill_tree_inputs"]
 
 
-@njit(cache=True, nogil=True)
 def fill_tree_inputs(
-    mask: NDArray[np.float32],
-    positions: NDArray[np.int64],
-    parents: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    scratch: NDArray[np.int64],
-    hidden: Any,
+    mask: Array,
+    positions: Array,
+    parents: Array,
+    counts: Array,
+    lengths: Array,
+    scratch: Array,
+    hidden: float,
 ) -> None:
     """Write what each node sees: the committed tokens, its ancestors and itself.
 
     Parameters
     ----------
-    mask : (B, Q, W) float32, written
+    mask : (B, Q, W) float32, float64, bfloat16 or float16, written
         0 where the node sees the slot, `hidden` where not.
     positions : (B, Q) int64, written
         Position of each node: committed tokens plus its depth. Padding nodes get the row's first.
-    parents : (B, P) int64
+    parents : (B, P) int64, below their node
         Parent of each node among the row's nodes, -1 for none; a node's entry lies at slot ``lengths[b] + node``.
     counts : (B,) int64
         Nodes of each row that stand in this forward; the others up to Q are padding and see only themselves.
@@ -39,22 +42,60 @@ def fill_tree_inputs(
         Nodes of each row that earlier forwards wrote: query i of the forward is node ``scratch[b] + i``.
     hidden : float
         What hides a slot.
+
+    Raises
+    ------
+    InvalidInputError
+        On a wrong shape, dtype or layout, and on the CPU when a row does not fit into the mask.
+    NotATreeError
+        On the CPU, when a parent does not come before its node. The GPU twin stops at such a node.
     """
-    batch, queries, width = mask.shape
-    for b in range(batch):
-        base = lengths[b]
-        for i in range(queries):
-            mask[b, i, :] = hidden
-            node = scratch[b] + i
-            if i >= counts[b]:
-                mask[b, i, min(base + node, width - 1)] = 0.0
-                positions[b, i] = base
-                continue
-            mask[b, i, :base] = 0.0
-            depth = 0
-            ancestor = node
-            while ancestor >= 0:
-                mask[b, i, base + ancestor] = 0.0
-                ancestor = parents[b, ancestor]
-                depth += 1
-            positions[b, i] = base + depth - 1
+    sizes = Sizes()
+    sizes.take("mask", mask, ("B", "Q", "W"), ("float32", "float64", "bfloat16", "float16"))
+    sizes.take("positions", positions, ("B", "Q"))
+    sizes.take("parents", parents, ("B", "P"))
+    for name, x in (("counts", counts), ("lengths", lengths), ("scratch", scratch)):
+        sizes.take(name, x, ("B",))
+    bits = _bits(float(hidden), mask.dtype)
+    if on_gpu(mask, positions, parents, counts, lengths, scratch):
+        from runtime.kernels.gpu import tree_inputs as gpu
+
+        gpu.fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, bits)
+        return
+    words = host(mask)
+    done = cpu.fill_tree_inputs(
+        words.view(BITS[words.itemsize]),
+        host(positions),
+        host(parents),
+        host(counts),
+        host(lengths),
+        host(scratch),
+        np.dtype(BITS[words.itemsize]).type(bits),
+    )
+    if done < 0:
+        _refuse(-1 - done, sizes, counts, lengths, scratch)
+
+
+@lru_cache
+def _bits(hidden: float, dtype: Any) -> int:
+    """The bits of `hidden` in a dtype."""
+    if isinstance(dtype, torch.dtype):
+        word = torch.tensor([hidden], dtype=dtype).view(torch.uint8).numpy()
+    else:
+        word = np.array([hidden], dtype=dtype)
+    return int(word.view(BITS[word.nbytes])[0])
+
+
+def _refuse(row: int, sizes: Sizes, counts: Array, lengths: Array, scratch: Array) -> None:
+    count, length, written = (int(x[row]) for x in (counts, lengths, scratch))
+    fits = 0 <= count <= sizes["Q"] and 0 <= written <= sizes["P"] - count and length + written + count <= sizes["W"]
+    require(
+        fits and length >= 0,
+        f"row {row} must fit: counts <= {sizes['Q']}, scratch + counts <= {sizes['P']} and, with lengths, <= "
+        f"{sizes['W']}",
+        got=f"counts {count}, scratch {written}, lengths {length}",
+        fix="Cut the tree, or aim the forward at a wider mask.",
+    )
+    raise NotATreeError(
+        "`parents` must come before their nodes", got=f"row {row} breaks this", fix="Order nodes by depth, -1 for none."
+    )

@@ -1,0 +1,103 @@
+"""CPU twins of suffix match, its continuation and trie lookup: scans from the newest token back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from runtime.kernels.cpu.verify import child_with
+
+__all__ = ["suffix_chain", "suffix_match", "trie_lookup"]
+
+BLOCK = 64
+"""Places that are looked through for the last token before any is compared further back."""
+
+
+@njit(cache=True, nogil=True)
+def compare(text, place, query, size, limit):
+    """Tokens that ``text[:place]`` and ``query[:size]`` share at their ends, at most `limit`; the last one does."""
+    same = 1
+    while same < limit and text[place - 1 - same] == query[size - 1 - same]:
+        same += 1
+    return same
+
+
+@njit(cache=True, nogil=True)
+def find(text, end, query, size, max_depth):
+    """Longest suffix of ``query[:size]`` that ends before a token of ``text[:end]``: length, count, latest place."""
+    best, count, latest = 0, 0, -1
+    if size == 0:
+        return best, count, latest
+    last = query[size - 1]
+    for stop in range(end - 1, 0, -BLOCK):
+        start = max(stop - BLOCK, 0)
+        hits = 0
+        for place in range(start, stop):
+            hits += text[place] == last
+        if hits == 0:
+            continue
+        for place in range(stop, start, -1):
+            if text[place - 1] != last:
+                continue
+            limit = min(max_depth, size, place)
+            if limit < best:
+                continue
+            if best > 1 and text[place - best] != query[size - best]:
+                continue
+            same = compare(text, place, query, size, limit)
+            if same > best:
+                best, count, latest = same, 1, place
+            elif same == best:
+                count += 1
+    return best, count, latest
+
+
+@njit(cache=True, nogil=True)
+def suffix_match(text, lengths, max_depth, length, count, position):
+    """-1, or the first row whose length does not fit."""
+    for b in range(lengths.size):
+        end = lengths[b]
+        if end < 0 or end > text.shape[1]:
+            return b
+        length[b], count[b], position[b] = find(text[b], end, text[b], end, max_depth)
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def suffix_chain(text, lengths, max_depth, tokens, made):
+    """-1, or the first row whose length does not fit."""
+    most = tokens.shape[1]
+    query = np.empty(max_depth + most, np.int32)
+    for b in range(lengths.size):
+        end = lengths[b]
+        if end < 0 or end > text.shape[1]:
+            return b
+        tail = min(max_depth, end)
+        query[:tail] = text[b, end - tail : end]
+        done = 0
+        depth, _, place = find(text[b], end, query, tail, max_depth)
+        while done < most and depth > 0:
+            while done < most and place < end:
+                query[tail + done] = text[b, place]
+                done += 1
+                place += 1
+            if done < most:
+                depth, _, place = find(text[b], end, query, tail + done, max_depth)
+        tokens[b, :done] = query[tail : tail + done]
+        tokens[b, done:] = -1
+        made[b] = done
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def trie_lookup(tokens, parents, counts, query, found):
+    """-1, or the first row whose count does not fit."""
+    for b in range(counts.size):
+        if counts[b] < 0 or counts[b] > tokens.shape[1]:
+            return b
+        node = 0 if counts[b] > 0 else -1
+        for i in range(query.shape[1]):
+            if node >= 0:
+                node = child_with(tokens[b], parents[b], counts[b], node, query[b, i])
+            found[b, i] = node
+    return -1

@@ -1,0 +1,133 @@
+"""CPU twins of rejection, multi-round and without replacement, with NumPy's own order of summation.
+
+Decisions equal those of the NumPy rules bit by bit: sums are taken pairwise over blocks as `numpy.sum` takes them.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from runtime.kernels.cpu.verify import finish, is_tree
+
+__all__ = ["verify_rejection", "verify_without_replacement"]
+
+
+@njit(cache=True, nogil=True)
+def pairwise_sum(a):
+    """``numpy.sum`` of a contiguous row, bit by bit."""
+    n = a.size
+    if n < 8:
+        total = -0.0
+        for i in range(n):
+            total += a[i]
+        return total
+    if n <= 128:
+        r0, r1, r2, r3, r4, r5, r6, r7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+        whole = n - n % 8
+        for i in range(8, whole, 8):
+            r0 += a[i]
+            r1 += a[i + 1]
+            r2 += a[i + 2]
+            r3 += a[i + 3]
+            r4 += a[i + 4]
+            r5 += a[i + 5]
+            r6 += a[i + 6]
+            r7 += a[i + 7]
+        total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
+        for i in range(whole, n):
+            total += a[i]
+        return total
+    half = n // 2
+    half -= half % 8
+    return pairwise_sum(a[:half]) + pairwise_sum(a[half:])
+
+
+@njit(cache=True, nogil=True)
+def residual_into(target, draft, out):
+    """The positive part of target - draft, normalised, into `out`; the target itself where nothing is left."""
+    for i in range(target.size):
+        out[i] = max(target[i] - draft[i], 0.0)
+    mass = pairwise_sum(out)
+    if mass > 0:
+        for i in range(out.size):
+            out[i] /= mass
+    else:
+        out[:] = target
+
+
+@njit(cache=True, nogil=True)
+def without_token_into(draft, token, out):
+    """The draft's law once `token` was drawn and may not come again; zeros when nothing is left."""
+    out[:] = draft
+    out[token] = 0.0
+    mass = pairwise_sum(out)
+    if mass > 0:
+        for i in range(out.size):
+            out[i] /= mass
+
+
+@njit(cache=True, nogil=True)
+def pick(law, uniform):
+    """Token whose cumulative probability first exceeds ``uniform * total``; never one of probability 0."""
+    total = 0.0
+    for i in range(law.size):
+        total += law[i]
+    threshold, running = uniform * total, 0.0
+    for i in range(law.size):
+        running += law[i]
+        if running > threshold:
+            return i
+    last = law.size - 1
+    while last > 0 and not law[last] > 0:
+        last -= 1
+    return last
+
+
+@njit(cache=True, nogil=True)
+def _reject(target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted, distinct):
+    for b in range(counts.size):
+        count = counts[b]
+        if not is_tree(tokens[b], parents[b], count):
+            return b
+        node, length, walking = 0, 0, True
+        while walking:
+            path[b, length] = node
+            length += 1
+            walking = False
+            left, law = target[b, node], draft[b, node]
+            for child in range(node + 1, count):
+                if parents[b, child] != node:
+                    continue
+                token = tokens[b, child]
+                if token < 0 or token >= law.size:
+                    return b
+                if acceptance[b, child] * law[token] < left[token]:
+                    emitted[b, length - 1] = token
+                    node, walking = child, True
+                    break
+                residual_into(left, law, scratch[b, 0])
+                left = scratch[b, 0]
+                if distinct:
+                    without_token_into(law, token, scratch[b, 1])
+                    law = scratch[b, 1]
+            if not walking:
+                finish(path[b], kept[b : b + 1], emitted[b], length, pick(left, recovery[b, node]))
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def verify_rejection(target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted):
+    """-1, or the first row that is no tree."""
+    return _reject(
+        target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted, False
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def verify_without_replacement(
+    target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted
+):
+    """-1, or the first row that is no tree."""
+    return _reject(
+        target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted, True
+    )  # fmt: skip
