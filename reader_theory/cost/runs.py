@@ -36,7 +36,7 @@ STARTS = {
     "verify_s": 3e-10,
     "eager_s": 1e-3,
 }
-PREFILL_STARTS = {"burst": 2.0, "prefill_step_s": 5e-3, "prefill_layer_s": 1e-4}
+PREFILL_STARTS = {"burst": 2.0, "prefill_step_s": 5e-3, "prefill_layer_s": 1e-4, "preemptions": 0.5}
 PRIOR = 0.02
 """Pull towards the start, in units of one per cent of a run for each e-fold: identifies what the runs cannot."""
 

@@ -21,6 +21,8 @@ from reader_theory.cost.roofline import p_norm
 __all__ = ["Coefficients", "EngineStep", "Load"]
 
 Array = NDArray[np.float64]
+FULL_CACHE = 0.05
+"""Share of requests that wait for pages from which on the cache counts as full."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Coefficients:
         Extra of a step with more rows than the largest captured graph.
     drafter_ratio : mapping
         Drafter's time over what its weights and KV predict, by name; 1 for one that was not measured.
+    preemptions : float
+        Preemptions a request where the cache is full; each reads a prompt once more.
     """
 
     bandwidth_share: float
@@ -67,6 +71,7 @@ class Coefficients:
     prefill_layer_s: float = 0.0
     eager_s: float = 0.0
     drafter_ratio: Mapping[str, float] = field(default_factory=dict[str, float])
+    preemptions: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -155,10 +160,12 @@ class EngineStep:
         return np.sum(list(self.terms(load, prefill_tokens).values()), axis=0)
 
     def mean_gap_s(self, load: Load) -> Array:
-        """Mean seconds between two outputs: prefills share some steps, and preempted requests wait."""
+        """Mean seconds between two outputs: prefills, first and repeated, share some steps; the preempted wait."""
         c, base = self.coefficients, self.step_s(load)
-        share = np.maximum(-np.expm1(-load.prefills / c.burst), 1e-9)
-        tokens = load.prefills * load.prompt / share
+        full = np.clip((load.waiting_ratio - 1) / FULL_CACHE, 0.0, 1.0)
+        prefills = load.prefills * (1 + c.preemptions * full)
+        share = np.maximum(-np.expm1(-prefills / c.burst), 1e-9)
+        tokens = prefills * load.prompt / share
         extra = self.step_s(load, tokens) - base + self.drafter_prefill_s(load, tokens) + c.prefill_step_s
         return (base + share * extra) * load.waiting_ratio
 

@@ -3,13 +3,15 @@ r"""Little's law with speculation: latency and batch at a request rate, in close
 With step costs affine in the batch, B = rate x latency closes to
 
 .. math:: L = \frac{C_1}{1 - rate\, C_2}, \quad
-          C_i = c_{ip} + n (c_{iv} + k\, c_{id}),
+          C_1 = c_{1p} + (n + w)(c_{1v} + k\, c_{1d}), \quad C_2 = c_{2p} + n (c_{2v} + k\, c_{2d}),
 
-with n = (g - 1 + (E - 1) / 2) / E + 3/2 steps: g tokens at E a step, the first from the prefill, the mean overshoot of
-the last step, half a step of waiting for the running one to end, and the step that the prefill shares; k drafter
-steps. Capacity is 1 / C2. Any other cost (mixture of experts, staircases) goes through the fixed point.
+with n = (g - 1 + 2 (E - 1) / 3) / E steps of its own: g tokens at E a step, the first from the prefill, and the mean
+overshoot of the last step where a step emits 1 to 2 E - 1 tokens alike; w = 3/2 more steps that a request only waits
+for: half of the one that it meets, and the one that its prefill shares. Others pay for the n alone, so capacity is
+1 / C2. An idle engine is not waited for: w shrinks by the chance that nothing runs, exp(-B). Any other cost (mixture of
+experts, staircases) goes through the fixed point.
 
-Little 1961; Kleinrock 1976, chapter 4.
+Little 1961; Kleinrock 1976, chapter 4, whose processor sharing has the same mean at every batch.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from pydantic import Field
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
+__all__ = ["WAITED_STEPS", "AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
+
+WAITED_STEPS = 1.5
+"""Steps of a busy engine that a request waits for beside its own."""
 
 
 class LoadPoint(Frozen):
@@ -74,7 +79,7 @@ class AffineLoad(Frozen):
     output_tokens: float = Field(ge=1)
 
     def constants(self, drafts: int, tokens_per_step: float) -> tuple[float, float]:
-        """(C1, C2) at k = `drafts` and E = `tokens_per_step`."""
+        """(C1, C2) of a busy engine at k = `drafts` and E = `tokens_per_step`."""
         require(
             drafts >= 0 and 1 <= tokens_per_step <= drafts + 1 + 1e-9,
             "`drafts` must be >= 0 and `tokens_per_step` between 1 and `drafts` + 1",
@@ -84,13 +89,17 @@ class AffineLoad(Frozen):
         steps = steps_of_request(self.output_tokens, tokens_per_step)
         fixed = self.target_fixed_s + drafts * self.drafter_fixed_s
         load = self.target_load_s + drafts * self.drafter_load_s
-        return self.prefill_s + steps * fixed, self.prefill_s + steps * load
+        return self.prefill_s + (steps + WAITED_STEPS) * fixed, self.prefill_s + steps * load
 
     def at_rate(self, rate_per_s: float, drafts: int = 0, tokens_per_step: float = 1.0) -> LoadPoint:
         """Latency and batch at `rate_per_s` requests a second."""
         first, second = self.constants(drafts, tokens_per_step)
         used = rate_per_s * second
-        latency = first / (1 - used) if used < 1 else math.inf
+        fixed = self.target_fixed_s + drafts * self.drafter_fixed_s
+        latency = math.inf
+        if used < 1:
+            decoding = rate_per_s * steps_of_request(self.output_tokens, tokens_per_step) * fixed / (1 - used)
+            latency = (first - WAITED_STEPS * fixed * math.exp(-decoding)) / (1 - used)
         return LoadPoint(
             latency_s=latency, batch=rate_per_s * latency, utilisation=used, prefill_share=rate_per_s * self.prefill_s
         )
@@ -101,7 +110,10 @@ class AffineLoad(Frozen):
         return math.inf if second == 0 else 1 / second
 
     def rate_where_equal(self, first: tuple[int, float], second: tuple[int, float]) -> float:
-        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or 0 without a turn."""
+        """Rate above which `first` (drafts, tokens a step) is no faster than `second`; infinite or 0 without a turn.
+
+        The engine is taken as busy.
+        """
         a1, a2 = self.constants(*first)
         b1, b2 = self.constants(*second)
         if a1 >= b1:
@@ -118,7 +130,9 @@ def fixed_point_load(
     prefill_s: float = 0.0,
     largest_batch: float = math.inf,
 ) -> LoadPoint:
-    r"""The smallest solution of B = rate L(B), L(B) = (prefill + steps step(B + 1)) / (1 - rate prefill).
+    r"""The smallest solution of B = rate n step(B + 1) / (1 - rate prefill), B the others that decode.
+
+    Latency is that of an empty engine, stretched by step(B + 1) / step(1) and by the share of time that prefills leave.
 
     Parameters
     ----------
@@ -137,23 +151,26 @@ def fixed_point_load(
     )
     share, steps = rate_per_s * prefill_s, steps_of_request(output_tokens, tokens_per_step)
 
-    def latency(batch: float) -> float:
-        return (prefill_s + steps * step_s(1.0 + batch)) / (1 - share)
+    def wanted(batch: float) -> float:
+        """Requests that decode if each step is as long as with `batch` others."""
+        return rate_per_s * steps * step_s(1.0 + batch) / (1 - share)
 
     top = min(largest_batch, 65536.0)
-    bottom_gap = rate_per_s * latency(0.0) if share < 1 else math.inf
-    capacity = top / latency(top) if share < 1 else 0.0
-    batch = _smallest_root(lambda b: rate_per_s * latency(b) - b, top) if math.isfinite(bottom_gap) else None
+    capacity = top * (1 - share) / (steps * step_s(1.0 + top) or math.inf) if share < 1 else 0.0
+    batch = _smallest_root(lambda b: wanted(b) - b, top) if share < 1 else None
     if batch is None:
         used = rate_per_s / capacity if capacity > 0 else math.inf
         return LoadPoint(latency_s=math.inf, batch=math.inf, utilisation=max(used, 1.0), prefill_share=share)
-    return LoadPoint(latency_s=latency(batch), batch=batch, utilisation=rate_per_s / capacity, prefill_share=share)
+    alone = prefill_s + (steps + WAITED_STEPS * -math.expm1(-batch)) * step_s(1.0)
+    latency = alone * step_s(1.0 + batch) / step_s(1.0) / (1 - share)
+    used = rate_per_s / capacity if capacity > 0 else 0.0
+    return LoadPoint(latency_s=latency, batch=rate_per_s * latency, utilisation=used, prefill_share=share)
 
 
 def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
-    """Steps a request waits for: its own, the last one's overshoot, its prefill's, and half of that which it meets."""
+    """Steps in which a request decodes: its tokens after the first, and the mean overshoot of the last step."""
     own = max(output_tokens - 1, 0.0)
-    return (own + (tokens_per_step - 1) / 2 * (own > 0)) / tokens_per_step + 1.5
+    return (own + 2 * (tokens_per_step - 1) / 3 * (own > 0)) / tokens_per_step
 
 
 def experts_touched(experts: int, active: int, tokens: float) -> float:

@@ -94,6 +94,7 @@ def replay_run(fit: StepFit, setting: RunSetting, *, requests: int | None = None
         kv_tokens=fit.kv_tokens.get(setting.drafter, 10**7),
         max_requests=max(setting.concurrency, 1),
         lookahead=lookahead_slots(setting.drafts),
+        prefix_cache=False,  # a cache that preempts is full: the pages given up are taken at once
     )
     count = requests or max(10 * setting.concurrency, 20)
     workload = closed_loop(setting.concurrency, count, setting.prompt_tokens, setting.output_tokens, seed=seed)
@@ -101,7 +102,12 @@ def replay_run(fit: StepFit, setting: RunSetting, *, requests: int | None = None
 
 
 def choose_depth(
-    fit: StepFit, settings: Mapping[int, RunSetting], *, requests: int | None = None, seed: int = 0
+    fit: StepFit,
+    settings: Mapping[int, RunSetting],
+    *,
+    requests: int | None = None,
+    replays: int = 3,
+    seed: int = 0,
 ) -> tuple[int, dict[int, float]]:
     """The depth with the largest predicted tokens a second, and the prediction of each.
 
@@ -109,8 +115,18 @@ def choose_depth(
     ----------
     settings : mapping
         By depth, off under 0: the run that each would be.
+    requests : int, optional
+        Requests of a replay; when None 40 for each client, within 50 and 800 but at least 10 for each.
+    replays : int
+        Replays of each, on the same seeds, whose mean decides: depths a few per cent apart are within one's noise.
     """
-    rates = {k: replay_run(fit, setting, requests=requests, seed=seed).throughput for k, setting in settings.items()}
+    require(replays >= 1, "`replays` must be at least 1", got=replays, fix="3 tell depths a per cent apart.")
+    rates: dict[int, float] = {}
+    for depth, each in settings.items():
+        clients = each.concurrency
+        count = requests or max(min(40 * clients, 800), 10 * clients, 50)
+        runs = [replay_run(fit, each, requests=count, seed=seed + i).throughput for i in range(replays)]
+        rates[depth] = float(np.mean(runs))
     return max(rates, key=lambda k: (rates[k], -k)), rates
 
 

@@ -133,16 +133,9 @@ def transport_bound(target: FloatArray, draft: FloatArray, drafts: int = 1) -> f
     >>> round(transport_bound(np.array([0.5, 0.5]), np.array([0.9, 0.1])), 12)
     0.6
     """
-    target, draft = _law("target", target), _law("draft", draft)
-    require(
-        target.shape == draft.shape and drafts >= 1,
-        "`target` and `draft` must be laws over the same tokens, and `drafts` >= 1",
-        got=f"shapes {target.shape} and {draft.shape}, {drafts} drafts",
-        fix="Pad the smaller vocabulary with zeros.",
-    )
-    order = np.argsort(np.divide(target, draft, out=np.full(len(target), np.inf), where=draft > 0), kind="stable")
-    gaps = np.cumsum(target[order]) - np.minimum(np.cumsum(draft[order]), 1.0) ** drafts
-    return float(np.clip(1 + min(0.0, float(gaps.min())), 0, 1))
+    from reader_theory.verification.transport import optimal_acceptance
+
+    return float(optimal_acceptance(_law("target", target), _law("draft", draft), drafts))
 
 
 def transport_program(target: FloatArray, offers: Mapping[tuple[int, ...], float]) -> float:
