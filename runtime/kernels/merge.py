@@ -82,7 +82,7 @@ def merge_candidates(
         empty_like_of(root, (batch, width), "float64"),
         empty_like_of(root, (batch,)),
     )
-    place = empty_like_of(root, (batch, 2, sizes["M"]))
+    place = empty_like_of(root, (batch, 3, sizes["M"]))
     chance = empty_like_of(root, (batch, sizes["M"]), "float64")
     if on_gpu(root, tokens, parents, probability, budgets):
         from runtime.kernels.gpu import merge as gpu

@@ -1,0 +1,87 @@
+"""Launch kernels on torch's current stream: CUDA sources through CuPy, numba.cuda kernels through Numba.
+
+Tensors reach CuPy through DLPack and Numba through the CUDA array interface, without copies. Since the stream is
+torch's own, launches stand in its order, and are captured with it into a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["SOURCES", "THREADS", "launch", "launch_numba", "source_of"]
+
+SOURCES = ("tree_inputs", "verify", "rejection", "commit")
+"""CUDA sources of this folder; each is compiled behind `common.cu`."""
+THREADS = 256
+"""Threads a block; at most MAX_THREADS of `common.cu`."""
+
+
+def source_of(name: str) -> str:
+    """Text of one CUDA source, with what all share before it."""
+    folder = Path(__file__).parent
+    return (folder / "common.cu").read_text() + (folder / f"{name}.cu").read_text()
+
+
+@lru_cache
+def _module(name: str, device: int) -> Any:
+    import cupy
+
+    with cupy.cuda.Device(device):
+        return cupy.RawModule(code=source_of(name), options=("-std=c++17",))
+
+
+@lru_cache
+def _function(source: str, kernel: str, device: int) -> Any:
+    return _module(source, device).get_function(kernel)
+
+
+def launch(source: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    """Run a kernel of a CUDA source.
+
+    Parameters
+    ----------
+    source, kernel : str
+        One of `SOURCES`, and the kernel's name in it.
+    grid : tuple of int
+        Blocks; nothing runs when one is 0.
+    arguments : tuple of tensors of one device, int (passed as 64 bits), float (as double) or NumPy scalars
+    """
+    import cupy
+    import numpy as np
+
+    if 0 in grid:
+        return
+    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    device = tensors[0].device.index or 0
+    stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
+    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream):
+        passed = tuple(
+            cupy.from_dlpack(_plain(x)) if isinstance(x, torch.Tensor) else np.int64(x) if isinstance(x, int) else x
+            for x in arguments
+        )
+        _function(source, kernel, device)(grid, (THREADS,), passed)
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    """bfloat16 and float16 as their bits."""
+    x = x.detach()
+    return x.view(torch.int16) if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def launch_numba(kernel: Any, grid: int, threads: int, arguments: tuple[Any, ...]) -> None:
+    """Run a numba.cuda kernel; tensors of the CPU go to Numba's simulator."""
+    from numba import cuda
+
+    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    if grid == 0:
+        return
+    if not tensors[0].is_cuda:
+        kernel[grid, threads](*(x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments))
+        return
+    stream = cuda.external_stream(torch.cuda.current_stream(tensors[0].device).cuda_stream)
+    views = (cuda.as_cuda_array(x.detach()) if isinstance(x, torch.Tensor) else x for x in arguments)
+    kernel[grid, threads, stream](*views)
