@@ -74,10 +74,10 @@ def test_cache_contents_after_every_step_equal_a_fresh_prefill(policy: str) -> N
             prefill(engine.target, fresh, held.astype(np.int64), 0)
             for ours, theirs in zip(engine.cache.layers, fresh.layers, strict=True):
                 torch.testing.assert_close(
-                    ours.keys[row, :, : len(held)], theirs.keys[0, :, : len(held)], atol=2e-5, rtol=0
+                    ours.keys[row, :, : len(held)], theirs.keys[0, :, : len(held)], atol=1e-4, rtol=0
                 )
                 torch.testing.assert_close(
-                    ours.values[row, :, : len(held)], theirs.values[0, :, : len(held)], atol=2e-5, rtol=0
+                    ours.values[row, :, : len(held)], theirs.values[0, :, : len(held)], atol=1e-4, rtol=0
                 )
 
 

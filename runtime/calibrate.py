@@ -136,7 +136,7 @@ def _trial(
     tokens = rng.integers(0, model.vocabulary, (batch, queries))
     parents = np.maximum(np.arange(queries) - 1, -1) // 2
     parents[0] = -1
-    tree = np.broadcast_to(parents, (batch, queries)).astype(np.int64)
+    tree = np.tile(parents.astype(np.int64), (batch, 1))
     counts = np.full(batch, queries, dtype=np.int64)
 
     def run() -> None:

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import DraftPolicy, Plan
-from reader_theory.errors import InvalidInputError, require
-from reader_theory.trees import DraftTree
-from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.suffix_index import SuffixIndex
-from runtime.drafters.trie import DraftTrie
+from reader_theory.errors import InvalidInputError
+from runtime.counters import Counters, EngineCounters
+from runtime.drafters.datastore import Datastore
+from runtime.drafters.neural import CATCH_UP, NeuralDrafter
+from runtime.drafters.retrieval import RetrievalIndex
+from runtime.drafting import Drafting, Drafts, most_nodes
+from runtime.intake import check_vocabularies, completed, encode, refusal
+from runtime.memory import is_out_of_memory, slots_within
 from runtime.models.inputs import forward_trees, prefill
 from runtime.models.target import LanguageModel
-from runtime.picker import pick
-from runtime.request import Completion, Request
+from runtime.request import Completion, Request, Streams
 from runtime.sampling_params import SamplingParams
+from runtime.scheduler import Scheduler
 from runtime.timing import StepTiming
-from runtime.verification.streams import stream_uniforms
+from runtime.verification.streams import Stream, stream_uniforms
+from runtime.walks import Walk, argmax_only, first_token, walk
+
+if TYPE_CHECKING:
+    from runtime.drift import DriftMonitor
 
 __all__ = ["Engine", "PolicyChoice"]
 
-PolicyChoice = Callable[[int], DraftPolicy]
-"""Policy for a number of rows."""
+PolicyChoice = Callable[[int, float], DraftPolicy]
+"""Policy for a number of rows and their mean context in tokens."""
 
 OFF = DraftPolicy()
-
-
-@lru_cache(maxsize=256)
-def _tree_of(policy: DraftPolicy) -> tuple[DraftTree, list[int]]:
-    tree = policy.tree.by_level()
-    return tree, tree.parents.tolist()
+_DRAFT_SCRATCH = 1024
 
 
 class Engine:
@@ -47,15 +48,22 @@ class Engine:
     Parameters
     ----------
     target : LanguageModel
-        Whose law the output keeps: greedily or by target-only verification, without loss.
+        Whose law the output keeps, by the rule that each request asks for (`SamplingParams.verification`).
     draft : LanguageModel, optional
         Needed by policies with a neural tree.
-    policy : DraftPolicy, or callable from a number of rows to one
+    policy : DraftPolicy, Plan, or callable from a number of rows and their mean context to a DraftPolicy
         What a step drafts; nothing when left out.
     max_batch : int
         Most requests at once; the others wait.
     max_context : int, optional
         Most tokens of prompt, output and scratch a row; the target's own limit, at most 2048, when left out.
+    kv_tokens, kv_bytes : int, optional
+        Most token slots, or bytes, that the keys and values of target and draft may take; requests wait until theirs
+        fit. No bound but `max_batch` and `max_context` when both are left out.
+    monitor : DriftMonitor, optional
+        Sees every finished request; a policy that it returns is run from the next step on.
+    datastore : Datastore, optional
+        Past outputs for joined policies; what the engine itself puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     """
@@ -65,20 +73,29 @@ class Engine:
         target: LanguageModel,
         draft: LanguageModel | None = None,
         *,
-        policy: DraftPolicy | PolicyChoice = OFF,
+        policy: DraftPolicy | Plan | PolicyChoice = OFF,
         max_batch: int = 8,
         max_context: int | None = None,
+        kv_tokens: int | None = None,
+        kv_bytes: int | None = None,
+        monitor: DriftMonitor | None = None,
+        datastore: Datastore | None = None,
         tokenizer: Any = None,
     ) -> None:
-        self.target, self.tokenizer, self.max_batch = target, tokenizer, max_batch
+        self.target, self.tokenizer, self.monitor, self.datastore = target, tokenizer, monitor, datastore
         self.max_context = max_context or min(target.max_positions, 2048)
         self.cache = target.new_cache(max_batch, self.max_context)
-        self.drafter = None if draft is None else NeuralDrafter(draft, max_batch, self.max_context)
-        _check_vocabularies(target, draft)
+        self.drafter = None if draft is None else NeuralDrafter(draft, max_batch, self.max_context + _DRAFT_SCRATCH)
+        self.drafting = Drafting(self.drafter)
+        check_vocabularies(target, draft)
+        if kv_bytes is not None:
+            within = slots_within(kv_bytes, [(target, self.cache), *self._draft_cache])
+            kv_tokens = within if kv_tokens is None else min(kv_tokens, within)
+        self.scheduler = Scheduler(max_batch, kv_tokens)
+        self.rows, self.waiting = self.scheduler.rows, self.scheduler.waiting
         self.use(policy)
-        self.rows: list[Request] = []
-        self.waiting: deque[Request] = deque()
         self.timings: list[StepTiming] = []
+        self._counters = Counters()
         self.prefill_s = 0.0
         self._numbers = 0
 
@@ -100,25 +117,41 @@ class Engine:
         target, draft : str or Path
             Causal models with one vocabulary; safetensors, no remote code.
         plan : Plan or path, optional
-            Policies by batch, for `workload` (the plan's first when left out).
+            Policies by batch and, where it tells them apart, by context; for `workload` (the plan's first when left
+            out).
         dtype : str
             Of the target's weights, as torch names it; the draft runs in float32 on a CPU, where it is faster.
         """
         from runtime.models.load import load_model, load_tokenizer
 
         loaded = Plan.read(plan) if isinstance(plan, str | Path) else plan
-        policy: DraftPolicy | PolicyChoice = OFF
-        if loaded is not None:
-            name = workload or loaded.workloads[0]
-            policy = lambda rows: loaded.entry(name, rows).policy  # noqa: E731
+        policy = OFF if loaded is None else _schedule_of(loaded, workload)
         small = None if draft is None else load_model(draft, "float32")
         return cls(load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options)
 
-    def use(self, policy: DraftPolicy | PolicyChoice) -> None:
+    def use(self, policy: DraftPolicy | Plan | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
-        self._policy: PolicyChoice = policy if callable(policy) else lambda _rows: policy
+        chosen = _schedule_of(policy) if isinstance(policy, Plan) else policy
+        self._policy: PolicyChoice = chosen if callable(chosen) else lambda _rows, _context: chosen
+        some = ((rows, context) for rows in range(1, self.max_batch + 1) for context in (1.0, float(self.max_context)))
+        self.scheduler.scratch = max(
+            CATCH_UP if self.drafter else 1, *(most_nodes(self._policy(*cell)) for cell in some)
+        )
 
-    # ---- requests
+    @property
+    def max_batch(self) -> int:
+        """Most requests at once."""
+        return self.scheduler.max_batch
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What happened so far: acceptance by depth and source, seconds by term, how requests ended, KV held."""
+        return self._counters.reading(
+            prefill_s=self.prefill_s,
+            finished=dict(self.scheduler.finished),
+            kv_tokens=self.scheduler.reserved(self.rows) if self.rows else 0,
+            peak_kv_tokens=self.scheduler.peak_tokens,
+        )
 
     def add(
         self,
@@ -128,6 +161,7 @@ class Engine:
         id: str | None = None,
         number: int | None = None,
         uniforms: NDArray[np.float64] | None = None,
+        streams: Streams | None = None,
     ) -> Request:
         """Queue a request. One that cannot be served ends at once with its error; the others go on.
 
@@ -140,17 +174,26 @@ class Engine:
             Which of the seed's streams it draws from; counted up when left out.
         uniforms : (max_new_tokens,) in [0, 1), optional
             Uniform of each output position; drawn from the request's seed when left out.
+        streams : callable (stream, step, count) -> (count,) in [0, 1), optional
+            Numbers of rules that draw drafts or couple them; steps count from 1, and the coupling stream counts output
+            positions from 0. Drawn from the request's seed when left out.
         """
         params, number = params or SamplingParams(), self._numbers if number is None else number
         self._numbers += 1
         if uniforms is None:
             drawn = 0 if params.greedy else params.max_new_tokens
             uniforms = stream_uniforms(params.seed, number, 0, "recovery", drawn)
-        tokens = self._encode(prompt)
-        request = Request(id or str(number), number, tokens, params, uniforms)
-        request.finish = self._refusal(tokens, params)
+        tokens = encode(prompt, self.tokenizer)
+        request = Request(
+            id or str(number), number, tokens, params, uniforms, streams or partial(_stream, params.seed, number)
+        )
+        request.finish = refusal(request, self.target.vocabulary, self.max_context)
+        if request.finish is None and not self.scheduler.fits([request]):
+            request.finish = self.scheduler.too_large(request)
         if request.finish is None:
             self.waiting.append(request)
+        else:
+            self.scheduler.count(request)
         return request
 
     def cancel(self, request: Request) -> None:
@@ -158,8 +201,7 @@ class Engine:
         if request.done:
             return
         request.finish = "cancelled"
-        if request in self.waiting:
-            self.waiting.remove(request)
+        self.scheduler.drop(request)
         self._leave()
 
     def generate(
@@ -170,7 +212,7 @@ class Engine:
         requests = [self.add(prompt, chosen) for prompt, chosen in zip(prompts, each, strict=True)]
         while self.step():
             pass
-        return [self._finished(request) for request in requests]
+        return [completed(request, self.tokenizer) for request in requests]
 
     def stream(self, prompt: str | ArrayLike, params: SamplingParams | None = None) -> Iterator[list[int]]:
         """Tokens of one request, a list each step; the request leaves when the iterator is closed."""
@@ -185,72 +227,71 @@ class Engine:
         finally:
             self.cancel(request)
 
-    # ---- one step
-
     def step(self) -> bool:
         """Admit who waits, then run one decoding step; False when nothing is left to do."""
         self._admit()
         if not self.rows:
             return bool(self.waiting)
+        try:
+            self._run(self._policy(len(self.rows), self._context))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shed(error)
+        self._leave()
+        return bool(self.rows or self.waiting)
+
+    def _run(self, policy: DraftPolicy) -> None:
         start, catching_up = perf_counter(), self._draft_prefill_s
-        policy = self._policy(len(self.rows))
-        tries, want_draft = self._retrieve(policy)
+        tries, want_draft = self.drafting.retrieve(policy, self.rows, self._spare)
+        retrieved_nodes = [len(trie) for trie in tries]
         retrieved = perf_counter()
-        self._draft(policy, tries, want_draft)
+        drafts = self.drafting.draft(policy, self.rows, tries, want_draft, self._spare)
         drafted = perf_counter()
-        logits = self._verify_forward(tries)
+        logits = self._verify_forward(drafts)
         forwarded = perf_counter()
-        walks = self._walk(tries, logits)
+        walks = self._walk(drafts, logits)
         verified = perf_counter()
+        self._counters.rows(self.rows, drafts, retrieved_nodes, walks)
         emitted = self._commit(walks)
         end = perf_counter()
         catching_up = self._draft_prefill_s - catching_up
         self.prefill_s += catching_up
-        self.timings.append(
-            StepTiming(
-                rows=len(tries),
-                emitted=emitted,
-                nodes=sum(map(len, tries)) - len(tries),
-                width=max(map(len, tries)),
-                drafted=bool(want_draft),
-                step_s=end - start - catching_up,
-                draft_s=drafted - retrieved - catching_up,
-                retrieval_s=retrieved - start,
-                target_s=forwarded - drafted,
-                verify_s=verified - forwarded,
-                commit_s=end - verified,
-            )
+        timing = StepTiming(
+            rows=len(drafts),
+            emitted=emitted,
+            nodes=sum(map(len, drafts)) - len(drafts),
+            width=max(map(len, drafts)),
+            drafted=bool(want_draft),
+            step_s=end - start - catching_up,
+            draft_s=drafted - retrieved - catching_up,
+            retrieval_s=retrieved - start,
+            target_s=forwarded - drafted,
+            verify_s=verified - forwarded,
+            commit_s=end - verified,
         )
-        self._leave()
-        return bool(self.rows or self.waiting)
+        self.timings.append(timing)
+        self._counters.step(timing)
+
+    @property
+    def _context(self) -> float:
+        """Mean tokens of prompt and output a row."""
+        return sum(len(r.prompt) + len(r.output) for r in self.rows) / len(self.rows)
+
+    @property
+    def _draft_cache(self) -> list[tuple[LanguageModel, Any]]:
+        return [] if self.drafter is None else [(self.drafter.model, self.drafter.cache)]
 
     @property
     def _draft_prefill_s(self) -> float:
         return 0.0 if self.drafter is None else self.drafter.prefill_s
 
-    def _retrieve(self, policy: DraftPolicy) -> tuple[list[DraftTrie], list[int]]:
-        """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""
-        tries = [DraftTrie(request.output[-1]) for request in self.rows]
-        neural = list(range(len(self.rows))) if policy.parents and self.drafter else []
-        if policy.retrieval is not None:
-            for request, trie in zip(self.rows, tries, strict=True):
-                cap = min(policy.retrieval.cap(_index(request).match_length), request.room - 1)
-                if cap > 0:
-                    trie.add_chain(_index(request).chain(cap).tolist())
-        skip = policy.skip_draft_at_match
-        if skip is not None:
-            neural = [row for row in neural if _index(self.rows[row]).match_length < skip]
-        return tries, neural
+    def _spare(self, request: Request) -> int:
+        """Draft nodes that the request's row has slots for."""
+        held = self.cache.slots if self.scheduler.kv_tokens is None else self.cache.held_slots
+        return held - len(request.prompt) - len(request.output)
 
-    def _draft(self, policy: DraftPolicy, tries: list[DraftTrie], want: list[int]) -> None:
-        if not want or self.drafter is None:
-            return
-        tree, parents = _tree_of(policy)  # pyright: ignore[reportArgumentType]
-        tokens = self.drafter.propose(len(tries), tree)
-        for row in want:
-            tries[row].add_tree(tokens[row].tolist(), parents)
-
-    def _verify_forward(self, tries: list[DraftTrie]) -> torch.Tensor:
+    def _verify_forward(self, tries: Drafts) -> torch.Tensor:
         counts = np.array([len(trie) for trie in tries], dtype=np.int64)
         tokens = np.zeros((len(tries), int(counts.max())), dtype=np.int64)
         parents = np.full(tokens.shape, -1, dtype=np.int64)
@@ -259,19 +300,16 @@ class Engine:
             parents[row, : counts[row]] = trie.parents
         return forward_trees(self.target, self.cache, tokens, parents, counts)
 
-    def _walk(self, tries: list[DraftTrie], logits: torch.Tensor) -> list[tuple[list[int], list[int]]]:
+    def _walk(self, tries: Drafts, logits: torch.Tensor) -> list[Walk]:
         """Path and emitted tokens of each row."""
-        best = logits.argmax(-1).tolist() if any(_argmax_only(r.params) for r in self.rows) else []
-        walks: list[tuple[list[int], list[int]]] = []
-        for row, (request, trie) in enumerate(zip(self.rows, tries, strict=True)):
-            if _argmax_only(request.params):
-                picked = best[row]
-                walks.append(trie.follow(lambda path, picked=picked: picked[path[-1]]))
-            else:
-                walks.append(trie.follow(_sampler(request, trie, logits[row])))
-        return walks
+        greedy = [argmax_only(request) for request in self.rows]
+        best = logits.argmax(-1).tolist() if any(greedy) else []
+        return [
+            walk(request, trie, logits[row], best[row] if greedy[row] else None)
+            for row, (request, trie) in enumerate(zip(self.rows, tries, strict=True))
+        ]
 
-    def _commit(self, walks: list[tuple[list[int], list[int]]]) -> int:
+    def _commit(self, walks: list[Walk]) -> int:
         total = 0
         for row, (request, (path, tokens)) in enumerate(zip(self.rows, walks, strict=True)):
             self.cache.commit(row, path)
@@ -288,93 +326,75 @@ class Engine:
         if self.drafter is not None:
             self.drafter.extend(row, tokens)
 
-    # ---- joining and leaving
-
     def _admit(self) -> None:
-        while self.waiting and len(self.rows) < self.max_batch:
-            request = self.waiting.popleft()
-            start, row = perf_counter(), len(self.rows)
-            self.cache.lengths[row] = 0
-            logits = prefill(self.target, self.cache, request.prompt, row)
-            uniform = float(request.uniforms[0]) if len(request.uniforms) else 0.0
-            first = request.emit([pick(logits, request.params, request.prompt.tolist(), uniform)])
-            request.index = SuffixIndex(request.prompt.astype(np.int32))
-            if self.drafter is not None:
-                self.drafter.join(row, request.prompt)
-            self.rows.append(request)
-            self._note(row, request, first)
+        while (request := self.scheduler.next()) is not None:
+            start = perf_counter()
+            try:
+                self._join(request)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._fail(request, error)
             self.prefill_s += perf_counter() - start
             self._leave()
+        if self.waiting and not self.rows:  # a policy of more nodes than were planned for when it was queued
+            request = self.waiting[0]
+            request.finish = self.scheduler.too_large(request)
+            self.scheduler.drop(request)
+
+    def _join(self, request: Request) -> None:
+        row = len(self.rows)
+        self._hold([*self.rows, request])
+        self.cache.lengths[row] = 0
+        logits = prefill(self.target, self.cache, request.prompt, row)
+        first = request.emit([first_token(request, logits)])
+        request.index = RetrievalIndex(request.prompt.astype(np.int32), self.datastore)
+        if self.drafter is not None:
+            self.drafter.join(row, request.prompt)
+        self.scheduler.join(request)
+        self._note(row, request, first)
+
+    def _hold(self, requests: list[Request]) -> None:
+        """Have memory for these: exactly what was reserved where it is bounded, otherwise whatever was held before."""
+        rows, slots, bounded = len(requests), self.scheduler.slots(requests), self.scheduler.kv_tokens is not None
+        for cache in (self.cache, *(cache for _, cache in self._draft_cache)):
+            if bounded:
+                cache.fit(rows, min(slots, cache.slots))
+            elif rows > cache.held_rows or slots > cache.held_slots:
+                cache.fit(max(cache.rows, rows), max(min(slots, cache.slots), cache.held_slots))
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        request.finish = f"error: out of memory with {len(self.rows)} others: {str(error).splitlines()[0][:200]}"
+        self.scheduler.count(request)
+
+    def _shed(self, error: Exception) -> None:
+        """A step ran out of memory before it changed any request: the newest one ends, the others are tried again."""
+        newest = max(self.rows, key=lambda request: request.number)
+        newest.finish = f"error: out of memory among {len(self.rows)}: {str(error).splitlines()[0][:200]}"
+        if self.drafter is not None:
+            for row, request in enumerate(self.rows):
+                self.drafter.join(row, np.array(request.text, dtype=np.int64))
 
     def _leave(self) -> None:
         """Take finished requests out; the last row moves into each gap."""
-        for row in range(len(self.rows) - 1, -1, -1):
-            if self.rows[row].done:
-                last = self.rows.pop()
-                if row < len(self.rows):
-                    self.cache.move_row(len(self.rows), row)
-                    if self.drafter is not None:
-                        self.drafter.move_row(len(self.rows), row)
-                    self.rows[row] = last
-
-    # ---- checks
-
-    def _encode(self, prompt: str | ArrayLike) -> NDArray[np.int64]:
-        if isinstance(prompt, str):
-            require(
-                self.tokenizer is not None,
-                "a prompt given as text must come with a tokenizer",
-                got="a str, and an engine without one",
-                fix="Pass `tokenizer=`, or token ids.",
-            )
-            prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return np.asarray(prompt, dtype=np.int64).reshape(-1)
-
-    def _refusal(self, tokens: NDArray[np.int64], params: SamplingParams) -> str | None:
-        if not len(tokens):
-            return "error: the prompt must have at least one token"
-        bad = np.flatnonzero((tokens < 0) | (tokens >= self.target.vocabulary))
-        if len(bad):
-            return f"error: token ids must be in [0, {self.target.vocabulary}). Got {tokens[bad[0]]} at {bad[0]}"
-        need = len(tokens) + params.max_new_tokens
-        if need >= self.max_context:
-            return f"error: prompt and new tokens must stay below {self.max_context}. Got {need}"
-        return None
-
-    def _finished(self, request: Request) -> Completion:
-        done = request.completion()
-        if self.tokenizer is None:
-            return done
-        from dataclasses import replace
-
-        return replace(done, text=self.tokenizer.decode(done.tokens))
+        done = [request for request in self.rows if request.done]
+        if not done:
+            return
+        for source, target in self.scheduler.leave():
+            self.cache.move_row(source, target)
+            if self.drafter is not None:
+                self.drafter.move_row(source, target)
+        for request in done if self.monitor is not None else ():
+            assert self.monitor is not None
+            found = self.monitor.note(request)
+            if found is not None:
+                self.use(found)
 
 
-def _index(request: Request) -> SuffixIndex:
-    assert request.index is not None, "an admitted request has its index"
-    return request.index
+def _stream(seed: int, number: int, stream: Stream, at: int, count: int) -> NDArray[np.float64]:
+    return stream_uniforms(seed, number, at, stream, count)
 
 
-def _argmax_only(params: SamplingParams) -> bool:
-    return params.greedy and params.repetition_penalty == 1.0
-
-
-def _sampler(request: Request, trie: DraftTrie, logits: torch.Tensor) -> Callable[[list[int]], int]:
-    prefix, emitted = (request.prompt.tolist() if not request.params.plain else []), len(request.output)
-
-    def draw(path: list[int]) -> int:
-        position = min(emitted + len(path) - 1, len(request.uniforms) - 1)
-        before = [*prefix, *request.output, *(trie.tokens[node] for node in path[1:])]
-        uniform = float(request.uniforms[position]) if len(request.uniforms) else 0.0
-        return pick(logits[path[-1]], request.params, before, uniform)
-
-    return draw
-
-
-def _check_vocabularies(target: LanguageModel, draft: LanguageModel | None) -> None:
-    require(
-        draft is None or draft.vocabulary == target.vocabulary,
-        "`target` and `draft` must share one vocabulary",
-        got=f"{target.vocabulary} and {draft.vocabulary if draft else 0} tokens",
-        fix="Choose a draft trained with the target's tokenizer, or plan for retrieval alone.",
-    )
+def _schedule_of(plan: Plan, workload: str | None = None) -> PolicyChoice:
+    name = workload or plan.workloads[0]
+    return lambda rows, context: plan.entry(name, rows, context).policy

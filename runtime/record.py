@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from runtime.models.inputs import forward_trees, prefill
 from runtime.models.target import LanguageModel
 from runtime.sampling_params import SamplingParams
 
-__all__ = ["Progress", "PromptLike", "record_trace", "teacher_forced"]
+__all__ = ["Progress", "PromptLike", "record_trace", "teacher_forced", "trace_of"]
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -72,6 +72,36 @@ def record_trace(
         fix="Pass a JSONL file of prompts, or leave the option out for the house prompts.",
     )
     outputs = _outputs(target, prompts, temperature, new_tokens, seed, max_batch, progress)
+    return trace_of(
+        target,
+        draft,
+        prompts,
+        outputs,
+        path=path,
+        temperature=temperature,
+        candidates=candidates,
+        retrieval_tokens=retrieval_tokens,
+        seed=seed,
+        names=names,
+        progress=progress,
+    )
+
+
+def trace_of(
+    target: LanguageModel,
+    draft: LanguageModel | None,
+    prompts: Sequence[PromptLike],
+    outputs: Sequence[NDArray[np.int64]],
+    *,
+    path: str | Path | None = None,
+    temperature: float = 0.0,
+    candidates: int = 8,
+    retrieval_tokens: int = 24,
+    seed: int | None = None,
+    names: tuple[str, str | None] | None = None,
+    progress: Progress | None = None,
+) -> Trace:
+    """The Trace of prompts and outputs that are known; written to `path`, or kept in memory without one."""
     parts: list[dict[str, NDArray[np.generic]]] = []
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         if progress:
@@ -81,9 +111,7 @@ def record_trace(
         progress("score", len(prompts), len(prompts))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     called = names or (target.name, draft.name if draft else None)
-    return Trace.create(
-        path,
-        columns,
+    fields: dict[str, Any] = dict(
         stamp=Stamp.now(seed=seed),
         target=called[0],
         draft=called[1] if draft else None,
@@ -94,6 +122,7 @@ def record_trace(
             for p, output in zip(prompts, outputs, strict=True)
         ),
     )
+    return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
 
 def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.drafters.suffix_index import SuffixIndex
+from runtime.drafters.retrieval import RetrievalIndex
 from runtime.sampling_params import SamplingParams
+from runtime.verification.streams import Stream
 
-__all__ = ["Completion", "Request"]
+__all__ = ["Completion", "Request", "Streams"]
+
+Streams = Callable[[Stream, int, int], NDArray[np.float64]]
+"""(stream, step or position, count) -> that many uniforms; the same arguments give the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Completion:
         Decoding steps; the first token comes from the prompt's forward and is none.
     accepted : int
         Draft tokens emitted.
+    verification : str
+        Rule that verified its drafts; a lossy one's name ends in ``_lossy``.
+    lossless : bool
+        Whether that rule keeps the target's law.
     """
 
     id: str
@@ -36,9 +45,11 @@ class Completion:
     steps: int
     accepted: int
     text: str | None = None
+    verification: str = "greedy"
+    lossless: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """State of a request while it is served."""
 
@@ -47,8 +58,9 @@ class Request:
     prompt: NDArray[np.int64]
     params: SamplingParams
     uniforms: NDArray[np.float64]
+    streams: Streams
     output: list[int] = field(default_factory=list)
-    index: SuffixIndex | None = None
+    index: RetrievalIndex | None = None
     steps: int = 0
     accepted: int = 0
     finish: str | None = None
@@ -62,6 +74,16 @@ class Request:
     def room(self) -> int:
         """Tokens that it may still emit."""
         return self.params.max_new_tokens - len(self.output)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that its row holds at the end."""
+        return len(self.prompt) + self.params.max_new_tokens
+
+    @property
+    def text(self) -> list[int]:
+        """Prompt and output so far."""
+        return [*self.prompt.tolist(), *self.output]
 
     def emit(self, tokens: list[int]) -> list[int]:
         """Append `tokens` up to a stop token or the length; returns those that were appended."""
@@ -79,5 +101,12 @@ class Request:
     def completion(self) -> Completion:
         """What it came to."""
         return Completion(
-            self.id, len(self.prompt), list(self.output), self.finish or "cancelled", self.steps, self.accepted
+            self.id,
+            len(self.prompt),
+            list(self.output),
+            self.finish or "cancelled",
+            self.steps,
+            self.accepted,
+            verification=self.params.rule,
+            lossless=self.params.lossless,
         )

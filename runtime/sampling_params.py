@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from reader_theory.errors import require
 
-__all__ = ["SamplingParams"]
+__all__ = ["RULES", "SamplingParams"]
+
+RULES = (
+    "target_only",
+    "chain",
+    "multi_round",
+    "without_replacement",
+    "block",
+    "traversal",
+    "gumbel",
+    "typical_lossy",
+)
+"""Rules that a sampled request may ask for, by the names of `runtime.verification`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,12 @@ class SamplingParams:
         Tokens that end the request; the one that ended it is kept, nothing after it is.
     seed : int, in [0, 2**64)
         Seed of the request's uniforms.
+    verification : str
+        How drafts are verified when temperature is above 0 (greedy decoding always takes the argmax path).
+        ``target_only`` takes any draft. ``chain``, ``block``, ``multi_round``, ``without_replacement`` and
+        ``traversal`` draw drafts from the draft model under this request's temperature, filters and penalty; where the
+        policy drafts none from a model, they verify as target_only does. ``gumbel`` couples draft and target by shared
+        noise. ``typical_lossy`` changes the law of the text.
 
     Raises
     ------
@@ -52,6 +70,7 @@ class SamplingParams:
     max_new_tokens: int = 128
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
+    verification: str = "target_only"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
@@ -62,6 +81,12 @@ class SamplingParams:
         _whole("top_k", self.top_k, 0, "Use 0 to keep every token.")
         _whole("max_new_tokens", self.max_new_tokens, 1, "A request without new tokens needs no engine.")
         _whole("seed", self.seed, 0, "Take a seed from 0 to 2**64 - 1.", high=2**64 - 1)
+        require(
+            self.verification in RULES,
+            f"`verification` must be one of {', '.join(RULES)}",
+            got=repr(self.verification),
+            fix="Use target_only, which verifies any draft without loss.",
+        )
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0, "Leave the tuple empty when nothing but the length ends the request.")
 
@@ -69,6 +94,16 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
+
+    @property
+    def rule(self) -> str:
+        """Rule that verifies the drafts: greedy at temperature 0, otherwise `verification`."""
+        return "greedy" if self.greedy else self.verification
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the output has exactly the target's law."""
+        return not self.rule.endswith("_lossy")
 
     @property
     def plain(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.joined import JoinedPolicy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import DraftTree
@@ -30,7 +32,11 @@ class RetrievalPolicy(Frozen):
 
 
 class DraftPolicy(Frozen):
-    """What a step drafts: a tree of the neural draft's ranks, a retrieved chain, both in one trie, or nothing."""
+    """What a step drafts: a tree of the neural draft's ranks, a retrieved chain, both in one trie, or nothing.
+
+    With `joined`, both sources grow one tree by calibrated probability; the tree of ranks, if any, then says where
+    the draft is asked, and there is no chain.
+    """
 
     parents: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
@@ -38,10 +44,17 @@ class DraftPolicy(Frozen):
     skip_draft_at_match: int | None = Field(
         default=None, description="the neural draft does not run on a row whose match is at least this long"
     )
+    joined: JoinedPolicy | None = None
 
     @model_validator(mode="after")
     def _a_tree(self) -> Self:
         _ = self.tree
+        require(
+            self.joined is None or (self.retrieval is None and self.skip_draft_at_match is None),
+            "a joined policy must have neither a retrieved chain nor a match to skip the draft at",
+            got=str(self.retrieval or self.skip_draft_at_match),
+            fix="Leave them out: `joined` has retrieval in its tree, and `skip_draft_at` for the draft.",
+        )
         return self
 
     @property
@@ -52,6 +65,8 @@ class DraftPolicy(Frozen):
     @property
     def shape(self) -> Literal["off", "chain", "tree"]:
         """``"off"`` drafts nothing; ``"chain"`` never offers siblings; ``"tree"`` may."""
+        if self.joined is not None:
+            return "tree"
         if not self.parents and self.retrieval is None:
             return "off"
         both = bool(self.parents) and self.retrieval is not None
@@ -67,6 +82,8 @@ class DraftPolicy(Frozen):
         if self.retrieval is not None:
             r = self.retrieval
             parts.append(f"retrieval {r.max_tokens} ({r.offset:g}+{r.factor:g}m, m>={r.min_match})")
+        if self.joined is not None:
+            parts.append(self.joined.name)
         return " + ".join(parts) or "off"
 
     @classmethod
@@ -104,6 +121,9 @@ class PlanEntry(Frozen):
 
     workload: str
     batch: int = Field(ge=1)
+    context_tokens: int | None = Field(
+        default=None, ge=1, description="mean context, in tokens a row, up to which the entry is meant; None for any"
+    )
     policy: DraftPolicy
     prediction: Prediction
     price: float = Field(ge=0, description="tokens that one more verified node must bring to pay for its time")
@@ -139,15 +159,18 @@ class Plan(Document):
         """Workloads that the plan has entries for, in order."""
         return tuple(dict.fromkeys(entry.workload for entry in self.entries))
 
-    def entry(self, workload: str, batch: int) -> PlanEntry:
+    def entry(self, workload: str, batch: int, context_tokens: float = 0.0) -> PlanEntry:
         """The entry of `workload` for the smallest planned batch >= `batch`, or the largest there is.
+
+        Where the plan tells contexts apart, only entries of the smallest planned context >= `context_tokens` (or the
+        largest there is) are looked at.
 
         Raises
         ------
         InvalidInputError
             If the plan knows no such workload.
         """
-        known = sorted((e for e in self.entries if e.workload == workload), key=lambda entry: entry.batch)
+        known = [entry for entry in self.entries if entry.workload == workload]
         require(
             bool(known),
             "`workload` must be one the plan was made for",
@@ -155,4 +178,11 @@ class Plan(Document):
             fix="Choose one of these, or plan again from a trace that records this workload.",
             error=InvalidInputError,
         )
-        return next((e for e in known if e.batch >= batch), known[-1])
+        contexts = sorted({_context(entry) for entry in known})
+        context = next((c for c in contexts if c >= context_tokens), contexts[-1])
+        here = sorted((e for e in known if _context(e) == context), key=lambda entry: entry.batch)
+        return next((e for e in here if e.batch >= batch), here[-1])
+
+
+def _context(entry: PlanEntry) -> float:
+    return math.inf if entry.context_tokens is None else float(entry.context_tokens)

@@ -3,6 +3,7 @@
 Row b holds its committed tokens in slots ``0 .. lengths[b] - 1``. A forward over Q tokens a row writes slots
 ``lengths[b] .. lengths[b] + Q - 1``; committing moves the accepted ones together and the rest is overwritten by the
 next forward. Nothing else moves: a step that accepts a tokens copies at most a entries a layer, whatever the context.
+Memory is taken as rows and tokens come, never more than was asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from reader_theory.errors import require
 
 __all__ = ["RowCache"]
 
+GROWTH = 128
+"""Slots are added by multiples of this where nobody has said how many will be needed."""
+
 
 class RowLayer(CacheLayerMixin):
     """Keys and values of one layer, (rows, kv heads, slots, head dim), written where the cache's forward says."""
@@ -25,10 +29,16 @@ class RowLayer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shape = (self.cache.rows, key_states.shape[1], self.cache.slots)
+        shape = (self.cache.held_rows, key_states.shape[1], self.cache.held_slots)
         self.keys = key_states.new_zeros((*shape, key_states.shape[-1]))
         self.values = value_states.new_zeros((*shape, value_states.shape[-1]))
         self.is_initialized = True
+
+    def resize(self, rows: int, slots: int) -> None:
+        """Storage of another size with what fits of the old one in it."""
+        if self.is_initialized:
+            assert self.keys is not None and self.values is not None
+            self.keys, self.values = (_resized(old, rows, slots) for old in (self.keys, self.values))
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -65,6 +75,13 @@ class RowLayer(CacheLayerMixin):
         self.keys, self.values = self.keys[beam_idx], self.values[beam_idx]
 
 
+def _resized(old: torch.Tensor, rows: int, slots: int) -> torch.Tensor:
+    new = old.new_zeros((rows, old.shape[1], slots, old.shape[3]))
+    kept_rows, kept_slots = min(rows, old.shape[0]), min(slots, old.shape[2])
+    new[:kept_rows, :, :kept_slots] = old[:kept_rows, :, :kept_slots]
+    return new
+
+
 class RowCache(Cache):
     """A transformers `Cache` whose rows grow, commit and leave on their own.
 
@@ -74,6 +91,11 @@ class RowCache(Cache):
         Layers of the model.
     rows, slots : int
         Most rows at once, and most tokens a row, scratch included.
+
+    Attributes
+    ----------
+    held_rows, held_slots : int
+        What memory is held for; grows when a forward needs it, and is set by `fit`.
     """
 
     def __init__(self, layers: int, rows: int, slots: int) -> None:
@@ -84,6 +106,7 @@ class RowCache(Cache):
             fix="Give the cache room for one row of a prompt and a token.",
         )
         self.rows, self.slots = rows, slots
+        self.held_rows, self.held_slots = 1, min(slots, GROWTH)
         self.lengths: NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         self.start: int | None = 0
         self.first_row = 0
@@ -107,6 +130,10 @@ class RowCache(Cache):
             got=f"a row of {int(starts.max())} tokens and {tokens} more in a cache of {self.slots} slots",
             fix="Open the engine with a longer `max_context`, or shorten the prompt or the draft.",
         )
+        last_row = first_row + len(starts)
+        if last_row > self.held_rows or end > self.held_slots:
+            slots = self.held_slots if end <= self.held_slots else min(-(-end // GROWTH) * GROWTH, self.slots)
+            self.fit(max(last_row, self.held_rows), slots)
         self.width, self.first_row = end, first_row
         if (starts == starts[0]).all():
             self.start = int(starts[0])
@@ -115,6 +142,14 @@ class RowCache(Cache):
             self.row_index = torch.arange(first_row, first_row + len(starts), device=device).unsqueeze(1)
             self.slot_index = torch.from_numpy(starts[:, None] + np.arange(tokens)).to(device)
         return end
+
+    @torch.no_grad()
+    def fit(self, rows: int, slots: int) -> None:
+        """Hold memory for exactly `rows` rows of `slots` tokens; what lies beyond them is given back."""
+        if (rows, slots) != (self.held_rows, self.held_slots):
+            self.held_rows, self.held_slots = rows, slots
+            for layer in self.stores:
+                layer.resize(rows, slots)
 
     @torch.inference_mode()
     def commit(self, row: int, nodes: list[int]) -> int:
