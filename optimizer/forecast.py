@@ -55,7 +55,8 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
     scale = cost.closure.value
     if policy.shape == "off":
-        return StepForecast(batch, {"target": scale * forward, "overhead": scale * batch * cost.plain_overhead_s.value})
+        around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
+        return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})
     steps = max(int(result.steps.sum()), 1)
     drafted = 1.0 - (1.0 - result.drafted_steps.sum() / steps) ** batch
     drafting = drafted * cost.drafting_s(batch, forward_sizes(policy, result.tokens_per_step), context)

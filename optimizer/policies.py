@@ -57,7 +57,8 @@ def certified_tree(
     draft_s = np.tile(cost.draft_forward.at(batch, np.maximum(widths, 1), context), (levels, 1))
     around = cost.step_overhead_s.value + batch * (cost.verify_s.value + cost.commit_s.value)
     verify_s = cost.target_forward.at(batch, nodes + 1, context) + around
-    verify_s[0] = cost.target_forward.at(batch, 1, context) + batch * cost.plain_overhead_s.value
+    plain_around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
+    verify_s[0] = cost.target_forward.at(batch, 1, context) + plain_around
     problem = TreeProblem(
         RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
         LevelCost(cost.closure.value * draft_s, cost.closure.value * verify_s),

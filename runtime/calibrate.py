@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -15,11 +14,10 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
-from runtime.engine import Engine
+from runtime.in_situ import SeenStep, corrected_draft, corrected_target, linear_term, probe_policies, watch_steps
 from runtime.models.inputs import forward_trees
 from runtime.models.target import LanguageModel
 from runtime.record import Progress, PromptLike
-from runtime.sampling_params import SamplingParams
 from runtime.timing import StepTiming
 
 __all__ = ["calibrate_cost"]
@@ -27,9 +25,6 @@ __all__ = ["calibrate_cost"]
 Point = tuple[int, int, int]
 
 LEAST_REPEATS, MOST_REPEATS = 3, 40
-ENGINE_TOKENS, ENGINE_PROMPTS = 48, 4
-SETTLE = 3
-"""First steps of an engine run that are left out."""
 
 
 def calibrate_cost(
@@ -60,7 +55,7 @@ def calibrate_cost(
     batches, tokens, contexts : sequences of int
         Grid of the target's table; a tree of N nodes is a forward of N + 1 tokens.
     seconds : float
-        Time to spend on the target's table; the draft's takes a quarter of it.
+        Time to spend on the target's table; the draft's takes a quarter of it, and steps of the engine as much again.
     """
     require(
         len(prompts) > 0 and seconds > 0,
@@ -76,7 +71,12 @@ def calibrate_cost(
     if draft is not None:
         small = (grid[0], tuple(t for t in grid[1] if t <= 17) or grid[1][:1], grid[2])
         draft_table = _table(draft, small, seconds / 4, rng, ranked=8, label="draft forward", progress=progress)
-    runs = _engine_runs(target, draft, prompts, grid[0], temperature, seed, progress)
+    probes, checks = probe_policies(grid[1], drafted=draft is not None), _check_policies(drafted=draft is not None)
+    seen = watch_steps(
+        target, draft, prompts, [*probes, *checks], batches=grid[0], seconds=seconds / len(grid[0]),
+        temperature=temperature, seed=seed, progress=progress,
+    )  # fmt: skip
+    probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
     called = names or (target.name, draft.name if draft else None)
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
@@ -84,12 +84,12 @@ def calibrate_cost(
         target=called[0],
         draft=called[1] if draft else None,
         dtype=dtype,
-        target_forward=target_table,
-        draft_forward=draft_table,
+        target_forward=corrected_target(target_table, probed),
+        draft_forward=None if draft_table is None else corrected_draft(draft_table, probed),
         closure=Estimate.exact(1.0, "assumed"),
-        **_terms_around(runs),
+        **_terms_around(seen),
     )
-    return open_cost.model_copy(update={"closure": _closure(open_cost, runs)})
+    return open_cost.model_copy(update={"closure": _closure(open_cost, checked)})
 
 
 def _table(
@@ -136,7 +136,7 @@ def _trial(
     tokens = rng.integers(0, model.vocabulary, (batch, queries))
     parents = np.maximum(np.arange(queries) - 1, -1) // 2
     parents[0] = -1
-    tree = np.tile(parents.astype(np.int64), (batch, 1))
+    tree = np.ascontiguousarray(np.broadcast_to(parents, (batch, queries)), dtype=np.int64)
     counts = np.full(batch, queries, dtype=np.int64)
 
     def run() -> None:
@@ -165,88 +165,66 @@ def _from_samples(
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Steps of a short run of the engine."""
-
-    policy: DraftPolicy
-    context: float
-    steps: list[StepTiming]
-
-
-def _engine_runs(
-    target: LanguageModel,
-    draft: LanguageModel | None,
-    prompts: Sequence[PromptLike],
-    batches: Sequence[int],
-    temperature: float,
-    seed: int,
-    progress: Progress | None,
-) -> list[_Run]:
-    """Short runs of the engine itself, drafting and plain, at each batch."""
-    tree = DraftTree.from_rank_paths([(0,), (1,), (0, 0)]) if draft else DraftTree.empty()
-    drafting = DraftPolicy.of(tree, RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=8))
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    params = SamplingParams(temperature=temperature, max_new_tokens=ENGINE_TOKENS, seed=seed)
-    runs: list[_Run] = []
-    for done, batch in enumerate(batches):
-        if progress:
-            progress("engine terms", done, len(batches))
-        engine = Engine(target, draft, max_batch=batch, max_context=longest + ENGINE_TOKENS + 64)
-        chosen = [prompts[i % len(prompts)].tokens for i in range(max(batch, ENGINE_PROMPTS))]
-        context = float(np.mean([len(tokens) for tokens in chosen])) + ENGINE_TOKENS / 2
-        for policy in (drafting, DraftPolicy()):
-            engine.use(policy)
-            engine.generate(chosen, params)
-            runs.append(_Run(policy, context, engine.timings[SETTLE:]))
-            engine.timings = []
-    if progress:
-        progress("engine terms", len(batches), len(batches))
-    return runs
+def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
+    """What plans are made of: off, a tree, a retrieved chain, both at once."""
+    chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
+    policies = [DraftPolicy(), DraftPolicy(retrieval=chain)]
+    if not drafted:
+        return policies
+    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
+    return [*policies, DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
 
 
-def _terms_around(runs: list[_Run]) -> dict[str, Any]:
-    """What a step spends outside of forwards, from the engine's own clocks."""
-    drafting = [step for run in runs if run.policy.shape != "off" for step in run.steps]
-    plain = [step for run in runs if run.policy.shape == "off" for step in run.steps]
+def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
+    """What a step spends outside of forwards, from the engine's own clocks: so much a row and so much a step."""
+    drafting = [s.timing for s in seen if s.policy.shape != "off"]
+    retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
+    plain = [s.timing for s in seen if s.policy.shape == "off"]
+    retrieval_s, fixed = _line(retrieving, lambda s: s.retrieval_s)
+    verify_s, verify_fixed = _line(drafting, lambda s: s.verify_s)
+    commit_s, commit_fixed = _line(drafting, lambda s: s.commit_s)
+    rest = [max(s.step_s - s.retrieval_s - s.draft_s - s.target_s - s.verify_s - s.commit_s, 0.0) for s in drafting]
+    plain_s, plain_fixed = _line(plain, lambda s: s.step_s - s.target_s)
+    around = float(np.median(rest)) + fixed + verify_fixed + commit_fixed
     return {
-        "retrieval_s": _estimate([s.retrieval_s / s.rows for s in drafting]),
-        "verify_s": _estimate([s.verify_s / s.rows for s in drafting]),
-        "commit_s": _estimate([s.commit_s / s.rows for s in drafting]),
-        "step_overhead_s": _estimate([max(_rest(s), 0.0) for s in drafting]),
-        "plain_overhead_s": _estimate([(s.step_s - s.target_s) / s.rows for s in plain]),
+        "retrieval_s": retrieval_s,
+        "verify_s": verify_s,
+        "commit_s": commit_s,
+        "step_overhead_s": Estimate.exact(around, "measured"),
+        "plain_overhead_s": plain_s,
+        "plain_step_overhead_s": Estimate.exact(plain_fixed, "measured"),
     }
 
 
-def _rest(s: StepTiming) -> float:
-    return s.step_s - s.retrieval_s - s.draft_s - s.target_s - s.verify_s - s.commit_s
+def _line(steps: Sequence[StepTiming], seconds: Callable[[StepTiming], float]) -> tuple[Estimate, float]:
+    return linear_term(np.array([float(s.rows) for s in steps]), np.array([seconds(s) for s in steps]))
 
 
-def _closure(cost: Cost, runs: list[_Run]) -> Estimate:
-    """Whole steps as the engine's clock saw them over the sum of the terms, run by run."""
-    ratios = np.log([sum(s.step_s for s in run.steps) / _summed(cost, run) for run in runs])
+def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
+    """Whole steps as the engine's clock saw them over the sum of the terms, policy by policy and batch by batch."""
+    groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
+    for s in seen:
+        groups.setdefault((s.policy, s.timing.rows), []).append(s)
+    ratios = np.log([_ratio(cost, group) for group in groups.values()])
     half = 1.96 * max(float(np.std(ratios)), cost.target_forward.relative_spread / 1.96)
     middle = float(np.median(ratios))
     value, low, high = np.exp([middle, middle - half, middle + half])
     return Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
 
 
-def _summed(cost: Cost, run: _Run) -> float:
-    rows, widths = (np.array([getattr(s, name) for s in run.steps]) for name in ("rows", "width"))
-    total = float(cost.target_forward.at(rows, widths, run.context).sum())
-    if run.policy.shape == "off":
-        return total + float(rows.sum()) * cost.plain_overhead_s.value
-    each = cost.retrieval_s.value + cost.verify_s.value + cost.commit_s.value
-    forwards = [2.0, 1.0] if run.policy.parents else []
-    drafting = sum(cost.drafting_s(s.rows, forwards, run.context) for s in run.steps if s.drafted)
-    return total + drafting + float(rows.sum()) * each + len(rows) * cost.step_overhead_s.value
+def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
+    """Trimmed at both ends: a step that the machine interrupted says nothing of the policy."""
+    ratios = np.sort([s.timing.step_s / _summed(cost, s) for s in group])
+    cut = len(ratios) // 10
+    return float(np.mean(ratios[cut : len(ratios) - cut]))
 
 
-def _estimate(samples: list[float]) -> Estimate:
-    """Median with a distribution-free 95 % interval from order statistics."""
-    ordered = np.sort(samples)
-    half = 0.98 * np.sqrt(len(ordered))
-    middle = (len(ordered) - 1) / 2
-    low = ordered[max(int(np.floor(middle - half)), 0)]
-    high = ordered[min(int(np.ceil(middle + half)), len(ordered) - 1)]
-    return Estimate(value=float(np.median(ordered)), low=float(low), high=float(high), origin="measured")
+def _summed(cost: Cost, s: SeenStep) -> float:
+    rows = s.timing.rows
+    total = float(cost.target_forward.at(rows, s.timing.width, s.context))
+    if s.policy.shape == "off":
+        return total + rows * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
+    each = cost.verify_s.value + cost.commit_s.value
+    if s.policy.retrieval is not None:
+        each += cost.retrieval_s.value
+    return total + cost.drafting_s(rows, s.forwards, s.context) + rows * each + cost.step_overhead_s.value

@@ -10,6 +10,7 @@ the best measured one.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,22 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import make_plan
-from proofs_tests.benchmarks._report import write_report
+from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import Plan, RunRecord, Trace, Validation
+from reader_theory.documents import Plan, Trace, Validation
 from reader_theory.validate import validate
 from runtime.calibrate import calibrate_cost
-from runtime.measure import run_plan
+from runtime.measure import Task, measure_cells, run_plan
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
 from runtime.prompts import PromptTokens, house_prompts
 from runtime.record import record_trace
-from runtime.sweep import sweep_policies
+from runtime.sweep import sweep_grid, sweep_policies
 
 WORKLOADS = ("code", "copy", "prose")
+FINALISTS, FINALS = 4, 3
 
 
 def study(
@@ -43,6 +45,7 @@ def study(
     tests: list[PromptTokens],
     scratch: Path,
     dtype: str,
+    label: str,
     args: argparse.Namespace,
     batches: tuple[int, ...],
     swept: list[PromptTokens],
@@ -68,27 +71,49 @@ def study(
     )
     record = run_plan(target, draft, plan, tests, path=scratch / "run.json", repeats=args.repeats)
     checked = validate(plan, record)
-    sweep = sweep_policies(
-        target, draft, plan, swept, batches=batches, path=scratch / "sweep.json", repeats=args.repeats
-    )
     return {
-        "target": target.name,
+        "target": label,
         "dtype": dtype,
         "temperature": trace.temperature,
+        "prompts": {"fit": len(fit_prompts), "test": len(tests), "sweep": len(swept)},
         "closure": cost.closure.model_dump(),
         "comparisons": [c.model_dump() | {"inside": c.inside, "error": c.relative_error} for c in checked.comparisons],
         "coverage": {q: checked.coverage(q) for q in ("tokens_per_step", "tokens_per_s")},
         "lossless": sorted({cell.lossless for cell in record.cells}),
-        "regret": regret(plan, sweep),
+        "regret": regret(target, draft, plan, swept, batches, scratch),
         "speed_up": speed_ups(plan, checked),
     }
 
 
-def regret(plan: Plan, sweep: RunRecord) -> list[dict[str, Any]]:
-    """Per workload and batch: the plan's measured rate below the best measured one."""
+def regret(
+    target: LanguageModel,
+    draft: LanguageModel,
+    plan: Plan,
+    prompts: list[PromptTokens],
+    batches: tuple[int, ...],
+    scratch: Path,
+) -> list[dict[str, Any]]:
+    """Per workload and batch: the plan's measured rate below the best measured one.
+
+    A quarter of the prompts picks `FINALISTS` of the grid; all of them, `FINALS` times in turn, give the rates.
+    """
+    few = [p for i, p in enumerate(prompts) if i % 4 == 0]
+    first = sweep_policies(target, draft, plan, few, batches=batches, path=scratch / "first.json")
+    policies = {policy.name: policy for policy in sweep_grid(drafted=True)}
+    finals: list[Task] = []
+    for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in first.cells):
+        chosen = plan.entry(workload, batch).policy
+        rates = {c.policy: c.tokens_per_s for c in first.cells if (c.workload, c.batch) == (workload, batch)}
+        leaders = sorted((name for name in rates if name in policies), key=lambda name: -rates[name])[:FINALISTS]
+        finals += [Task(workload, batch, p) for p in dict.fromkeys([chosen, *(policies[name] for name in leaders)])]
+    second = measure_cells(
+        target, draft, finals, prompts, path=scratch / "second.json", new_tokens=plan.new_tokens,
+        temperature=plan.temperature, dtype=plan.dtype, names=(plan.target, plan.draft), repeats=FINALS,
+        compare_plain=False,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
-    for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in sweep.cells):
-        cells = {c.policy: c.tokens_per_s for c in sweep.cells if (c.workload, c.batch) == (workload, batch)}
+    for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in second.cells):
+        cells = {c.policy: c.tokens_per_s for c in second.cells if (c.workload, c.batch) == (workload, batch)}
         chosen, best = plan.entry(workload, batch).policy.name, max(cells, key=cells.__getitem__)
         loss = 1 - cells[chosen] / cells[best]
         rows.append(
@@ -135,21 +160,28 @@ def table_of(result: dict[str, Any]) -> Table:
     return table
 
 
+def kept(name: str) -> dict[tuple[str, float], dict[str, Any]]:
+    """Parts that earlier runs wrote."""
+    path = RESULTS / f"{name}.json"
+    parts = json.loads(path.read_text())["results"] if path.exists() else []
+    return {(part["target"], part["temperature"]): part for part in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit-prompts", type=int, default=64, help="prompts a workload")
-    parser.add_argument("--tests", type=int, default=64, help="test prompts a workload, house target")
-    parser.add_argument("--tests-inflated", type=int, default=12, help="test prompts a workload, inflation")
-    parser.add_argument("--swept", type=int, default=12, help="test prompts a workload in the sweep, house target")
-    parser.add_argument("--swept-inflated", type=int, default=3)
+    parser.add_argument("--fit-prompts", type=int, default=256, help="prompts a workload")
+    parser.add_argument("--tests", type=int, default=256, help="test prompts a workload, house target")
+    parser.add_argument("--tests-inflated", type=int, default=64, help="test prompts a workload, inflation")
+    parser.add_argument("--swept", type=int, default=32, help="test prompts a workload in the sweep, house target")
+    parser.add_argument("--swept-inflated", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration a target")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.0, 1.0])
     parser.add_argument("--targets", nargs="*", default=["house", "inflated"], choices=["house", "inflated"])
     parser.add_argument("--name", default="loop", help="of the JSON document")
     args = parser.parse_args()
-    tokenizer, console, results = load_tokenizer(house_folder("target")), Console(width=170), []
+    tokenizer, console, results = load_tokenizer(house_folder("target")), Console(width=170), kept(args.name)
     fit_prompts = house_prompts(WORKLOADS, "fit", tokenizer, limit=args.fit_prompts)
     small, draft = load_model(house_folder("target"), "float32"), load_model(house_folder("draft"), "float32")
     with tempfile.TemporaryDirectory() as folder:
@@ -165,22 +197,13 @@ def main() -> None:
                 target = small if house else load_model(scratch / "inflated", "bfloat16")
                 tests = house_prompts(WORKLOADS, "test", tokenizer, limit=args.tests if house else args.tests_inflated)
                 swept = house_prompts(WORKLOADS, "test", tokenizer, limit=args.swept if house else args.swept_inflated)
-                results.append(
-                    study(
-                        target,
-                        draft,
-                        trace,
-                        fit_prompts,
-                        tests,
-                        scratch,
-                        "float32" if house else "bfloat16",
-                        args,
-                        (1, 2, 4, 8) if house else (1, 4),
-                        swept,
-                    )
-                )
-                console.print(table_of(results[-1]))
-                write_report(args.name, {"results": results, "arguments": vars(args)})
+                dtype, batches = ("float32", (1, 2, 4, 8)) if house else ("bfloat16", (1, 4))
+                label = "house" if house else "house inflated"
+                found = study(target, draft, trace, fit_prompts, tests, scratch, dtype, label, args, batches, swept)
+                console.print(table_of(found))
+                results[(found["target"], found["temperature"])] = found
+                ordered = [results[key] for key in sorted(results, key=lambda key: (key[1], key[0]))]
+                write_report(args.name, {"results": ordered, "arguments": vars(args)})
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Cost(Document):
 
     A step of B rows, each with a tree of at most N nodes, at context c takes
 
-    ``target(B, N + 1, c) + drafting + B * retrieval_s + B * row_overhead_s + step_overhead_s``
+    ``target(B, N + 1, c) + drafting + B * (retrieval_s + verify_s + commit_s) + step_overhead_s``
 
     times `closure`, where drafting is one forward of the draft over the tokens emitted since the last draft, and one
     a level over the nodes that have children.
@@ -86,9 +86,13 @@ class Cost(Document):
     retrieval_s: Estimate = Field(description="seconds a row and step: query and extension of the suffix index")
     verify_s: Estimate = Field(description="seconds a row and step: laws, picking tokens, following the tree")
     commit_s: Estimate = Field(description="seconds a row and step: moving accepted cache entries")
-    step_overhead_s: Estimate = Field(description="seconds a step, whatever the batch")
+    step_overhead_s: Estimate = Field(description="seconds a drafting step, whatever the batch")
     plain_overhead_s: Estimate = Field(
         description="seconds a row and step of all but the forward, when nothing is drafted"
+    )
+    plain_step_overhead_s: Estimate = Field(
+        default_factory=lambda: Estimate.exact(0.0, "assumed"),
+        description="seconds a step of all but the forward, when nothing is drafted",
     )
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
 

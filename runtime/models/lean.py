@@ -130,6 +130,9 @@ class LeanModel(LanguageModel):
         batch, queries = tokens.shape
         x = self.embedding[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
+        fold = self._fold(queries)
+        if mask is not None and fold > 1:
+            mask = mask.expand(-1, fold, -1, -1).reshape(batch, 1, fold * queries, -1)
         for layer, store in zip(self.layers, cache.stores, strict=True):
             x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
@@ -137,6 +140,14 @@ class LeanModel(LanguageModel):
             x = x + layer.down(functional.silu(gate) * up)
         x = functional.rms_norm(x, x.shape[-1:], self.norm, self.eps)
         return self.head(x).view(batch, queries, -1)
+
+    def _fold(self, queries: int) -> int:
+        """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.
+
+        torch's CPU kernel reads them once a head otherwise: 3 times slower for one query in bfloat16, 1.2 times for
+        several; the sums are the same. One query in float32 has a fast path of its own.
+        """
+        return 1 if queries == 1 and self.dtype == torch.float32 else self.heads // self.kv_heads
 
     def _attention(
         self,
@@ -162,7 +173,10 @@ class LeanModel(LanguageModel):
         k = turned[:, :, self.heads :].transpose(1, 2)
         v = qkv[:, rotary:].view(batch, queries, self.kv_heads, -1).transpose(1, 2)
         keys, values = store.update(k, v)
+        if self._fold(queries) > 1:
+            q = q.reshape(batch, self.kv_heads, -1, self.head_dim)
+        shared = q.shape[1] != self.kv_heads
         out = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
-        )
+            q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=shared
+        ).view(batch, self.heads, queries, self.head_dim)
         return layer.out(out.transpose(1, 2).reshape(batch * queries, -1))

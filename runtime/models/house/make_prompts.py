@@ -21,7 +21,7 @@ from runtime.models.house.heldout import heldout_texts
 from runtime.models.house.prompt import WORKLOADS, Prompt
 from runtime.models.house.windows import HEADERS
 
-HALF = 96  # prompts of a workload in each split
+HALF = 256  # prompts of a workload in each split
 NEW_TOKENS = 128
 MARGIN, DEFINITION = r"\S", r"\S|\s*(def|class|async|@)\b"
 # Fewest and most tokens of a passage (of a copy prompt: of what is to be repeated), and how its first line begins.
