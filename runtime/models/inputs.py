@@ -70,6 +70,7 @@ def prefill(
             torch.from_numpy((base + np.arange(len(part)))[None]).to(model.device),
             mask[None, None].to(model.device, model.dtype),
             cache,
+            last_only=True,
         )[0, -1]
         cache.lengths[row] = base + len(part)
     assert logits is not None, "a prompt has at least one token"

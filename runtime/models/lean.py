@@ -125,7 +125,13 @@ class LeanModel(LanguageModel):
 
     @torch.inference_mode()
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
     ) -> torch.Tensor:
         batch, queries = tokens.shape
         x = self.embedding[tokens.reshape(-1)]
@@ -138,8 +144,10 @@ class LeanModel(LanguageModel):
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
             x = x + layer.down(functional.silu(gate) * up)
+        if last_only:
+            x = x.view(batch, queries, -1)[:, -1]
         x = functional.rms_norm(x, x.shape[-1:], self.norm, self.eps)
-        return self.head(x).view(batch, queries, -1)
+        return self.head(x).view(batch, -1, self.vocabulary)
 
     def _fold(self, queries: int) -> int:
         """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.

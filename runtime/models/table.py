@@ -42,7 +42,13 @@ class TableModel(LanguageModel):
         return RowCache(1, rows, slots)
 
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
     ) -> torch.Tensor:
         entries = torch.stack((tokens, positions), dim=-1).to(self.dtype).unsqueeze(1)
         held, _ = cache.stores[0].update(entries, entries)
@@ -53,7 +59,7 @@ class TableModel(LanguageModel):
                 seen = held[b, 0] if mask is None else held[b, 0, mask[b, 0, i] == 0]
                 out[b, i] = self._law(seen.numpy())
         with np.errstate(divide="ignore"):
-            return torch.from_numpy(np.log(out))
+            return torch.from_numpy(np.log(out[:, -1:] if last_only else out))
 
     def _law(self, seen: np.ndarray) -> np.ndarray:
         ordered = seen[np.argsort(seen[:, 1], kind="stable")]

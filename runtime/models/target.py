@@ -38,7 +38,13 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
     ) -> torch.Tensor:
         """Logits after each token, given what its mask row lets it see; `cache.begin` has been called.
 
@@ -49,10 +55,12 @@ class LanguageModel(ABC):
             0 for a slot that counts, `hidden_value` for one that does not; W is the width that `begin` returned.
         cache : RowCache
             Written in the slots that `begin` named.
+        last_only : bool
+            Only those after the last token, as a prompt needs.
 
         Returns
         -------
-        (B, Q, V) of the model's dtype
+        (B, Q, V), or (B, 1, V) with `last_only`, of the model's dtype
         """
 
 
@@ -74,12 +82,23 @@ class TransformersModel(LanguageModel):
 
     @torch.inference_mode()
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: RowCache
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
     ) -> torch.Tensor:
         if mask is None:
             mask = torch.zeros((tokens.shape[0], 1, tokens.shape[1], cache.width), dtype=self.dtype, device=self.device)
         out = self.model(
-            input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=int(last_only),
         )
         return out.logits
 
