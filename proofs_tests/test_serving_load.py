@@ -43,6 +43,22 @@ def test_closed_form_is_within_three_per_cent_of_the_replay(law: tuple[float, ..
     assert abs(closed_form(LOAD, law, used, count=2500, seed=3)) < 0.03
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("law", [(1.0,), (0.3, 0.3, 0.2, 0.2)], ids=["plain", "three drafts"])
+def test_closed_form_is_within_three_per_cent_of_the_replay_at_seventy_per_cent_of_capacity(
+    law: tuple[float, ...],
+) -> None:
+    off = [closed_form(LOAD, law, 0.7, seed=seed) for seed in range(5)]
+    assert abs(sum(off) / len(off)) < 0.03
+
+
+def test_an_idle_engine_is_not_waited_for() -> None:
+    short = LOAD.model_copy(update={"output_tokens": 8.0})
+    alone = short.prefill_s + 7 * short.target_fixed_s
+    assert short.at_rate(1e-6).latency_s == pytest.approx(alone, rel=1e-4)
+    assert short.at_rate(0.5 * short.capacity_per_s()).latency_s > alone / 0.5
+
+
 def test_beyond_capacity_latency_is_infinite() -> None:
     assert not LOAD.at_rate(1.01 * LOAD.capacity_per_s()).stable
     assert fixed_point_load(1e3, lambda b: 0.02 + 1e-3 * b, output_tokens=60).latency_s == math.inf

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proofs_tests.benchmarks import readme_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 README = Path(__file__).parents[2] / "README.md"
@@ -112,13 +113,21 @@ def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"peers": peers, "loop": loop, "demo": loop}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "peers": peers,
+    "loop": loop,
+    "demo": loop,
+    "cost_model": readme_theory.cost_model,
+    "planner": readme_theory.planner,
+}
+FILES = {"planner": "solvers"}
+"""Tables whose result has another name."""
 
 
 def rewritten(text: str) -> str:
     """`text` with every table made anew from the results."""
     for name, make in TABLES.items():
-        path = RESULTS / f"{name}.json"
+        path = RESULTS / f"{FILES.get(name, name)}.json"
         if not path.exists():
             continue
         table = make(json.loads(path.read_text()))

@@ -5,15 +5,23 @@ Peers, written here again from their published descriptions: the size-depth-bran
 sibling only after those before it. Physics: the recurrence compares N^2 R D / 2 sums; at two sums a cycle and lane that
 is 30 ms of vector arithmetic, so what is faster must compare fewer.
 
-    python -m proofs_tests.benchmarks.solvers [--runs 7] [--nodes 1024]
+    python -m proofs_tests.benchmarks.solvers [--runs 7] [--nodes 1024] [--sequoia tree_search.py]
+
+`--sequoia` names the planner in a checkout of Infini-AI-Lab/Sequoia, which is then run as it is; needs torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +29,7 @@ import numpy as np
 from optimizer import RankAcceptance
 from optimizer.solvers import best_first, dynamic
 from proofs_tests.benchmarks._report import write_report
+from reader_theory.trees.tree import DraftTree
 
 DEPTH, RANKS = 32, 32
 
@@ -104,6 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--nodes", type=int, default=1024)
+    parser.add_argument("--sequoia", type=Path, help="tree_search.py of a checkout of Sequoia")
+    parser.add_argument("--sequoia-nodes", type=int, default=64, help="size for it, the root counted, 10 levels")
     parser.add_argument("--python-nodes", type=int, default=64, help="size for the plain Python recurrence, depth 10")
     options = parser.parse_args()
     nodes, rows = options.nodes, []
@@ -137,7 +148,7 @@ def main() -> None:
         )
     print(f"theirs above ours, any size and depth: at most {max(row['worst_shortfall'] for row in rows):.1e}")
     shape = {"nodes": nodes, "depth": DEPTH, "rows": rows}
-    report = {**shape, **_plain_python(options), **_million(options)}
+    report = {**shape, **_plain_python(options), **_sequoia(options), **_million(options)}
     print(write_report("solvers", report))
 
 
@@ -152,11 +163,53 @@ def _plain_python(options: argparse.Namespace) -> dict[str, float]:
     print(
         f"plain Python, {small} nodes, depth {depth}: {slow:.2f} s; ours {ours * 1e3:.2f} ms; ratio {slow / ours:.0f}"
     )
-    larger = (768 / small) ** 2 * slow
-    ours768, _ = timed(lambda: dynamic.tokens_table(law, 768, depth), options.runs)
-    print(f"  at 768 nodes, extrapolated by N^2, not run: {larger:.0f} s; ours, run: {ours768 * 1e3:.1f} ms")
-    print(f"  Sequoia's own code took 1019 CPU s there (published note, another process): ratio {1019 / ours768:.0f}")
-    return {"python_s": slow, "python_ours_s": ours, "ours_768_s": ours768, "sequoia_own_768_s": 1019.0}
+    return {"python_s": slow, "python_ours_s": ours}
+
+
+def _sequoia(options: argparse.Namespace) -> dict[str, float]:
+    """Sequoia's own program on the measured ranks: CPU seconds of its process less those of its imports."""
+    if options.sequoia is None:
+        return {}
+    import torch
+
+    ranks, nodes, levels = vectors()["measured, 667 draws"], options.sequoia_nodes, 10
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        torch.save(torch.tensor([0.0, *ranks, 1 - ranks.sum()], dtype=torch.float64), place / "ranks.pt")
+        config = {
+            "acceptance_rate_vector": str(place / "ranks.pt"), "max_depth": levels, "max_budget": nodes,
+            "draft_time": 0.0, "target_time": [1.0], "valid_budget": [nodes], "dst": str(place / "tree.pt"),
+        }  # fmt: skip
+        (place / "config.json").write_text(json.dumps(config))
+        whole = _child_s([sys.executable, str(options.sequoia), "--config", str(place / "config.json")])
+        theirs = whole - _child_s([sys.executable, "-c", "import torch, tqdm"])
+        grown = torch.load(place / "tree.pt")
+    law = RankAcceptance.stationary(ranks, levels - 1)
+    ours, _ = timed(lambda: dynamic.tokens_table(law, nodes - 1, levels - 1), options.runs)
+    value = 1.0 + float(law.path_probability(_tree(grown["Successors"])).sum())
+    best = float(dynamic.tokens_table(law, nodes - 1, levels - 1).values[levels - 1, nodes - 1])
+    print(f"Sequoia's own program, {nodes} nodes with the root, {levels} levels: {theirs:.2f} CPU s, value {value:.4f}")
+    print(f"  ours {ours * 1e3:.2f} ms, value {best:.4f}; ratio {theirs / ours:.0f}")
+    return {
+        "sequoia_nodes": nodes, "sequoia_own_s": theirs, "sequoia_ours_s": ours, "sequoia_value": value,
+        "sequoia_our_value": best,
+    }  # fmt: skip
+
+
+def _child_s(command: list[str]) -> float:
+    """CPU seconds of a process of one thread."""
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def _tree(successors: list[list[int]]) -> DraftTree:
+    """A growmap's tree, whose root is node 0."""
+    pairs = [(parent - 1, rank) for parent, children in enumerate(successors) for rank, _ in enumerate(children)]
+    order = [child for children in successors for child in children]
+    placed = [pair for _, pair in sorted(zip(order, pairs, strict=True))]
+    return DraftTree([parent for parent, _ in placed], [rank for _, rank in placed])
 
 
 def _million(options: argparse.Namespace) -> dict[str, float]:

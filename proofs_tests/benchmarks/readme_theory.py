@@ -1,0 +1,113 @@
+"""The README's two tables of theory: cost and load against others' measurements, planners against their peers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from proofs_tests.benchmarks._report import RESULTS
+
+__all__ = ["cost_model", "planner"]
+
+COST_ROWS = {
+    "GEMM a100_sxm bf16, unseen (n, k)": "products, A100, unseen shapes",
+    "GEMM h100_sxm bf16, unseen (n, k)": "products, H100, unseen shapes",
+    "linear operators a100, unseen model": "a layer's products, A100, unseen model",
+    "linear operators a40, unseen model": "the same, A40",
+    "linear operators h100, unseen model": "the same, H100",
+    "decode attention h100_sxm, above 100 MB of KV": "decode attention, H100, above 100 MB of KV",
+    "decode attention h100_sxm, below 100 MB of KV": "the same, below",
+    "attention of several query tokens, RTX 4090, unseen contexts": "attention of several tokens, RTX 4090",
+    "vLLM step, k = 3 left out, concurrency <= 64": "vLLM step, H100, 3 drafts left out, concurrency to 64",
+    "vLLM step, k = 3 left out, concurrency > 64": "the same, concurrency above 64",
+}
+
+
+def _rows(name: str) -> dict[str, dict[str, Any]]:
+    return {row["what"]: row for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]}
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    marks = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
+
+
+def cost_model(result: dict[str, Any]) -> str:
+    """Error on what the fit has not seen, beside two baselines; then load, beside planners that see less."""
+    found = {row["what"]: row for row in result["rows"]}
+    names = ("spec sheet", "max + c", "ours")
+    rows = [
+        [said, *(f"{found[what][name]:.1f} %" if name in found[what] else "" for name in names)]
+        for what, said in COST_ROWS.items()
+        if what in found
+    ]
+    load = _rows("serving_model")
+    columns = ("always 3", "blind to memory", "error", "worst")
+    wanted = {label: f"regret of k, mean over concurrency {label}" for label in ("<= 64", "128", "256")}
+    choice = [
+        [f"concurrency {label}", *(f"{load[what][name]:.1f} %" for name in columns)]
+        for label, what in wanted.items()
+        if what in load
+    ]
+    parts = [_table(["mean absolute error", "spec sheet", "max() + c, fitted", "ours"], rows)]
+    if choice:
+        said = "Tokens a second lost by the choice of 0, 1, 3 or 5 drafts, against the best measured of three drafters"
+        parts += [f"{said}; the step is fitted on these runs:"]
+        parts += [_table(["", "always 3", "blind to memory", "ours", "ours, worst"], choice)]
+    return "\n\n".join([*parts, _load_in_words(load)])
+
+
+def _load_in_words(load: dict[str, dict[str, Any]]) -> str:
+    served = [row for what, row in load.items() if what.startswith("serving run")]
+    ours, sheet = (" and ".join(f"{row[name]:+.1f} %" for row in served) for name in ("error", "spec sheet"))
+    batch = [abs(row["error"]) for what, row in load.items() if what.startswith("effective batch")]
+    closed = [abs(row["error"]) for what, row in load.items() if what.startswith("closed form")]
+    said = [
+        f"Requests running in two real serving runs, replayed from the card's data sheet alone: off by {ours}",
+        f" (with a spec-sheet step {sheet}). Closed form of Little's law against the replay, to 70 % of capacity: off",
+        f" by at most {max(closed):.1f} %.",
+    ]
+    if batch:
+        said += [f" Effective batch of {len(batch)} runs that preempt, at concurrency 256: off by at most "]
+        said += [f"{max(batch):.1f} %."]
+    return "".join(said)
+
+
+def planner(result: dict[str, Any]) -> str:
+    """Solvers beside the peers' in one run, and what the intervals cover."""
+    slowest = max(result["rows"], key=lambda row: row["ours_s"])
+    measured = next(row for row in result["rows"] if row["ranks"].startswith("measured"))
+    level = json.loads((RESULTS / "allocation.json").read_text())
+    grid = max(json.loads((RESULTS / "schedule.json").read_text())["rows"], key=lambda row: row["wall_s"])
+    slow, fast = result["python_s"], result["python_ours_s"]
+    rows = [
+        ["every size to 1024 and depth to 32, slowest of 6 rank vectors", f"{1e3 * slowest['ours_s']:.1f} ms",
+         f"{slowest['numpy_s']:.2f} s, the recurrence in numpy", f"{slowest['ratio']:.0f}"],
+        ["64 nodes, depth 10", f"{1e3 * fast:.2f} ms", f"{slow:.2f} s, the same in plain Python", f"{slow / fast:.0f}"],
+    ]  # fmt: skip
+    if "sequoia_own_s" in result:
+        own, ours = result["sequoia_own_s"], result["sequoia_ours_s"]
+        what = f"{result['sequoia_nodes']} nodes with the root, 10 levels"
+        rows.append([what, f"{1e3 * ours:.2f} ms", f"{own:.1f} s, Sequoia's planner", f"{own / ours:.0f}"])
+    rows += [
+        ["one million nodes by heap", f"{result['million_nodes_s']:.2f} s", "", ""],
+        ["256 requests of 64 candidates, exactly", f"{1e3 * level['median_s']:.2f} ms",
+         f"{level['uniform_tokens_per_s']:.0f} tokens/s by the best uniform budget",
+         f"{level['tokens_per_s'] / level['uniform_tokens_per_s']:.2f} in tokens/s"],
+        [f"schedule of {grid['cells']} cells, each certified", f"{grid['wall_s']:.2f} s", "", ""],
+    ]  # fmt: skip
+    gain = measured["value"] - measured["greedy_value"]
+    widths = {
+        row["prompts"]: row
+        for row in json.loads((RESULTS / "coverage.json").read_text())["rows"]
+        if row["statistic"] == "replay, tree 8"
+    }
+    cover = [
+        ["interval's width over the value", *(f"{100 * row['width']:.0f} %" for row in widths.values())],
+        ["holds the truth, of 1,000 traces", *(f"{100 * row['coverage']:.1f} %" for row in widths.values())],
+    ]
+    table = _table(["planner", "ours", "peer, same run", "ratio"], rows)
+    heap = f"the frontier heap that others use falls {gain:.3f} tokens a step short at 1024 nodes"
+    record = "How many prompts to record (128 tokens each; 95 % intervals on tokens a step of a tree of 8 nodes):"
+    notes = f"On measured ranks, which are not monotone, {heap}. {record}"
+    return "\n\n".join([table, notes, _table(["prompts", *map(str, widths)], cover)])
