@@ -2,6 +2,7 @@
 
 from reader_theory.documents.base import Document, Stamp, read_document
 from reader_theory.documents.cost import Cost, CostTable
+from reader_theory.documents.joined import JoinedPolicy, SourceMap
 from reader_theory.documents.plan import Candidate, DraftPolicy, Plan, PlanEntry, Prediction, RetrievalPolicy
 from reader_theory.documents.run_record import RUN_COLUMNS, RequestRecord, RunCell, RunRecord
 from reader_theory.documents.trace import TRACE_COLUMNS, Trace, TracePrompt
@@ -16,6 +17,7 @@ __all__ = [
     "CostTable",
     "Document",
     "DraftPolicy",
+    "JoinedPolicy",
     "Plan",
     "PlanEntry",
     "Prediction",
@@ -23,6 +25,7 @@ __all__ = [
     "RetrievalPolicy",
     "RunCell",
     "RunRecord",
+    "SourceMap",
     "Stamp",
     "Trace",
     "TracePrompt",

@@ -20,9 +20,18 @@ from numpy.typing import ArrayLike, NDArray
 from reader_theory.errors import InvalidInputError, require
 from runtime.drafters.datastore import Datastore
 from runtime.drafters.suffix_index import MAX_DEPTH, SuffixIndex, record_positions
+from runtime.kernels.cpu.suffix import evidence
 from runtime.kernels.cpu.suffix import growth as kernel
 
-__all__ = ["Evidence", "RetrievalIndex", "RetrievedTree", "record_positions", "speculate_batch"]
+__all__ = [
+    "Evidence",
+    "GrownBatch",
+    "RetrievalIndex",
+    "RetrievedTree",
+    "grow_batch",
+    "record_positions",
+    "speculate_batch",
+]
 
 
 class RetrievedTree(NamedTuple):
@@ -80,7 +89,7 @@ class Evidence:
             got=f"shape {odds.shape}, smallest {odds.min(initial=np.inf)}",
             fix="Start from `Evidence.smooth()` and replace rows.",
         )
-        numbers = (self.escape, self.corrected, self.inserted, self.replaced)
+        numbers = self._numbers
         require(
             self.escape > 0 and all(0 <= number < np.inf for number in numbers),
             "`escape` must be positive, and `corrected`, `inserted`, `replaced` must be >= 0",
@@ -94,7 +103,7 @@ class Evidence:
         own: tuple[float, float] = (0.41, 1.875),
         delta: tuple[float, float] = (0.165, 1.25),
         store: tuple[float, float] = (0.165, 1.25),
-        copy: tuple[float, float] = (0.6, 1.04),
+        copy: tuple[float, float] = (0.3, 1.5),
         **others: float,
     ) -> Evidence:
         """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for the copy model."""
@@ -104,8 +113,11 @@ class Evidence:
 
     def parameters(self) -> NDArray[np.float64]:
         """(136,) float64: what the compiled body reads."""
-        numbers = (self.escape, self.corrected, self.inserted, self.replaced)
-        return np.concatenate([np.ravel(self.odds), numbers]).astype(np.float64)
+        return np.concatenate([np.ravel(self.odds), self._numbers]).astype(np.float64)
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        return self.escape, self.corrected, self.inserted, self.replaced
 
 
 _DEFAULT = Evidence.smooth()
@@ -160,6 +172,26 @@ class RetrievalIndex:
         """Continuation of the most recent longest match in the own text, (n,) int32; looked up anew where it ends."""
         return self._index.chain(max_tokens)
 
+    def offers(self, laws: int = 0, width: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """All that is offered for the next token.
+
+        Parameters
+        ----------
+        laws : int
+            Address of laws of a neural draft (`NeuralLaws.addresses`), each of `width` tokens; 0 for none.
+
+        Returns
+        -------
+        tokens : (n,) int64
+        scores : (n,) float64
+        sources : (n,) int64
+            1 where retrieval alone offered it, 2 where the draft alone did, 3 where both did.
+        """
+        room = evidence.KINDS + width
+        tokens, scores, sources = np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64)
+        found = kernel.offers(self._index.header, self._shared, laws, tokens, scores, sources)
+        return tokens[:found], scores[:found], sources[:found]
+
     def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
         """Draft tree of at most `budget` nodes, each with a path probability above `price`."""
         return self._grow(budget, price, False)
@@ -171,9 +203,11 @@ class RetrievalIndex:
     def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
         if not (budget >= 1 and price >= 0):
             raise _senseless(budget, price)
-        rows, chances = np.empty((3, budget), np.int32), np.empty(budget)
-        tokens, parents, matches = rows
-        made = kernel.grow(self._index.header, self._shared, budget, price, single, tokens, parents, matches, chances)
+        rows, chances = np.empty((5, budget), np.int32), np.empty(budget)
+        tokens, parents, matches, sources, laws = rows
+        made = kernel.grow(
+            self._index.header, self._shared, 0, budget, price, single, tokens, parents, matches, sources, laws, chances
+        )
         return RetrievedTree(tokens[:made], parents[:made], chances[:made], matches[:made])
 
     @property
@@ -197,10 +231,62 @@ def speculate_batch(
     threads : int
         The batch is cut in this many parts, one compiled call each, none of which holds the GIL.
     """
-    count = len(indices)
-    if count == 0:
+    if not indices:
         return []
-    first = indices[0]
+    grown = grow_batch(indices, budgets, prices, threads=threads)
+    return [
+        RetrievedTree(grown.tokens[row, :n], grown.parents[row, :n], grown.chances[row, :n], grown.matches[row, :n])
+        for row, n in enumerate(grown.sizes.tolist())
+    ]
+
+
+class GrownBatch(NamedTuple):
+    """Trees of a batch, a row each; a row's first `sizes` nodes count.
+
+    Attributes
+    ----------
+    tokens, parents, matches, sources, laws : (B, N) int32
+        As in `RetrievedTree`; then who offered the token (1 retrieval, 2 the draft, 3 both), and which of the
+        row's laws is the node's own (-1 for none).
+    chances : (B, N) float64
+        Path probabilities.
+    sizes : (B,) int64
+    """
+
+    tokens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    matches: NDArray[np.int32]
+    sources: NDArray[np.int32]
+    laws: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    def down_to(self, row: int, depth: int) -> tuple[list[int], list[int]]:
+        """Tokens and parents of a row's nodes, those deeper than `depth` left out."""
+        size = int(self.sizes[row])
+        tokens, parents = self.tokens[row, :size].tolist(), self.parents[row, :size].tolist()
+        if size <= depth:
+            return tokens, parents
+        place, kept, above, depths = [], [], [], []
+        for token, parent in zip(tokens, parents, strict=True):
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+            place.append(len(kept))
+            if depths[-1] <= depth:
+                kept.append(token)
+                above.append(place[parent] if parent >= 0 else -1)
+        return kept, above
+
+
+def grow_batch(
+    indices: Sequence[RetrievalIndex],
+    budgets: ArrayLike,
+    prices: ArrayLike = 0.0,
+    *,
+    laws: NDArray[np.int64] | None = None,
+    threads: int = 1,
+) -> GrownBatch:
+    """`speculate_batch` as arrays; `laws` are (B,) addresses of each row's laws of a neural draft, 0 for none."""
+    count, first = len(indices), indices[0]
     require(
         all(index._store is first._store and index._evidence is first._evidence for index in indices),
         "`indices` must share one datastore and one evidence",
@@ -211,23 +297,14 @@ def speculate_batch(
     floor = np.ascontiguousarray(np.broadcast_to(np.asarray(prices, np.float64), count))
     if not (most.min() >= 1 and floor.min() >= 0):
         raise _senseless(int(most.min()), float(floor.min()))
-    width = int(most.max())
     addresses = np.array([index._index.address for index in indices], np.int64)
-    tokens, parents, matches = (np.empty((count, width), np.int32) for _ in range(3))
-    chances, made = np.empty((count, width)), np.empty(count, np.int64)
+    beside = np.zeros(count, np.int64) if laws is None else laws
+    numbers = np.empty((5, count, int(most.max())), np.int32)
+    chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
 
     def part(cut: slice) -> None:
-        kernel.grow_many(
-            addresses[cut],
-            first._shared,
-            most[cut],
-            floor[cut],
-            tokens[cut],
-            parents[cut],
-            matches[cut],
-            chances[cut],
-            made[cut],
-        )
+        rows = [array[cut] for array in (*numbers, chances, made)]
+        kernel.grow_many(addresses[cut], first._shared, beside[cut], most[cut], floor[cut], *rows)
 
     edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
     cuts = [slice(low, high) for low, high in pairwise(edges)]
@@ -235,11 +312,7 @@ def speculate_batch(
     part(cuts[0])
     for task in waiting:
         task.result()
-    sizes = made.tolist()
-    return [
-        RetrievedTree(tokens[row, :n], parents[row, :n], chances[row, :n], matches[row, :n])
-        for row, n in enumerate(sizes)
-    ]
+    return GrownBatch(*numbers, chances, made)
 
 
 def _senseless(budget: int, price: float) -> InvalidInputError:

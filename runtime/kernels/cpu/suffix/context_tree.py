@@ -28,12 +28,14 @@ MATCH, RECENT, COUNT, CHILD, PATHS = 8, 9, 10, 11, 12
 TEXT_ROOM, NODE_ROOM, EDGE_ROOM = 13, 14, 15
 """Tokens, nodes and edges that the buffers hold."""
 PATH = 20
-ALIGNED, STREAK, MISSES, MEMO = 16, 17, 18, 19
+ALIGNED, STREAK, MISSES, CREDIT, MEMO = 16, 17, 18, 19, 118
 """The copy model: the place it copies from, tokens it got right in a row, misses since; address of its memory."""
 MEMORY = 256
 """Entries (token the copy model offered, token that came) of the memory of corrections."""
 PATIENCE, SKIPS = 24, 3
 """Tokens that the copy model waits for an insertion to end, and that it skips at once."""
+REGAIN = 2
+"""A streak regrows faster by one for every so many tokens of credit."""
 ANCHOR = 4
 """Match length from which the most recent longest match may become the place to copy from."""
 FIELDS = 8
@@ -100,7 +102,7 @@ def descend(text, nodes, table, slots, max_depth, query, end, path):
     """
     node, depth, passed = 0, 0, 0
     recent, count = -1, 0
-    limit = min(max_depth, end)
+    limit = min(max_depth, end) if slots > 0 else 0
     while depth < limit:
         slot = find_edge(table, slots, node, query[end - 1 - depth])
         if slot < 0:
@@ -209,19 +211,21 @@ def split(header, text, nodes, table, upper, child, depth):
 
 
 @njit(inline="always", nogil=True)
-def aligned_after(text, end, place, streak, misses, token):
+def aligned_after(text, end, place, streak, misses, credit, token):
     """The copy model after `token`: it goes on, skips what was replaced or left out, or waits for an insertion to end.
 
-    Returns the place to copy from (-1 for none), the tokens that it got right in a row, and the misses since.
+    Returns the place to copy from (-1 for none), the tokens that it got right in a row, the misses since, and the
+    credit that earlier streaks left, by which a streak regrows faster than by one.
     """
     if place < 0 or place >= end or misses > PATIENCE:
-        return np.int64(-1), np.int64(0), np.int64(0)
+        return np.int64(-1), np.int64(0), np.int64(0), np.int64(0)
     if text[place] == token:
-        return place + 1, min(streak + 1, 32), misses if streak < ANCHOR else np.int64(0)
+        return place + 1, min(streak + 1 + credit // REGAIN, 32), misses if streak < ANCHOR else np.int64(0), credit
+    credit = max(streak, credit) * 7 // 8
     for skipped in range(1, SKIPS + 1):
         if place + skipped < end and text[place + skipped] == token:
-            return place + skipped + 1, np.int64(1), misses + 1
-    return place, np.int64(0), misses + 1
+            return place + skipped + 1, 1 + credit // REGAIN, misses + 1, credit
+    return place, np.int64(0), misses + 1, credit
 
 
 @njit(inline="always", nogil=True)
@@ -235,7 +239,9 @@ def follow_copy(header, text, token):
         memory[entry], memory[entry + 1] = offered, token
         entry = 2 * (MEMORY + last % MEMORY)
         memory[entry], memory[entry + 1] = last, token if token != offered else -1
-    header[ALIGNED], header[STREAK], header[MISSES] = aligned_after(text, end, place, streak, header[MISSES], token)
+    header[ALIGNED], header[STREAK], header[MISSES], header[CREDIT] = aligned_after(
+        text, end, place, streak, header[MISSES], header[CREDIT], token
+    )
 
 
 @njit(nogil=True)

@@ -74,8 +74,11 @@ def from_tree(header, parameters, source, query, end, path, kinds, weights, foun
 
 
 @njit(nogil=True)
-def from_store(header, parameters, row, above, below, kinds, weights, found):
-    """Evidence of the rows of the datastore nearest to the context, longest match first."""
+def from_store(header, parameters, row, above, below, kinds, weights, ahead, found):
+    """Evidence of the rows of the datastore nearest to the context, longest match first.
+
+    `ahead` (-1 so far) takes a row next to which the context with each kind stands.
+    """
     records, up, down, last = header[sorted_store.RECORDS], row - 1, row, header[sorted_store.ROWS] - 1
     for rank in range(1, NEAREST + 1):
         if above <= 0 and below <= 0:
@@ -93,7 +96,17 @@ def from_store(header, parameters, row, above, below, kinds, weights, found):
             up -= 1
         token = sorted_store.token_of(word)
         if token != sorted_store.VOCABULARY_LIMIT:
-            found = add(kinds, weights, found, token, parameters[STORE + same] * _ROOTS[rank])
+            weight = parameters[STORE + same] * _ROOTS[rank]
+            for kind in range(found):
+                if kinds[kind] == token:
+                    weights[kind] += weight
+                    if ahead[kind] < 0:
+                        ahead[kind] = sorted_store.forward_of(word)
+                    break
+            else:
+                if found < KINDS:
+                    kinds[found], weights[found], ahead[found] = token, weight, sorted_store.forward_of(word)
+                    found += 1
     return found
 
 

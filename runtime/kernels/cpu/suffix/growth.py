@@ -4,6 +4,10 @@ At a node the context is the text plus the path. Evidence is an odds weight by s
 of a token is its share, ``p(token) = W(token) / (escape + sum of W)``, and a node's path probability the product
 along its path. The node with the largest is taken next, until the budget is spent or the largest falls to the price.
 A candidate below as many better ones as the budget has nodes can never be taken, and is dropped at once.
+
+Laws of a neural draft may be handed in for some nodes. There the mass that retrieval leaves to everything else goes
+to the law, ``p(token) = (W(token) + escape * q(token)) / (escape + sum of W)``, and monotone maps by what offered
+the token turn p into acceptance.
 """
 
 from __future__ import annotations
@@ -13,19 +17,22 @@ from numba import njit
 
 from runtime.kernels.cpu.suffix import context_tree as tree
 from runtime.kernels.cpu.suffix import evidence
+from runtime.kernels.cpu.suffix import laws as neural
 from runtime.kernels.cpu.suffix import store as sorted_store
-from runtime.kernels.cpu.suffix.memory import bits_of, float64_at, int32_at, int64_at
+from runtime.kernels.cpu.suffix.memory import bits_of, float64_at, int32_at, int64_at, prefetch
 
-__all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many"]
+__all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many", "offers"]
 
 DELTA, STORE, PARAMETERS, SHARED = 0, 1, 2, 4
 """Words of what requests share: addresses of the delta's header, the datastore's header and the parameters."""
 ROW, ABOVE, BELOW, READ = 120, 121, 122, 123
 """Words of the request's header: where its text stands in the datastore, and how much of it was read."""
-DEPTH_AT, ROW_AT, ABOVE_AT, BELOW_AT, COPY_AT, STREAK_AT, MISSES_AT, STATE = 0, 1, 2, 3, 4, 5, 6, 8
+DEPTH_AT, ROW_AT, ABOVE_AT, BELOW_AT, COPY_AT, STREAK_AT, MISSES_AT, CREDIT_AT, LAW_AT, STATE = range(10)
 """Fields of a node's state; the last node's row is the root's."""
 CLASSES = 64
 """Quarter octaves of path probability that the floor tells apart."""
+NEAR = 32
+"""Bytes before and after a row of the datastore that its evidence is likely to lie in."""
 REACH = 0.75
 """A node is looked up only where a child with this share of its path probability could still be taken."""
 
@@ -83,53 +90,89 @@ def write_path(query, tail, tokens, parents, node, depth):
 
 
 @njit(inline="always", nogil=True)
-def weigh(header, delta, store, parameters, text, query, end, parent, state, token, path, kinds, weights):
+def weigh(header, delta, store, parameters, text, query, end, parent, state, token, path, kinds, weights, ahead):
     """Evidence at a node reached by `token` from the state of its `parent` (-1 at the root): kinds, longest match."""
-    if token >= 0 and store[sorted_store.ROWS] > 0:
-        state[ROW_AT], state[ABOVE_AT], state[BELOW_AT] = sorted_store.step(
-            store, parent[ROW_AT], parent[ABOVE_AT], parent[BELOW_AT], token, query, end
-        )
     found, match, recent = evidence.from_tree(header, parameters, evidence.OWN, query, end, path, kinds, weights, 0)
     if token >= 0:
-        place, streak, misses = tree.aligned_after(
-            text, header[tree.LENGTH], parent[COPY_AT], parent[STREAK_AT], parent[MISSES_AT], token
+        place, streak, misses, credit = tree.aligned_after(
+            text, header[tree.LENGTH], parent[COPY_AT], parent[STREAK_AT], parent[MISSES_AT], parent[CREDIT_AT], token
         )
         if match >= max(tree.ANCHOR, streak):
             place, streak, misses = recent, np.int64(match), np.int64(0)
-        state[COPY_AT], state[STREAK_AT], state[MISSES_AT] = place, streak, misses
+        state[COPY_AT], state[STREAK_AT], state[MISSES_AT], state[CREDIT_AT] = place, streak, misses, credit
     if delta[tree.LENGTH] > 0:
         found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, path, kinds, weights, found)
         match = max(match, other)
     if store[sorted_store.ROWS] > 0:
+        if token >= 0:
+            state[ROW_AT], state[ABOVE_AT], state[BELOW_AT] = sorted_store.step(
+                store, parent[ROW_AT], parent[ABOVE_AT], parent[BELOW_AT], token, query, end
+            )
         above, below = state[ABOVE_AT], state[BELOW_AT]
         match = max(match, above, below)
-        found = evidence.from_store(store, parameters, state[ROW_AT], above, below, kinds, weights, found)
+        found = evidence.from_store(store, parameters, state[ROW_AT], above, below, kinds, weights, ahead, found)
     last = np.int64(query[end - 1]) if end > 0 else np.int64(-1)
     found = evidence.from_copy(header, text, parameters, state[COPY_AT], state[STREAK_AT], last, kinds, weights, found)
     return found, match
 
 
-@njit(nogil=True)
-def grow(header, shared, budget, price, single, tokens, parents, matches, chances):
-    """Fill `tokens`, `parents`, `matches` and `chances` (path probabilities); the number of nodes grown.
+@njit(inline="always", nogil=True)
+def shares(weights, found, escape):
+    """Turn weights into probabilities; what they leave to everything else."""
+    total = escape
+    for kind in range(found):
+        total += weights[kind]
+    for kind in range(found):
+        weights[kind] /= total
+    return escape / total
 
-    With `single`, only the likeliest token of every node is followed: the tree is a chain.
+
+@njit(nogil=True)
+def offers(header, shared, laws, kinds, weights, marks):
+    """All that is offered for the next token: tokens, scores and who offered each; their number."""
+    store = int64_at(shared[STORE], sorted_store.HEADER)
+    parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
+    end, state = header[tree.LENGTH], np.zeros(STATE, np.int64)
+    text = int32_at(header[tree.TEXT], end)
+    if store[sorted_store.ROWS] > 0:
+        read_text(header, store)
+        state[ROW_AT : BELOW_AT + 1] = header[ROW : BELOW + 1]
+    state[COPY_AT : CREDIT_AT + 1] = header[tree.ALIGNED : tree.CREDIT + 1]
+    found, _ = weigh(
+        header, int64_at(shared[DELTA], tree.HEADER), store, parameters, text, text, end, state, state, np.int64(-1),
+        np.empty(tree.HEADER, np.int64), kinds, weights, np.full(evidence.KINDS, -1),
+    )  # fmt: skip
+    left = shares(weights, found, parameters[evidence.ESCAPE])
+    marks[:found] = 1
+    return neural.blend(laws, neural.first_of(laws), left, kinds, weights, marks, found) if laws != 0 else found
+
+
+@njit(nogil=True)
+def grow(header, shared, laws, budget, price, single, tokens, parents, matches, sources, law_at, chances):
+    """Fill a row an output for each node grown, and return their number; `chances` are path probabilities.
+
+    `laws` is the address of the laws' header, 0 for none; `sources` says who offered a token, `law_at` which law
+    was its node's own. With `single`, only the likeliest token of every node is followed: the tree is a chain.
     """
     delta = int64_at(shared[DELTA], tree.HEADER)
     store = int64_at(shared[STORE], sorted_store.HEADER)
     parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
+    stored, records = store[sorted_store.ROWS] > 0, store[sorted_store.RECORDS]
     end = header[tree.LENGTH]
     text = int32_at(header[tree.TEXT], end)
     tail = min(end, max(header[tree.MAX_DEPTH], sorted_store.CAP))
     query, path = np.empty(tail + budget + 1, np.int32), np.empty(tree.HEADER, np.int64)
     query[:tail] = text[end - tail : end]
-    kinds, weights = np.empty(evidence.KINDS, np.int64), np.empty(evidence.KINDS, np.float64)
+    width = evidence.KINDS + (neural.width_of(laws) if laws != 0 else 0)
+    kinds, weights = np.empty(width, np.int64), np.empty(width, np.float64)
+    marks, ahead = np.ones(width, np.int64), np.empty(width, np.int64)
     states = np.zeros((budget + 1, STATE), np.int64)
-    if store[sorted_store.ROWS] > 0:
+    states[budget, LAW_AT] = neural.first_of(laws) if laws != 0 else -1
+    if stored:
         read_text(header, store)
         states[budget, ROW_AT : BELOW_AT + 1] = header[ROW : BELOW + 1]
-    states[budget, COPY_AT : MISSES_AT + 1] = header[tree.ALIGNED : tree.MISSES + 1]
-    room = evidence.KINDS * (budget + 1)
+    states[budget, COPY_AT : CREDIT_AT + 1] = header[tree.ALIGNED : tree.CREDIT + 1]
+    room = width * (budget + 1)
     pool, chance = np.empty((room, 4), np.int32), np.empty(room, np.float64)
     heap, waiting, made, pooled = np.empty(room, np.int32), 0, 0, 0
     tally, within, floor = np.zeros(CLASSES, np.int64), 0, CLASSES - 1
@@ -137,22 +180,27 @@ def grow(header, shared, budget, price, single, tokens, parents, matches, chance
     while made < budget:
         if class_of(mass * REACH) <= floor and mass * REACH > price:
             write_path(query, tail, tokens, parents, node, depth)
+            ahead[:] = -1
             found, match = weigh(
                 header, delta, store, parameters, text, query, tail + depth, states[parent],
-                states[node], token, path, kinds, weights,
+                states[node], token, path, kinds, weights, ahead,
             )  # fmt: skip
-            total = parameters[evidence.ESCAPE]
-            for kind in range(found):
-                total += weights[kind]
-                if single and kind > 0 and weights[kind] > weights[0]:
-                    weights[0], kinds[0] = weights[kind], kinds[kind]
+            left = shares(weights, found, parameters[evidence.ESCAPE])
+            if laws != 0:
+                found = neural.blend(laws, states[node, LAW_AT], left, kinds, weights, marks, found)
             if single:
+                for kind in range(1, found):
+                    if weights[kind] > weights[0]:
+                        weights[0], kinds[0], marks[0] = weights[kind], kinds[kind], marks[kind]
                 found = min(found, 1)
             for kind in range(found):
-                estimate = weights[kind] / total * mass
+                estimate = weights[kind] * mass
                 kept = class_of(estimate)
                 if estimate <= price or kept > floor or kinds[kind] == evidence.END_TOKEN:
                     continue
+                if stored and ahead[kind] >= 0:
+                    prefetch(records + sorted_store.ROW_BYTES * ahead[kind] - NEAR)
+                    prefetch(records + sorted_store.ROW_BYTES * ahead[kind] + NEAR)
                 tally[kept] += 1
                 within += 1
                 while within - tally[floor] >= budget:
@@ -160,6 +208,7 @@ def grow(header, shared, budget, price, single, tokens, parents, matches, chance
                     floor -= 1
                 chance[pooled] = estimate
                 pool[pooled, 0], pool[pooled, 1], pool[pooled, 2] = kinds[kind], node, match
+                pool[pooled, 3] = marks[kind]
                 heap[waiting] = pooled
                 sift_up(heap, chance, waiting)
                 waiting += 1
@@ -174,17 +223,19 @@ def grow(header, shared, budget, price, single, tokens, parents, matches, chance
         tokens[made], parents[made], matches[made], chances[made] = token, parent, pool[best, 2], mass
         depth = states[parent, DEPTH_AT] + 1
         states[made, DEPTH_AT] = depth
+        states[made, LAW_AT] = neural.below(laws, states[parent, LAW_AT], token) if laws != 0 else -1
+        sources[made], law_at[made] = pool[best, 3], states[made, LAW_AT]
         node = np.int64(made)
         made += 1
     return made
 
 
 @njit(nogil=True)
-def grow_many(addresses, shared, budgets, prices, tokens, parents, matches, chances, made):
-    """`grow` for each request whose header's address is given; outputs are rows."""
+def grow_many(addresses, shared, laws, budgets, prices, tokens, parents, matches, sources, law_at, chances, made):
+    """`grow` for each request whose header's address is given, and whose laws' address is; outputs are rows."""
     for request in range(addresses.size):
         header = int64_at(addresses[request], tree.HEADER)
         made[request] = grow(
-            header, shared, budgets[request], prices[request], False, tokens[request], parents[request],
-            matches[request], chances[request],
+            header, shared, laws[request], budgets[request], prices[request], False, tokens[request],
+            parents[request], matches[request], sources[request], law_at[request], chances[request],
         )  # fmt: skip

@@ -10,7 +10,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["bits_of", "float64_at", "int32_at", "int64_at", "word_at"]
+__all__ = ["bits_of", "float64_at", "int32_at", "int64_at", "prefetch", "word_at"]
 
 
 @intrinsic
@@ -29,6 +29,20 @@ def word_at(typing_context: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line of `address`, which need not be mapped."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, whole, whole, whole])
+        body = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(body, [builder.inttoptr(arguments[0], cgutils.voidptr_t), whole(0), whole(3), whole(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @intrinsic

@@ -1,0 +1,165 @@
+"""Joined drafter: a neural draft and retrieval grow one tree, on one scale of probability, down to one price.
+
+Prefer it where texts both repeat themselves and go on in new ways. Every node asks retrieval anew; the likeliest
+nodes ask the draft, a level a forward, whoever offered them. Equal tokens are one node, whose score is retrieval's
+share and the draft's share of what retrieval leaves; maps fitted by who offered the token turn scores into
+acceptance. The tree is a function of the prefix, so that greedy and target-only verification stay lossless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.documents.joined import JoinedPolicy
+from reader_theory.errors import require
+from reader_theory.trees import DraftTree
+from runtime.drafters.laws import NeuralLaws, gridded
+from runtime.drafters.neural import NeuralDrafter
+from runtime.drafters.retrieval import GrownBatch, RetrievalIndex, grow_batch
+from runtime.models.inputs import forward_trees
+
+__all__ = ["JoinedDrafter"]
+
+_NOTHING = RetrievalIndex([])
+
+Grow = Callable[[], GrownBatch]
+Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""By row, the nodes where the draft is asked: the law above each, and its token."""
+
+
+class JoinedDrafter:
+    """Grows a tree for each row of a batch.
+
+    Parameters
+    ----------
+    neural : NeuralDrafter or None
+        Whose rows are the batch's; retrieval alone when left out.
+    """
+
+    def __init__(self, neural: NeuralDrafter | None) -> None:
+        self.neural = neural
+
+    def propose(
+        self,
+        policy: JoinedPolicy,
+        indices: Sequence[RetrievalIndex],
+        budgets: NDArray[np.int64],
+        static: DraftTree | None = None,
+        longest: int = 0,
+    ) -> tuple[GrownBatch, bool]:
+        """Trees of rows 0 .. B - 1, and whether the draft was asked.
+
+        Parameters
+        ----------
+        indices : sequence of B RetrievalIndex
+            Over each row's text; they share a datastore.
+        budgets : (B,) int64
+            Most nodes of each row, beside the policy's own; 0 for no tree.
+        static : DraftTree, optional
+            Ranks at which the draft is asked, instead of the likeliest nodes.
+        longest : int
+            Tokens of the longest row, so that no draft runs beyond its model's positions.
+        """
+        require(
+            len(indices) > 0,
+            "`indices` must hold at least one row",
+            got="none",
+            fix="Do not ask for drafts of an empty batch.",
+        )
+        texts = indices if policy.retrieval else [_NOTHING] * len(indices)
+        most = np.clip(budgets, 0, policy.nodes)
+        laws = NeuralLaws(len(texts), _laws(policy, static), policy.candidates, gridded(policy.maps, policy.trust))
+        grow = lambda: grow_batch(texts, np.maximum(most, 1), policy.price, laws=laws.addresses)  # noqa: E731
+        levels = policy.levels if static is None else static.depth
+        fits = self.neural is not None and longest + levels <= self.neural.model.max_positions
+        asked = fits and bool(most.any()) and not self._rests(policy, grow)
+        if asked:
+            self._ask(policy, static, levels, laws, grow)
+        grown = grow()
+        return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
+
+    def _rests(self, policy: JoinedPolicy, grow: Grow) -> bool:
+        """Whether retrieval alone is sure of what follows in every row."""
+        if policy.skip_draft_at is None or not policy.retrieval:
+            return False
+        first: GrownBatch = grow()
+        return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
+
+    def _ask(self, policy: JoinedPolicy, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
+        """Fill `laws`: the root's, then a forward a level."""
+        assert self.neural is not None
+        rows = len(laws.counts)
+        tokens, chances = laws.top(self.neural._take_in(rows))  # pyright: ignore[reportPrivateUsage]
+        for row in range(rows):
+            laws.add(row, np.array([-1]), np.array([-1]), np.array([-1]), tokens[row], chances[row])
+        written, low = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        held = np.full((rows, laws.parents.shape[1] + levels), -1, np.int64)
+        for level in range(1, levels + 1):
+            high = laws.counts.copy()
+            chosen = _likeliest(policy, laws, grow(), low, high) if static is None else _at_ranks(static, level, laws)
+            if not any(len(above) for above, _ in chosen):
+                break
+            self._forward(laws, chosen, held, written)
+            low = high
+
+    def _forward(
+        self,
+        laws: NeuralLaws,
+        chosen: Chosen,
+        held: NDArray[np.int64],
+        written: NDArray[np.int64],
+    ) -> None:
+        """Ask the draft at `chosen`; a row with nothing to ask takes part with a token that nothing looks at.
+
+        `held` (rows, P) has the parents of the draft's scratch entries, `written` (rows,) their number; both grow.
+        """
+        assert self.neural is not None
+        counts = np.array([max(len(above), 1) for above, _ in chosen], dtype=np.int64)
+        asked = np.zeros((len(chosen), int(counts.max())), dtype=np.int64)
+        for row, (above, tokens) in enumerate(chosen):
+            asked[row, : len(tokens)] = tokens
+            held[row, written[row] : written[row] + len(above)] = laws.slots[row, above]
+        logits = forward_trees(self.neural.model, self.neural.cache, asked, held, counts, written)
+        best, chances = laws.top(logits)
+        for row, (above, tokens) in enumerate(chosen):
+            if (n := len(above)) > 0:
+                slots = written[row] + np.arange(n)
+                laws.add(row, above, tokens, slots, best[row, :n], chances[row, :n])
+        written += counts
+
+
+def _laws(policy: JoinedPolicy, static: DraftTree | None) -> int:
+    """Most laws of a row, the root's among them."""
+    return 1 + (policy.levels * policy.width if static is None else len(static))
+
+
+def _likeliest(
+    policy: JoinedPolicy, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
+) -> Chosen:
+    """The grown nodes right below the newest laws, `low` .. `high` - 1, that have no law yet."""
+    found: Chosen = []
+    for row, size in enumerate(grown.sizes.tolist()):
+        parents, own = grown.parents[row, :size], grown.laws[row, :size]
+        above = np.where(parents >= 0, own[parents], 0)
+        fresh = (own < 0) & (above >= low[row]) & (above < high[row]) & (grown.chances[row, :size] > policy.draft_price)
+        nodes = np.flatnonzero(fresh)[: policy.width]
+        found.append((above[nodes].astype(np.int64), grown.tokens[row, nodes].astype(np.int64)))
+    return found
+
+
+def _at_ranks(static: DraftTree, level: int, laws: NeuralLaws) -> Chosen:
+    """The same for the inner nodes of a static tree's level: its ranks say which tokens."""
+    order, place = _inner(static)
+    nodes = [node for node in order if static.depths[node] == level]
+    above = np.array([place[int(static.parents[node])] for node in nodes], dtype=np.int64)
+    ranks = static.ranks[nodes].astype(np.int64) if nodes else np.zeros(0, np.int64)
+    return [(above, laws.tokens[row, above, ranks].astype(np.int64)) for row in range(len(laws.counts))]
+
+
+def _inner(static: DraftTree) -> tuple[list[int], dict[int, int]]:
+    """Nodes with children, by level, and the law that each has; -1 is the root, of law 0."""
+    inner = sorted(set(static.parents.tolist()) - {-1}, key=lambda node: (int(static.depths[node]), node))
+    return inner, {-1: 0} | {node: number for number, node in enumerate(inner, start=1)}
