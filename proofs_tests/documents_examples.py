@@ -30,6 +30,7 @@ from reader_theory.documents import (
     Validation,
 )
 from reader_theory.documents.imported import ImportedAcceptance
+from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import DraftTree
 
@@ -132,13 +133,38 @@ def imported() -> ImportedAcceptance:
     return told.model_copy(update={"stamp": STAMP})
 
 
+def schedule() -> ServingSchedule:
+    cell = ScheduleCell(
+        workload="chat", context=64, batch=4, policy=CHAIN_3, tokens_per_step=estimate(2.0), step_s=0.02,
+        tokens_per_s=400.0, speed_up=1.6, price=0.05, gap=0.0,
+    )  # fmt: skip
+    full = cell.model_copy(
+        update={"batch": 64, "policy": None, "tokens_per_step": None, "step_s": None, "tokens_per_s": 0.0}
+    )
+    point = OperatingPoint(
+        workload="chat", context=64, sustained=True, batch=4, running=2.5, latency_s=1.2, seconds_per_token=0.01,
+        capacity_per_s=6.0, off_capacity_per_s=4.0, off_from_batch=None, stops_paying_per_s=None,
+    )  # fmt: skip
+    return ServingSchedule(
+        stamp=STAMP, target="a/target", draft="a/draft", device="cpu", dtype="float32", temperature=0.0, fit="f" * 16,
+        cost="c" * 16, rate_per_s=2.0, slo_s=0.05, output_tokens=64.0, prompt_tokens=32.0, kv_tokens=None,
+        solver="best_first", cells=(cell, full), points=(point,),
+    )  # fmt: skip
+
+
 def written(folder: Path) -> dict[str, tuple[Path, Document]]:
     """One document of every kind but the fit, written into `folder`, by kind."""
     made: dict[str, tuple[Path, Document]] = {
         "trace": (folder / "trace.json", trace(folder / "trace.json")),
         "run_record": (folder / "run.json", run_record(folder / "run.json")),
     }
-    flat = (cost(), plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL))), validation(), imported())
+    flat = (
+        cost(),
+        plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL))),
+        validation(),
+        imported(),
+        schedule(),
+    )
     for document in flat:
         made[document.kind] = (document.write(folder / f"{document.kind}.json"), document)
     return made

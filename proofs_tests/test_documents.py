@@ -19,7 +19,7 @@ from reader_theory.documents import Cost, Document, Plan, RunRecord, Trace, read
 from reader_theory.documents.schemas import document_kinds, json_schema
 from reader_theory.errors import DocumentError
 
-KINDS = ("cost", "imported_acceptance", "plan", "run_record", "trace", "validation")
+KINDS = ("cost", "imported_acceptance", "plan", "run_record", "serving_schedule", "trace", "validation")
 KEEPERS = [("trace", Trace), ("run_record", RunRecord)]  # documents with arrays beside them
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reader_theory.documents import Cost, CostTable, Document, Plan, RunRecord, Trace, Validation
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.schedule import ServingSchedule
 
 __all__ = ["facts_of", "lossless_in_words", "rows_of"]
 
@@ -33,6 +34,7 @@ def rows_of(document: Document) -> Rows:
         "run_record": _run,
         "validation": _validation,
         "imported_acceptance": _imported,
+        "serving_schedule": _schedule,
     }
     return summarise[document.kind](document)
 
@@ -160,3 +162,20 @@ def _validation(validation: Validation) -> Rows:
 
 def _imported(told: ImportedAcceptance) -> Rows:
     return [{"depth": each.depth, "reached": each.reached, "acceptance": each.conditional} for each in told.depths]
+
+
+def _schedule(told: ServingSchedule) -> Rows:
+    return [
+        {
+            "workload": cell.workload,
+            "context": cell.context,
+            "batch": cell.batch,
+            "policy": "nothing fits" if cell.policy is None else cell.policy.name,
+            "tokens_per_step": cell.tokens_per_step,
+            "step_s": cell.step_s,
+            "tokens_per_s": cell.tokens_per_s,
+            "speed_up": cell.speed_up,
+            "gap": cell.gap,
+        }
+        for cell in told.cells
+    ]

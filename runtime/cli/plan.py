@@ -1,14 +1,18 @@
-"""`reader plan`: an AcceptanceFit and a Cost to a Plan."""
+"""`reader plan`: an AcceptanceFit and a Cost to a Plan, to a schedule under load, or to a grid of plans."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reader_theory.errors import InvalidInputError
 from runtime.cli import _options as options
-from runtime.cli._shared import ExitCode, output_path, progress_bars, show_document
+from runtime.cli._shared import ExitCode, output_path, progress_bars, show_document, show_rows
+
+if TYPE_CHECKING:
+    from reader_theory.documents.schedule import ServingSchedule
 
 __all__ = ["plan"]
 
@@ -28,20 +32,58 @@ def plan(
         int, typer.Option(min=1, help="Prompts that the prediction's interval allows for in the measurement.")
     ] = 32,
     resamples: Annotated[int, typer.Option(min=100, help="Resampled sets of prompts.")] = 1000,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second: write the schedule over batch and context instead.")
+    ] = None,
+    slo: Annotated[float | None, typer.Option(help="With --rate: most seconds a token of one request.")] = None,
+    context: Annotated[
+        list[int] | None, typer.Option("--context", min=1, help="With --rate: cached tokens; repeatable.")
+    ] = None,
+    kv_tokens: Annotated[
+        int | None, typer.Option(min=1, help="With --rate: capacity of the cache, as engines log it.")
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="TOML of axes (model, drafter, device, batch, context, workload): plan each combination."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="With --grid: processes here; -1 for one a core.")] = -1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="With --grid: a Dask scheduler, tcp://host:8786, instead of processes here.")
+    ] = None,
     seed: options.Seed = 0,
-    output: options.Output = Path("out/plan.json"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="out/plan.json; out/schedule.json with --rate, out/grid.jsonl with --grid."
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Choose what to draft for each workload and batch; "off" and chains are among the candidates.
 
     Example: reader plan out/fit.json out/cost.json --batch 1 --batch 8 --max-nodes 64
     """
-    output_path(output, ".json")
-    from optimizer.plan import make_plan
+    _check(grid, rate, slo, context, kv_tokens, scheduler)
+    if grid is not None:
+        _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes, max_depth, workers, scheduler, as_json)
+        return
+    path = output_path(output or Path("out/plan.json" if rate is None else "out/schedule.json"), ".json")
     from reader_theory.documents import Cost, Trace
     from reader_theory.documents.fit import AcceptanceFit
 
     fitted, costs, recorded = AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace)
+    if rate is not None:
+        from optimizer.serving import serving_schedule
+
+        schedule = serving_schedule(
+            fitted, costs, recorded, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, workloads=workload,
+            max_nodes=max_nodes, max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+        )  # fmt: skip
+        schedule.write(path)
+        _show_schedule(schedule, path, as_json)
+        return
+    from optimizer.plan import make_plan
+
     longest = max(prompt.output_tokens for prompt in recorded.prompts)
     with progress_bars() as progress:
         chosen = make_plan(
@@ -49,7 +91,60 @@ def plan(
             max_depth=max_depth, new_tokens=new_tokens or longest, prompts_per_workload=prompts_per_workload,
             resamples=resamples, seed=seed, progress=progress,
         )  # fmt: skip
-    chosen.write(output)
-    show_document(chosen, output, as_json=as_json)
+    chosen.write(path)
+    show_document(chosen, path, as_json=as_json)
     if not chosen.entries:
+        raise typer.Exit(ExitCode.NOT_MET)
+
+
+def _check(
+    grid: Path | None, rate: float | None, slo: float | None, context: list[int] | None, kv_tokens: int | None,
+    scheduler: str | None,
+) -> None:  # fmt: skip
+    """Refuse an option that the asked kind of plan has no use for, rather than ignore it."""
+    needs_rate = {"--slo": slo, "--context": context, "--kv-tokens": kv_tokens}
+    stray = [name for name, value in needs_rate.items() if value and rate is None]
+    stray += ["--scheduler"] if scheduler is not None and grid is None else []
+    stray += ["--rate"] if rate is not None and grid is not None else []
+    if stray:
+        raise InvalidInputError(
+            "`--slo`, `--context` and `--kv-tokens` go with `--rate`, `--scheduler` with `--grid`, and not both",
+            got=", ".join(stray),
+            fix="Leave it out, or give the other.",
+        )
+
+
+def _show_schedule(schedule: ServingSchedule, path: Path, as_json: bool) -> None:
+    from runtime.cli._summaries import facts_of, rows_of
+
+    points = [point.model_dump() for point in schedule.points]
+    facts = {**facts_of(schedule), "path": str(path), "fingerprint": schedule.fingerprint(), "points": points}
+    show_rows(rows_of(schedule), as_json=as_json, facts=facts, title="the best at every batch and context")
+    if not as_json:
+        show_rows(points, as_json=False, title=f"where {schedule.rate_per_s:g} requests a second settle")
+        print(f"{schedule.kind} written to {path}")
+    if not any(point.sustained for point in schedule.points):
+        raise typer.Exit(ExitCode.NOT_MET)
+
+
+def _grid(
+    file: Path, fit: Path, output: Path, max_nodes: int, max_depth: int, workers: int, scheduler: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    output_path(output, ".jsonl")
+    from reader_theory.documents.fit import AcceptanceFit
+    from runtime.cli._grid import plan_grid, rows_of
+
+    fitted = AcceptanceFit.read(fit)
+    with progress_bars() as progress:
+        done = plan_grid(
+            file, fitted, max_nodes=max_nodes, max_depth=max_depth, workers=workers, scheduler=scheduler,
+            output=output, progress=lambda finished, whole: progress("grid", finished, whole),
+        )  # fmt: skip
+    failed = [row for row in done if row.error is not None]
+    facts = {"kind": "grid", "path": str(output), "cells": len(done), "failed": len(failed)}
+    show_rows(rows_of(done), as_json=as_json, facts=facts)
+    if not as_json:
+        print(f"{len(done) - len(failed)} of {len(done)} cells written to {output}")
+    if failed or not any("policy" in (row.result or {}) for row in done):
         raise typer.Exit(ExitCode.NOT_MET)

@@ -1,0 +1,147 @@
+"""Plans for cards that nobody has measured: acceptance from a fit, seconds and memory from configurations and peaks.
+
+Prefer `optimizer.plan` where a Cost was measured; this one answers "which card, which drafter, which batch" before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optimizer.acceptance import RankAcceptance
+from optimizer.cost import LevelCost, Memory
+from optimizer.planner import solve
+from optimizer.problem import TreeProblem
+from optimizer.solution import Solution, Status
+from reader_theory.cost.device import Device
+from reader_theory.cost.model import ModelShape
+from reader_theory.cost.step import StepConditions, StepCost
+from reader_theory.errors import require
+from reader_theory.memory.budget import memory_budget
+
+__all__ = ["NO_DRAFTER", "PredictedCells", "predicted_levels"]
+
+NO_DRAFTER = "none"
+
+
+def predicted_levels(step: StepCost, *, batch: float, context: float, max_nodes: int, max_depth: int) -> LevelCost:
+    """Seconds of every level width and tree size of a step that is predicted term by term.
+
+    Parameters
+    ----------
+    step : StepCost
+        With a drafter; it is charged for each level by the nodes that enter it.
+    batch, context : float
+        Requests, and cached tokens of each.
+    """
+
+    def seconds(widths: tuple[int, ...], levels: int) -> float:
+        conditions = StepConditions(batch=batch, context=context, level_widths=widths, drafted_levels=levels)
+        return sum(term.value for term in step.terms(conditions).values())
+
+    verify_s = np.array([seconds((n,) if n else (), 0) for n in range(max_nodes + 1)])
+    root = seconds((1, 1), 1) - seconds((1, 1), 0)
+    widths = [root, root, *(seconds((w, 1), 2) - seconds((w, 1), 1) for w in range(2, max_nodes + 1))]
+    return LevelCost(np.tile(np.maximum(widths, 0.0), (max_depth, 1)), verify_s)
+
+
+@dataclass(frozen=True)
+class PredictedCells:
+    """A function from one cell of a grid to its plan; it travels to other processes and machines with what it needs.
+
+    Parameters
+    ----------
+    acceptance : mapping from workload to (D, R) conditionals
+        Chance of rank r at depth d, given the path above.
+    models : mapping from name to ModelShape
+        Targets and drafters.
+    devices : mapping from name to Device
+    max_nodes, max_depth : int
+        Largest tree.
+    """
+
+    acceptance: Mapping[str, Any]
+    models: Mapping[str, ModelShape]
+    devices: Mapping[str, Device]
+    max_nodes: int = 32
+    max_depth: int = 8
+
+    def __call__(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        """Plan one cell.
+
+        Parameters
+        ----------
+        cell : mapping
+            ``workload``, ``model``, ``drafter`` ("none" for plain decoding), ``device``, ``batch``, ``context``, and
+            ``tensor_parallel`` where it is not 1.
+
+        Returns
+        -------
+        dict
+            Policy, tokens a step, seconds a step with their interval, tokens a second, speed-up over plain decoding,
+            gap and certificate; ``status`` "infeasible" with advice where the cell does not fit the device.
+        """
+        step, devices = self._step(cell), int(cell.get("tensor_parallel", 1))
+        batch, context = int(cell["batch"]), float(cell["context"])
+        drafters = () if step.drafter is None else (step.drafter,)
+        budget = memory_budget(step.device, step.target, drafters, tensor_parallel=devices)
+        if budget.free_bytes <= 0:
+            short = -budget.free_bytes / 2**30
+            return {"status": Status.INFEASIBLE.value, "advice": f"The weights alone are {short:.1f} GiB too many."}
+        problem = TreeProblem(
+            RankAcceptance(self._law(cell, drafted=bool(drafters))),
+            predicted_levels(
+                step, batch=batch, context=context, max_nodes=self.max_nodes, max_depth=self.max_depth
+            ),
+            self.max_nodes,
+            max_depth=self.max_depth,
+            batch=batch,
+            context_tokens=context,
+            memory=Memory(budget.free_bytes, budget.bytes_per_token),
+        )  # fmt: skip
+        return self._row(solve(problem), problem, step)
+
+    def _step(self, cell: Mapping[str, Any]) -> StepCost:
+        drafter = None if cell["drafter"] == NO_DRAFTER else self.models[cell["drafter"]]
+        target, device = self.models[cell["model"]], self.devices[cell["device"]]
+        return StepCost(target, device, drafter=drafter, tensor_parallel=int(cell.get("tensor_parallel", 1)))
+
+    def _law(self, cell: Mapping[str, Any], *, drafted: bool) -> Any:
+        """Fitted conditionals to the largest depth; nothing is right without a drafter."""
+        require(
+            cell["workload"] in self.acceptance,
+            "`workload` must be one whose drafter was fitted",
+            got=f"{cell['workload']!r}; there are {sorted(self.acceptance)}",
+            fix="Name one of these, or fit a trace that was recorded with a draft.",
+        )
+        table = np.asarray(self.acceptance[cell["workload"]], dtype=np.float64)
+        table = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
+        deep = np.concatenate([table, np.repeat(table[-1:], max(self.max_depth - len(table), 0), axis=0)])
+        return deep[: self.max_depth] if drafted else np.zeros((self.max_depth, 1))
+
+    def _row(self, answer: Solution, problem: TreeProblem, step: StepCost) -> dict[str, Any]:
+        if answer.status is Status.INFEASIBLE:
+            return {"status": answer.status.value, "advice": answer.advice}
+        assert answer.certificate is not None, "the planner certifies every answer"
+        conditions = StepConditions(
+            batch=problem.batch, context=problem.context_tokens, level_widths=tuple(answer.tree.level_widths.tolist())
+        )
+        whole, off = step.seconds(conditions), float(problem.cost.verify_s[0])  # type: ignore[union-attr]
+        return {
+            "status": answer.status.value,
+            "policy": f"{answer.shape} {len(answer.tree)}x{answer.tree.depth}" if len(answer.tree) else "off",
+            "tokens_per_step": answer.tokens_per_step,
+            "step_s": answer.step_s,
+            "step_s_low": answer.step_s * whole.low / whole.value,
+            "step_s_high": answer.step_s * whole.high / whole.value,
+            "tokens_per_s": answer.value,
+            "speed_up": answer.value * off / problem.batch,
+            "gap": answer.gap,
+            "solver": answer.solver,
+            "certified": answer.certificate.valid,
+            "parents": answer.tree.parents.tolist(),
+            "ranks": answer.tree.ranks.tolist(),
+        }

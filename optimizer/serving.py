@@ -1,0 +1,234 @@
+"""From AcceptanceFit and Cost to a ServingSchedule: the best tree at every batch and context, and where a rate settles.
+
+Trees of the neural draft only, each cell certified; `optimizer.plan` weighs retrieval too, at one context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.acceptance import RankAcceptance
+from optimizer.cost import Memory, Objective
+from optimizer.planner import solve_schedule
+from optimizer.schedule import Schedule, ScheduleProblem
+from reader_theory.documents import Cost, CostTable, DraftPolicy, Stamp, Trace
+from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
+from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+from reader_theory.serving.load import fixed_point_load, steps_of_request
+from reader_theory.trees.tree import DraftTree
+
+__all__ = ["schedule_problem", "serving_schedule"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int_]
+
+
+def serving_schedule(
+    fit: AcceptanceFit,
+    cost: Cost,
+    trace: Trace,
+    *,
+    rate_per_s: float,
+    slo_s: float | None = None,
+    batches: Sequence[int] | None = None,
+    contexts: Sequence[int] | None = None,
+    workloads: Sequence[str] | None = None,
+    max_nodes: int = 32,
+    max_depth: int = 8,
+    output_tokens: float | None = None,
+    prompt_tokens: float | None = None,
+    kv_tokens: int | None = None,
+) -> ServingSchedule:
+    """Choose a tree, a chain or nothing for every batch and context, and find where `rate_per_s` settles.
+
+    Parameters
+    ----------
+    fit, cost, trace : documents
+        Of a target with a neural draft; the trace gives the lengths of requests where none are given.
+    rate_per_s : float
+        Requests a second.
+    slo_s : float, optional
+        Most seconds a token of one request; cells that cannot keep it are infeasible.
+    batches, contexts : sequences of int, optional
+        The grid; what the cost was measured at when None.
+    kv_tokens : int, optional
+        Capacity of the cache, which caps batch and nodes.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no neural draft to plan for, or a number is not positive.
+    """
+    positive = [rate_per_s, *(x for x in (slo_s, output_tokens, prompt_tokens, kv_tokens) if x is not None)]
+    require(
+        all(np.isfinite(x) and x > 0 for x in positive),
+        "`rate_per_s`, `slo_s`, `output_tokens`, `prompt_tokens` and `kv_tokens` must be finite and above 0",
+        got=positive,
+        fix="Rates are requests a second, targets seconds a token.",
+    )
+    rows = tuple(sorted(set(batches or cost.target_forward.batch)))
+    columns = tuple(sorted(set(contexts or cost.target_forward.context)))
+    chosen = list(workloads or [each.workload for each in fit.workloads])
+    lengths = [(p.prompt_tokens, p.output_tokens) for p in trace.prompts if p.workload in chosen]
+    prompt, output = np.mean(lengths, axis=0).tolist() if lengths else (1.0, 1.0)
+    prompt, output = prompt_tokens or prompt, output_tokens or output
+    cells: list[ScheduleCell] = []
+    points: list[OperatingPoint] = []
+    solver = ""
+    for name in chosen:
+        table = fit.workload(name).rank_depth
+        problem = schedule_problem(
+            table, cost, batches=rows, contexts=columns, max_nodes=max_nodes, max_depth=max_depth, slo_s=slo_s,
+            kv_tokens=kv_tokens,
+        )  # fmt: skip
+        assert table is not None, "schedule_problem refuses a workload without a draft"
+        found = solve_schedule(problem)
+        solver = found.solver
+        cells += [_cell(name, table, found, b, c) for c in range(len(columns)) for b in range(len(rows))]
+        prefill_s = float(cost.target_forward.at(1, prompt, 0)) * cost.closure.value
+        points += [_point(name, found, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
+    assert cost.draft is not None, "schedule_problem refuses a cost without a draft"
+    return ServingSchedule(
+        stamp=Stamp.now(), target=cost.target, draft=cost.draft, device=cost.device, dtype=cost.dtype,
+        temperature=fit.temperature, fit=fit.fingerprint(), cost=cost.fingerprint(), rate_per_s=rate_per_s,
+        slo_s=slo_s, output_tokens=output, prompt_tokens=prompt, kv_tokens=kv_tokens, solver=solver,
+        cells=tuple(cells), points=tuple(points),
+    )  # fmt: skip
+
+
+def schedule_problem(
+    table: RankDepthFit | None,
+    cost: Cost,
+    *,
+    batches: tuple[int, ...],
+    contexts: tuple[int, ...],
+    max_nodes: int,
+    max_depth: int,
+    slo_s: float | None = None,
+    kv_tokens: int | None = None,
+) -> ScheduleProblem:
+    """The problem that a fitted table and a measured cost pose.
+
+    Drafting is charged by level for one node and by node for the others, at the steepest slope of the measured draft
+    forward, so that a step is never cheaper than its level widths make it.
+    """
+    require(
+        table is not None and cost.draft_forward is not None and cost.draft is not None,
+        "a schedule must have a neural draft, in the fit and in the cost",
+        got=f"a fit {'with' if table else 'without'} a draft, a cost {'with' if cost.draft_forward else 'without'}",
+        fix="Record and calibrate with --draft, or plan retrieval by `reader plan --batch ...` without --rate.",
+    )
+    assert table is not None and cost.draft_forward is not None
+    law = np.asarray(table.value, dtype=np.float64)[:max_depth]
+    acceptance = RankAcceptance(law / np.maximum(law.sum(axis=1, keepdims=True), 1.0))
+    rows, columns = np.array(batches)[:, None], np.array(contexts)[None, :]
+    each, slope = _drafting(cost.draft_forward, rows, columns, max_nodes)
+    nodes = np.arange(max_nodes + 1)
+    verify_s = cost.target_forward.at(rows[..., None], nodes + 1, columns[..., None])
+    around = cost.step_overhead_s.value + rows * (cost.verify_s.value + cost.commit_s.value)
+    verify_s = verify_s + np.where(nodes > 0, around[..., None] + slope[..., None] * nodes, 0.0)
+    verify_s[..., 0] += rows * cost.plain_overhead_s.value
+    draft_s = each[..., None] * np.arange(acceptance.depth + 1)
+    return ScheduleProblem(
+        (acceptance,), batches, tuple(float(c) for c in contexts), cost.closure.value * verify_s,
+        cost.closure.value * draft_s, None if kv_tokens is None else Memory(float(kv_tokens), 1.0),
+        objective=Objective() if slo_s is None else Objective("goodput", latency_target_s=slo_s),
+    )  # fmt: skip
+
+
+def _drafting(
+    table: CostTable, rows: NDArray[np.int_], columns: NDArray[np.int_], widest: int
+) -> tuple[Floats, Floats]:
+    """(B, C) seconds of a level of one node, and of each further node."""
+    width = np.arange(2, max(widest, 2) + 1)
+    one = table.at(rows, 1, columns)
+    secant = (table.at(rows[..., None], width, columns[..., None]) - one[..., None]) / (width - 1)
+    return one, np.maximum(secant.max(axis=-1), 0.0)
+
+
+def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int) -> ScheduleCell:
+    problem = found.problem
+    fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
+    tree = found.tree(b, c) if fits else DraftTree.empty()
+    value = float(found.value[b, c])
+    return ScheduleCell(
+        workload=workload,
+        context=int(problem.contexts[c]),
+        batch=problem.batches[b],
+        policy=DraftPolicy.of(tree) if fits else None,
+        tokens_per_step=_tokens(table, tree, found, b, c) if fits else None,
+        step_s=float(found.step_s[b, c]) if fits else None,
+        tokens_per_s=value if fits else 0.0,
+        speed_up=value / off if fits and off > 0 else None,
+        price=float(found.price[b, c]) if fits else 0.0,
+        gap=float(found.gap[b, c]),
+    )
+
+
+def _tokens(table: RankDepthFit, tree: DraftTree, found: Schedule, b: int, c: int) -> Estimate:
+    """Tokens a step, between the tree's under all lower and under all upper ends of the fitted table."""
+    ends: list[float] = []
+    for end in (table.low, table.high):
+        law = np.asarray(end, dtype=np.float64)[: found.problem.depth]
+        law = law / np.maximum(law.sum(axis=1, keepdims=True), 1.0)
+        ends.append(1.0 + float(RankAcceptance(law).path_probability(tree).sum()))
+    value = float(found.tokens_per_step[b, c])
+    return Estimate(value=value, low=min(ends[0], value), high=max(ends[1], value), origin="predicted")
+
+
+def _point(
+    workload: str, found: Schedule, c: int, rate: float, slo_s: float | None, output: float, prefill_s: float
+) -> OperatingPoint:
+    problem = found.problem
+    batches = np.array(problem.batches, dtype=np.float64)
+    nodes, tokens, seconds = found.nodes[:, c], found.tokens_per_step[:, c], found.step_s[:, c]
+    left = max(1 - rate * prefill_s, 0.0)
+    capacity = [
+        _capacity(b, t, s, output, prefill_s) if n >= 0 else 0.0
+        for b, n, t, s in zip(batches.tolist(), nodes.tolist(), tokens.tolist(), seconds.tolist(), strict=True)
+    ]
+    plain_s = problem.verify_s[:, c, 0]
+    allowed = np.ones(len(batches), dtype=bool) if slo_s is None else plain_s <= slo_s
+    plain = [
+        _capacity(b, 1.0, s, output, prefill_s) if fine else 0.0
+        for b, s, fine in zip(batches.tolist(), plain_s.tolist(), allowed.tolist(), strict=True)
+    ]
+    drafting = np.flatnonzero(nodes > 0)
+    last = int(drafting[-1]) if drafting.size else -1
+    quiet = [i for i in range(last + 1, len(batches)) if nodes[i] == 0]
+    off = {
+        "off_from_batch": int(batches[quiet[0]]) if quiet else None,
+        "stops_paying_per_s": (capacity[last] if last >= 0 else 0.0) if quiet else None,
+    }
+    shared = {
+        "workload": workload, "context": int(problem.contexts[c]), "capacity_per_s": max(capacity),
+        "off_capacity_per_s": max(plain), **off,
+    }  # fmt: skip
+    for b in range(len(batches)):
+        if capacity[b] < rate:
+            continue
+        by_batch = problem.draft_s[:, c, int(found.depth[b, c])] + problem.verify_s[:, c, int(nodes[b])]
+        load = fixed_point_load(
+            rate, lambda x, y=by_batch: float(np.interp(x, batches, y)), output_tokens=output,
+            tokens_per_step=float(tokens[b]), prefill_s=prefill_s, largest_batch=float(batches[-1]),
+        )  # fmt: skip
+        if not load.stable:
+            continue
+        step = float(np.interp(min(load.batch, batches[-1]), batches, by_batch))
+        gap = step / float(tokens[b]) / left
+        if slo_s is None or gap <= slo_s:
+            return OperatingPoint(
+                **shared, sustained=True, batch=int(batches[b]), running=load.batch, latency_s=load.latency_s,
+                seconds_per_token=gap,
+            )  # fmt: skip
+    return OperatingPoint(**shared, sustained=False, batch=None, running=None, latency_s=None, seconds_per_token=None)
+
+
+def _capacity(batch: float, tokens: float, step_s: float, output: float, prefill_s: float) -> float:
+    """Largest rate of a full batch: its requests in the time of their steps and of one another's prefills."""
+    return batch / (steps_of_request(output, tokens) * step_s + batch * prefill_s)

@@ -1,0 +1,87 @@
+"""ServingSchedule: what to draft at every batch and context, and where a request rate settles on that table."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.plan import DraftPolicy
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+
+__all__ = ["OperatingPoint", "ScheduleCell", "ServingSchedule"]
+
+
+class ScheduleCell(Frozen):
+    """The choice at one batch and context; no policy where nothing fits memory or meets the target."""
+
+    workload: str
+    context: int = Field(ge=0, description="cached tokens of a request")
+    batch: int = Field(ge=1)
+    policy: DraftPolicy | None
+    tokens_per_step: Estimate | None
+    step_s: float | None
+    tokens_per_s: float = Field(description="of the whole batch; 0 where nothing is feasible")
+    speed_up: float | None = Field(description="over plain decoding at the same batch; None where a limit forbids it")
+    price: float = Field(description="tokens that one more verified node must bring to pay for its time")
+    gap: float = Field(ge=0, description="certified gap of the tree under the fitted acceptance and the tabulated cost")
+
+
+class OperatingPoint(Frozen):
+    """Where the asked rate settles: Little's law on the schedule."""
+
+    workload: str
+    context: int
+    sustained: bool = Field(description="whether some batch of the schedule serves the rate within the target")
+    batch: int | None = Field(description="row of the schedule that serves it")
+    running: float | None = Field(description="mean requests in the engine")
+    latency_s: float | None = Field(description="mean seconds from arrival to the last token")
+    seconds_per_token: float | None
+    capacity_per_s: float = Field(description="largest rate that any row within the target sustains")
+    off_capacity_per_s: float = Field(description="the same for plain decoding")
+    off_from_batch: int | None = Field(description="smallest batch from which nothing is drafted; None if all draft")
+    stops_paying_per_s: float | None = Field(description="rate that the last drafting row sustains; None if all draft")
+
+
+class ServingSchedule(Document):
+    """The document that `plan --rate --slo` writes: trees of the neural draft over batch and context."""
+
+    newest: ClassVar[int] = 1
+    kind: Literal["serving_schedule"] = "serving_schedule"
+    schema_version: int = 1
+    target: str
+    draft: str
+    device: str
+    dtype: str
+    temperature: float
+    fit: str = Field(description="fingerprint of the AcceptanceFit")
+    cost: str = Field(description="fingerprint of the Cost")
+    rate_per_s: float = Field(gt=0, description="requests a second")
+    slo_s: float | None = Field(description="most seconds a token of one request; None for no target")
+    output_tokens: float
+    prompt_tokens: float
+    kv_tokens: int | None = Field(description="capacity of the cache that capped the batch; None where none was given")
+    solver: str
+    cells: tuple[ScheduleCell, ...]
+    points: tuple[OperatingPoint, ...]
+
+    def cell(self, workload: str, context: float, batch: int) -> ScheduleCell:
+        """The cell at the nearest context, and at the smallest batch >= `batch` or the largest there is.
+
+        Raises
+        ------
+        InvalidInputError
+            If the schedule knows no such workload.
+        """
+        known = [cell for cell in self.cells if cell.workload == workload]
+        require(
+            bool(known),
+            "`workload` must be one that was scheduled",
+            got=f"{workload!r}; there are {sorted({cell.workload for cell in self.cells})}",
+            fix="Choose one of these.",
+        )
+        nearest = min({cell.context for cell in known}, key=lambda there: abs(there - context))
+        row = sorted((cell for cell in known if cell.context == nearest), key=lambda cell: cell.batch)
+        return next((cell for cell in row if cell.batch >= batch), row[-1])
