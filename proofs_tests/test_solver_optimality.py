@@ -24,9 +24,10 @@ from reader_theory.trees.tree import DraftTree
 seeds = st.integers(0, 2**32 - 1)
 
 
-@given(seeds)
-def test_value_equals_exhaustive_search_to_eight_nodes(seed: int) -> None:
-    problem = random_problem("tree", np.random.default_rng(seed))
+@pytest.mark.parametrize("kind", ["tree", "levels"])
+@given(seed=seeds)
+def test_value_equals_exhaustive_search_to_eight_nodes(kind: str, seed: int) -> None:
+    problem = random_problem(kind, np.random.default_rng(seed))
     answer, truth = solve(problem), exhaustive.solve(problem)
     assert answer.status is truth.status
     assert answer.value == pytest.approx(truth.value, rel=1e-11)
