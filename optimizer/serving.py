@@ -14,7 +14,7 @@ from optimizer.acceptance import RankAcceptance
 from optimizer.cost import Memory, Objective
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
-from reader_theory.documents import Cost, CostTable, DraftPolicy, Stamp, Trace
+from reader_theory.documents import Candidate, Cost, CostTable, DraftPolicy, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
@@ -167,7 +167,24 @@ def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int) -
         speed_up=value / off if fits and off > 0 else None,
         price=float(found.price[b, c]) if fits else 0.0,
         gap=float(found.gap[b, c]),
+        candidates=_chains(found, b, c),
     )
+
+
+def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
+    """Off and every chain that memory and the target allow: what engines without trees run instead."""
+    problem = found.problem
+    table = problem.acceptance_at(c).conditionals
+    room = int(problem.most_nodes()[b, c])
+    weighed: list[Candidate] = []
+    for length in range(min(problem.depth, problem.nodes, room) + 1):
+        tokens = 1.0 + float(np.cumprod(table[:length, 0]).sum())
+        step_s = float(problem.draft_s[b, c, length] + problem.verify_s[b, c, length])
+        if problem.objective.allows(tokens, step_s):
+            name = DraftPolicy.of(DraftTree.chain(length)).name
+            rate = problem.batches[b] * tokens / step_s
+            weighed.append(Candidate(name=name, tokens_per_step=tokens, tokens_per_s=rate))
+    return tuple(weighed)
 
 
 def _tokens(table: RankDepthFit, tree: DraftTree, found: Schedule, b: int, c: int) -> Estimate:

@@ -114,6 +114,23 @@ def test_the_command_writes_a_document_that_reads_back(parts: Any) -> None:
     assert hopeless.exit_code == 3
 
 
+def test_a_schedule_exports_its_batches_to_vllm_with_the_loss_stated(parts: Any) -> None:
+    folder, told = parts[0], made(parts)
+    told.write(folder / "whole.json")
+    words = ["export", "vllm", str(folder / "whole.json"), "--output", str(folder / "vllm.json"), "--nearest", "--json"]
+    assert CliRunner().invoke(app, words).exit_code == 2, "it must ask which context"
+    done = CliRunner().invoke(app, [*words, "--context", "64", "--max-batch", "64"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    rows = {row["batch"]: row for row in said["rows"]}
+    assert sorted(rows) == list(BATCHES)
+    for batch, row in rows.items():
+        cell = told.cell("simulated", 64, batch)
+        weighed = {each.name: each.tokens_per_s for each in cell.candidates}
+        assert row["exported"] in weighed and row["tokens_per_s"] == pytest.approx(weighed[row["exported"]])
+        assert 0 <= row["lost_percent"] < 100 and max(weighed.values()) <= cell.tokens_per_s * (1 + 1e-12)
+
+
 @pytest.mark.parametrize(
     "words", [["--slo", "1"], ["--context", "64"], ["--scheduler", "tcp://x:1"], ["--rate", "-1"], ["--rate", "nan"]]
 )

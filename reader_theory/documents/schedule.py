@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
-from reader_theory.documents.plan import DraftPolicy
+from reader_theory.documents.plan import Candidate, DraftPolicy, Plan, PlanEntry, Prediction
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -27,6 +27,7 @@ class ScheduleCell(Frozen):
     speed_up: float | None = Field(description="over plain decoding at the same batch; None where a limit forbids it")
     price: float = Field(description="tokens that one more verified node must bring to pay for its time")
     gap: float = Field(ge=0, description="certified gap of the tree under the fitted acceptance and the tabulated cost")
+    candidates: tuple[Candidate, ...] = Field(default=(), description="chains and off that the limits allow")
 
 
 class OperatingPoint(Frozen):
@@ -85,3 +86,54 @@ class ServingSchedule(Document):
         nearest = min({cell.context for cell in known}, key=lambda there: abs(there - context))
         row = sorted((cell for cell in known if cell.context == nearest), key=lambda cell: cell.batch)
         return next((cell for cell in row if cell.batch >= batch), row[-1])
+
+    def plan(self, context: float) -> Plan:
+        """The schedule at the nearest context as a Plan, for engines and exports; infeasible cells are left out.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing is feasible at that context.
+        """
+        nearest = min({cell.context for cell in self.cells}, key=lambda there: abs(there - context))
+        entries = [
+            _entry(cell, self.solver) for cell in self.cells if cell.context == nearest and cell.policy is not None
+        ]
+        require(
+            bool(entries),
+            "`context` must be one at which some batch is feasible",
+            got=f"{nearest} tokens",
+            fix="Loosen the target, or give the cache more room.",
+        )
+        return Plan(
+            stamp=self.stamp, target=self.target, draft=self.draft, device=self.device, dtype=self.dtype,
+            temperature=self.temperature, verification="greedy" if self.temperature == 0 else "target_only",
+            fit=self.fit, cost=self.cost, prompts_per_workload=1, new_tokens=max(1, round(self.output_tokens)),
+            entries=tuple(entries),
+        )  # fmt: skip
+
+
+def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
+    tokens, step_s = cell.tokens_per_step, cell.step_s
+    assert cell.policy is not None and tokens is not None and step_s is not None, "only feasible cells are entries"
+    rate = tokens.scaled(cell.batch / step_s)
+    gain = cell.speed_up or 1.0
+    return PlanEntry(
+        workload=cell.workload,
+        batch=cell.batch,
+        policy=cell.policy,
+        prediction=Prediction(
+            tokens_per_step=tokens,
+            step_s=Estimate.exact(step_s, "predicted"),
+            tokens_per_s=rate,
+            speed_up=rate.scaled(gain / rate.value),
+            nodes_per_step=float(len(cell.policy.parents)),
+            terms_s={"step": step_s},
+        ),
+        price=max(cell.price, 0.0),
+        upper_bound_tokens_per_s=cell.tokens_per_s / (1 - cell.gap),
+        gap=cell.gap,
+        solver=solver,
+        certified=True,
+        candidates=cell.candidates,
+    )

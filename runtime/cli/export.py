@@ -35,6 +35,9 @@ def command(
     plan: options.PlanFile = Path("out/plan.json"),
     workload: Annotated[str | None, typer.Option(help="Workload of the plan; its only one when left out.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Which entry, for the engines that take one tree.")] = 1,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Of a schedule of `plan --rate`: which context, in cached tokens.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(help="How the engine runs the draft: draft_model, eagle3, STANDALONE, EAGLE3, Draft_Target, ..."),
@@ -56,9 +59,8 @@ def command(
     """
     path = output_path(output or Path(f"out/{engine.value}.json"), ".json")
     from optimizer.export import engine_format
-    from reader_theory.documents import Plan
 
-    planned = Plan.read(plan)
+    planned = _planned(plan, context)
     chosen = _workload(planned, workload)
     made = _export(planned, engine, chosen, batch, method, max_batch, nearest, dynamic_tree)
     files = _write(path, engine, made)
@@ -72,6 +74,27 @@ def command(
         print(facts["command_line"])
         if dynamic_tree:
             print("The engine grows its own tree: the plan's tokens a step are not a prediction for it.")
+
+
+def _planned(path: Path, context: int | None) -> Plan:
+    """The plan in a file, or a schedule's plan at one context: the one asked for, or its only one."""
+    from reader_theory.documents import Plan, read_document
+    from reader_theory.documents.schedule import ServingSchedule
+
+    kinds = {"plan": Plan, "serving_schedule": ServingSchedule}
+    read = read_document(path, kinds)
+    if isinstance(read, ServingSchedule):
+        known = sorted({cell.context for cell in read.cells})
+        require(
+            context is not None or len(known) == 1,
+            "`--context` must say which, where the schedule has several",
+            got=f"none; the schedule has {known}",
+            fix="Pass one of these.",
+        )
+        return read.plan(known[0] if context is None else context)
+    require(context is None, "`--context` must be left out for a plan", got=context, fix="A plan has one context.")
+    assert isinstance(read, Plan), "no other kind is read"
+    return read
 
 
 def _workload(plan: Plan, workload: str | None) -> str:
