@@ -25,9 +25,10 @@ Spare = Callable[[Request], int]
 
 
 def most_nodes(policy: DraftPolicy) -> int:
-    """Most nodes that a row verifies in a step, the root included."""
+    """Most nodes that a row verifies, or that the draft is asked at, in a step, the root included."""
     if policy.joined is not None:
-        return 1 + policy.joined.nodes
+        joined = policy.joined
+        return 1 + max(joined.nodes, len(policy.parents) or joined.levels * (joined.width + 1))
     return 1 + len(policy.parents) + (policy.retrieval.max_tokens if policy.retrieval else 0)
 
 

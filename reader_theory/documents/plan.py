@@ -55,6 +55,13 @@ class DraftPolicy(Frozen):
             got=str(self.retrieval or self.skip_draft_at_match),
             fix="Leave them out: `joined` has retrieval in its tree, and `skip_draft_at` for the draft.",
         )
+        highest = max(self.ranks, default=0)
+        require(
+            self.joined is None or highest < self.joined.candidates,
+            "the ranks of a joined policy's tree must be among its `candidates`",
+            got=f"rank {highest}",
+            fix="Offer more candidates, or take a narrower tree.",
+        )
         return self
 
     @property

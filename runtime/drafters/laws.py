@@ -66,9 +66,14 @@ class NeuralLaws:
         self.addresses = self._headers.ctypes.data + self._headers.strides[0] * np.arange(rows)
 
     def top(self, logits: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Likeliest tokens of (rows, Q, V) logits and their probabilities, each (rows, Q, width), descending."""
-        best = torch.softmax(logits.float(), dim=-1).topk(self.width, dim=-1)
-        return best.indices.cpu().numpy().astype(np.int32), best.values.cpu().numpy().astype(np.float64)
+        """Likeliest tokens of (rows, Q, V) logits and their probabilities, each (rows, Q, width), descending.
+
+        Where V is below the width, the rest is token 0 with probability 0, which nothing offers.
+        """
+        best = torch.softmax(logits.float(), dim=-1).topk(min(self.width, logits.shape[-1]), dim=-1)
+        missing = ((0, 0), (0, 0), (0, self.width - best.values.shape[-1]))
+        tokens = np.pad(best.indices.cpu().numpy().astype(np.int32), missing)
+        return tokens, np.pad(best.values.cpu().numpy().astype(np.float64), missing)
 
     def add(
         self,

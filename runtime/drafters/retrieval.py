@@ -267,7 +267,10 @@ class GrownBatch(NamedTuple):
         tokens, parents = self.tokens[row, :size].tolist(), self.parents[row, :size].tolist()
         if size <= depth:
             return tokens, parents
-        place, kept, above, depths = [], [], [], []
+        place: list[int] = []
+        kept: list[int] = []
+        above: list[int] = []
+        depths: list[int] = []
         for token, parent in zip(tokens, parents, strict=True):
             depths.append(1 + (depths[parent] if parent >= 0 else 0))
             place.append(len(kept))

@@ -1,0 +1,232 @@
+"""Joined drafting beside its two sources: tokens a step at equal nodes on the workloads of the house models.
+
+    python -m proofs_tests.benchmarks.joined [--prompts 16] [--new-tokens 96] [--quick]
+
+The target answers prompts once, greedily and at temperature 1; each drafter is then replayed on these outputs, which
+is exact for rules that follow the target's own tokens. Maps are fitted on other prompts than the ones that are
+replayed. Nodes are the ones verified, the root not counted; a source is read off its own curve, linear between
+measured points, at the nodes that the joined tree used. Greedy text of small models repeats itself, which flatters
+retrieval: temperature 1 has little of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from optimizer.acceptance import RankAcceptance
+from optimizer.solvers.best_first import best_first_order
+from proofs_tests.benchmarks._report import write_report
+from reader_theory.acceptance.calibration import draft_scores, expected_calibration_error
+from reader_theory.documents import JoinedPolicy, Trace
+from reader_theory.trees import DraftTree
+from runtime.drafters.joined import JoinedDrafter
+from runtime.drafters.neural import NeuralDrafter
+from runtime.drafters.offers import OffersFit, fit_offers, record_offers
+from runtime.drafters.retrieval import RetrievalIndex
+from runtime.drafters.trie import DraftTrie
+from runtime.engine import Engine
+from runtime.models.house import house_folder
+from runtime.models.load import load_model, load_tokenizer
+from runtime.models.target import LanguageModel
+from runtime.prompts import PromptTokens, house_prompts
+from runtime.record import trace_of
+from runtime.sampling_params import SamplingParams
+
+BUDGETS = (2, 4, 8, 16, 32, 64)
+JOINED_AT = (4, 8, 16, 32)
+LEVELS, BATCH = 5, 8
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass
+class Row:
+    """A request in replay."""
+
+    index: RetrievalIndex
+    output: list[int]
+    at: int = 1
+
+
+def answers(target: LanguageModel, prompts: Sequence[PromptTokens], temperature: float, tokens: int) -> list[Pair]:
+    """Prompts and the target's own outputs."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    engine = Engine(target, max_batch=BATCH, max_context=longest + tokens + 2)
+    params = SamplingParams(temperature=temperature, max_new_tokens=tokens, seed=1)
+    done = engine.generate([prompt.tokens for prompt in prompts], params)
+    return [(p.tokens, np.array(d.tokens, dtype=np.int64)) for p, d in zip(prompts, done, strict=True)]
+
+
+def replay(
+    draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequence[Pair], static: DraftTree | None = None
+) -> dict[str, float]:
+    """Tokens, nodes and draft-side seconds a row and step; the first token comes from the prompt's forward."""
+    slots = max(len(p) + len(o) for p, o in pairs) + LEVELS * (policy.width + 1) + 64
+    steps = emitted = nodes = 0
+    spent = 0.0
+    for low in range(0, len(pairs), BATCH):
+        part = pairs[low : low + BATCH]
+        neural = None if draft is None else NeuralDrafter(draft, len(part), slots)
+        drafter, rows = JoinedDrafter(neural), []
+        for number, (prompt, output) in enumerate(part):
+            rows.append(Row(RetrievalIndex(np.append(prompt, output[0]).astype(np.int32)), output.tolist()))
+            if neural is not None:
+                neural.join(number, np.append(prompt, output[0]))
+        while rows:
+            began = perf_counter()
+            grown, _ = drafter.propose(policy, [row.index for row in rows], np.full(len(rows), policy.nodes), static)
+            spent += perf_counter() - began
+            for number, row in enumerate(rows):
+                trie = DraftTrie(row.output[row.at - 1])
+                trie.add_tree(*grown.down_to(number, 1 << 30))
+                ahead = [*row.output[row.at :], -1]
+                _, tokens = trie.follow(lambda path, ahead=ahead: ahead[min(len(path), len(ahead)) - 1])
+                kept = [token for token in tokens if token >= 0]
+                row.index.extend(np.array(kept, np.int32))
+                if neural is not None:
+                    neural.extend(number, kept)
+                steps, emitted, nodes = steps + 1, emitted + len(kept), nodes + len(trie) - 1
+                row.at += len(kept)
+            for number in range(len(rows) - 1, -1, -1):
+                if rows[number].at >= len(rows[number].output):
+                    last = rows.pop()
+                    if number < len(rows):
+                        rows[number] = last
+                        if neural is not None:
+                            neural.move_row(len(rows), number)
+    return {
+        "tokens_per_step": emitted / steps,
+        "nodes_per_step": nodes / steps,
+        "drafting_ms_per_row_step": spent / steps * 1e3,
+    }
+
+
+def static_trees(trace: Trace, workload: str) -> dict[int, DraftTree]:
+    """Best trees of every budget under the draft's ranks, as a plan for one source would choose them."""
+    rank = trace.columns["draft_rank"][trace.rows(workload)]
+    share = np.bincount(rank[rank >= 0], minlength=trace.candidates) / len(rank)
+    whole, _ = best_first_order(RankAcceptance(np.tile(share, (LEVELS + 1, 1))), max(BUDGETS), LEVELS + 1)
+    return {n: DraftTree(whole.parents[:n], whole.ranks[:n]).by_level() for n in BUDGETS}
+
+
+def neural_static(draft: LanguageModel, trees: dict[int, DraftTree], pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    """Replay of the draft's static trees alone."""
+    rows = []
+    for nodes, tree in trees.items():
+        steps = emitted = 0
+        for prompt, output in pairs:
+            drafter = NeuralDrafter(draft, 1, len(prompt) + len(output) + nodes + 2)
+            drafter.join(0, np.append(prompt, output[0]))
+            at, text = 1, output.tolist()
+            while at < len(text):
+                trie = DraftTrie(text[at - 1])
+                trie.add_tree(drafter.propose(1, tree)[0].tolist(), tree.parents.tolist())
+                ahead = [*text[at:], -1]
+                _, tokens = trie.follow(lambda path, ahead=ahead: ahead[min(len(path), len(ahead)) - 1])
+                kept = [token for token in tokens if token >= 0]
+                drafter.extend(0, kept)
+                at, steps, emitted = at + len(kept), steps + 1, emitted + len(kept)
+        rows.append({"budget": nodes, "tokens_per_step": emitted / steps, "nodes_per_step": float(nodes)})
+    return rows
+
+
+def at_nodes(curve: list[dict[str, float]], nodes: float) -> float:
+    """Tokens a step of a measured curve at so many nodes; flat beyond its last point."""
+    points = sorted((row["nodes_per_step"], row["tokens_per_step"]) for row in curve)
+    return float(np.interp(nodes, [0.0, *(x for x, _ in points)], [1.0, *(y for _, y in points)]))
+
+
+def errors(fit: OffersFit, trace: Trace, workload: str) -> dict[str, Any]:
+    """Expected calibration error before and after, by who offered the token."""
+    found: dict[str, Any] = {
+        name: {"raw": one.raw_error, "mapped": one.error} for name, one in fit.calibrations.items()
+    }
+    alone = draft_scores(trace, workload)
+    found["draft's own probability"] = {"raw": expected_calibration_error(alone.score, alone.right)}
+    return found
+
+
+def one_workload(
+    target: LanguageModel, draft: LanguageModel, prompts: dict[str, list[PromptTokens]], temperature: float, tokens: int
+) -> dict[str, Any]:
+    pairs = {split: answers(target, chosen, temperature, tokens) for split, chosen in prompts.items()}
+    workload = prompts["fit"][0].workload
+    outputs = [output for _, output in pairs["fit"]]
+    trace = trace_of(target, draft, prompts["fit"], outputs, temperature=temperature)
+    fit = fit_offers(record_offers(draft, pairs["fit"]))
+    test, trees = pairs["test"], static_trees(trace, workload)
+
+    def grown(name: str, model: LanguageModel | None, budgets: Sequence[int], **options: Any) -> list[dict[str, Any]]:
+        static = options.pop("static", None)
+        rows = []
+        for nodes in budgets:
+            policy = JoinedPolicy(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
+            found = replay(model, policy, test, static[nodes] if static else None)
+            rows.append({"budget": nodes, "price": policy.price, **found})
+            print(
+                f"  {name:26s}{nodes:4d} nodes, price {policy.price:<5g} {found['tokens_per_step']:6.3f} tokens a step"
+                f" at {found['nodes_per_step']:5.1f} nodes, drafting {found['drafting_ms_per_row_step']:6.2f} ms",
+                flush=True,
+            )
+        return rows
+
+    curves = {
+        "retrieval": grown("retrieval", None, BUDGETS, maps=fit.maps),
+        "draft, dynamic": grown("draft, dynamic", draft, BUDGETS, retrieval=False, maps=fit.maps),
+        "draft, static": neural_static(draft, trees, test),
+        "joined, dynamic": grown("joined, dynamic", draft, JOINED_AT, maps=fit.maps),
+        "joined, static": grown("joined, static", draft, JOINED_AT, maps=fit.maps, static=trees),
+        "joined, not calibrated": grown("joined, not calibrated", draft, JOINED_AT),
+        "joined, by price": [
+            row for p in (0.2, 0.1, 0.05) for row in grown("joined, by price", draft, (64,), maps=fit.maps, price=p)
+        ],
+    }
+    beside = []
+    for row in curves["joined, dynamic"]:
+        sources = {
+            name: at_nodes(curves[name], row["nodes_per_step"])
+            for name in ("retrieval", "draft, dynamic", "draft, static")
+        }
+        better = max(sources, key=lambda name: sources[name])
+        ratio = row["tokens_per_step"] / sources[better]
+        beside.append({"nodes": row["nodes_per_step"], "joined": row["tokens_per_step"], **sources, "ratio": ratio})
+        print(f"  at {row['nodes_per_step']:5.1f} nodes: joined {row['tokens_per_step']:.3f}, {better} "
+              f"{sources[better]:.3f}, ratio {ratio:.3f}", flush=True)  # fmt: skip
+    calibration = errors(fit, trace, workload)
+    print("  calibration error " + ", ".join(f"{k} {v['raw']:.4f} -> {v.get('mapped', float('nan')):.4f}"
+                                              for k, v in calibration.items()), flush=True)  # fmt: skip
+    return {"curves": curves, "at_equal_nodes": beside, "calibration_error": calibration}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16, help="a workload and split")
+    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--workloads", nargs="*")
+    parser.add_argument("--temperatures", nargs="*", type=float, default=[0.0, 1.0])
+    parser.add_argument("--name", default="joined")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    target, draft = load_model(house_folder("target")), load_model(house_folder("draft"))
+    tokenizer = load_tokenizer(house_folder("target"))
+    splits = {split: house_prompts(options.workloads, split, tokenizer, options.prompts) for split in ("fit", "test")}
+    payload: dict[str, Any] = {"prompts": options.prompts, "new_tokens": options.new_tokens, "levels": LEVELS}
+    for temperature in options.temperatures:
+        for workload in dict.fromkeys(prompt.workload for prompt in splits["fit"]):
+            print(f"{workload}, temperature {temperature:g}", flush=True)
+            chosen = {split: [p for p in prompts if p.workload == workload] for split, prompts in splits.items()}
+            payload[f"{workload}, temperature {temperature:g}"] = one_workload(
+                target, draft, chosen, temperature, options.new_tokens
+            )
+    print(write_report(options.name, payload))
+
+
+if __name__ == "__main__":
+    main()
