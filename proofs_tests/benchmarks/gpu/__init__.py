@@ -1,0 +1,1 @@
+"""Parts of `proofs_tests.benchmarks.gpu_validation`."""

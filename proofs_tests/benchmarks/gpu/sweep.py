@@ -1,0 +1,123 @@
+"""Sweep: policies by batch and context on one pair of models; real tokens, real acceptance, real cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from proofs_tests.benchmarks.gpu.models import Pair, prompts
+from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
+from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.trees import DraftTree
+from runtime.graphs.buckets import Bucket
+from runtime.graphs.engine import GraphEngine
+from runtime.graphs.forward import StaticForward
+from runtime.sampling_params import SamplingParams
+from runtime.timing import StepTiming
+
+WARM_STEPS = 2
+RETRIEVAL = RetrievalPolicy(min_match=2, offset=1, factor=1, max_tokens=8)
+WIDE = DraftTree.from_rank_paths(
+    [(0,), (1,), (2,), (3,), (0, 0), (0, 1), (1, 0), (2, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 0)]
+)
+NARROW = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
+POLICIES: dict[str, DraftPolicy] = {
+    "off": DraftPolicy(),
+    "chain 2": DraftPolicy.of(DraftTree.chain(2)),
+    "chain 4": DraftPolicy.of(DraftTree.chain(4)),
+    "tree 5": DraftPolicy.of(NARROW),
+    "tree 13": DraftPolicy.of(WIDE),
+    "retrieval": DraftPolicy(retrieval=RETRIEVAL),
+    "tree 5 + retrieval": DraftPolicy.of(NARROW, RETRIEVAL),
+}
+
+
+def sweep(
+    pair: Pair, settings: Settings, clock: Clock, names: tuple[str, ...] = tuple(POLICIES)
+) -> list[dict[str, Any]]:
+    """A row a batch, context, policy and round; requests go on from policy to policy, so that prompts are read once."""
+    rows: list[dict[str, Any]] = []
+    for context in settings.contexts:
+        for batch in settings.batches:
+            rows += _cell(pair, settings, clock, batch, context, names)
+    return rows
+
+
+def _cell(
+    pair: Pair, settings: Settings, clock: Clock, batch: int, context: int, names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    if clock.left_s < 0.25 * settings.limit_s:
+        clock.left_out.append(f"{pair.name}, batch {batch}, context {context}")
+        return []
+    steps = WARM_STEPS + settings.steps
+    most = len(names) * settings.rounds * steps * 14
+    room = context + most + 8
+    engine = GraphEngine(pair.target, pair.draft, max_batch=batch, max_context=room, contexts=_contexts(context, room))
+    for prompt in prompts(settings, context, batch):
+        engine.add(prompt, SamplingParams(max_new_tokens=most))
+    rows: list[dict[str, Any]] = []
+    for turn in range(settings.rounds):
+        for name in names:
+            engine.use(POLICIES[name])
+            for _ in range(WARM_STEPS):
+                engine.step()
+            engine.timings.clear()
+            for _ in range(settings.steps):
+                engine.step()
+            rows.append({"pair": pair.name, "batch": batch, "context": context, "policy": name, "round": turn})
+            rows[-1] |= _summary(engine, engine.timings) | {"fallbacks": len(engine.fallbacks)}
+    rows.append(_forward_alone(pair, settings, engine, batch, context))
+    return rows
+
+
+def _contexts(context: int, room: int) -> tuple[int, ...]:
+    """Buckets a little above the context, so that padding costs little: multiples of 256 up to what is needed."""
+    first = -(-(context + 64) // 256) * 256
+    return tuple(range(first, room + 512, 256))
+
+
+def _summary(engine: GraphEngine, steps: list[StepTiming]) -> dict[str, Any]:
+    step_s = np.array([step.step_s for step in steps])
+    rows = np.array([step.rows for step in steps])
+    emitted = sum(step.emitted for step in steps)
+    longest = int(engine.cache.lengths.max())
+    widths = [engine.buckets.pick(int(step.rows), int(step.width), longest) for step in steps]
+    return {
+        "step_s": float(np.median(step_s)),
+        "spread_s": [float(step_s.min()), float(step_s.max())],
+        "tokens_per_step": emitted / float(rows.sum()),
+        "tokens_per_s": emitted / float(step_s.sum()),
+        "width": float(np.median([bucket.nodes for bucket in widths])),
+        "slots": float(np.median([bucket.context for bucket in widths])),
+        "levels": engine.tree.depth,
+    }
+
+
+def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: int, context: int) -> dict[str, Any]:
+    """Seconds of the target's forward of one token a row, beside its bytes: what plain decoding cannot go below."""
+    engine.use(DraftPolicy())
+    longest = int(engine.cache.lengths.max())
+    bucket = engine.buckets.pick(batch, 1, longest)
+    seconds = median_s(_captured(pair, engine, bucket), settings.device)
+    return {
+        "pair": pair.name,
+        "batch": batch,
+        "context": context,
+        "policy": "forward alone",
+        "step_s": seconds,
+        "floor_bytes": pair.weight_bytes + pair.kv_bytes(batch * longest),
+    }
+
+
+def _captured(pair: Pair, engine: GraphEngine, bucket: Bucket) -> Any:
+    import torch
+
+    from runtime.graphs.capture import Captured
+
+    forward = StaticForward(pair.target, engine.cache, *bucket)
+    device = pair.target.device
+    tokens = torch.zeros((bucket.rows, bucket.nodes), dtype=torch.int64, device=device)
+    lengths = torch.from_numpy(np.resize(engine.cache.lengths, bucket.rows)).to(device)
+    one, zero = torch.ones_like(lengths), torch.zeros_like(lengths)
+    return Captured(lambda: forward(tokens, tokens - 1, one, lengths, zero), device, engine.graphs)

@@ -1,0 +1,204 @@
+"""CPU twins of the kernels against the floor of bytes moved, one thread, sizes past the cache.
+
+The floor is the bytes that a kernel must read and write (each input once, each output once) at the rates of a plain
+read, a plain fill and a plain copy, measured in the same run. Goal: at most 1.5 times the floor.
+
+    python -m proofs_tests.benchmarks.kernels
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from proofs_tests.benchmarks._report import write_report
+from runtime.kernels.commit import KVPool, commit
+from runtime.kernels.match import suffix_match, trie_lookup
+from runtime.kernels.merge import merge_candidates
+from runtime.kernels.tree_inputs import fill_tree_inputs
+from runtime.kernels.verify import verify_greedy, verify_rejection, verify_target_only, verify_without_replacement
+
+GOAL = 1.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel on arguments past the cache, and the bytes that it must move."""
+
+    name: str
+    run: Callable[[int], Any]
+    read_bytes: int
+    written_bytes: int
+    size: str
+
+
+def seconds(run: Callable[[int], Any], repeats: int) -> list[float]:
+    """Seconds of each repeat, after one that is not counted."""
+    run(0)
+    times: list[float] = []
+    for repeat in range(1, repeats + 1):
+        start = time.perf_counter()
+        run(repeat)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def rates(megabytes: int, repeats: int) -> dict[str, float]:
+    """Bytes a second of a plain read (a maximum), a fill, and a copy (bytes read and written counted)."""
+    a = np.random.default_rng(0).random(megabytes << 17)
+    b = np.empty_like(a)
+    return {
+        "read": a.nbytes / float(np.median(seconds(lambda _: a.max(), repeats))),
+        "fill": a.nbytes / float(np.median(seconds(lambda i: b.fill(i), repeats))),
+        "copy": 2 * a.nbytes / float(np.median(seconds(lambda _: np.copyto(b, a), repeats))),
+    }
+
+
+def floor_s(case: Case, rate: dict[str, float]) -> float:
+    """Copied bytes at the rate of a copy; what is only read or only written at its own."""
+    both = min(case.read_bytes, case.written_bytes)
+    return (
+        2 * both / rate["copy"] + (case.read_bytes - both) / rate["read"] + (case.written_bytes - both) / rate["fill"]
+    )
+
+
+def verification(rng: np.random.Generator, scale: int) -> list[Case]:
+    """Greedy and target-only on paths that are accepted to the end; rejection of every first draft."""
+    batch, width, vocabulary = 4 * scale, 5, 32_000
+    logits = rng.normal(size=(batch, width, vocabulary)).astype(np.float32)
+    parents = np.tile(np.arange(width) - 1, (batch, 1))
+    best = np.concatenate([np.zeros((batch, 1), np.int64), logits[:, :-1].argmax(-1)], axis=1)
+    counts, hot = np.full(batch, width), np.ones(batch)
+    zero = np.zeros((batch, width))
+    first = np.concatenate([np.zeros((batch, 1), np.int64), np.zeros((batch, width - 1), np.int64)], axis=1)
+    target = rng.random((batch, 2, vocabulary))
+    draft = rng.random((batch, 2, vocabulary))
+    target[:, 0, 1] = 0.0
+    target, draft = (x / x.sum(-1, keepdims=True) for x in (target, draft))
+    pair = np.tile([[0, 1]], (batch, 1)), np.tile([[-1, 0]], (batch, 1)), np.full(batch, 2)
+    uniform = np.full((batch, 2), 0.999)
+    rejected = dict(target=target, draft=draft, tokens=pair[0], parents=pair[1], counts=pair[2])
+    rejected |= dict(acceptance=uniform, recovery=uniform)
+    row = vocabulary * 8 * batch
+    shape = f"{batch} rows, {vocabulary} tokens"
+    return [
+        Case("verify_greedy", lambda _: verify_greedy(logits, best, parents, counts), logits.nbytes, 0, shape),
+        Case(
+            "verify_target_only",
+            lambda _: verify_target_only(logits, hot, first, parents, counts, zero),
+            logits.nbytes,
+            0,
+            shape,
+        ),
+        Case("verify_rejection", lambda _: verify_rejection(**rejected), 2 * row, row, shape),
+        Case("verify_without_replacement", lambda _: verify_without_replacement(**rejected), 2 * row, 2 * row, shape),
+    ]
+
+
+def movement(rng: np.random.Generator, scale: int) -> list[Case]:
+    """Masks of many rows, and commits whose entries lie far apart and are cold in every repeat."""
+    batch, queries, width = 2 * scale, 33, 4096
+    mask, positions = np.empty((batch, queries, width), np.float32), np.empty((batch, queries), np.int64)
+    parents = np.tile((np.arange(queries) - 1) // 2, (batch, 1))
+    parents[:, 0] = -1
+    counts, lengths = np.full(batch, queries), rng.integers(1000, 4000, batch)
+    scratch = np.zeros(batch, np.int64)
+    layers, rows, heads, slots, dim = 8, scale // 2, 8, 1024, 128
+    stores = [torch.zeros((rows, heads, slots, dim), dtype=torch.bfloat16).normal_() for _ in range(2 * layers)]
+    pool = KVPool.of(stores[::2], stores[1::2])
+    path = np.tile(np.arange(8) * 3 + 1, (rows, 1))
+    kept = np.full(rows, path.shape[1])
+    moved = 2 * layers * rows * heads * path.shape[1] * pool.entry_bytes
+
+    def move(repeat: int) -> None:
+        commit(pool, np.full(rows, 32 * (repeat % 28)), path, kept)
+
+    def inputs(_: int) -> None:
+        fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, -3e38)
+
+    return [
+        Case("fill_tree_inputs", inputs, 0, mask.nbytes, f"{batch} rows, {queries} nodes, {width} slots"),
+        Case("commit", move, moved, moved, f"{layers} layers, {rows} rows, {heads} heads, 8 entries of 256 bytes"),
+    ]
+
+
+def search(rng: np.random.Generator, scale: int) -> list[Case]:
+    """Texts of many tokens, and many tries."""
+    text = rng.integers(0, 32_000, (scale, 1 << 16)).astype(np.int32)
+    lengths = np.full(scale, text.shape[1])
+    batch, size = 1024 * scale, 32
+    parents = np.tile((np.arange(size) - 1) // 2, (batch, 1))
+    tokens = rng.integers(0, 32_000, (batch, size))
+    chance = rng.random((batch, size))
+    root, budgets = np.zeros(batch, np.int64), np.full(batch, 16)
+    above = np.maximum(parents, -1)
+    above[:, 0] = -1
+    counts = np.full(batch, size)
+    query = np.ascontiguousarray(tokens[:, [1, 3, 7, 15]])
+    offered = tokens.nbytes + parents.nbytes + chance.nbytes
+    out = batch * (17 * 24 + 8)
+    return [
+        Case("suffix_match", lambda _: suffix_match(text, lengths), text.nbytes, 0, f"{scale} texts of 65536 tokens"),
+        Case(
+            "merge_candidates",
+            lambda _: merge_candidates(root, tokens, above, chance, budgets, 16, 0.1),
+            offered,
+            out,
+            f"{batch} rows of {size} candidates",
+        ),
+        Case(
+            "trie_lookup",
+            lambda _: trie_lookup(tokens, above, counts, query),
+            tokens.nbytes // 2 + parents.nbytes // 2 + query.nbytes,
+            query.nbytes,
+            f"{batch} tries of {size} nodes",
+        ),
+    ]
+
+
+def measure(scale: int, repeats: int) -> dict[str, Any]:
+    """Rates of the machine and one row a kernel."""
+    rate = rates(16 * scale, repeats)
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for case in (case for make in (verification, movement, search) for case in make(rng, scale)):
+        times = seconds(case.run, repeats)
+        floor, took = floor_s(case, rate), float(np.median(times))
+        rows.append(
+            {
+                "kernel": case.name,
+                "size": case.size,
+                "read_bytes": case.read_bytes,
+                "written_bytes": case.written_bytes,
+                "floor_s": floor,
+                "median_s": took,
+                "spread_s": [min(times), max(times)],
+                "over_floor": took / floor,
+                "meets_goal": took <= GOAL * floor,
+            }
+        )
+    return {"threads": 1, "repeats": repeats, "goal": GOAL, "bytes_per_s": rate, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=int, default=32, help="of the sizes; 32 is past any cache")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    args = parser.parse_args()
+    found = measure(args.scale, args.repeats)
+    if not args.no_write:
+        write_report("kernels", found)
+    print({name: f"{rate / 1e9:.1f} GB/s" for name, rate in found["bytes_per_s"].items()})
+    for row in found["rows"]:
+        print(f"{row['kernel']:28} {1e3 * row['median_s']:8.2f} ms  {row['over_floor']:5.2f} x floor  {row['size']}")
+
+
+if __name__ == "__main__":
+    main()
