@@ -218,14 +218,19 @@ def _point(
     drafting = np.flatnonzero(nodes > 0)
     last = int(drafting[-1]) if drafting.size else -1
     quiet = [i for i in range(last + 1, len(batches)) if nodes[i] == 0]
-    off = {
-        "off_from_batch": int(batches[quiet[0]]) if quiet else None,
-        "stops_paying_per_s": (capacity[last] if last >= 0 else 0.0) if quiet else None,
-    }
-    shared = {
-        "workload": workload, "context": int(problem.contexts[c]), "capacity_per_s": max(capacity),
-        "off_capacity_per_s": max(plain), **off,
-    }  # fmt: skip
+    unmet = OperatingPoint(
+        workload=workload,
+        context=int(problem.contexts[c]),
+        sustained=False,
+        batch=None,
+        running=None,
+        latency_s=None,
+        seconds_per_token=None,
+        capacity_per_s=max(capacity),
+        off_capacity_per_s=max(plain),
+        off_from_batch=int(batches[quiet[0]]) if quiet else None,
+        stops_paying_per_s=(capacity[last] if last >= 0 else 0.0) if quiet else None,
+    )
     for b in range(len(batches)):
         if capacity[b] < rate:
             continue
@@ -239,11 +244,9 @@ def _point(
         step = float(np.interp(min(load.batch, batches[-1]), batches, by_batch))
         gap = step / float(tokens[b]) / left
         if slo_s is None or gap <= slo_s:
-            return OperatingPoint(
-                **shared, sustained=True, batch=int(batches[b]), running=load.batch, latency_s=load.latency_s,
-                seconds_per_token=gap,
-            )  # fmt: skip
-    return OperatingPoint(**shared, sustained=False, batch=None, running=None, latency_s=None, seconds_per_token=None)
+            met = {"sustained": True, "batch": int(batches[b]), "running": load.batch}
+            return unmet.model_copy(update={**met, "latency_s": load.latency_s, "seconds_per_token": gap})
+    return unmet
 
 
 def _capacity(batch: float, tokens: float, step_s: float, output: float, prefill_s: float) -> float:
