@@ -42,14 +42,15 @@ def forward_trees(
     lengths = cache.lengths[:batch]
     written = np.zeros(batch, dtype=np.int64) if scratch is None else scratch
     width = cache.begin(lengths + written, queries, model.device)
-    positions = np.empty((batch, queries), dtype=np.int64)
-    mask = np.empty((batch, queries, width), dtype=np.float32)
-    fill_tree_inputs(mask, positions, parents, counts, lengths, written, np.float32(hidden_value(model.dtype)))
+    positions = torch.empty((batch, queries), dtype=torch.int64)
+    mask = torch.empty((batch, queries, width), dtype=model.dtype)
+    above = np.ascontiguousarray(parents)
+    fill_tree_inputs(mask, positions, above, counts, lengths, written, hidden_value(model.dtype))
     alone = batch == 1 and queries == 1 and written[0] == 0
     return model.logits(
         torch.from_numpy(tokens).to(model.device),
-        torch.from_numpy(positions).to(model.device),
-        None if alone else torch.from_numpy(mask).unsqueeze(1).to(model.device, model.dtype),
+        positions.to(model.device),
+        None if alone else mask.unsqueeze(1).to(model.device),
         cache,
     )
 
