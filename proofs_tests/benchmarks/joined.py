@@ -1,6 +1,6 @@
 """Joined drafting beside its two sources: tokens a step at equal nodes on the workloads of the house models.
 
-    python -m proofs_tests.benchmarks.joined [--prompts 16] [--new-tokens 96] [--quick]
+    python -m proofs_tests.benchmarks.joined [--prompts 16] [--fit-prompts 24] [--new-tokens 96]
 
 The target answers prompts once, greedily and at temperature 1; each drafter is then replayed on these outputs, which
 is exact for rules that follow the target's own tokens. Maps are fitted on other prompts than the ones that are
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import RankAcceptance
 from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
-from reader_theory.acceptance.calibration import draft_scores, expected_calibration_error
+from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
 from reader_theory.documents import JoinedPolicy, Trace
 from reader_theory.trees import DraftTree
 from runtime.drafters.joined import JoinedDrafter
@@ -143,11 +143,17 @@ def at_nodes(curve: list[dict[str, float]], nodes: float) -> float:
     return float(np.interp(nodes, [0.0, *(x for x, _ in points)], [1.0, *(y for _, y in points)]))
 
 
-def errors(fit: OffersFit, trace: Trace, workload: str) -> dict[str, Any]:
-    """Expected calibration error before and after, by who offered the token."""
-    found: dict[str, Any] = {
-        name: {"raw": one.raw_error, "mapped": one.error} for name, one in fit.calibrations.items()
-    }
+def errors(fit: OffersFit, offered: dict[str, Scored], trace: Trace, workload: str) -> dict[str, Any]:
+    """Expected calibration error on the prompts of the test, before and after the maps, by who offered the token."""
+    found: dict[str, Any] = {}
+    for name, one in offered.items():
+        if name in fit.calibrations:
+            mapped = fit.calibrations[name](one.score)
+            found[name] = {
+                "raw": expected_calibration_error(one.score, one.right),
+                "mapped": expected_calibration_error(mapped, one.right),
+                "tokens": int(one.score.size),
+            }
     alone = draft_scores(trace, workload)
     found["draft's own probability"] = {"raw": expected_calibration_error(alone.score, alone.right)}
     return found
@@ -199,7 +205,7 @@ def one_workload(
         beside.append({"nodes": row["nodes_per_step"], "joined": row["tokens_per_step"], **sources, "ratio": ratio})
         print(f"  at {row['nodes_per_step']:5.1f} nodes: joined {row['tokens_per_step']:.3f}, {better} "
               f"{sources[better]:.3f}, ratio {ratio:.3f}", flush=True)  # fmt: skip
-    calibration = errors(fit, trace, workload)
+    calibration = errors(fit, record_offers(draft, test), trace, workload)
     print("  calibration error " + ", ".join(f"{k} {v['raw']:.4f} -> {v.get('mapped', float('nan')):.4f}"
                                               for k, v in calibration.items()), flush=True)  # fmt: skip
     return {"curves": curves, "at_equal_nodes": beside, "calibration_error": calibration}
@@ -207,7 +213,8 @@ def one_workload(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=16, help="a workload and split")
+    parser.add_argument("--prompts", type=int, default=16, help="replayed, by workload")
+    parser.add_argument("--fit-prompts", type=int, default=24, help="that the maps are fitted on, by workload")
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--workloads", nargs="*")
     parser.add_argument("--temperatures", nargs="*", type=float, default=[0.0, 1.0])
@@ -216,8 +223,9 @@ def main() -> None:
     torch.set_num_threads(1)
     target, draft = load_model(house_folder("target")), load_model(house_folder("draft"))
     tokenizer = load_tokenizer(house_folder("target"))
-    splits = {split: house_prompts(options.workloads, split, tokenizer, options.prompts) for split in ("fit", "test")}
-    payload: dict[str, Any] = {"prompts": options.prompts, "new_tokens": options.new_tokens, "levels": LEVELS}
+    counts = {"fit": options.fit_prompts, "test": options.prompts}
+    splits = {split: house_prompts(options.workloads, split, tokenizer, count) for split, count in counts.items()}
+    payload: dict[str, Any] = {"prompts": counts, "new_tokens": options.new_tokens, "levels": LEVELS}
     for temperature in options.temperatures:
         for workload in dict.fromkeys(prompt.workload for prompt in splits["fit"]):
             print(f"{workload}, temperature {temperature:g}", flush=True)

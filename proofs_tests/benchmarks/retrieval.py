@@ -32,7 +32,9 @@ from runtime.drafters.suffix_index import SuffixIndex
 
 Tokens = NDArray[np.int32]
 Request = tuple[Tokens, Tokens]
-PRICES = (0.3, 0.15, 0.08, 0.05, 0.02, 0.01, 0.004)
+PRICES = (0.3, 0.2, 0.15, 0.1, 0.08, 0.05, 0.03, 0.02, 0.01)
+GOALS = {"code": ((2.7, 1.80), (8, 2.00), (23, 2.23)), "edit": ((13, 8.7), (21, 10.3), (45, 13.0))}
+"""(Nodes a step, tokens a step) to reach on the replay benchmark's corpora."""
 
 
 class Reader:
@@ -138,6 +140,35 @@ def best(call: Callable[[], Any], rounds: int) -> tuple[float, float]:
     return min(times), max(times) / min(times)
 
 
+def reached(rows: list[dict[str, Any]], goals: tuple[tuple[float, float], ...]) -> list[dict[str, float]]:
+    """Tokens a step at the goals' nodes, linear between the two measured points around each."""
+    points = sorted((row["nodes_per_step"], row["tokens_per_step"]) for row in rows if row["setting"][1] > 0)
+    nodes, tokens = zip(*points, strict=True)
+    found = [{"nodes": at, "goal": goal, "reached": float(np.interp(at, nodes, tokens))} for at, goal in goals]
+    for row in found:
+        print(f"  at {row['nodes']:5.1f} nodes {row['reached']:7.3f} tokens/step, goal {row['goal']:.2f}", flush=True)
+    return found
+
+
+def wrong_domain(documents: list[Tokens], requests: list[Request]) -> dict[str, float]:
+    """What a datastore of another domain costs: the same documents with all token ids exchanged at random."""
+    largest = 1 + max(int(part.max()) for pair in [*requests, documents] for part in pair if part.size)
+    other = np.random.default_rng(0).permutation(largest).astype(np.int32)
+    foreign = Datastore.build([other[document] for document in documents])
+    alone, beside = (replay(Reader(store, 32, 0.02), requests) for store in (None, foreign))
+    found = {
+        "tokens_per_step_without": alone["tokens_per_step"],
+        "tokens_per_step_with": beside["tokens_per_step"],
+        "nodes_without": alone["nodes_per_step"],
+        "nodes_with": beside["nodes_per_step"],
+        "query_p50_us_without": alone["query_p50_us"],
+        "query_p50_us_with": beside["query_p50_us"],
+        "loss": 1 - beside["tokens_per_step"] / alone["tokens_per_step"],
+    }
+    print("wrong domain: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()), flush=True)
+    return found
+
+
 def rates(documents: list[Tokens], store: Datastore, requests: list[Request], rounds: int) -> dict[str, Any]:
     """Build, extension and batch times with their spreads, and bytes."""
     size = sum(document.size for document in documents)
@@ -155,6 +186,7 @@ def rates(documents: list[Tokens], store: Datastore, requests: list[Request], ro
     }
     for threads in (1, 2):
         for price in (0.0, 0.02):
+            speculate_batch(batch, 32, price, threads=threads)
             spent, spread = best(lambda t=threads, p=price: speculate_batch(batch, 32, p, threads=t), 4 * rounds)
             found[f"batch_of_64_ms_threads_{threads}_price_{price}"] = spent * 1e3
             found[f"batch_of_64_spread_threads_{threads}_price_{price}"] = spread
@@ -254,6 +286,9 @@ def main() -> None:
             peers = [(32, 1.0, 0.1), (32, 4.0, 0.05), (64, 4.0, 0.02)]
             ours += quality("arctic-inference", lambda *s, h=held: Arctic(arctic, h, *s), peers, pairs)
         payload["quality"][name] = ours
+        if options.replay:
+            payload.setdefault("goals", {})[name] = reached([r for r in ours if r["drafter"] == "reader"], GOALS[name])
+    payload["wrong_domain"] = wrong_domain(documents, requests["code"])
     payload["rates"] = rates(documents, store, requests["code"], 3 if options.quick else 7)
     for key, value in payload["rates"].items():
         print(f"  {key:44s}{value:14.3f}")

@@ -76,7 +76,7 @@ def record_offers(
     return {offer: _scored(rows) for offer, rows in kept.items() if rows}
 
 
-def fit_offers(scored: dict[str, Scored], *, bins: int = 30) -> OffersFit:
+def fit_offers(scored: dict[str, Scored], *, bins: int = 20) -> OffersFit:
     """Monotone map of each offer's score, fitted by isotonic regression over bins of equal weight."""
     require(bool(scored), "`scored` must hold some offered tokens", got="none", fix="Record offers on longer outputs.")
     found = {offer: calibrate(one, bins=bins) for offer, one in scored.items()}

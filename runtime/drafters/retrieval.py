@@ -77,8 +77,8 @@ class Evidence:
 
     odds: NDArray[np.float64]
     escape: float = 1.0
-    corrected: float = 0.4
-    inserted: float = 0.4
+    corrected: float = 0.25
+    inserted: float = 0.25
     replaced: float = 0.4
 
     def __post_init__(self) -> None:
