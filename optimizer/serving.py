@@ -132,7 +132,7 @@ def schedule_problem(
     verify_s = cost.target_forward.at(rows[..., None], nodes + 1, columns[..., None])
     around = cost.step_overhead_s.value + rows * (cost.verify_s.value + cost.commit_s.value)
     verify_s = verify_s + np.where(nodes > 0, around[..., None] + slope[..., None] * nodes, 0.0)
-    verify_s[..., 0] += rows * cost.plain_overhead_s.value
+    verify_s[..., 0] += cost.plain_step_overhead_s.value + rows * cost.plain_overhead_s.value
     draft_s = each[..., None] * np.arange(acceptance.depth + 1)
     return ScheduleProblem(
         (acceptance,), batches, tuple(float(c) for c in contexts), cost.closure.value * verify_s,
