@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,36 @@ def test_sources_assemble_with_nvcc_without_spills(source: str, card: int, tmp_p
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+NUMBA_SIGNATURES = {
+    "_suffix_match": "void(int32[:, ::1], int64[::1], int64, int64[::1], int64[::1], int64[::1])",
+    "_suffix_chain": "void(int32[:, ::1], int64[::1], int64, int32[:, ::1], int32[:, ::1], int64[::1])",
+    "_trie_lookup": "void(int64[:, ::1], int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])",
+    "_merge": "void(int64[::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
+    "float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1])",
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("kernel", NUMBA_SIGNATURES)
+def test_numba_kernels_compile_to_ptx(kernel: str, card: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+    from numba.core import sigutils
+    from numba.cuda.cudadrv.error import NvvmSupportError
+
+    from runtime.kernels.gpu import match, merge
+
+    arguments, _ = sigutils.normalize_signature(NUMBA_SIGNATURES[kernel])
+    body = getattr(match if hasattr(match, kernel) else merge, kernel).py_func
+    # device functions are compiled for the card that is there; here one is named instead
+    named = SimpleNamespace(compute_capability=divmod(card, 10))
+    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: named)
+    try:
+        text, _ = cuda.compile_ptx(body, arguments, cc=divmod(card, 10))
+    except NvvmSupportError as error:
+        pytest.skip(f"no NVVM (it comes with nvcc): {str(error)[:100]}")
+    assert f".target sm_{card}" in text and f"{kernel}" in text
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def _free() -> None:
 
 
 def goals(found: dict[str, Any]) -> dict[str, Any]:
-    """Each goal beside what was reached; None where it was not measured."""
+    """Each goal beside what was reached, None where it was not measured; only a card can meet one."""
     reached: dict[str, float | None] = dict.fromkeys(GOALS)
     reached["commit over copy bandwidth, largest batch"] = found["commit"]["share_of_copy"]
     big = found["pairs"].get("inflated")
@@ -102,12 +102,14 @@ def goals(found: dict[str, Any]) -> dict[str, Any]:
         name: {
             "goal": f"{sign} {limit}",
             "reached": reached[name],
-            "met": None
-            if reached[name] is None
-            else bool(reached[name] >= limit if sign == ">=" else reached[name] <= limit),
+            "met": _met(reached[name], sign, limit) if found["card"] else None,
         }
         for name, (sign, limit) in GOALS.items()
     }
+
+
+def _met(value: float | None, sign: str, limit: float) -> bool | None:
+    return None if value is None else value >= limit if sign == ">=" else value <= limit
 
 
 def table(found: dict[str, Any]) -> str:

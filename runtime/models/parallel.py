@@ -32,6 +32,7 @@ def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersMo
         Outside of ``torchrun``, or when the key-value heads cannot be divided among the processes.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
 
     processes = int(os.environ.get("WORLD_SIZE", "0"))
     require(
@@ -48,6 +49,10 @@ def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersMo
         fix="Use a number of processes that does.",
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=DTYPES[dtype], tp_plan="auto", use_safetensors=True, attn_implementation="sdpa"
+        str(folder),
+        dtype=DTYPES[dtype],
+        distributed_config=DistributedConfig(tp_plan="auto"),
+        use_safetensors=True,
+        attn_implementation="sdpa",
     )
     return TransformersModel(model, Path(folder).name)

@@ -17,6 +17,8 @@ from runtime.sampling_params import SamplingParams
 from runtime.timing import StepTiming
 
 WARM_STEPS = 2
+TEMPERATURE = 0.8
+"""Greedy text of the house models falls into loops, which flatter retrieval."""
 RETRIEVAL = RetrievalPolicy(min_match=2, offset=1, factor=1, max_tokens=8)
 WIDE = DraftTree.from_rank_paths(
     [(0,), (1,), (2,), (3,), (0, 0), (0, 1), (1, 0), (2, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 0)]
@@ -55,7 +57,7 @@ def _cell(
     room = context + most + 8
     engine = GraphEngine(pair.target, pair.draft, max_batch=batch, max_context=room, contexts=_contexts(context, room))
     for prompt in prompts(settings, context, batch):
-        engine.add(prompt, SamplingParams(max_new_tokens=most))
+        engine.add(prompt, SamplingParams(temperature=TEMPERATURE, max_new_tokens=most))
     rows: list[dict[str, Any]] = []
     for turn in range(settings.rounds):
         for name in names:

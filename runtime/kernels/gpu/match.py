@@ -24,7 +24,8 @@ def _find(text, end, query, size, max_depth, shared):
     best, count, latest = shared[0], shared[1], shared[2]
     longest, many, place_of = 0, 0, -1
     for place in range(1 + me, end, threads):
-        limit = min(min(max_depth, size), place)
+        limit = max_depth if max_depth < size else size
+        limit = limit if limit < place else place
         same = 0
         while same < limit and text[place - 1 - same] == query[size - 1 - same]:
             same += 1
@@ -41,7 +42,8 @@ def _find(text, end, query, size, max_depth, shared):
                 best[0], count[0], latest[0] = best[other], count[other], latest[other]
             elif best[other] == best[0]:
                 count[0] += count[other]
-                latest[0] = max(latest[0], latest[other])
+                if latest[other] > latest[0]:
+                    latest[0] = latest[other]
     cuda.syncthreads()
 
 
@@ -60,14 +62,15 @@ def _suffix_chain(text, lengths, max_depth, queries, tokens, made):
     shared = cuda.shared.array((3, ROOM), int64)
     b, me, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     row, query, end, most = text[b], queries[b], lengths[b], tokens.shape[1]
-    tail = min(max_depth, end)
+    tail = max_depth if max_depth < end else end
     for i in range(me, tail, threads):
         query[i] = row[end - tail + i]
     cuda.syncthreads()
     _find(row, end, query, tail, max_depth, shared)
     done = 0
     while done < most and shared[0, 0] > 0:
-        step = min(most - done, end - shared[2, 0])
+        step, room = most - done, end - shared[2, 0]
+        step = step if step < room else room
         for i in range(me, step, threads):
             query[tail + done + i] = row[shared[2, 0] + i]
         cuda.syncthreads()

@@ -20,7 +20,7 @@ def _path_chance(chance, above, i):
     least = chance[i]
     while above[i] >= 0:
         i = above[i]
-        least = min(least, chance[i])
+        least = chance[i] if chance[i] < least else least
     return least
 
 
@@ -42,8 +42,8 @@ def _join(tokens, parents, probability, first, above, chance, found):
         if me == 0:
             first[i], above[i] = found[0], over
             chance[i] = probability[i]
-            if found[0] >= 0:
-                chance[found[0]] = max(chance[found[0]], probability[i])
+            if found[0] >= 0 and probability[i] > chance[found[0]]:
+                chance[found[0]] = probability[i]
         cuda.syncthreads()
 
 
@@ -66,7 +66,7 @@ def _merge(
     b, me, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     first, above, kept, size = place[b, 0], place[b, 1], place[b, 2], tokens.shape[1]
     _join(tokens[b], parents[b], probability[b], first, above, chance[b], found)
-    room = min(max(budgets[b], 0), out_tokens.shape[1] - 1)
+    room = budgets[b] if budgets[b] < out_tokens.shape[1] - 1 else out_tokens.shape[1] - 1
     for i in range(me, size, threads):
         mine = _path_chance(chance[b], above, i) if first[i] == i else 0.0
         kept[i] = first[i] == i and mine > price and _rank(i, mine, first, above, chance[b], price) < room
