@@ -237,7 +237,9 @@ class GraphEngine:
             self._drafting[key] = StaticDrafting(self.draft, cache, self.tree, tokens, fresh, width, self.graphs)
         drafting = self._drafting[key]
         given = drafting.inputs.host
-        given["fresh"].zero_(), given["counts"].fill_(1), given["lengths"].zero_()
+        given["fresh"].zero_()
+        given["counts"].fill_(1)
+        given["lengths"].zero_()
         given["counts"][: len(counts)] = torch.from_numpy(counts)
         given["lengths"][: len(counts)] = torch.from_numpy(cache.lengths[: len(counts)])
         for row, pending in enumerate(self.pending):

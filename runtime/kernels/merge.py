@@ -91,8 +91,8 @@ def merge_candidates(
         return out
     from runtime.kernels.cpu import merge as cpu
 
-    arrays = map(host, (root, tokens, parents, probability, budgets))
-    bad = cpu.merge_candidates(*arrays, float(price), *map(host, (place, chance, *out)))
+    given = [host(x) for x in (root, tokens, parents, probability, budgets)]
+    bad = cpu.merge_candidates(*[*given, float(price), *map(host, (place, chance, *out))])
     require(
         bad < 0,
         "`parents` must come before their candidates: -1 <= parents[b, i] < i",

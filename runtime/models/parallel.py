@@ -32,7 +32,7 @@ def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersMo
         Outside of ``torchrun``, or when the key-value heads cannot be divided among the processes.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     processes = int(os.environ.get("WORLD_SIZE", "0"))
     require(

@@ -28,7 +28,7 @@ def source_of(name: str) -> str:
 
 @lru_cache
 def _module(name: str, device: int) -> Any:
-    import cupy
+    import cupy  # pyright: ignore[reportMissingImports]
 
     with cupy.cuda.Device(device):
         return cupy.RawModule(code=source_of(name), options=("-std=c++17",))
@@ -50,7 +50,7 @@ def launch(source: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any
         Blocks; nothing runs when one is 0.
     arguments : tuple of tensors of one device, int (passed as 64 bits), float (as double) or NumPy scalars
     """
-    import cupy
+    import cupy  # pyright: ignore[reportMissingImports]
     import numpy as np
 
     if 0 in grid:
