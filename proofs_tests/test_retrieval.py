@@ -84,16 +84,32 @@ def test_a_draft_depends_on_the_prefix_only() -> None:
 def test_copying_goes_on_after_an_insertion_and_after_a_replacement() -> None:
     source = list(range(100, 140))
     inserted = RetrievalIndex([*source, 1, *source[:12], 50])
-    assert source[12] in inserted.tree(4).tokens.tolist()
+    offered = dict(zip(*(column.tolist() for column in inserted.offers()[:2]), strict=True))
+    assert offered[source[12]] > 0.05
+    inserted.extend([source[12]])
+    assert inserted.tree(3).tokens.tolist() == source[13:16]
     replaced = RetrievalIndex([*source, 1, *source[:12], 50])
     replaced.extend([source[13]])
     assert replaced.tree(3).tokens.tolist() == source[14:17]
 
 
+def test_a_long_copy_is_trusted_again_sooner_after_an_edit_than_a_short_one() -> None:
+    def sure(length: int) -> float:
+        source = list(range(100, 140))
+        text = [*source, 1, *source[20 - length : 20], 50]
+        index = RetrievalIndex(text)
+        index.extend(source[21:22])
+        drafted = index.path(3)
+        assert drafted.tokens.tolist() == source[22:25]
+        return float(drafted.path_probability[0])
+
+    assert sure(18) > 1.05 * sure(5)
+
+
 def test_a_systematic_replacement_is_offered_where_the_old_token_stood() -> None:
     old = [10, 11, 7, 12, 13, 14, 15, 16, 7, 17, 18, 19, 20, 21, 7, 22, 23]
     text = [*old, 99, *[8 if token == 7 else token for token in old[:14]]]
-    drafted = RetrievalIndex(text).tree(24)
+    drafted = RetrievalIndex(text).tree(64)
     roots = drafted.tokens[drafted.parents == -1].tolist()
     assert {7, 8} <= set(roots)
 

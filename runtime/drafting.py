@@ -72,7 +72,7 @@ class Drafting:
             return self._joined(policy, rows, tries, want, spare)
         if not want or self.drafter is None:
             return [*tries]
-        tree, parents, down_to = _tree_of(policy)
+        tree, parents, down_to = _tree_of(policy)  # pyright: ignore[reportArgumentType]
         if max(len(r.prompt) + len(r.output) for r in rows) + tree.depth > self.drafter.model.max_positions:
             want.clear()
             return [*tries]

@@ -315,7 +315,8 @@ def grow_batch(
     part(cuts[0])
     for task in waiting:
         task.result()
-    return GrownBatch(*numbers, chances, made)
+    tokens, parents, matches, sources, own = numbers
+    return GrownBatch(tokens, parents, matches, sources, own, chances, made)
 
 
 def _senseless(budget: int, price: float) -> InvalidInputError:
