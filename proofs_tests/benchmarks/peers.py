@@ -2,18 +2,22 @@
 
 Rows: transformers' plain ``generate``, its prompt lookup and its assisted generation (each the best of a small sweep on
 other prompts), this engine without drafts, and this engine under its plan. Prompts are ones that the fit has not seen;
-methods take turns prompt by prompt, so that a slow minute of the machine falls on all of them.
+methods take turns prompt by prompt, so that a slow minute of the machine falls on all of them. Larger batches have
+plain decoding at the same batch as their base: transformers' drafting takes one row at a time.
 
-    python -m proofs_tests.benchmarks.peers --batch 1 --prompts 6 --tokens 96
+    python -m proofs_tests.benchmarks.peers
+    python -m proofs_tests.benchmarks.peers --targets inflated --temperatures 0    one part; the others are kept
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import make_plan
-from proofs_tests.benchmarks._report import write_report
+from proofs_tests.benchmarks._report import RESULTS, write_report
+from proofs_tests.benchmarks.readme_tables import METHODS, by_method
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import DraftPolicy, Plan, Trace
 from runtime.calibrate import calibrate_cost
@@ -51,15 +56,18 @@ class Models:
         self.lean_draft = wrap(load_transformers(house_folder("draft"), torch.float32), name="house draft")
 
 
-def generated(models: Models, tokens: np.ndarray, count: int, temperature: float, **options: Any) -> float:
-    """Seconds that transformers' generate takes for exactly `count` tokens."""
+def generated(models: Models, prompts: list[np.ndarray], count: int, temperature: float, **options: Any) -> float:
+    """Seconds that transformers' generate takes for exactly `count` tokens of each prompt, all at once."""
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    ids = torch.from_numpy(tokens)[None]
+    longest = max(map(len, prompts))
+    ids = torch.from_numpy(np.stack([np.pad(tokens, (longest - len(tokens), 0)) for tokens in prompts]))
+    sizes = torch.tensor([len(tokens) for tokens in prompts])
+    seen = (torch.arange(longest)[None] >= longest - sizes[:, None]).long()
     torch.manual_seed(0)
     start = time.perf_counter()
     out = models.hf.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=seen,
         min_new_tokens=count,
         max_new_tokens=count,
         pad_token_id=0,
@@ -67,32 +75,37 @@ def generated(models: Models, tokens: np.ndarray, count: int, temperature: float
         **options,
     )
     took = time.perf_counter() - start
-    assert out.shape[1] - len(tokens) >= count, "transformers stopped early"
+    assert out.shape[1] - longest >= count, "transformers stopped early"
     return took
 
 
-def engine_seconds(engine: Engine, policy: DraftPolicy, tokens: np.ndarray, count: int, temperature: float) -> float:
+def engine_seconds(
+    engine: Engine, policy: DraftPolicy, prompts: list[np.ndarray], count: int, temperature: float
+) -> float:
     """Seconds that this engine takes, prefill included."""
     engine.use(policy)
     start = time.perf_counter()
-    done = engine.generate([tokens], SamplingParams(temperature=temperature, max_new_tokens=count))[0]
-    assert len(done.tokens) == count
+    done = engine.generate(prompts, SamplingParams(temperature=temperature, max_new_tokens=count))
+    assert all(len(one.tokens) == count for one in done)
     return time.perf_counter() - start
 
 
-def plan_for(models: Models, trace: Trace, prompts: list[PromptTokens], tokens: int, seconds: float) -> Plan:
-    """Calibrate this target and plan for batch 1 from a trace that both targets share."""
+def plan_for(
+    models: Models, trace: Trace, prompts: list[PromptTokens], tokens: int, seconds: float, batches: list[int]
+) -> Plan:
+    """Calibrate this target and plan from a trace that both targets share."""
     cost = calibrate_cost(
         models.lean,
         models.lean_draft,
         prompts,
         device_name="this machine",
         dtype=models.dtype,
-        batches=(1,),
+        batches=batches,
         seconds=seconds,
         temperature=trace.temperature,
     )
-    return make_plan(fit_acceptance(trace, resamples=200), cost, trace, batches=(1,), new_tokens=tokens, resamples=200)
+    fit = fit_acceptance(trace, resamples=200)
+    return make_plan(fit, cost, trace, batches=batches, new_tokens=tokens, resamples=200)
 
 
 def best_setting(run: Callable[[int], float], settings: tuple[int, ...]) -> int:
@@ -101,58 +114,61 @@ def best_setting(run: Callable[[int], float], settings: tuple[int, ...]) -> int:
 
 
 def measure(
-    models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[PromptTokens], count: int
+    models: Models, plan: Plan, tests: list[PromptTokens], tuning: list[PromptTokens], count: int, batch: int
 ) -> list[dict[str, Any]]:
-    """Tokens a second of every method and workload."""
-    temperature = plan.temperature
-    longest = max(len(p.tokens) for p in tests + tuning) + count + 64
-    engine = Engine(models.lean, models.lean_draft, max_batch=1, max_context=longest)
+    """Tokens a second of every method and workload, `batch` prompts at once."""
+    longest = max(len(p.tokens) for p in tests + tuning) + count + 80
+    engine = Engine(models.lean, models.lean_draft, max_batch=batch, max_context=longest)
     rows: list[dict[str, Any]] = []
     for workload in plan.workloads:
-        tune = [p.tokens for p in tuning if p.workload == workload][:2]
-        policy = plan.entry(workload, 1).policy
-
-        def lookup(setting: int, tune: list[np.ndarray] = tune) -> float:
-            return sum(generated(models, t, count, temperature, prompt_lookup_num_tokens=setting) for t in tune)
-
-        def assisted(setting: int, tune: list[np.ndarray] = tune) -> float:
-            set_assistant(models, setting)
-            return sum(generated(models, t, count, temperature, assistant_model=models.hf_draft) for t in tune)
-
-        look, assist = best_setting(lookup, LOOKUPS), best_setting(assisted, ASSISTANTS)
-        set_assistant(models, assist)
-        methods: dict[str, Callable[[np.ndarray], float]] = {
-            "transformers plain": lambda t: generated(models, t, count, temperature),
-            f"transformers prompt lookup {look}": lambda t, look=look: generated(
-                models, t, count, temperature, prompt_lookup_num_tokens=look
-            ),
-            f"transformers assisted {assist}": lambda t: generated(
-                models, t, count, temperature, assistant_model=models.hf_draft
-            ),
-            "ours plain": lambda t: engine_seconds(engine, DraftPolicy(), t, count, temperature),
-            f"ours planned: {policy.name}": lambda t, policy=policy: engine_seconds(
-                engine, policy, t, count, temperature
-            ),
-        }
+        tune = [[p.tokens] for p in tuning if p.workload == workload][:2]
+        methods = methods_of(models, plan, engine, tune, count, workload)
         chosen = [p.tokens for p in tests if p.workload == workload]
+        groups = [chosen[i : i + batch] for i in range(0, len(chosen) - batch + 1, batch)]
         seconds: dict[str, list[float]] = {name: [] for name in methods}
-        for tokens in chosen:
+        for group in groups:
             for name, method in methods.items():
-                seconds[name].append(method(tokens))
-        print(f"{models.name}, T {temperature:g}, {workload}: done", flush=True)
+                seconds[name].append(method(group))
+        made = count * batch
+        print(f"{models.name}, T {plan.temperature:g}, {workload}, batch {batch}: done", flush=True)
         rows.append(
             {
                 "target": models.name,
                 "dtype": models.dtype,
-                "temperature": temperature,
+                "temperature": plan.temperature,
                 "workload": workload,
-                "prompts": len(chosen),
+                "batch": batch,
+                "prompts": len(groups) * batch,
                 "tokens": count,
-                "tokens_per_s": {name: count * len(chosen) / sum(s) for name, s in seconds.items()},
-                "spread": {name: [count / max(s), count / min(s)] for name, s in seconds.items()},
+                "tokens_per_s": {name: made * len(groups) / sum(s) for name, s in seconds.items()},
+                "spread": {name: [made / max(s), made / min(s)] for name, s in seconds.items()},
             }
         )
     return rows
+
+
+def methods_of(
+    models: Models, plan: Plan, engine: Engine, tune: list[list[np.ndarray]], count: int, workload: str
+) -> dict[str, Callable[[list[np.ndarray]], float]]:
+    """What is timed, by name; transformers' own drafting only where it can run, which is one row."""
+    temperature, policy = plan.temperature, plan.entry(workload, engine.max_batch).policy
+    plain = partial(generated, models, count=count, temperature=temperature)
+
+    def ours(policy: DraftPolicy) -> Callable[[list[np.ndarray]], float]:
+        return lambda prompts: engine_seconds(engine, policy, prompts, count, temperature)
+
+    methods: dict[str, Callable[[list[np.ndarray]], float]] = {"transformers plain": plain}
+    if engine.max_batch == 1:
+
+        def assisted(setting: int, prompts: list[np.ndarray]) -> float:
+            set_assistant(models, setting)
+            return plain(prompts, assistant_model=models.hf_draft)
+
+        look = best_setting(lambda n: sum(plain(t, prompt_lookup_num_tokens=n) for t in tune), LOOKUPS)
+        assist = best_setting(lambda n: sum(assisted(n, t) for t in tune), ASSISTANTS)
+        methods[f"transformers prompt lookup {look}"] = partial(plain, prompt_lookup_num_tokens=look)
+        methods[f"transformers assisted {assist}"] = partial(assisted, assist)
+    return methods | {"ours plain": ours(DraftPolicy()), f"ours planned: {policy.name}": ours(policy)}
 
 
 def set_assistant(models: Models, tokens: int) -> None:
@@ -164,34 +180,24 @@ def set_assistant(models: Models, tokens: int) -> None:
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a row; the last column is ours over the best of the others."""
-    table = Table(title="tokens a second, batch 1")
-    for column in (
-        "target",
-        "T",
-        "workload",
-        "HF plain",
-        "HF lookup",
-        "HF assisted",
-        "ours plain",
-        "ours",
-        "over best",
-    ):
+    table = Table(title="tokens a second")
+    for column in ("target", "T", "workload", "batch", *METHODS, "over best"):
         table.add_column(column, justify="left" if column in ("target", "workload") else "right")
     for row in rows:
-        rates = list(row["tokens_per_s"].values())
-        ratio = rates[-1] / max(rates[:-1])
+        rates = [f"{rate:.0f}" if rate else "" for rate in by_method(row)]
         table.add_row(
-            row["target"], f"{row['temperature']:g}", row["workload"], *(f"{r:.0f}" for r in rates), f"{ratio:.2f}"
+            row["target"], f"{row['temperature']:g}", row["workload"], str(row["batch"]), *rates, f"{_ratio(row):.2f}"
         )
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=6, help="test prompts a workload")
-    parser.add_argument("--fit-prompts", type=int, default=24, help="prompts a workload that the plan is fitted on")
+    parser.add_argument("--prompts", type=int, default=8, help="test prompts a workload")
+    parser.add_argument("--fit-prompts", type=int, default=64, help="prompts a workload that the plan is fitted on")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=15.0, help="of calibration a target")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.0, 1.0])
     parser.add_argument("--targets", nargs="*", default=["house", "inflated"], choices=["house", "inflated"])
     args = parser.parse_args()
@@ -200,31 +206,36 @@ def main() -> None:
     tests = house_prompts(WORKLOADS, "test", tokenizer, limit=args.prompts)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        big = Path(scratch) / "inflated"
+        big, path = Path(scratch) / "inflated", Path(scratch) / "trace.json"
         if "inflated" in args.targets:
             inflate(house_folder("target"), big)
         small = Models(house_folder("target"), "float32", "house float32")
-        shapes = {"house": lambda: small, "inflated": lambda: Models(big, "bfloat16", "inflated bfloat16")}
-        traces = {
-            t: record_trace(
-                small.lean,
-                small.lean_draft,
-                fit,
-                path=Path(scratch) / f"trace-{t}.json",
-                temperature=t,
-                new_tokens=args.tokens,
+        large = Models(big, "bfloat16", "inflated bfloat16") if "inflated" in args.targets else small
+        for temperature in args.temperatures:
+            trace = record_trace(
+                small.lean, small.lean_draft, fit, path=path, temperature=temperature, new_tokens=args.tokens
             )
-            for t in args.temperatures
-        }
-        for which in args.targets:
-            models = shapes[which]()
-            for trace in traces.values():
-                plan = plan_for(models, trace, fit, args.tokens, args.seconds)
-                rows += measure(models, plan, tests, fit, args.tokens)
-                write_report("peers", {"rows": rows, "ratios": [_ratio(row) for row in rows]})
+            for models in (small if name == "house" else large for name in args.targets):
+                plan = plan_for(models, trace, fit, args.tokens, args.seconds, args.batches)
+                for batch in args.batches:
+                    rows += measure(models, plan, tests, fit, args.tokens, batch)
+                everything = merged(rows)
+                write_report("peers", {"rows": everything, "ratios": [_ratio(row) for row in everything]})
     Console(width=140).print(table_of(rows))
     ratios = [_ratio(row) for row in rows]
     print(f"ours over the best other: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows, and those of earlier runs that they do not replace, in one order."""
+    path = RESULTS / "peers.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    every = {_key(row): row for row in [*earlier, *rows]}
+    return [every[key] for key in sorted(every)]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, float, int, str]:
+    return row["target"], row["temperature"], row["batch"], row["workload"]
 
 
 def _ratio(row: dict[str, Any]) -> float:

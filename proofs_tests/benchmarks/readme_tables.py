@@ -18,6 +18,7 @@ from proofs_tests.benchmarks import readme_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 README = Path(__file__).parents[2] / "README.md"
+METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -30,11 +31,18 @@ def _machine(result: dict[str, Any]) -> str:
     return f"Run on {e['cores']} cores of {e['cpu']}, commit {e['commit']}, torch {e['versions'].get('torch')}."
 
 
+def by_method(row: dict[str, Any]) -> list[float | None]:
+    """Tokens a second in the order of `METHODS`; None where a method cannot run."""
+    found = {next(m for m in METHODS if name.startswith(m)): rate for name, rate in row["tokens_per_s"].items()}
+    return [found.get(method) for method in METHODS]
+
+
 def peers(result: dict[str, Any]) -> str:
     """Tokens a second of every method; the last column is ours over the best of the others."""
     header = [
         "target",
         "T",
+        "batch",
         "workload",
         "generate",
         "prompt lookup",
@@ -45,24 +53,13 @@ def peers(result: dict[str, Any]) -> str:
         "over best other",
     ]
     rows: list[list[str]] = []
-    for row in result["rows"]:
-        names, rates = list(row["tokens_per_s"]), list(row["tokens_per_s"].values())
-        plan = names[-1].removeprefix("ours planned: ")
-        ratio = rates[-1] / max(rates[:-1])
-        rows.append(
-            [
-                row["target"],
-                f"{row['temperature']:g}",
-                row["workload"],
-                *(f"{r:.0f}" for r in rates),
-                plan,
-                f"{ratio:.2f}",
-            ]
-        )
+    for row, ratio in zip(result["rows"], result["ratios"], strict=True):
+        plan = list(row["tokens_per_s"])[-1].removeprefix("ours planned: ")
+        rates = [f"{rate:.0f}" if rate else "" for rate in by_method(row)]
+        facts = [row["target"], f"{row['temperature']:g}", str(row["batch"]), row["workload"]]
+        rows.append([*facts, *rates, plan, f"{ratio:.2f}"])
     first = result["rows"][0]
-    note = (
-        f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, batch 1, prefill included. "
-    )
+    note = f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, prefill included. "
     return _markdown(header, rows) + "\n\n" + note + _machine(result)
 
 
