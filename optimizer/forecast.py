@@ -12,7 +12,7 @@ from reader_theory.acceptance.replay import ReplayResult
 from reader_theory.documents import Cost, DraftPolicy
 from reader_theory.estimate import Estimate
 
-__all__ = ["StepForecast", "forward_sizes", "occupancy", "step_forecast"]
+__all__ = ["StepForecast", "occupancy", "step_forecast"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,16 +29,6 @@ class StepForecast:
     def step_s(self) -> float:
         """Sum of the terms."""
         return sum(self.terms_s.values())
-
-
-def forward_sizes(policy: DraftPolicy, pending: float) -> Floats:
-    """Tokens a row of each forward of the draft: what was emitted since, then each level's nodes with children."""
-    if not policy.parents:
-        return np.empty(0)
-    tree = policy.tree
-    inner = np.unique(tree.parents[tree.parents >= 0])
-    widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
-    return np.concatenate([[pending], widths])
 
 
 def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> StepForecast:
@@ -59,7 +49,7 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
         return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})
     steps = max(int(result.steps.sum()), 1)
     drafted = 1.0 - (1.0 - result.drafted_steps.sum() / steps) ** batch
-    drafting = drafted * cost.drafting_s(batch, forward_sizes(policy, result.tokens_per_step), context)
+    drafting = drafted * cost.drafting_s(batch, policy.forward_sizes(result.tokens_per_step), context)
     terms = {
         "target": forward,
         "draft": drafting,

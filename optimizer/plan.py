@@ -224,15 +224,25 @@ class _Study:
     def _draws(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
 
-        Each draw measures `test_prompts` new prompts, and carries the error of having fitted on the prompts there are.
+        Each draw measures about `test_prompts` new prompts, and carries the error of having fitted on the prompts
+        there are. Prompts of one source are drawn together.
         """
         rng = np.random.default_rng(self.seed)
         count = len(weighed.result.steps)
+        sources = self.trace.sources(weighed.result.prompts)
+        if sources.max() == 0:
+            sources = np.arange(count)
+        groups = [np.flatnonzero(sources == source) for source in range(int(sources.max()) + 1)]
+        some = max(round(len(groups) * self.test_prompts / count), 1)
+
+        def drawn(number: int) -> NDArray[np.int64]:
+            return np.concatenate([groups[int(i)] for i in rng.integers(0, len(groups), number)])
+
         centre = self._measure(np.arange(count), weighed, rows, plain)
         draws: list[Floats] = []
         for _ in range(self.resamples):
-            measured = self._measure(rng.integers(0, count, self.test_prompts), weighed, rows, plain)
-            fitted = self._measure(rng.integers(0, count, count), weighed, rows, plain)
+            measured = self._measure(drawn(some), weighed, rows, plain)
+            fitted = self._measure(drawn(len(groups)), weighed, rows, plain)
             draws.append(measured * centre / fitted)
         return np.array(draws).T
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from optimizer.forecast import forward_sizes
 from reader_theory.documents import CostTable, DraftPolicy, RetrievalPolicy
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
@@ -48,7 +47,7 @@ class SeenStep:
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
-        return forward_sizes(self.policy, self.pending) if self.timing.drafted else np.empty(0)
+        return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[DraftPolicy]:

@@ -33,11 +33,14 @@ class PromptTokens:
     workload : str
         What it is an example of; acceptance is fitted, and plans are made, by workload.
     tokens : (P,) int64, P >= 1
+    source : str
+        Document or user that it comes from; prompts of one source are alike, and are resampled together.
     """
 
     id: str
     workload: str
     tokens: NDArray[np.int64]
+    source: str = ""
 
     def __post_init__(self) -> None:
         tokens = np.array(self.tokens, dtype=np.int64)
@@ -79,7 +82,7 @@ def read_prompts(
     )
     known = sorted({row["workload"] for row in rows})
     chosen = _chosen(workloads, known, f"`{path}`")
-    return _encoded(((row["id"], row["workload"], row["text"]) for row in rows), chosen, tokenizer, limit)
+    return _encoded((tuple(row.values()) for row in rows), chosen, tokenizer, limit)
 
 
 def house_prompts(
@@ -99,7 +102,7 @@ def house_prompts(
     from runtime.models.house import WORKLOADS, load_prompts
 
     chosen = _chosen(workloads, list(WORKLOADS), "the house prompts")
-    rows = [(p.id, p.workload, p.text) for name in chosen for p in load_prompts(name, split)]
+    rows = [(p.id, p.workload, p.text, p.source) for name in chosen for p in load_prompts(name, split)]
     return _encoded(rows, chosen, tokenizer, limit)
 
 
@@ -126,6 +129,7 @@ def _row(path: Path, number: int, line: str) -> dict[str, str]:
         "id": str(raw.get("id", f"{path.stem}-{number:03d}")),
         "workload": str(raw.get("workload", DEFAULT_WORKLOAD)),
         "text": raw["text"],
+        "source": str(raw.get("source", "")),
     }
 
 
@@ -141,15 +145,15 @@ def _chosen(wanted: Sequence[str] | None, known: Sequence[str], where: str) -> S
 
 
 def _encoded(
-    rows: Iterable[tuple[str, str, str]], workloads: Sequence[str], tokenizer: Any, limit: int | None
+    rows: Iterable[tuple[str, ...]], workloads: Sequence[str], tokenizer: Any, limit: int | None
 ) -> list[PromptTokens]:
     require(limit is None or limit >= 1, "`limit` must be >= 1", got=limit, fix="Leave it out for every prompt.")
     kept: list[PromptTokens] = []
     taken: Counter[str] = Counter()
-    for name, workload, text in rows:
+    for name, workload, text, source in rows:
         if workload not in workloads or (limit is not None and taken[workload] >= limit):
             continue
         taken[workload] += 1
-        kept.append(PromptTokens(name, workload, np.asarray(tokenizer(text)["input_ids"], dtype=np.int64)))
+        kept.append(PromptTokens(name, workload, np.asarray(tokenizer(text)["input_ids"], dtype=np.int64), source))
     require(bool(kept), "there must be at least one prompt", got="none", fix="Give a file with prompts, or a workload.")
     return kept

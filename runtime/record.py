@@ -118,7 +118,13 @@ def trace_of(
         temperature=temperature,
         candidates=candidates,
         prompts=tuple(
-            TracePrompt(id=p.id, workload=p.workload, prompt_tokens=len(p.tokens), output_tokens=len(output))
+            TracePrompt(
+                id=p.id,
+                workload=p.workload,
+                prompt_tokens=len(p.tokens),
+                output_tokens=len(output),
+                source=getattr(p, "source", ""),
+            )
             for p, output in zip(prompts, outputs, strict=True)
         ),
     )

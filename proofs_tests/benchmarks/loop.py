@@ -34,7 +34,7 @@ from runtime.record import record_trace
 from runtime.sweep import sweep_grid, sweep_policies
 
 WORKLOADS = ("code", "copy", "prose")
-FINALISTS, FINALS = 4, 3
+FINALISTS, FINALS = 4, 2
 
 
 def study(
@@ -170,9 +170,9 @@ def kept(name: str) -> dict[tuple[str, float], dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit-prompts", type=int, default=256, help="prompts a workload")
-    parser.add_argument("--tests", type=int, default=256, help="test prompts a workload, house target")
-    parser.add_argument("--tests-inflated", type=int, default=64, help="test prompts a workload, inflation")
-    parser.add_argument("--swept", type=int, default=32, help="test prompts a workload in the sweep, house target")
+    parser.add_argument("--tests", type=int, default=96, help="test prompts a workload, house target")
+    parser.add_argument("--tests-inflated", type=int, default=32, help="test prompts a workload, inflation")
+    parser.add_argument("--swept", type=int, default=24, help="test prompts a workload in the sweep, house target")
     parser.add_argument("--swept-inflated", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration a target")

@@ -27,13 +27,19 @@ FloatArray = NDArray[np.float64]
 
 
 class _Resampler:
-    """The same resampled prompts for every statistic of a workload."""
+    """The same resampled prompts for every statistic of a workload; those of one source stay together.
 
-    def __init__(self, resamples: int, seed: int, level: float) -> None:
+    With all prompts from one source, nothing tells how sources differ, and the prompts are resampled by themselves.
+    """
+
+    def __init__(self, resamples: int, seed: int, level: float, sources: NDArray[np.intp]) -> None:
         self.resamples, self.seed, self.level = resamples, seed, level
+        self.sources = sources if len(np.unique(sources)) > 1 else np.arange(len(sources))
 
     def interval(self, sums: FloatArray, statistic: Statistic) -> Interval:
-        flat, shape = sums.reshape(len(sums), -1), sums.shape[1:]
+        shape = sums.shape[1:]
+        flat = np.zeros((int(self.sources.max()) + 1, int(np.prod(shape))))
+        np.add.at(flat, self.sources, sums.reshape(len(sums), -1))
 
         def of_flat(sums: FloatArray) -> FloatArray:
             return statistic(sums.reshape(*sums.shape[:-1], *shape))
@@ -68,7 +74,12 @@ def fit_acceptance(
         If a workload has fewer than 2 prompts, or `depth` is below 1.
     """
     require(depth >= 1, "`depth` must be >= 1", got=depth, fix="Pass the depth of the deepest tree to plan.")
-    resampler = _Resampler(resamples, seed, level)
+
+    def fitted(name: str) -> WorkloadFit:
+        rows = rows_of(trace, name)
+        sources = trace.sources(rows.column("prompt")[rows.starts])
+        return _fit_workload(trace, name, rows, depth, _Resampler(resamples, seed, level, sources))
+
     return AcceptanceFit(
         stamp=Stamp.now(seed=seed),
         target=trace.target,
@@ -79,12 +90,11 @@ def fit_acceptance(
         candidates=trace.candidates,
         level=level,
         resamples=resamples,
-        workloads=tuple(_fit_workload(trace, name, depth, resampler) for name in trace.workloads),
+        workloads=tuple(map(fitted, trace.workloads)),
     )
 
 
-def _fit_workload(trace: Trace, name: str, depth: int, resampler: _Resampler) -> WorkloadFit:
-    rows = rows_of(trace, name)
+def _fit_workload(trace: Trace, name: str, rows: PromptRows, depth: int, resampler: _Resampler) -> WorkloadFit:
     drafted = has_draft(trace, rows)
     offered = bool(np.any(rows.column("retrieval_offered")))
     overlap = np.asarray(rows.column("overlap"), dtype=np.float64)

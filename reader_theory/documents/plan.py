@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
@@ -92,6 +94,15 @@ class DraftPolicy(Frozen):
         if self.joined is not None:
             parts.append(self.joined.name)
         return " + ".join(parts) or "off"
+
+    def forward_sizes(self, pending: float) -> NDArray[np.float64]:
+        """Tokens a row of each forward of the draft: the `pending` ones, then the inner nodes of each level."""
+        if not self.parents:
+            return np.empty(0)
+        tree = self.tree
+        inner = np.unique(tree.parents[tree.parents >= 0])
+        widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
+        return np.concatenate([[pending], widths])
 
     @classmethod
     def of(cls, tree: DraftTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:

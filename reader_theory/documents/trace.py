@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
@@ -40,6 +40,9 @@ class TracePrompt(Frozen):
     workload: str
     prompt_tokens: int
     output_tokens: int
+    source: str = Field(
+        default="", description="document or user that it comes from, whose prompts are alike; empty: its own"
+    )
 
 
 class Trace(Document):
@@ -108,6 +111,11 @@ class Trace(Document):
         """Row numbers of every position of `workload`."""
         chosen = [i for i, prompt in enumerate(self.prompts) if prompt.workload == workload]
         return np.flatnonzero(np.isin(self.columns["prompt"], chosen))
+
+    def sources(self, prompts: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+        """(P,) number of the source of each of these prompts; a prompt without one is a source of its own."""
+        names = [self.prompts[int(i)].source or f"prompt {i}" for i in prompts]
+        return np.unique(names, return_inverse=True)[1]
 
 
 def check_columns(columns: Columns) -> None:
