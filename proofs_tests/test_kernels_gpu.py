@@ -161,6 +161,7 @@ def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
     patch.setattr(commit.KVPool, "of", pool)
 
 
+@pytest.mark.slow
 def test_numba_kernels_do_in_the_simulator_what_the_cpu_twin_does() -> None:
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "proofs_tests.kernel_twins", "8"]

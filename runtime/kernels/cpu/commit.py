@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from numba import njit
 
-from runtime.kernels.cpu.suffix.memory import int32_at, int64_at
+from runtime.kernels.cpu.suffix.memory import int32_at, int64_at, prefetch
 
 __all__ = ["commit"]
+
+LINE = 64
+"""Bytes of a cache line."""
+AHEAD = 2
+"""Heads ahead whose entries are asked for: they lie too far apart for the processor to guess."""
 
 
 @njit(cache=True, nogil=True)
@@ -28,7 +33,7 @@ def commit(table, rows, heads, slots, entry_bytes, first_row, lengths, path, kep
     bad = first_bad(slots, lengths, path, kept)
     if bad >= 0:
         return bad
-    words = entry_bytes // 8
+    words, step = entry_bytes // 8, slots * entry_bytes
     for store in range(table.size):
         for b in range(kept.size):
             for head in range(heads):
@@ -38,6 +43,9 @@ def commit(table, rows, heads, slots, entry_bytes, first_row, lengths, path, kep
                     if node == i:
                         continue
                     source, target = table[store] + (base + node) * entry_bytes, table[store] + (base + i) * entry_bytes
+                    for line in range(0, entry_bytes, LINE):
+                        prefetch(source + AHEAD * step + line)
+                        prefetch(target + AHEAD * step + line)
                     if 8 * words == entry_bytes:
                         int64_at(target, words)[:] = int64_at(source, words)
                     else:

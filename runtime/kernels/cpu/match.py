@@ -9,7 +9,7 @@ from runtime.kernels.cpu.verify import child_with
 
 __all__ = ["suffix_chain", "suffix_match", "trie_lookup"]
 
-BLOCK = 64
+BLOCK = 1024
 """Places that are looked through for the last token before any is compared further back."""
 
 
@@ -23,6 +23,15 @@ def compare(text, place, query, size, limit):
 
 
 @njit(cache=True, nogil=True)
+def holds(block, token):
+    """Whether the token is in the block; all of it is looked at, so that the compiler may use wide registers."""
+    hits = False
+    for i in range(block.size):
+        hits |= block[i] == token
+    return hits
+
+
+@njit(cache=True, nogil=True)
 def find(text, end, query, size, max_depth):
     """Longest suffix of ``query[:size]`` that ends before a token of ``text[:end]``: length, count, latest place."""
     best, count, latest = 0, 0, -1
@@ -31,10 +40,7 @@ def find(text, end, query, size, max_depth):
     last = query[size - 1]
     for stop in range(end - 1, 0, -BLOCK):
         start = max(stop - BLOCK, 0)
-        hits = 0
-        for place in range(start, stop):
-            hits += text[place] == last
-        if hits == 0:
+        if not holds(text[start:stop], last):
             continue
         for place in range(stop, start, -1):
             if text[place - 1] != last:

@@ -1,13 +1,14 @@
 """CPU twins of rejection, multi-round and without replacement, with NumPy's own order of summation.
 
-Decisions equal those of the NumPy rules bit by bit: sums are taken pairwise over blocks as `numpy.sum` takes them.
+What is accepted equals the NumPy rules bit by bit: sums are taken pairwise over blocks as `numpy.sum` takes them.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
-from runtime.kernels.cpu.verify import finish, is_tree
+from runtime.kernels.cpu.verify import BLOCK, finish, is_tree, pick
 
 __all__ = ["verify_rejection", "verify_without_replacement"]
 
@@ -67,24 +68,8 @@ def without_token_into(draft, token, out):
 
 
 @njit(cache=True, nogil=True)
-def pick(law, uniform):
-    """Token whose cumulative probability first exceeds ``uniform * total``; never one of probability 0."""
-    total = 0.0
-    for i in range(law.size):
-        total += law[i]
-    threshold, running = uniform * total, 0.0
-    for i in range(law.size):
-        running += law[i]
-        if running > threshold:
-            return i
-    last = law.size - 1
-    while last > 0 and not law[last] > 0:
-        last -= 1
-    return last
-
-
-@njit(cache=True, nogil=True)
 def _reject(target, draft, tokens, parents, counts, acceptance, recovery, scratch, path, kept, emitted, distinct):
+    parts = np.empty(target.shape[2] // BLOCK + 1)
     for b in range(counts.size):
         count = counts[b]
         if not is_tree(tokens[b], parents[b], count):
@@ -111,7 +96,7 @@ def _reject(target, draft, tokens, parents, counts, acceptance, recovery, scratc
                     without_token_into(law, token, scratch[b, 1])
                     law = scratch[b, 1]
             if not walking:
-                finish(path[b], kept[b : b + 1], emitted[b], length, pick(left, recovery[b, node]))
+                finish(path[b], kept[b : b + 1], emitted[b], length, pick(left, recovery[b, node], parts))
     return -1
 
 

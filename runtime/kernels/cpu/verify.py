@@ -9,7 +9,7 @@ from numba.extending import overload
 __all__ = ["verify_greedy", "verify_target_only"]
 
 BLOCK = 1024
-"""Entries whose maximum is taken before it is compared, so that the compiler may use wide registers."""
+"""Entries that are looked at together before any is looked at alone."""
 
 
 @njit(cache=True, nogil=True)
@@ -41,13 +41,13 @@ def finish(path, kept, emitted, length, token):
     kept[0] = length
 
 
-@njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def largest(row, start, stop):
-    """Largest of ``row[start:stop]``."""
-    best = row[start]
-    for i in range(start + 1, stop):
-        best = max(best, row[i])
-    return best
+@njit(cache=True, nogil=True)
+def exceeds(block, best):
+    """Whether an entry is larger than `best`; all are looked at, so that the compiler may use wide registers."""
+    hits = 0
+    for i in range(block.size):
+        hits += block[i] > best
+    return hits > 0
 
 
 @njit(cache=True, nogil=True)
@@ -55,13 +55,47 @@ def argmax(row):
     """Index of the first largest entry."""
     best, at = row[0], 0
     for start in range(0, row.size, BLOCK):
-        top = largest(row, start, min(start + BLOCK, row.size))
-        if top > best:
-            best, at = top, start
-    for i in range(at, row.size):
-        if row[i] == best:
-            return i
+        if exceeds(row[start : start + BLOCK], best):
+            for i in range(start, min(start + BLOCK, row.size)):
+                if row[i] > best:
+                    best, at = row[i], i
     return at
+
+
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+def block_sum(block):
+    """Sum in whatever order is fastest."""
+    total = 0.0
+    for i in range(block.size):
+        total += block[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def pick(law, uniform, parts):
+    """Token whose cumulative weight first exceeds ``uniform * total``; never one of weight 0.
+
+    Sums of blocks (into `parts`) find the block, which is then walked: where a uniform lies within rounding of a
+    boundary (1e-15), the token may be the neighbour of the one that a plain running sum gives.
+    """
+    blocks = 0
+    total = 0.0
+    for start in range(0, law.size, BLOCK):
+        parts[blocks] = block_sum(law[start : start + BLOCK])
+        total += parts[blocks]
+        blocks += 1
+    threshold, running, block = uniform * total, 0.0, 0
+    while block < blocks - 1 and running + parts[block] <= threshold:
+        running += parts[block]
+        block += 1
+    for i in range(block * BLOCK, law.size):
+        running += law[i]
+        if running > threshold and law[i] > 0:
+            return i
+    last = law.size - 1
+    while last > 0 and not law[last] > 0:
+        last -= 1
+    return last
 
 
 def floats(row, room):
@@ -84,26 +118,20 @@ def _floats(row, room):
 
 
 @njit(cache=True, nogil=True)
-def draw(row, temperature, uniform, cumulative):
-    """Token of the softmax of ``row / temperature`` whose cumulative probability first exceeds `uniform`."""
-    size = row.size
-    top = np.float64(largest(row, 0, size)) / temperature
-    total = 0.0
-    for i in range(size):
-        total += np.exp(np.float64(row[i]) / temperature - top)
-        cumulative[i] = total
-    threshold = uniform * total
-    token = np.searchsorted(cumulative, threshold, side="right")
-    if token < size:
-        return token
-    return np.searchsorted(cumulative, total, side="left")
+def draw(row, temperature, uniform, weights, parts):
+    """Token of the softmax of ``row / temperature`` that `uniform` picks."""
+    top = np.float64(row[argmax(row)]) / temperature
+    for i in range(row.size):
+        weights[i] = np.exp(np.float64(row[i]) / temperature - top)
+    return pick(weights, uniform, parts)
 
 
 @njit(cache=True, nogil=True)
 def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted):
     """-1, or the first row that is no tree."""
     batch, _, vocabulary = logits.shape
-    room, cumulative = np.empty(vocabulary, np.float32), np.empty(vocabulary, np.float64)
+    room, weights = np.empty(vocabulary, np.float32), np.empty(vocabulary, np.float64)
+    parts = np.empty(vocabulary // BLOCK + 1)
     for b in range(batch):
         count = counts[b]
         if not is_tree(tokens[b], parents[b], count):
@@ -114,7 +142,7 @@ def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, p
             length += 1
             row = floats(logits[b, node], room)
             hot = temperature[b] > 0
-            token = draw(row, temperature[b], uniforms[b, node], cumulative) if hot else argmax(row)
+            token = draw(row, temperature[b], uniforms[b, node], weights, parts) if hot else argmax(row)
             child = child_with(tokens[b], parents[b], count, node, token)
             if child < 0:
                 break
