@@ -14,7 +14,8 @@ import numpy as np
 
 from reader_theory.acceptance.drift_test import DriftReport, drift_test
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import AcceptanceFit, DraftPolicy, Plan, Trace
+from reader_theory.documents import DraftPolicy, Plan, Trace
+from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.errors import require
 from runtime.models.target import LanguageModel
 from runtime.record import trace_of
