@@ -103,7 +103,7 @@ def verification(rng: np.random.Generator, scale: int) -> list[Case]:
 
 def movement(rng: np.random.Generator, scale: int) -> list[Case]:
     """Masks of many rows, and commits whose entries lie far apart and are cold in every repeat."""
-    batch, queries, width = 2 * scale, 33, 4096
+    batch, queries, width = 4 * scale, 33, 4096
     mask, positions = np.empty((batch, queries, width), np.float32), np.empty((batch, queries), np.int64)
     parents = np.tile((np.arange(queries) - 1) // 2, (batch, 1))
     parents[:, 0] = -1
@@ -130,9 +130,9 @@ def movement(rng: np.random.Generator, scale: int) -> list[Case]:
 
 def search(rng: np.random.Generator, scale: int) -> list[Case]:
     """Texts of many tokens, and many tries."""
-    text = rng.integers(0, 32_000, (scale, 1 << 16)).astype(np.int32)
+    text = rng.integers(0, 32_000, (scale, 1 << 19)).astype(np.int32)
     lengths = np.full(scale, text.shape[1])
-    batch, size = 1024 * scale, 32
+    batch, size = 4096 * scale, 32
     parents = np.tile((np.arange(size) - 1) // 2, (batch, 1))
     tokens = rng.integers(0, 32_000, (batch, size))
     chance = rng.random((batch, size))
@@ -144,7 +144,9 @@ def search(rng: np.random.Generator, scale: int) -> list[Case]:
     offered = tokens.nbytes + parents.nbytes + chance.nbytes
     out = batch * (17 * 24 + 8)
     return [
-        Case("suffix_match", lambda _: suffix_match(text, lengths), text.nbytes, 0, f"{scale} texts of 65536 tokens"),
+        Case(
+            "suffix_match", lambda _: suffix_match(text, lengths), text.nbytes, 0, f"{scale} texts of {1 << 19} tokens"
+        ),
         Case(
             "merge_candidates",
             lambda _: merge_candidates(root, tokens, above, chance, budgets, 16, 0.1),

@@ -41,7 +41,8 @@ def fit(rows: list[Row], pair: Pair) -> Any:
 def evaluate(rows: list[Row], pair: Pair) -> dict[str, Any]:
     """Held-out error of the step's time; and, by batch and context, the plan's choice against the best measured.
 
-    The plan sees the fitted times and the tokens a step of round 0; it is judged by the tokens a second of the rest.
+    The plan sees the fitted times and the tokens a step of round 0; it is judged by the measured times and the tokens a
+    step of the later rounds. Tokens a step are pooled over batches and contexts, whose few steps would be noise alone.
     """
     steps = [row for row in rows if row["policy"] != "forward alone"]
     order = np.random.default_rng(0).permutation(len(steps))
@@ -51,13 +52,26 @@ def evaluate(rows: list[Row], pair: Pair) -> dict[str, Any]:
         return {"points": len(steps), "why": "too few points to hold some out", "plans": []}
     predict = fit(known, pair)
     errors = np.abs(predict(unseen) / np.array([row["step_s"] for row in unseen]) - 1)
-    plans = [_plan([r for r in steps if (r["batch"], r["context"]) == cell], predict) for cell in _cells(steps)]
+    early, late = _accepted([r for r in steps if r["round"] == 0]), _accepted([r for r in steps if r["round"] > 0])
+    cells = [[r for r in steps if (r["batch"], r["context"]) == cell] for cell in _cells(steps)]
+    plans = [_plan(cell, predict, early, late) for cell in cells]
     return {
         "points": len(steps),
         "fitted": len(known),
         "median_error": float(np.median(errors)),
         "worst_error": float(errors.max()),
+        "tokens_per_step": {"round 0": early, "later": late},
         "plans": plans,
+    }
+
+
+def _accepted(rows: list[Row]) -> dict[str, float]:
+    """Tokens a step of each policy, rows of a batch counted alike."""
+    names = dict.fromkeys(row["policy"] for row in rows)
+    chosen = {name: [row for row in rows if row["policy"] == name] for name in names}
+    return {
+        name: float(np.average([r["tokens_per_step"] for r in some], weights=[r["batch"] for r in some]))
+        for name, some in chosen.items()
     }
 
 
@@ -65,14 +79,16 @@ def _cells(rows: list[Row]) -> list[tuple[int, int]]:
     return sorted({(row["batch"], row["context"]) for row in rows})
 
 
-def _plan(rows: list[Row], predict: Any) -> dict[str, Any]:
-    early, late = [r for r in rows if r["round"] == 0], [r for r in rows if r["round"] > 0]
+def _plan(rows: list[Row], predict: Any, early: dict[str, float], late: dict[str, float]) -> dict[str, Any]:
+    first = [row for row in rows if row["round"] == 0]
     predicted = {
-        row["policy"]: row["batch"] * row["tokens_per_step"] / float(s)
-        for row, s in zip(early, predict(early), strict=True)
+        row["policy"]: row["batch"] * early[row["policy"]] / float(s)
+        for row, s in zip(first, predict(first), strict=True)
     }
-    names = [row["policy"] for row in early]
-    measured = {name: float(np.mean([row["tokens_per_s"] for row in late if row["policy"] == name])) for name in names}
+    measured = {
+        name: rows[0]["batch"] * late[name] / float(np.median([r["step_s"] for r in rows if r["policy"] == name]))
+        for name in predicted
+    }
     choice, best = max(predicted, key=predicted.__getitem__), max(measured, key=measured.__getitem__)
     return {
         "batch": rows[0]["batch"],
