@@ -97,8 +97,14 @@ def _summary(engine: GraphEngine, steps: list[StepTiming]) -> dict[str, Any]:
 
 
 def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: int, context: int) -> dict[str, Any]:
-    """Seconds of the target's forward of one token a row, beside its bytes: what plain decoding cannot go below."""
+    """Seconds of the target's forward of one token a row, its bytes, and plain steps at the same place."""
     engine.use(DraftPolicy())
+    for _ in range(WARM_STEPS):
+        engine.step()
+    engine.timings.clear()
+    for _ in range(settings.steps):
+        engine.step()
+    plain_s = float(np.median([step.step_s for step in engine.timings]))
     longest = int(engine.cache.lengths.max())
     bucket = engine.buckets.pick(batch, 1, longest)
     seconds = median_s(_captured(pair, engine, bucket), settings.device)
@@ -108,6 +114,7 @@ def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: i
         "context": context,
         "policy": "forward alone",
         "step_s": seconds,
+        "plain_step_s": plain_s,
         "floor_bytes": pair.weight_bytes + pair.kv_bytes(batch * longest),
     }
 
