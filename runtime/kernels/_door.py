@@ -7,6 +7,7 @@ DLPack. Nothing is copied. bfloat16 and float16 travel as their bits where a twi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Sizes(dict[str, int]):
             Naming the argument and what it was.
         """
         shape = tuple(x.shape)
-        dtype = str(x.dtype).removeprefix("torch.")
+        dtype = _name(x.dtype)
         same = len(shape) == len(dims) and all(
             self.setdefault(dim, size) == size for dim, size in zip(dims, shape, strict=True)
         )
@@ -50,6 +51,11 @@ class Sizes(dict[str, int]):
                 got=f"shape {shape} of {dtype}{'' if flat else ', with gaps'}",
                 fix="Cast or call `.contiguous()` before the kernel; a door never copies.",
             )
+
+
+@lru_cache
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def on_gpu(*arrays: Array) -> bool:

@@ -42,15 +42,17 @@ def forward_trees(
     lengths = cache.lengths[:batch]
     written = np.zeros(batch, dtype=np.int64) if scratch is None else scratch
     width = cache.begin(lengths + written, queries, model.device)
+    if batch == 1 and queries == 1 and not written[0]:  # it sees every slot: no mask is needed
+        alone = torch.from_numpy(lengths[:, None].copy()).to(model.device)
+        return model.logits(torch.from_numpy(tokens).to(model.device), alone, None, cache)
     positions = torch.empty((batch, queries), dtype=torch.int64)
     mask = torch.empty((batch, queries, width), dtype=model.dtype)
     above = np.ascontiguousarray(parents)
     fill_tree_inputs(mask, positions, above, counts, lengths, written, hidden_value(model.dtype))
-    alone = batch == 1 and queries == 1 and written[0] == 0
     return model.logits(
         torch.from_numpy(tokens).to(model.device),
         positions.to(model.device),
-        None if alone else mask.unsqueeze(1).to(model.device),
+        mask.unsqueeze(1).to(model.device),
         cache,
     )
 
