@@ -87,6 +87,18 @@ def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_pa
     assert all(row.measured >= 1 for row in checked.of("tokens_per_step"))
 
 
+@pytest.mark.parametrize("rule", ["block", "typical_lossy"])
+def test_a_record_names_its_rule_and_whether_it_is_lossless(
+    trace: Trace, cost: Cost, tmp_path: Path, rule: str
+) -> None:
+    plan = make_plan(fit_acceptance(trace, depth=4, resamples=100), cost, trace, batches=(1,), resamples=100)
+    record = run_plan(
+        *_models(), plan, _prompts(10), path=tmp_path / "run.json", temperature=1.0, verification=rule,
+        compare_plain=False,
+    )  # fmt: skip
+    assert (record.verification, record.lossless) == (rule, rule != "typical_lossy")
+
+
 def test_a_plan_always_weighs_off_and_a_chain(trace: Trace, cost: Cost) -> None:
     fit = fit_acceptance(trace, depth=4, resamples=100)
     plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=8, new_tokens=TOKENS, resamples=100)

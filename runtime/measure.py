@@ -57,6 +57,7 @@ def run_plan(
     batches: Sequence[int] | None = None,
     repeats: int = 1,
     temperature: float | None = None,
+    verification: str = "target_only",
     seed: int = 0,
     compare_plain: bool = True,
     progress: Progress | None = None,
@@ -73,6 +74,8 @@ def run_plan(
         Times each cell is run; its decoding time is the median.
     temperature : float, optional
         The plan's when left out.
+    verification : str
+        Rule of sampled requests; a lossy one is named so in the record.
     compare_plain : bool
         Decode the same requests without drafts as well, in turn with the plan, and hold the outputs against each other.
     """
@@ -87,6 +90,7 @@ def run_plan(
         new_tokens=plan.new_tokens,
         repeats=repeats,
         temperature=plan.temperature if temperature is None else temperature,
+        verification=verification,
         seed=seed,
         compare_plain=compare_plain,
         plan=plan.fingerprint(),
@@ -107,6 +111,7 @@ def measure_cells(
     temperature: float,
     dtype: str,
     names: tuple[str, str | None],
+    verification: str = "target_only",
     repeats: int = 1,
     seed: int = 0,
     compare_plain: bool = True,
@@ -116,7 +121,8 @@ def measure_cells(
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
     plain: dict[tuple[str, int], list[CellRun]] = {}
-    bench = _Bench(target, draft, prompts, new_tokens, temperature, seed)
+    params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed, verification=verification)
+    bench = _Bench(target, draft, prompts, params)
     total = repeats * len(tasks)
     for done in range(total):
         task = tasks[done % len(tasks)]
@@ -140,8 +146,8 @@ def measure_cells(
         device=Stamp.now().machine,
         dtype=dtype,
         temperature=temperature,
-        verification="greedy" if temperature == 0 else "target_only",
-        lossless=True,
+        verification=params.rule,
+        lossless=params.lossless,
         plan=plan,
         new_tokens=new_tokens,
         cells=tuple(cells),
@@ -157,13 +163,10 @@ class _Bench:
         target: LanguageModel,
         draft: LanguageModel | None,
         prompts: Sequence[PromptLike],
-        new_tokens: int,
-        temperature: float,
-        seed: int,
+        params: SamplingParams,
     ) -> None:
-        self.target, self.draft, self.prompts = target, draft, prompts
-        self.params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
-        self.slots = max(len(prompt.tokens) for prompt in prompts) + new_tokens + 80
+        self.target, self.draft, self.prompts, self.params = target, draft, prompts, params
+        self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[int, Engine] = {}
 
     def run(self, task: Task) -> CellRun:

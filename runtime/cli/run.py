@@ -29,6 +29,9 @@ def run(
     batch: options.Batches = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell; its time is their median.")] = 1,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="The plan's when left out.")] = None,
+    verification: Annotated[
+        str, typer.Option(help="Rule of sampled requests, such as target_only, traversal or typical_lossy.")
+    ] = "target_only",
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
@@ -54,7 +57,7 @@ def run(
         record = measure_cells(
             models.target, models.draft, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
-            compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
+            verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, progress=progress,
         )  # fmt: skip
     show_document(record, output, as_json=as_json)
