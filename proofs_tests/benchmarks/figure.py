@@ -59,4 +59,4 @@ def draw(results: list[dict[str, Any]], path: Path = FIGURE) -> Path:
 
 
 if __name__ == "__main__":
-    print(draw(json.loads((RESULTS / "demo.json").read_text())["results"]))
+    print(draw(json.loads((RESULTS / "loop.json").read_text())["results"]))

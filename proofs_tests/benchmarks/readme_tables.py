@@ -100,7 +100,7 @@ def loop(result: dict[str, Any]) -> str:
                     f"{rate['error']:+.1%}",
                     "yes" if rate["inside"] and steps["inside"] else "no",
                     f"{q['speed_up']['measured']:.2f}" if "speed_up" in q else "",
-                    f"{losses[(workload, batch)]:.1%}" if losses else "",
+                    f"{losses[(workload, batch)]:.1%}",
                 ]
             )
     return _markdown(header, rows) + "\n\n" + _machine(result)
@@ -113,7 +113,6 @@ def _interval(e: dict[str, float]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "loop": loop,
-    "demo": loop,
     "cost_model": readme_theory.cost_model,
     "planner": readme_theory.planner,
 }

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,15 @@ def _half(
             counts["looped"] += looped
             if len(kept) < HALF and not (ended or looped):
                 sha = hashlib.sha256(text.encode()).hexdigest()[:16]
-                kept.append(Prompt(f"{workload}-{split}-{len(kept):03d}", workload, split, text, name, sha))
+                kept.append(Prompt("", workload, split, text, name, sha))
     counts["kept"] += len(kept)
-    return kept
+    return numbered(kept)
+
+
+def numbered(prompts: list[Prompt]) -> list[Prompt]:
+    """In the order of their hashes: the first few are then like all of them, not one of each file."""
+    ordered = sorted(prompts, key=lambda prompt: prompt.sha256)
+    return [replace(p, id=f"{p.workload}-{p.split}-{i:03d}") for i, p in enumerate(ordered)]
 
 
 def _in_turn(sources: list[Iterator[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
