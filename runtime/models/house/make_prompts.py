@@ -89,7 +89,7 @@ def _half(
 
 def numbered(prompts: list[Prompt]) -> list[Prompt]:
     """In the order of their hashes: the first few are then like all of them, not one of each file."""
-    ordered = sorted(prompts, key=lambda prompt: prompt.sha256)
+    ordered = sorted(prompts, key=lambda prompt: prompt.sha)
     return [replace(p, id=f"{p.workload}-{p.split}-{i:03d}") for i, p in enumerate(ordered)]
 
 
