@@ -43,7 +43,7 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     nodes = np.arange(len(widest))
     used = widest > 0
     forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
-    scale = cost.closure.value
+    scale = cost.closure_of(policy.drafters).value
     if policy.shape == "off":
         around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
         return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})

@@ -196,12 +196,13 @@ class _Study:
     def _predict(self, weighed: _Weighed, batch: int, shrink: float) -> Prediction:
         by_rows, plain_rows = self._by_rows(weighed, batch), self._by_rows(self.off, batch)
         draws = self._draws(weighed, by_rows, plain_rows)
-        value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise()
+        value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, 1)
+        apart = spread / self._cost_noise(self.off.policy, 2)
         own = weighed.policy.shape != "off"
         per_step = interval(draws[0], value[0] * (shrink if own else 1.0), self.level)
         step = interval(draws[1] * spread, value[1], self.level)
         rate = interval(draws[2] * spread, value[2] * (shrink if own else 1.0), self.level)
-        gain = interval(draws[2] / draws[3], value[2] / value[3] * shrink, self.level) if own else _one()
+        gain = interval(draws[2] / draws[3] * apart, value[2] / value[3] * shrink, self.level) if own else _one()
         return Prediction(
             tokens_per_step=per_step,
             step_s=step,
@@ -257,17 +258,17 @@ class _Study:
         total = float(tokens.sum())
         return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
 
-    def _cost_noise(self) -> Floats:
-        closure = self.cost.closure
+    def _cost_noise(self, policy: DraftPolicy, stream: int) -> Floats:
+        closure = self.cost.closure_of(policy.drafters)
         width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
-        rng = np.random.default_rng(self.seed + 1)
+        rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
 
     def _price(self, step: StepForecast, weighed: _Weighed, batch: int) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
         at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
-        slope = max(float(at[1] - at[0]) * self.cost.closure.value, 0.0)
+        slope = max(float(at[1] - at[0]) * self.cost.closure_of(weighed.policy.drafters).value, 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
 
 

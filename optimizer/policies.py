@@ -59,9 +59,10 @@ def certified_tree(
     verify_s = cost.target_forward.at(batch, nodes + 1, context) + around
     plain_around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
     verify_s[0] = cost.target_forward.at(batch, 1, context) + plain_around
+    scale = cost.closure_of("draft").value
     problem = TreeProblem(
         RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
-        LevelCost(cost.closure.value * draft_s, cost.closure.value * verify_s),
+        LevelCost(scale * draft_s, scale * verify_s),
         max_nodes,
         max_depth=levels,
         batch=batch,

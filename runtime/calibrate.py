@@ -25,6 +25,7 @@ __all__ = ["calibrate_cost"]
 Point = tuple[int, int, int]
 
 LEAST_REPEATS, MOST_REPEATS = 3, 40
+HALTED, PACE_BLOCKS = 5, 12
 
 
 def calibrate_cost(
@@ -89,7 +90,11 @@ def calibrate_cost(
         closure=Estimate.exact(1.0, "assumed"),
         **_terms_around(seen),
     )
-    return open_cost.model_copy(update={"closure": _closure(open_cost, checked)})
+    closures = {
+        kind: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
+        for kind in dict.fromkeys(step.policy.drafters for step in checked)
+    }
+    return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
 
 def _table(
@@ -201,22 +206,26 @@ def _line(steps: Sequence[StepTiming], seconds: Callable[[StepTiming], float]) -
 
 
 def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
-    """Whole steps as the engine's clock saw them over the sum of the terms, policy by policy and batch by batch."""
+    """Whole steps as the engine's clock saw them over the sum of the terms.
+
+    Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
+    """
     groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
     for s in seen:
         groups.setdefault((s.policy, s.timing.rows), []).append(s)
     ratios = np.log([_ratio(cost, group) for group in groups.values()])
-    half = 1.96 * max(float(np.std(ratios)), cost.target_forward.relative_spread / 1.96)
+    size = max(len(seen) // PACE_BLOCKS, 1)
+    paces = np.log([_ratio(cost, seen[i : i + size]) for i in range(0, len(seen), size)])
+    half = 1.96 * float(np.hypot(np.std(ratios), np.std(paces)) + cost.target_forward.relative_spread / 1.96)
     middle = float(np.median(ratios))
     value, low, high = np.exp([middle, middle - half, middle + half])
     return Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
 
 
 def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
-    """Trimmed at both ends: a step that the machine interrupted says nothing of the policy."""
-    ratios = np.sort([s.timing.step_s / _summed(cost, s) for s in group])
-    cut = len(ratios) // 10
-    return float(np.mean(ratios[cut : len(ratios) - cut]))
+    """Mean over steps, but for those that took over `HALTED` times the median: the machine was elsewhere."""
+    ratios = np.array([s.timing.step_s / _summed(cost, s) for s in group])
+    return float(np.mean(ratios[ratios <= HALTED * np.median(ratios)]))
 
 
 def _summed(cost: Cost, s: SeenStep) -> float:

@@ -95,6 +95,13 @@ class Cost(Document):
         description="seconds a step of all but the forward, when nothing is drafted",
     )
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
+    closures: dict[str, Estimate] = Field(
+        default_factory=dict, description="the same by who drafts (off, draft, retrieval, both), where it was measured"
+    )
+
+    def closure_of(self, drafters: str) -> Estimate:
+        """The closure of steps with these drafters; the general one where there is none of their own."""
+        return self.closures.get(drafters, self.closure)
 
     def drafting_s(self, batch: int, forwards: ArrayLike, context: float) -> float:
         """Seconds of the draft's forwards over these numbers of tokens a row; 0 without a draft."""

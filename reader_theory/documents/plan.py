@@ -82,6 +82,13 @@ class DraftPolicy(Frozen):
         return "tree" if both or not self.tree.is_chain else "chain"
 
     @property
+    def drafters(self) -> Literal["off", "draft", "retrieval", "both"]:
+        """Who drafts."""
+        if self.joined is not None or (self.parents and self.retrieval is not None):
+            return "both"
+        return "draft" if self.parents else "retrieval" if self.retrieval is not None else "off"
+
+    @property
     def name(self) -> str:
         """Short name, such as ``"tree 12x4 + retrieval"``."""
         parts: list[str] = []
