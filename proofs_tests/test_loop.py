@@ -88,9 +88,7 @@ def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_pa
 
 
 @pytest.mark.parametrize("rule", ["block", "typical_lossy"])
-def test_a_record_names_its_rule_and_its_loss(
-    trace: Trace, cost: Cost, tmp_path: Path, rule: str
-) -> None:
+def test_a_record_names_its_rule_and_its_loss(trace: Trace, cost: Cost, tmp_path: Path, rule: str) -> None:
     plan = make_plan(fit_acceptance(trace, depth=4, resamples=100), cost, trace, batches=(1,), resamples=100)
     record = run_plan(
         *_models(), plan, _prompts(10), path=tmp_path / "run.json", temperature=1.0, verification=rule,

@@ -28,9 +28,9 @@ __all__ = ["SeenStep", "corrected_draft", "corrected_target", "linear_term", "pr
 
 Floats = NDArray[np.float64]
 
-BURST = 4
-"""Steps in a row under one policy; the first, which pays for the change, is left out."""
-LEAST_ROUNDS = 4
+BURST, SETTLE = 10, 3
+"""Steps in a row under one policy, and how many of them pay for the change and are left out."""
+LEAST_ROUNDS = 2
 OUTPUT = 384
 """Most tokens that a request emits before it is replaced."""
 
@@ -120,19 +120,19 @@ class _Full:
         self.prompts = itertools.cycle(prompts)
 
     def burst(self, policy: DraftPolicy) -> list[SeenStep]:
-        """A few steps under one policy: those that follow another step of it, with no request joining."""
+        """Steps in a row under one policy: those that follow `SETTLE` of it, and on which no request joins."""
         engine, batch = self.engine, self.engine.max_batch
         engine.use(policy)
         seen: list[SeenStep] = []
-        emitted = None
-        for _ in range(BURST):
-            for _ in range(batch - len(engine.rows)):
+        emitted = 0
+        for turn in range(BURST):
+            joining = batch - len(engine.rows)
+            for _ in range(joining):
                 engine.add(next(self.prompts).tokens, self.params)
-                emitted = None
             context = float(np.mean(engine.cache.lengths[:batch]))
             engine.step()
             timing = engine.timings.pop()
-            if emitted is not None:
+            if turn >= SETTLE and not joining:
                 seen.append(SeenStep(policy, timing, context, emitted / batch))
             emitted = timing.emitted
         return seen

@@ -192,7 +192,7 @@ def main() -> None:
             )
             for which in args.targets:
                 house = which == "house"
-                if not house:
+                if not house and not (scratch / "inflated").exists():
                     inflate(house_folder("target"), scratch / "inflated")
                 target = small if house else load_model(scratch / "inflated", "bfloat16")
                 tests = house_prompts(WORKLOADS, "test", tokenizer, limit=args.tests if house else args.tests_inflated)
