@@ -52,7 +52,7 @@ class Counters:
         self.steps = self.row_steps = self.emitted = 0
         self._offered: Counter[tuple[str, int]] = Counter()
         self._accepted: Counter[tuple[str, int]] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(("step", *TERMS), 0.0)
         self._rules: Counter[str] = Counter()
         self._later: list[tuple[list[int], int, list[int]]] = []
 
@@ -90,7 +90,7 @@ class Counters:
             {name: tuple(counts[name, depth + 1] for depth in range(deepest[name])) for name in sources}
             for counts in (self._offered, self._accepted)
         ]
-        seconds = dict(self._seconds) | {"prefill": others.pop("prefill_s")}
+        seconds: dict[str, float] = self._seconds | {"prefill": others.pop("prefill_s")}
         return EngineCounters(
             steps=self.steps,
             row_steps=self.row_steps,

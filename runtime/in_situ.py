@@ -189,4 +189,4 @@ def linear_term(rows: Floats, seconds: Floats) -> tuple[Estimate, float]:
 
 def _with(table: CostTable, seconds: Floats) -> CostTable:
     grid = tuple(tuple(tuple(float(s) for s in row) for row in plane) for plane in seconds)
-    return CostTable(**(table.model_dump() | {"seconds": grid}))
+    return CostTable.model_validate(table.model_dump() | {"seconds": grid})
