@@ -26,8 +26,8 @@ def test_a_rectangle_with_holes_gives_the_logits_of_a_row_cache(period: int) -> 
         theirs = forward_rectangle(model, rect, tokens, parents)
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
         kept = [paths[i] for i in rng.integers(0, len(paths), 3)]
-        for row, path in enumerate(kept):
-            rows.commit(row, path)
+        most = max(map(len, kept))
+        rows.commit(np.array([path + [-1] * (most - len(path)) for path in kept]), np.array([len(path) for path in kept]))
         rect.commit(kept)
         if step % period == period - 1:
             rect.rearrange()

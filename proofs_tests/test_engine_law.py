@@ -69,20 +69,20 @@ def test_sampled_output_has_the_target_law_exactly(policy: str, batch: int) -> N
 class _SharesUniforms(Engine):
     """A planted bug: every token of a step reads the uniform of the step's first position."""
 
-    def _walk(self, tries, logits):  # type: ignore[no-untyped-def]
+    def _walk(self, drafts, layout, logits):  # type: ignore[no-untyped-def]
         for request in self.rows:
             start = len(request.output)
             request.uniforms = np.concatenate(
                 [request.uniforms[: start + 1], np.full(LENGTH - start, request.uniforms[min(start, LENGTH - 1)])]
             )[:LENGTH]
-        return super()._walk(tries, logits)
+        return super()._walk(drafts, layout, logits)
 
 
 class _KeepsWrongEntries(Engine):
     """A planted bug: committing keeps the first scratch entries, whichever path was accepted."""
 
     def _commit(self, walks):  # type: ignore[no-untyped-def]
-        return super()._commit([(list(range(len(path))), tokens) for path, tokens in walks])
+        return super()._commit(walks._replace(path=np.where(walks.path < 0, -1, np.arange(walks.path.shape[1]))))
 
 
 @pytest.mark.parametrize("mutant", [_SharesUniforms, _KeepsWrongEntries])

@@ -21,6 +21,7 @@ from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
 from reader_theory.documents import DraftPolicy
 from runtime.drafters.trie import DraftTrie
 from runtime.drafting import Drafting
+from runtime.cache.rows import RowCache
 from runtime.engine import Engine
 from runtime.models.inputs import prefill
 from runtime.models.load import wrap
@@ -157,8 +158,8 @@ def test_ten_thousand_events_keep_the_engine_right() -> None:
 
 
 def test_a_cache_that_keeps_the_wrong_entries_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Engine._commit
-    wrong = lambda self, walks: right(self, [(list(range(len(path))), tokens) for path, tokens in walks])  # noqa: E731
-    monkeypatch.setattr(Engine, "_commit", wrong)
+    right = RowCache.commit
+    wrong = lambda self, path, kept: right(self, np.tile(np.arange(path.shape[1]), (len(path), 1)), kept)  # noqa: E731
+    monkeypatch.setattr(RowCache, "commit", wrong)
     with pytest.raises(AssertionError):
         _run(examples=30, steps=40)

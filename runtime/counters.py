@@ -10,10 +10,10 @@ from pydantic import Field
 
 from reader_theory.documents.base import Frozen
 from runtime.drafting import Drafts
+from runtime.kernels.verify import Walks
 from runtime.request import Request
 from runtime.sampled_drafts import DrawnDraft
 from runtime.timing import StepTiming
-from runtime.walks import Walk
 
 __all__ = ["Counters", "EngineCounters"]
 
@@ -54,21 +54,21 @@ class Counters:
         self._accepted: Counter[tuple[str, int]] = Counter()
         self._seconds = dict.fromkeys(("step", *TERMS), 0.0)
         self._rules: Counter[str] = Counter()
-        self._later: list[tuple[list[int], int, list[int]]] = []
+        self._later: list[tuple[list[int], int, Walks, int, int]] = []
 
     def rows(
         self,
         requests: Sequence[Request],
         drafts: Drafts,
         retrieved: list[int],
-        walks: list[Walk],
+        walks: Walks,
     ) -> None:
         """Rows of a step before it is committed; `retrieved` counts each row's nodes from retrieval, root included."""
-        for request, draft, count, (path, _) in zip(requests, drafts, retrieved, walks, strict=True):
+        for row, (request, draft, count) in enumerate(zip(requests, drafts, retrieved, strict=True)):
             self._rules[request.params.rule] += 1
             if len(draft) > 1:
                 drawn = isinstance(draft, DrawnDraft)
-                self._later.append((draft.parents, 1 if drawn else count, path[: request.room + 1]))
+                self._later.append((draft.parents, 1 if drawn else count, walks, row, request.room))
         if len(self._later) >= 4096:
             self._fold()
 
@@ -77,9 +77,13 @@ class Counters:
         self.steps += 1
         self.row_steps += timing.rows
         self.emitted += timing.emitted
-        self._seconds["step"] += timing.step_s
-        for term in TERMS:
-            self._seconds[term] += getattr(timing, f"{term}_s")
+        seconds = self._seconds
+        seconds["step"] += timing.step_s
+        seconds["draft"] += timing.draft_s
+        seconds["retrieval"] += timing.retrieval_s
+        seconds["target"] += timing.target_s
+        seconds["verify"] += timing.verify_s
+        seconds["commit"] += timing.commit_s
 
     def reading(self, **others: Any) -> EngineCounters:
         """What was counted so far."""
@@ -104,11 +108,11 @@ class Counters:
 
     def _fold(self) -> None:
         """Turn kept rows into counts; put off so that no step waits for it."""
-        for parents, retrieved, path in self._later:
+        for parents, retrieved, walks, row, room in self._later:
             depths = [0]
             for parent in parents[1:]:
                 depths.append(depths[parent] + 1)
             sources = ["retrieval" if node < retrieved else "draft" for node in range(len(parents))]
             self._offered.update(zip(sources[1:], depths[1:], strict=True))
-            self._accepted.update((sources[node], depths[node]) for node in path[1:])
+            self._accepted.update((sources[node], depths[node]) for node in walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist())
         self._later.clear()

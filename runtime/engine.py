@@ -20,6 +20,7 @@ from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.retrieval import RetrievalIndex
 from runtime.drafting import Drafting, Drafts, most_nodes
 from runtime.intake import check_vocabularies, completed, encode, refusal
+from runtime.kernels.verify import Walks
 from runtime.memory import is_out_of_memory, slots_within
 from runtime.models.inputs import forward_trees, prefill
 from runtime.models.target import LanguageModel
@@ -28,7 +29,8 @@ from runtime.sampling_params import SamplingParams
 from runtime.scheduler import Scheduler
 from runtime.timing import StepTiming
 from runtime.verification.streams import Stream, stream_uniforms
-from runtime.walks import Walk, argmax_only, first_token, walk
+from runtime.verifying import Layout, lay_out, walk_rows
+from runtime.walks import first_token
 
 if TYPE_CHECKING:
     from runtime.drift import DriftMonitor
@@ -248,9 +250,10 @@ class Engine:
         retrieved = perf_counter()
         drafts = self.drafting.draft(policy, self.rows, tries, want_draft, self._spare)
         drafted = perf_counter()
-        logits = self._verify_forward(drafts)
+        layout = lay_out(drafts)
+        logits = forward_trees(self.target, self.cache, *layout)
         forwarded = perf_counter()
-        walks = self._walk(drafts, logits)
+        walks = self._walk(drafts, layout, logits)
         verified = perf_counter()
         self._counters.rows(self.rows, drafts, retrieved_nodes, walks)
         emitted = self._commit(walks)
@@ -291,31 +294,17 @@ class Engine:
         held = self.cache.slots if self.scheduler.kv_tokens is None else self.cache.held_slots
         return held - len(request.prompt) - len(request.output)
 
-    def _verify_forward(self, tries: Drafts) -> torch.Tensor:
-        counts = np.array([len(trie) for trie in tries], dtype=np.int64)
-        tokens = np.zeros((len(tries), int(counts.max())), dtype=np.int64)
-        parents = np.full(tokens.shape, -1, dtype=np.int64)
-        for row, trie in enumerate(tries):
-            tokens[row, : counts[row]] = trie.tokens
-            parents[row, : counts[row]] = trie.parents
-        return forward_trees(self.target, self.cache, tokens, parents, counts)
+    def _walk(self, drafts: Drafts, layout: Layout, logits: torch.Tensor) -> Walks:
+        return walk_rows(self.rows, drafts, layout, logits)
 
-    def _walk(self, tries: Drafts, logits: torch.Tensor) -> list[Walk]:
-        """Path and emitted tokens of each row."""
-        greedy = [argmax_only(request) for request in self.rows]
-        best = logits.argmax(-1).tolist() if any(greedy) else []
-        return [
-            walk(request, trie, logits[row], best[row] if greedy[row] else None)
-            for row, (request, trie) in enumerate(zip(self.rows, tries, strict=True))
-        ]
-
-    def _commit(self, walks: list[Walk]) -> int:
+    def _commit(self, walks: Walks) -> int:
+        self.cache.commit(walks.path, walks.kept)
         total = 0
-        for row, (request, (path, tokens)) in enumerate(zip(self.rows, walks, strict=True)):
-            self.cache.commit(row, path)
-            kept = request.emit(tokens)
+        rows = zip(self.rows, walks.kept.tolist(), walks.emitted.tolist(), strict=True)
+        for row, (request, accepted, tokens) in enumerate(rows):
+            kept = request.emit(tokens[:accepted])
             request.steps += 1
-            request.accepted += min(len(path) - 1, len(kept))
+            request.accepted += min(accepted - 1, len(kept))
             total += len(kept)
             self._note(row, request, kept)
         return total

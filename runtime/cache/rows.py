@@ -8,12 +8,16 @@ Memory is taken as rows and tokens come, never more than was asked for.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
+from runtime.kernels.commit import KVPool, commit
+from runtime.kernels.tree_inputs import TreeInputs
 
 __all__ = ["RowCache"]
 
@@ -39,7 +43,7 @@ class RowLayer(CacheLayerMixin):
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             self.keys, self.values = (_resized(old, rows, slots) for old in (self.keys, self.values))
-
+    
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +86,21 @@ def _resized(old: torch.Tensor, rows: int, slots: int) -> torch.Tensor:
     return new
 
 
+def _commit(pool: KVPool, lengths: NDArray[np.int64], path: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+    there = pool.stores[0].device
+    if there.type == "cpu":
+        commit(pool, lengths, path, kept, trusted=True)
+        return
+    held = torch.from_numpy(lengths).to(there)
+    commit(pool, held, torch.from_numpy(path).to(there), torch.from_numpy(kept).to(there))
+    lengths[:] = held.cpu().numpy()
+
+
+@lru_cache(maxsize=256)
+def _steps(first_row: int, last_row: int, tokens: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    return torch.arange(first_row, last_row).unsqueeze(1), np.arange(tokens)
+
+
 class RowCache(Cache):
     """A transformers `Cache` whose rows grow, commit and leave on their own.
 
@@ -113,35 +132,44 @@ class RowCache(Cache):
         self.width = 0
         self.row_index = torch.zeros((1, 1), dtype=torch.int64)
         self.slot_index = torch.zeros((1, 1), dtype=torch.int64)
+        self.inputs: dict[tuple[int, int], TreeInputs] = {}
+        self._held: list[torch.Tensor | None] = []
+        self._pooled: list[KVPool] = []
         self.stores = [RowLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self.stores))
 
     def begin(
-        self, starts: NDArray[np.int64], tokens: int, device: torch.device | str = "cpu", first_row: int = 0
+        self,
+        starts: NDArray[np.int64],
+        tokens: int,
+        device: torch.device | str = "cpu",
+        first_row: int = 0,
+        whole: int = 1,
     ) -> int:
         """Aim the next forward at slots ``starts[b] .. starts[b] + tokens - 1`` of rows `first_row` + b; its width.
 
-        The width is the number of slots that the forward's attention sees: a mask must have as many columns.
+        The width is the number of slots that the forward's attention sees, the next multiple of `whole` where the
+        cache holds as many: a mask must have as many columns.
         """
-        end = int(starts.max()) + tokens
-        require(
-            end <= self.slots,
-            "a row must have room for the tokens of a forward",
-            got=f"a row of {int(starts.max())} tokens and {tokens} more in a cache of {self.slots} slots",
-            fix="Open the engine with a longer `max_context`, or shorten the prompt or the draft.",
-        )
-        last_row = first_row + len(starts)
+        each = starts.tolist()
+        low, high, last_row = min(each), max(each), first_row + len(each)
+        end = high + tokens
+        if end > self.slots:
+            raise InvalidInputError(
+                "a row must have room for the tokens of a forward",
+                got=f"a row of {high} tokens and {tokens} more in a cache of {self.slots} slots",
+                fix="Open the engine with a longer `max_context`, or shorten the prompt or the draft.",
+            )
         if last_row > self.held_rows or end > self.held_slots:
             slots = self.held_slots if end <= self.held_slots else min(-(-end // GROWTH) * GROWTH, self.slots)
             self.fit(max(last_row, self.held_rows), slots)
-        self.width, self.first_row = end, first_row
-        if (starts == starts[0]).all():
-            self.start = int(starts[0])
-        else:
-            self.start = None
-            self.row_index = torch.arange(first_row, first_row + len(starts), device=device).unsqueeze(1)
-            self.slot_index = torch.from_numpy(starts[:, None] + np.arange(tokens)).to(device)
-        return end
+        self.width, self.first_row = min(-(-end // whole) * whole, self.held_slots), first_row
+        self.start = low if low == high else None
+        if self.start is None:
+            self.row_index, steps = _steps(first_row, last_row, tokens)
+            self.row_index = self.row_index.to(device)
+            self.slot_index = torch.from_numpy(np.add.outer(starts, steps)).to(device)
+        return self.width
 
     @torch.no_grad()
     def fit(self, rows: int, slots: int) -> None:
@@ -151,21 +179,37 @@ class RowCache(Cache):
             for layer in self.stores:
                 layer.resize(rows, slots)
 
-    @torch.inference_mode()
-    def commit(self, row: int, nodes: list[int]) -> int:
-        """Keep the scratch entries `nodes` (increasing, 0 the root) of `row`, in order; returns entries moved."""
-        base, kept = int(self.lengths[row]), len(nodes)
-        self.lengths[row] = base + kept
-        first = next((i for i, node in enumerate(nodes) if node != i), kept)
-        if first == kept:
-            return 0
-        source = [base + node for node in nodes[first:]]
-        target = slice(base + first, base + kept)
-        for layer in self.stores:
-            assert layer.keys is not None and layer.values is not None
-            layer.keys[row, :, target] = layer.keys[row, :, source]
-            layer.values[row, :, target] = layer.values[row, :, source]
-        return kept - first
+    def commit(self, path: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+        """Keep the accepted scratch entries of rows 0 .. B - 1, in order.
+
+        Parameters
+        ----------
+        path : (B, Q) int64
+            Scratch entries on each row's path: increasing, 0 the root.
+        kept : (B,) int64
+            How many of them count.
+        """
+        lengths = self.lengths[: len(kept)]
+        pools = self._pools()
+        for pool in pools[1:]:
+            _commit(pool, lengths.copy(), path, kept)
+        if pools:
+            _commit(pools[0], lengths, path, kept)
+        else:
+            lengths += kept
+
+    def _pools(self) -> list[KVPool]:
+        """Layers of one shape together; made anew when a layer's tensors have been replaced."""
+        held = [tensor for layer in self.stores for tensor in (layer.keys, layer.values)]
+        if len(held) != len(self._held) or any(new is not old for new, old in zip(held, self._held, strict=True)):
+            alike: dict[torch.Size, list[RowLayer]] = {}
+            for layer in self.stores:
+                assert layer.keys is not None
+                alike.setdefault(layer.keys.shape, []).append(layer)
+            groups = alike.values()
+            self._pooled = [KVPool.of([one.keys for one in group], [one.values for one in group]) for group in groups]  # pyright: ignore[reportArgumentType]
+            self._held = held
+        return self._pooled
 
     @torch.inference_mode()
     def move_row(self, source: int, target: int) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
+from runtime.kernels.top import draft_level
 from runtime.models.inputs import forward_trees, prefill
 from runtime.models.target import LanguageModel
 
@@ -64,6 +65,37 @@ def _levels(tree: DraftTree) -> tuple[_Level, ...]:
     return tuple(levels)
 
 
+_Step = tuple[_Level, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+@lru_cache(maxsize=256)
+def _for_rows(tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+    """By level, each row's queries above its nodes, how many nodes are forwarded and how many were; and all parents."""
+    levels, steps, written = _levels(tree), list[_Step](), 0
+    for level in levels:
+        counts = np.full(rows, len(level.inner))
+        steps.append((level, np.tile(level.parents, (rows, 1)), counts, np.full(rows, written)))
+        written += len(level.inner)
+    inner = np.concatenate([np.zeros(0, np.int64), *(level.inner_parents for level in levels)])
+    return steps, np.tile(inner, (rows, 1))
+
+
+@lru_cache(maxsize=256)
+def _chain(rows: int, tokens: int) -> NDArray[np.int64]:
+    """Parents of chains."""
+    return np.tile(np.arange(tokens) - 1, (rows, 1))
+
+
+def _fill(logits: torch.Tensor, level: _Level, queries: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
+    """The level's columns of `tokens`."""
+    if not logits.is_cuda:
+        draft_level(logits, level.candidates, queries, level.ranks, level.nodes, tokens, trusted=True)
+        return
+    there = [torch.from_numpy(x).to(logits.device) for x in (queries, level.ranks, level.nodes, tokens)]
+    draft_level(logits, level.candidates, *there)
+    tokens[:] = there[-1].cpu().numpy()
+
+
 class NeuralDrafter:
     """Drafts for the rows of a batch from one model with a cache of its own.
 
@@ -102,27 +134,18 @@ class NeuralDrafter:
 
     def propose(self, rows: int, tree: DraftTree) -> NDArray[np.int64]:
         """(rows, N) int64: the token of every node of `tree`, for rows 0 .. rows - 1."""
-        logits = self._take_in(rows)
-        tokens = np.zeros((rows, len(tree)), dtype=np.int64)
-        parents = np.full((rows, len(tree)), -1, dtype=np.int64)
-        written = np.zeros(rows, dtype=np.int64)
-        for level in _levels(tree):
-            top = logits.topk(level.candidates, dim=-1).indices.cpu().numpy()
-            tokens[:, level.nodes] = top[:, level.parents, level.ranks]
-            if not len(level.inner):
-                break
-            queries = len(level.inner)
-            first = int(written[0])
-            parents[:, first : first + queries] = level.inner_parents
-            counts = np.full(rows, queries, dtype=np.int64)
-            logits = forward_trees(
-                self.model, self.cache, np.ascontiguousarray(tokens[:, level.inner]), parents, counts, written
-            )
-            written = written + queries
+        logits, last = self._catch_up(rows)
+        tokens = np.empty((rows, len(tree)), dtype=np.int64)
+        levels, parents = _for_rows(tree, rows)
+        for level, queries, counts, written in levels:
+            above = queries + last[:, None] if level is levels[0][0] else queries
+            _fill(logits, level, above, tokens)
+            if len(level.inner):
+                logits = forward_trees(self.model, self.cache, tokens[:, level.inner], parents, counts, written)
         return tokens
 
-    def _take_in(self, rows: int) -> torch.Tensor:
-        """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
+    def _catch_up(self, rows: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """Run every row's pending tokens into the cache; (rows, P, V) logits, and the query of each row's last."""
         for row in range(rows):
             early = self.pending[row][:-1]
             if len(early) >= CATCH_UP:
@@ -130,12 +153,16 @@ class NeuralDrafter:
                 prefill(self.model, self.cache, np.array(early, dtype=np.int64), row)
                 self.pending[row] = self.pending[row][-1:]
                 self.prefill_s += perf_counter() - start
-        counts = np.array([len(self.pending[row]) for row in range(rows)], dtype=np.int64)
-        tokens = np.zeros((rows, int(counts.max())), dtype=np.int64)
-        for row in range(rows):
-            tokens[row, : counts[row]] = self.pending[row]
-            self.pending[row] = []
-        chain = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int64) - 1, tokens.shape)
-        logits = forward_trees(self.model, self.cache, tokens, np.ascontiguousarray(chain), counts)
+        pending, self.pending[:rows] = self.pending[:rows], [[] for _ in range(rows)]
+        lengths = [len(fresh) for fresh in pending]
+        most = max(lengths)
+        tokens = np.array([fresh + [0] * (most - len(fresh)) for fresh in pending], dtype=np.int64)
+        counts = np.array(lengths, dtype=np.int64)
+        logits = forward_trees(self.model, self.cache, tokens, _chain(rows, most), counts)
         self.cache.lengths[:rows] += counts
-        return logits[torch.arange(rows), torch.from_numpy(counts - 1)].unsqueeze(1)
+        return logits, counts - 1
+
+    def _take_in(self, rows: int) -> torch.Tensor:
+        """The same, but (rows, 1, V) logits after the last token of each."""
+        logits, last = self._catch_up(rows)
+        return logits[torch.arange(rows), torch.from_numpy(last)].unsqueeze(1)

@@ -11,6 +11,7 @@ from runtime.drafters.neural import _levels  # pyright: ignore[reportPrivateUsag
 from runtime.graphs.capture import Captured
 from runtime.graphs.forward import StaticForward
 from runtime.graphs.packed import Packed
+from runtime.kernels.top import draft_level
 from runtime.models.target import LanguageModel
 
 __all__ = ["StaticDrafting"]
@@ -44,7 +45,10 @@ class StaticDrafting:
         self.levels = _levels(tree)
         self.tokens = tokens
         self.index = [
-            tuple(torch.from_numpy(x).to(device) for x in (level.nodes, level.parents, level.ranks, level.inner))
+            tuple(
+                torch.from_numpy(x).to(device)
+                for x in (level.nodes, np.tile(level.parents, (rows, 1)), level.ranks, level.inner)
+            )
             for level in self.levels
         ]
         inner = np.concatenate([np.zeros(0, np.int64), *(level.inner_parents for level in self.levels)])
@@ -68,8 +72,7 @@ class StaticDrafting:
         logits = logits[self.rows, given["counts"] - 1].unsqueeze(1)
         lengths = given["lengths"] + given["counts"]
         for number, (level, (nodes, parents, ranks, inner)) in enumerate(zip(self.levels, self.index, strict=True)):
-            top = logits.topk(level.candidates, dim=-1).indices
-            self.tokens[:, nodes] = top[:, parents, ranks]
+            draft_level(logits, level.candidates, parents, ranks, nodes, self.tokens)
             if len(level.inner):
                 logits = self.forwards[number](
                     self.tokens[:, inner], self.parents, self.counts[number], lengths, self.scratch[number]

@@ -38,17 +38,16 @@ class Sizes(dict[str, int]):
         InvalidInputError
             Naming the argument and what it was.
         """
-        shape = tuple(x.shape)
-        dtype = _name(x.dtype)
-        same = len(shape) == len(dims) and all(
-            self.setdefault(dim, size) == size for dim, size in zip(dims, shape, strict=True)
-        )
         flat = x.is_contiguous() if isinstance(x, torch.Tensor) else x.flags.c_contiguous
-        if not (same and flat and dtype in dtypes):
+        same = flat and len(x.shape) == len(dims) and _name(x.dtype) in dtypes
+        if same:
+            for dim, size in zip(dims, x.shape, strict=True):
+                same &= self.setdefault(dim, size) == size
+        if not same:
             wanted = ", ".join(f"{dim}={self[dim]}" if dim in self else dim for dim in dims)
             raise InvalidInputError(
                 f"`{name}` must be ({wanted}) of {' or '.join(dtypes)}, contiguous",
-                got=f"shape {shape} of {dtype}{'' if flat else ', with gaps'}",
+                got=f"shape {tuple(x.shape)} of {_name(x.dtype)}{'' if flat else ', with gaps'}",
                 fix="Cast or call `.contiguous()` before the kernel; a door never copies.",
             )
 
@@ -60,12 +59,16 @@ def _name(dtype: Any) -> str:
 
 def on_gpu(*arrays: Array) -> bool:
     """Whether the arguments lie on a CUDA device; all or none must."""
-    there = [isinstance(x, torch.Tensor) and x.is_cuda for x in arrays]
-    if any(there) and not all(there):
+    there = 0
+    for x in arrays:
+        there += isinstance(x, torch.Tensor) and x.is_cuda
+    if 0 < there < len(arrays):
         raise InvalidInputError(
-            "arguments must lie on one device", got=f"on a CUDA device: {there}", fix="Move them with `.to(device)`."
+            "arguments must lie on one device",
+            got=f"{there} of {len(arrays)} on a CUDA device",
+            fix="Move them with `.to(device)`.",
         )
-    return bool(there) and there[0]
+    return there > 0
 
 
 def host(x: Array) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.kernels._door import Array, Sizes, host, on_gpu
+from runtime.kernels.cpu import commit as cpu
 
 __all__ = ["KVPool", "commit"]
 
@@ -34,6 +36,12 @@ class KVPool:
     stores: tuple[torch.Tensor, ...]
     table: Any
     entry_bytes: int
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        """R, H, S and the bytes of an entry."""
+        rows, heads, slots, _ = self.stores[0].shape
+        return int(rows), int(heads), int(slots), self.entry_bytes
 
     @classmethod
     def of(cls, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Self:
@@ -73,7 +81,9 @@ class KVPool:
         return cls(stores, table, entry_bytes)
 
 
-def commit(pool: KVPool, lengths: Array, path: Array, kept: Array, first_row: int = 0) -> None:
+def commit(
+    pool: KVPool, lengths: Array, path: Array, kept: Array, first_row: int = 0, *, trusted: bool = False
+) -> None:
     """Keep the scratch entries on each row's path, in order, and add them to its length.
 
     Entry i of row b's path moves from slot ``lengths[b] + path[b, i]`` to ``lengths[b] + i``, in all layers; nothing
@@ -90,32 +100,36 @@ def commit(pool: KVPool, lengths: Array, path: Array, kept: Array, first_row: in
         0 leaves a row alone.
     first_row : int
         Row of the pool that row 0 of the arguments stands for.
+    trusted : bool
+        Whether the caller vouches for shapes and dtypes, having made the arguments; on the CPU they are then not
+        looked at.
 
     Raises
     ------
     InvalidInputError
         On a wrong shape or dtype, and on the CPU when a path leaves the pool or does not increase.
     """
+    if trusted and isinstance(path, np.ndarray):
+        bad = cpu.commit(pool.table, *pool.shape, first_row, lengths, path, kept)
+        if bad < 0:
+            return
     sizes = Sizes()
     sizes.take("path", path, ("B", "Q"))
     sizes.take("lengths", lengths, ("B",))
     sizes.take("kept", kept, ("B",))
-    rows, heads, slots, _ = pool.stores[0].shape
+    rows, _, slots, _ = pool.shape
     require(
         first_row >= 0 and first_row + sizes["B"] <= rows,
         f"rows must lie in the pool's {rows}",
         got=f"{sizes['B']} rows from {first_row}",
         fix="Open the cache with more rows.",
     )
-    shape = (rows, heads, slots, pool.entry_bytes)
     if on_gpu(pool.stores[0], lengths, path, kept):
         from runtime.kernels.gpu import commit as gpu
 
-        gpu.commit(pool.table, shape, first_row, lengths, path, kept)
+        gpu.commit(pool.table, pool.shape, first_row, lengths, path, kept)
         return
-    from runtime.kernels.cpu import commit as cpu
-
-    bad = cpu.commit(pool.table, *shape, first_row, host(lengths), host(path), host(kept))
+    bad = cpu.commit(pool.table, *pool.shape, first_row, host(lengths), host(path), host(kept))
     if bad >= 0:
         raise InvalidInputError(
             f"`path` must increase and stay within {slots} slots, `kept` within [0, {sizes['Q']}]",

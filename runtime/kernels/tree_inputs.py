@@ -12,7 +12,7 @@ from reader_theory.errors import NotATreeError, require
 from runtime.kernels._door import BITS, Array, Sizes, host, on_gpu
 from runtime.kernels.cpu import tree_inputs as cpu
 
-__all__ = ["fill_tree_inputs"]
+__all__ = ["TreeInputs", "fill_tree_inputs"]
 
 
 def fill_tree_inputs(
@@ -74,6 +74,34 @@ def fill_tree_inputs(
     )
     if done < 0:
         _refuse(-1 - done, sizes, counts, lengths, scratch)
+
+
+class TreeInputs:
+    """Mask and positions of forwards of one shape on the CPU: buffers that are filled anew for each of them.
+
+    What a door checks of its arguments' shapes and dtypes takes longer than to fill a small mask; here the buffers are
+    right from the start.
+
+    Attributes
+    ----------
+    mask : (B, 1, Q, W) tensor
+    positions : (B, Q) int64 tensor
+    """
+
+    def __init__(self, batch: int, queries: int, width: int, dtype: torch.dtype, hidden: float) -> None:
+        self.positions = torch.zeros((batch, queries), dtype=torch.int64)
+        self.mask = torch.zeros((batch, 1, queries, width), dtype=dtype)
+        self.width, self.hidden = width, hidden
+        words = host(self.mask.view(batch, queries, width))
+        kind = np.dtype(BITS[words.itemsize])
+        self._written = words.view(kind), self.positions.numpy()
+        self._bits = kind.type(_bits(hidden, dtype))
+
+    def fill(self, parents: Any, counts: Any, lengths: Any, scratch: Any) -> None:
+        """Write both; int64 arrays of the shapes that `fill_tree_inputs` asks for, and its errors."""
+        if cpu.fill_tree_inputs(*self._written, parents, counts, lengths, scratch, self._bits) < 0:
+            words = self.mask.squeeze(1)
+            fill_tree_inputs(words, self.positions, parents, counts, lengths, scratch, self.hidden)
 
 
 @lru_cache

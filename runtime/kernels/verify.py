@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from reader_theory.errors import NotATreeError, require
 from runtime.kernels._door import FLOATS, Array, Sizes, empty_like_of, host, on_gpu
+from runtime.kernels.cpu import verify as cpu
 
 __all__ = ["Walks", "verify_greedy", "verify_rejection", "verify_target_only", "verify_without_replacement"]
 
@@ -68,15 +71,21 @@ def verify_target_only(
 
         gpu.verify_target_only(logits, temperature, tokens, parents, counts, uniforms, *walks)
         return walks
-    from runtime.kernels.cpu import verify as cpu
-
     arrays = map(host, (logits, temperature, tokens, parents, counts, uniforms, *walks))
     _refuse(cpu.verify_target_only(*arrays), counts, sizes)
     return walks
 
 
-def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array) -> Walks:
-    """Follow the most likely token after each node, the lowest id of several; see `verify_target_only`."""
+def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array, *, trusted: bool = False) -> Walks:
+    """Follow the most likely token after each node, the lowest id of several; see `verify_target_only`.
+
+    `trusted` says that the caller vouches for shapes and dtypes, having made NumPy trees for logits on the CPU: they
+    are then not looked at, and `Walks` are NumPy arrays.
+    """
+    if trusted and isinstance(tokens, np.ndarray):
+        walks = Walks(np.empty(tokens.shape, np.int64), np.empty(len(tokens), np.int64), np.empty(tokens.shape, np.int64))
+        if cpu.verify_greedy(host(logits), tokens, parents, counts, *walks) < 0:
+            return walks
     sizes = _sizes(tokens, parents, counts)
     sizes.take("logits", logits, ("B", "Q", "V"), FLOATS)
     walks = _walks(logits, sizes)
@@ -85,8 +94,6 @@ def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array) -
 
         gpu.verify_greedy(logits, tokens, parents, counts, *walks)
         return walks
-    from runtime.kernels.cpu import verify as cpu
-
     _refuse(cpu.verify_greedy(*map(host, (logits, tokens, parents, counts, *walks))), counts, sizes)
     return walks
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from runtime.cache.rows import RowCache
-from runtime.kernels.tree_inputs import fill_tree_inputs
+from runtime.kernels.tree_inputs import TreeInputs
 from runtime.models.target import LanguageModel, hidden_value
 
 __all__ = ["forward_trees", "prefill"]
+
+WHOLE = 32
+"""Forwards of trees see a multiple of so many slots, so that their buffers last for some steps."""
+SHAPES = 64
+"""Shapes whose buffers a cache keeps."""
 
 
 def forward_trees(
@@ -39,22 +46,31 @@ def forward_trees(
     (B, Q, V) of the model's dtype
     """
     batch, queries = tokens.shape
-    lengths = cache.lengths[:batch]
-    written = np.zeros(batch, dtype=np.int64) if scratch is None else scratch
-    width = cache.begin(lengths + written, queries, model.device)
-    if batch == 1 and queries == 1 and not written[0]:  # it sees every slot: no mask is needed
-        alone = torch.from_numpy(lengths[:, None].copy()).to(model.device)
-        return model.logits(torch.from_numpy(tokens).to(model.device), alone, None, cache)
-    positions = torch.empty((batch, queries), dtype=torch.int64)
-    mask = torch.empty((batch, queries, width), dtype=model.dtype)
-    above = np.ascontiguousarray(parents)
-    fill_tree_inputs(mask, positions, above, counts, lengths, written, hidden_value(model.dtype))
-    return model.logits(
-        torch.from_numpy(tokens).to(model.device),
-        positions.to(model.device),
-        mask.unsqueeze(1).to(model.device),
-        cache,
-    )
+    lengths, device = cache.lengths[:batch], model.device
+    alone = batch == 1 and queries == 1 and scratch is None  # it sees every slot: no mask is needed
+    starts = lengths if scratch is None else lengths + scratch
+    width = cache.begin(starts, queries, device, whole=1 if alone else WHOLE)
+    asked = torch.from_numpy(np.ascontiguousarray(tokens))
+    if alone:
+        return model.logits(asked.to(device), torch.from_numpy(lengths[:, None].copy()).to(device), None, cache)
+    inputs = _inputs(cache, batch, queries, width, model.dtype)
+    inputs.fill(np.ascontiguousarray(parents), counts, lengths, _unwritten(batch) if scratch is None else scratch)
+    return model.logits(asked.to(device), inputs.positions.to(device), inputs.mask.to(device), cache)
+
+
+def _inputs(cache: RowCache, batch: int, queries: int, width: int, dtype: torch.dtype) -> TreeInputs:
+    """The cache's buffers for this shape, made anew when the width has outgrown them."""
+    held = cache.inputs.get((batch, queries))
+    if held is None or held.width != width:
+        if len(cache.inputs) >= SHAPES:
+            cache.inputs.clear()
+        held = cache.inputs[batch, queries] = TreeInputs(batch, queries, width, dtype, hidden_value(dtype))
+    return held
+
+
+@lru_cache(maxsize=256)
+def _unwritten(batch: int) -> NDArray[np.int64]:
+    return np.zeros(batch, dtype=np.int64)
 
 
 def prefill(

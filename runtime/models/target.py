@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runtime.cache.rows import RowCache
 __all__ = ["LanguageModel", "TransformersModel", "hidden_value", "load_transformers"]
 
 
+@lru_cache
 def hidden_value(dtype: torch.dtype) -> float:
     """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32."""
     return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)

@@ -1,0 +1,73 @@
+"""A step's drafts in one layout, and what each row keeps and emits once the target has seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.drafters.trie import DraftTrie
+from runtime.drafting import Drafts
+from runtime.kernels.verify import Walks, verify_greedy
+from runtime.request import Request
+from runtime.walks import argmax_only, walk
+
+__all__ = ["Layout", "lay_out", "walk_rows"]
+
+
+class Layout(NamedTuple):
+    """Nodes of all rows, as the kernels read them.
+
+    Attributes
+    ----------
+    tokens, parents : (B, Q) int64
+        Node 0 is the last committed token, whose parent is -1; 0 and -1 where padded.
+    counts : (B,) int64
+        Nodes of each row.
+    """
+
+    tokens: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def lay_out(drafts: Drafts) -> Layout:
+    """Drafts of a step, one a row, padded to the widest."""
+    counts = [len(draft) for draft in drafts]
+    most = max(counts)
+    nodes = [
+        (draft.tokens, draft.parents)
+        if count == most
+        else (draft.tokens + [0] * (most - count), draft.parents + [-1] * (most - count))
+        for draft, count in zip(drafts, counts, strict=True)
+    ]
+    both = np.array(nodes, dtype=np.int64)
+    tokens, parents = np.ascontiguousarray(both.transpose(1, 0, 2))
+    return Layout(tokens, parents, np.array(counts, dtype=np.int64))
+
+
+def walk_rows(requests: Sequence[Request], drafts: Drafts, layout: Layout, logits: torch.Tensor) -> Walks:
+    """Path and emitted tokens of each row, as NumPy arrays; (B, Q, V) logits after each node.
+
+    Rows that need nothing but the most likely token after each node are walked together, by one kernel.
+    """
+    compiled = [argmax_only(r) and isinstance(d, DraftTrie) for r, d in zip(requests, drafts, strict=True)]
+    if any(compiled):
+        walks = _greedy(layout, logits)
+    else:
+        walks = Walks(*(np.full(shape, -1) for shape in (layout.tokens.shape, len(drafts), layout.tokens.shape)))
+    for row in (row for row, done in enumerate(compiled) if not done):
+        path, emitted = walk(requests[row], drafts[row], logits[row])
+        walks.kept[row] = len(path)
+        walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
+    return walks
+
+
+def _greedy(layout: Layout, logits: torch.Tensor) -> Walks:
+    if not logits.is_cuda:
+        return verify_greedy(logits, *layout, trusted=True)
+    walks = verify_greedy(logits, *(torch.from_numpy(x).to(logits.device) for x in layout))
+    return Walks(*(x.cpu().numpy() for x in walks))
