@@ -54,7 +54,7 @@ def measured(
     kv_bytes = layers * 2 * heads * size * 4
     prompt = torch.randn(batch, heads, context, size)
     rows.fit(batch, rows.slots)
-    rows.begin(np.zeros(batch, dtype=np.int64), context)
+    rows.begin([0] * batch, context)
     rect.begin(context)
     for store in (*rows.stores, *rect.stores):
         store.update(prompt, prompt)
@@ -67,7 +67,8 @@ def measured(
     for step in range(steps):
         paths = [sorted({0, *rng.choice(columns, int(k) - 1, replace=False)}) for k in rng.integers(1, 6, batch)]
         contexts.append(rows.lengths.mean())
-        rows.begin(rows.lengths, columns)
+        rows.begin(rows.lengths.tolist(), columns)
+        rows.slot_index = torch.from_numpy(rows.lengths[:, None] + np.arange(columns))
         rect.begin(columns)
         for store in (*rows.stores, *rect.stores):
             store.update(fresh, fresh)

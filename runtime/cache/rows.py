@@ -8,6 +8,7 @@ Memory is taken as rows and tokens come, never more than was asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -97,8 +98,8 @@ def _commit(pool: KVPool, lengths: NDArray[np.int64], path: NDArray[np.int64], k
 
 
 @lru_cache(maxsize=256)
-def _steps(first_row: int, last_row: int, tokens: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    return torch.arange(first_row, last_row).unsqueeze(1), np.arange(tokens)
+def _rows(first: int, last: int) -> torch.Tensor:
+    return torch.arange(first, last).unsqueeze(1)
 
 
 class RowCache(Cache):
@@ -140,19 +141,18 @@ class RowCache(Cache):
 
     def begin(
         self,
-        starts: NDArray[np.int64],
+        starts: Sequence[int],
         tokens: int,
-        device: torch.device | str = "cpu",
         first_row: int = 0,
         whole: int = 1,
     ) -> int:
         """Aim the next forward at slots ``starts[b] .. starts[b] + tokens - 1`` of rows `first_row` + b; its width.
 
         The width is the number of slots that the forward's attention sees, the next multiple of `whole` where the
-        cache holds as many: a mask must have as many columns.
+        cache holds as many: a mask must have as many columns. Where rows start in different slots, the caller sets
+        `slot_index`, (B, tokens).
         """
-        each = starts.tolist()
-        low, high, last_row = min(each), max(each), first_row + len(each)
+        low, high, last_row = min(starts), max(starts), first_row + len(starts)
         end = high + tokens
         if end > self.slots:
             raise InvalidInputError(
@@ -166,9 +166,7 @@ class RowCache(Cache):
         self.width, self.first_row = min(-(-end // whole) * whole, self.held_slots), first_row
         self.start = low if low == high else None
         if self.start is None:
-            self.row_index, steps = _steps(first_row, last_row, tokens)
-            self.row_index = self.row_index.to(device)
-            self.slot_index = torch.from_numpy(np.add.outer(starts, steps)).to(device)
+            self.row_index = _rows(first_row, last_row)
         return self.width
 
     @torch.no_grad()

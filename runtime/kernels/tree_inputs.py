@@ -77,31 +77,33 @@ def fill_tree_inputs(
 
 
 class TreeInputs:
-    """Mask and positions of forwards of one shape on the CPU: buffers that are filled anew for each of them.
+    """What a forward of one shape takes in, on the CPU: buffers that are filled anew, all in one compiled call.
 
-    What a door checks of its arguments' shapes and dtypes takes longer than to fill a small mask; here the buffers are
+    To check the shapes and dtypes of a step's arguments takes longer than to fill a small mask; here the buffers are
     right from the start.
 
     Attributes
     ----------
+    tokens, positions, slots : (B, Q) int64 tensors
+        Tokens of the nodes, their positions, and the cache slots that they take.
     mask : (B, 1, Q, W) tensor
-    positions : (B, Q) int64 tensor
     """
 
     def __init__(self, batch: int, queries: int, width: int, dtype: torch.dtype, hidden: float) -> None:
-        self.positions = torch.zeros((batch, queries), dtype=torch.int64)
+        self.tokens, self.positions, self.slots = torch.zeros((3, batch, queries), dtype=torch.int64)
         self.mask = torch.zeros((batch, 1, queries, width), dtype=dtype)
         self.width, self.hidden = width, hidden
         words = host(self.mask.view(batch, queries, width))
         kind = np.dtype(BITS[words.itemsize])
-        self._written = words.view(kind), self.positions.numpy()
+        self._written = self.tokens.numpy(), self.slots.numpy()
+        self._filled = words.view(kind), self.positions.numpy()
         self._bits = kind.type(_bits(hidden, dtype))
 
-    def fill(self, parents: Any, counts: Any, lengths: Any, scratch: Any) -> None:
-        """Write both; int64 arrays of the shapes that `fill_tree_inputs` asks for, and its errors."""
-        if cpu.fill_tree_inputs(*self._written, parents, counts, lengths, scratch, self._bits) < 0:
-            words = self.mask.squeeze(1)
-            fill_tree_inputs(words, self.positions, parents, counts, lengths, scratch, self.hidden)
+    def fill(self, tokens: Any, parents: Any, counts: Any, lengths: Any, scratch: Any) -> None:
+        """Write them all; int64 arrays as `fill_tree_inputs` asks for, `tokens` (B, Q), and its errors."""
+        tree = parents, counts, lengths, scratch
+        if cpu.fill_step(*self._written, tokens, *self._filled, *tree, self._bits) < 0:
+            fill_tree_inputs(self.mask.squeeze(1), self.positions, *tree, self.hidden)
 
 
 @lru_cache

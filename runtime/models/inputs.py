@@ -46,16 +46,22 @@ def forward_trees(
     (B, Q, V) of the model's dtype
     """
     batch, queries = tokens.shape
-    lengths, device = cache.lengths[:batch], model.device
+    lengths = cache.lengths[:batch]
+    starts = lengths.tolist()
+    if scratch is not None:
+        starts = [length + before for length, before in zip(starts, scratch.tolist(), strict=True)]
     alone = batch == 1 and queries == 1 and scratch is None  # it sees every slot: no mask is needed
-    starts = lengths if scratch is None else lengths + scratch
-    width = cache.begin(starts, queries, device, whole=1 if alone else WHOLE)
-    asked = torch.from_numpy(np.ascontiguousarray(tokens))
-    if alone:
-        return model.logits(asked.to(device), torch.from_numpy(lengths[:, None].copy()).to(device), None, cache)
-    inputs = _inputs(cache, batch, queries, width, model.dtype)
-    inputs.fill(np.ascontiguousarray(parents), counts, lengths, _unwritten(batch) if scratch is None else scratch)
-    return model.logits(asked.to(device), inputs.positions.to(device), inputs.mask.to(device), cache)
+    width = cache.begin(starts, queries, whole=1 if alone else WHOLE)
+    inputs = _inputs(cache, batch, queries, -(-width // WHOLE) * WHOLE if alone else width, model.dtype)
+    inputs.fill(tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
+    mask = None if alone else inputs.mask
+    if cache.start is None:
+        cache.slot_index = inputs.slots
+    if model.device.type == "cpu":
+        return model.logits(inputs.tokens, inputs.positions, mask, cache)
+    cache.row_index, cache.slot_index = (x.to(model.device) for x in (cache.row_index, cache.slot_index))
+    there = (None if x is None else x.to(model.device) for x in (inputs.tokens, inputs.positions, mask))
+    return model.logits(*there, cache)  # pyright: ignore[reportArgumentType]
 
 
 def _inputs(cache: RowCache, batch: int, queries: int, width: int, dtype: torch.dtype) -> TreeInputs:
@@ -81,7 +87,7 @@ def prefill(
     for start in range(0, len(tokens), chunk):
         part = tokens[start : start + chunk]
         base = int(cache.lengths[row])
-        width = cache.begin(np.array([base]), len(part), model.device, first_row=row)
+        width = cache.begin([base], len(part), first_row=row)
         seen = np.arange(width)[None, :] <= (base + np.arange(len(part)))[:, None]
         mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(hidden_value(model.dtype))))
         logits = model.logits(

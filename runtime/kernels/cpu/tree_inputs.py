@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-__all__ = ["fill_tree_inputs"]
+__all__ = ["fill_step", "fill_tree_inputs"]
 
 
 @njit(cache=True, nogil=True)
@@ -35,3 +35,14 @@ def fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden)
                 depth += 1
             positions[b, i] = base + depth - 1
     return 0
+
+
+@njit(cache=True, nogil=True)
+def fill_step(tokens, slots, asked, mask, positions, parents, counts, lengths, scratch, hidden):
+    """`fill_tree_inputs`; and `asked`, which goes into `tokens`, and the slots of a cache that its entries take."""
+    batch, queries, _ = mask.shape
+    for b in range(batch):
+        for i in range(queries):
+            tokens[b, i] = asked[b, i]
+            slots[b, i] = lengths[b] + scratch[b] + i
+    return fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden)

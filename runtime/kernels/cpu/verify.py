@@ -155,6 +155,16 @@ def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, p
 @njit(cache=True, nogil=True)
 def verify_greedy(logits, tokens, parents, counts, path, kept, emitted):
     """-1, or the first row that is no tree."""
-    zeros = np.zeros(counts.size)
-    unread = np.zeros(tokens.shape)
-    return verify_target_only(logits, zeros, tokens, parents, counts, unread, path, kept, emitted)
+    room = np.empty(logits.shape[2], np.float32)
+    for b in range(logits.shape[0]):
+        if not is_tree(tokens[b], parents[b], counts[b]):
+            return b
+        node, length, token = 0, 0, np.int64(0)
+        while node >= 0:
+            path[b, length] = node
+            token = argmax(floats(logits[b, node], room))
+            emitted[b, length] = token
+            length += 1
+            node = child_with(tokens[b], parents[b], counts[b], node, token)
+        finish(path[b], kept[b : b + 1], emitted[b], length, token)
+    return -1
