@@ -27,7 +27,9 @@ def test_a_rectangle_with_holes_gives_the_logits_of_a_row_cache(period: int) -> 
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
         kept = [paths[i] for i in rng.integers(0, len(paths), 3)]
         most = max(map(len, kept))
-        rows.commit(np.array([path + [-1] * (most - len(path)) for path in kept]), np.array([len(path) for path in kept]))
+        rows.commit(
+            np.array([path + [-1] * (most - len(path)) for path in kept]), np.array([len(path) for path in kept])
+        )
         rect.commit(kept)
         if step % period == period - 1:
             rect.rearrange()

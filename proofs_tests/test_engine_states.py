@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
 from reader_theory.documents import DraftPolicy
+from runtime.cache.rows import RowCache
 from runtime.drafters.trie import DraftTrie
 from runtime.drafting import Drafting
-from runtime.cache.rows import RowCache
 from runtime.engine import Engine
 from runtime.models.inputs import prefill
 from runtime.models.load import wrap

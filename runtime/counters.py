@@ -114,5 +114,6 @@ class Counters:
                 depths.append(depths[parent] + 1)
             sources = ["retrieval" if node < retrieved else "draft" for node in range(len(parents))]
             self._offered.update(zip(sources[1:], depths[1:], strict=True))
-            self._accepted.update((sources[node], depths[node]) for node in walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist())
+            path = walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist()
+            self._accepted.update((sources[node], depths[node]) for node in path)
         self._later.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -32,9 +31,11 @@ def most_nodes(policy: DraftPolicy) -> int:
     return 1 + len(policy.parents) + (policy.retrieval.max_tokens if policy.retrieval else 0)
 
 
-@lru_cache(maxsize=256)
-def _tree_of(policy: DraftPolicy) -> tuple[DraftTree, list[int], list[int]]:
-    """The tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
+_Shape = tuple[DraftTree, list[int], list[int]]
+"""A tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
+
+
+def _shape_of(policy: DraftPolicy) -> _Shape:
     tree = policy.tree.by_level()
     return tree, tree.parents.tolist(), np.cumsum([0, *tree.level_widths]).tolist()
 
@@ -44,6 +45,7 @@ class Drafting:
 
     def __init__(self, drafter: NeuralDrafter | None) -> None:
         self.drafter, self.joined = drafter, JoinedDrafter(drafter)
+        self._shaped: tuple[DraftPolicy, _Shape] | None = None
 
     def retrieve(self, policy: DraftPolicy, rows: Sequence[Request], spare: Spare) -> tuple[list[DraftTrie], list[int]]:
         """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""
@@ -72,7 +74,9 @@ class Drafting:
             return self._joined(policy, rows, tries, want, spare)
         if not want or self.drafter is None:
             return [*tries]
-        tree, parents, down_to = _tree_of(policy)  # pyright: ignore[reportArgumentType]
+        if self._shaped is None or self._shaped[0] is not policy:  # a policy's hash takes longer than the rest
+            self._shaped = policy, _shape_of(policy)
+        tree, parents, down_to = self._shaped[1]
         if max(len(r.prompt) + len(r.output) for r in rows) + tree.depth > self.drafter.model.max_positions:
             want.clear()
             return [*tries]

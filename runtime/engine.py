@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from runtime.models.target import LanguageModel
 from runtime.request import Completion, Request, Streams
 from runtime.sampling_params import SamplingParams
 from runtime.scheduler import Scheduler
-from runtime.timing import StepTiming
+from runtime.timing import KEPT, StepTiming
 from runtime.verification.streams import Stream, stream_uniforms
 from runtime.verifying import Layout, lay_out, walk_rows
 from runtime.walks import first_token
@@ -96,7 +97,7 @@ class Engine:
         self.scheduler = Scheduler(max_batch, kv_tokens)
         self.rows, self.waiting = self.scheduler.rows, self.scheduler.waiting
         self.use(policy)
-        self.timings: list[StepTiming] = []
+        self.timings: deque[StepTiming] = deque(maxlen=KEPT)
         self._counters = Counters()
         self.prefill_s = 0.0
         self._numbers = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,13 +180,13 @@ class _Bench:
         )
         engine = self._engine(task.batch)
         engine.use(task.policy)
-        engine.timings, engine.prefill_s = [], 0.0
+        engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
         requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
         start = perf_counter()
         while engine.step():
             pass
         took = perf_counter() - start
-        return CellRun(took - engine.prefill_s, engine.prefill_s, engine.timings, requests)
+        return CellRun(took - engine.prefill_s, engine.prefill_s, list(engine.timings), requests)
 
     def _engine(self, batch: int) -> Engine:
         if batch not in self._engines:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["StepTiming", "columns_of"]
+__all__ = ["KEPT", "StepTiming", "columns_of"]
+
+KEPT = 1 << 16
+"""Latest steps whose timings an engine keeps; its counters have the sums of all."""
 
 
 @dataclass(slots=True)
@@ -28,8 +32,9 @@ class StepTiming:
     commit_s: float
 
 
-def columns_of(steps: list[StepTiming]) -> dict[str, NDArray[Any]]:
+def columns_of(steps: Iterable[StepTiming]) -> dict[str, NDArray[Any]]:
     """One array a field, in step order."""
+    steps = list(steps)
     return {
         f.name: np.array(
             [getattr(s, f.name) for s in steps], dtype=np.int32 if f.type in ("int", "bool") else np.float64

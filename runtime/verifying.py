@@ -38,15 +38,9 @@ def lay_out(drafts: Drafts) -> Layout:
     """Drafts of a step, one a row, padded to the widest."""
     counts = [len(draft) for draft in drafts]
     most = max(counts)
-    nodes = [
-        (draft.tokens, draft.parents)
-        if count == most
-        else (draft.tokens + [0] * (most - count), draft.parents + [-1] * (most - count))
-        for draft, count in zip(drafts, counts, strict=True)
-    ]
-    both = np.array(nodes, dtype=np.int64)
-    tokens, parents = np.ascontiguousarray(both.transpose(1, 0, 2))
-    return Layout(tokens, parents, np.array(counts, dtype=np.int64))
+    tokens = [draft.tokens + [0] * (most - count) for draft, count in zip(drafts, counts, strict=True)]
+    parents = [draft.parents + [-1] * (most - count) for draft, count in zip(drafts, counts, strict=True)]
+    return Layout(*(np.array(nodes, dtype=np.int64) for nodes in (tokens, parents, counts)))
 
 
 def walk_rows(requests: Sequence[Request], drafts: Drafts, layout: Layout, logits: torch.Tensor) -> Walks:

@@ -44,7 +44,7 @@ class RowLayer(CacheLayerMixin):
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             self.keys, self.values = (_resized(old, rows, slots) for old in (self.keys, self.values))
-    
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,7 +68,6 @@ def _levels(tree: DraftTree) -> tuple[_Level, ...]:
 _Step = tuple[_Level, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-@lru_cache(maxsize=256)
 def _for_rows(tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
     """By level, each row's queries above its nodes, how many nodes are forwarded and how many were; and all parents."""
     levels, steps, written = _levels(tree), list[_Step](), 0
@@ -84,6 +83,11 @@ def _for_rows(tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64
 def _chain(rows: int, tokens: int) -> NDArray[np.int64]:
     """Parents of chains."""
     return np.tile(np.arange(tokens) - 1, (rows, 1))
+
+
+def _at(last: list[int], level: _Level) -> NDArray[np.int64]:
+    """The queries above a first level: the last of each row."""
+    return np.array([[query] * len(level.nodes) for query in last], dtype=np.int64)
 
 
 def _fill(logits: torch.Tensor, level: _Level, queries: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
@@ -117,6 +121,8 @@ class NeuralDrafter:
         self.cache: RowCache = model.new_cache(rows, slots)
         self.pending: list[list[int]] = [[] for _ in range(rows)]
         self.prefill_s = 0.0
+        self._tree: DraftTree | None = None
+        self._steps: dict[int, tuple[list[_Step], NDArray[np.int64]]] = {}
 
     def join(self, row: int, tokens: NDArray[np.int64]) -> None:
         """A request takes `row`; its prompt is taken in when a draft is first asked for."""
@@ -136,15 +142,22 @@ class NeuralDrafter:
         """(rows, N) int64: the token of every node of `tree`, for rows 0 .. rows - 1."""
         logits, last = self._catch_up(rows)
         tokens = np.empty((rows, len(tree)), dtype=np.int64)
-        levels, parents = _for_rows(tree, rows)
+        levels, parents = self._prepared(tree, rows)
         for level, queries, counts, written in levels:
-            above = queries + last[:, None] if level is levels[0][0] else queries
-            _fill(logits, level, above, tokens)
+            _fill(logits, level, queries if written is not levels[0][-1] else _at(last, level), tokens)
             if len(level.inner):
                 logits = forward_trees(self.model, self.cache, tokens[:, level.inner], parents, counts, written)
         return tokens
 
-    def _catch_up(self, rows: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    def _prepared(self, tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+        """`_for_rows`, remembered for each number of rows as long as the tree stays: to hash a tree takes longer."""
+        if self._tree is not tree:
+            self._tree, self._steps = tree, {}
+        if rows not in self._steps:
+            self._steps[rows] = _for_rows(tree, rows)
+        return self._steps[rows]
+
+    def _catch_up(self, rows: int) -> tuple[torch.Tensor, list[int]]:
         """Run every row's pending tokens into the cache; (rows, P, V) logits, and the query of each row's last."""
         for row in range(rows):
             early = self.pending[row][:-1]
@@ -157,12 +170,12 @@ class NeuralDrafter:
         lengths = [len(fresh) for fresh in pending]
         most = max(lengths)
         tokens = np.array([fresh + [0] * (most - len(fresh)) for fresh in pending], dtype=np.int64)
-        counts = np.array(lengths, dtype=np.int64)
-        logits = forward_trees(self.model, self.cache, tokens, _chain(rows, most), counts)
-        self.cache.lengths[:rows] += counts
-        return logits, counts - 1
+        logits = forward_trees(self.model, self.cache, tokens, _chain(rows, most), np.array(lengths, dtype=np.int64))
+        for row, fresh in enumerate(lengths):
+            self.cache.lengths[row] += fresh
+        return logits, [fresh - 1 for fresh in lengths]
 
     def _take_in(self, rows: int) -> torch.Tensor:
         """The same, but (rows, 1, V) logits after the last token of each."""
         logits, last = self._catch_up(rows)
-        return logits[torch.arange(rows), torch.from_numpy(last)].unsqueeze(1)
+        return logits[torch.arange(rows), torch.tensor(last)].unsqueeze(1)

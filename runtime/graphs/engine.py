@@ -31,7 +31,7 @@ from runtime.models.target import LanguageModel
 from runtime.picker import pick
 from runtime.request import Completion, Request
 from runtime.sampling_params import SamplingParams
-from runtime.timing import StepTiming
+from runtime.timing import KEPT, StepTiming
 from runtime.verification.streams import stream_uniforms
 
 __all__ = ["GraphEngine"]
@@ -91,7 +91,7 @@ class GraphEngine:
         self.graphs: Any = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.rows, self.waiting = list[Request](), deque[Request]()
         self.pending: list[list[int]] = []
-        self.timings, self.prefill_s = list[StepTiming](), 0.0
+        self.timings, self.prefill_s = deque[StepTiming](maxlen=KEPT), 0.0
         self._numbers = 0
         self._parts: dict[DraftPolicy, _Parts] = {}
         self._drafted: dict[tuple[DraftPolicy, int], torch.Tensor] = {}

@@ -82,28 +82,38 @@ class TreeInputs:
     To check the shapes and dtypes of a step's arguments takes longer than to fill a small mask; here the buffers are
     right from the start.
 
+    Parameters
+    ----------
+    batch, queries, room : int
+        Rows, nodes and most slots.
+
     Attributes
     ----------
     tokens, positions, slots : (B, Q) int64 tensors
         Tokens of the nodes, their positions, and the cache slots that they take.
-    mask : (B, 1, Q, W) tensor
     """
 
-    def __init__(self, batch: int, queries: int, width: int, dtype: torch.dtype, hidden: float) -> None:
+    def __init__(self, batch: int, queries: int, room: int, dtype: torch.dtype, hidden: float) -> None:
         self.tokens, self.positions, self.slots = torch.zeros((3, batch, queries), dtype=torch.int64)
-        self.mask = torch.zeros((batch, 1, queries, width), dtype=dtype)
-        self.width, self.hidden = width, hidden
-        words = host(self.mask.view(batch, queries, width))
+        self.room, self._hidden = room, hidden
+        self._mask = self._seen = torch.zeros((batch, 1, queries, room), dtype=dtype)
+        words = host(self._mask.view(batch, queries, room))
         kind = np.dtype(BITS[words.itemsize])
-        self._written = self.tokens.numpy(), self.slots.numpy()
-        self._filled = words.view(kind), self.positions.numpy()
+        self._arrays = self.tokens.numpy(), self.slots.numpy(), words.view(kind), self.positions.numpy()
         self._bits = kind.type(_bits(hidden, dtype))
 
-    def fill(self, tokens: Any, parents: Any, counts: Any, lengths: Any, scratch: Any) -> None:
-        """Write them all; int64 arrays as `fill_tree_inputs` asks for, `tokens` (B, Q), and its errors."""
+    def fill(self, width: int, tokens: Any, parents: Any, counts: Any, lengths: Any, scratch: Any) -> torch.Tensor:
+        """Write them all; the mask, (B, 1, Q, width), a view that lasts until the next call.
+
+        Arguments are int64 arrays as `fill_tree_inputs` asks for, and `tokens` (B, Q); so are the errors.
+        """
+        own, slots, words, positions = self._arrays
         tree = parents, counts, lengths, scratch
-        if cpu.fill_step(*self._written, tokens, *self._filled, *tree, self._bits) < 0:
-            fill_tree_inputs(self.mask.squeeze(1), self.positions, *tree, self.hidden)
+        if self._seen.shape[-1] != width:
+            self._seen = self._mask[..., :width]
+        if cpu.fill_step(own, slots, tokens, words, width, positions, *tree, self._bits) < 0:
+            fill_tree_inputs(self._seen.squeeze(1).contiguous(), self.positions, *tree, self._hidden)
+        return self._seen
 
 
 @lru_cache

@@ -83,7 +83,9 @@ def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array, *
     are then not looked at, and `Walks` are NumPy arrays.
     """
     if trusted and isinstance(tokens, np.ndarray):
-        walks = Walks(np.empty(tokens.shape, np.int64), np.empty(len(tokens), np.int64), np.empty(tokens.shape, np.int64))
+        walks = Walks(
+            np.empty(tokens.shape, np.int64), np.empty(len(tokens), np.int64), np.empty(tokens.shape, np.int64)
+        )
         if cpu.verify_greedy(host(logits), tokens, parents, counts, *walks) < 0:
             return walks
     sizes = _sizes(tokens, parents, counts)

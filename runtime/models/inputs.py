@@ -14,8 +14,10 @@ from runtime.models.target import LanguageModel, hidden_value
 
 __all__ = ["forward_trees", "prefill"]
 
-WHOLE = 32
-"""Forwards of trees see a multiple of so many slots, so that their buffers last for some steps."""
+WHOLE = 64
+"""Forwards of trees see a multiple of so many slots, so that one view of a mask lasts for some steps."""
+ROOM = 512
+"""Buffers have room for a multiple of so many slots."""
 SHAPES = 64
 """Shapes whose buffers a cache keeps."""
 
@@ -52,25 +54,26 @@ def forward_trees(
         starts = [length + before for length, before in zip(starts, scratch.tolist(), strict=True)]
     alone = batch == 1 and queries == 1 and scratch is None  # it sees every slot: no mask is needed
     width = cache.begin(starts, queries, whole=1 if alone else WHOLE)
-    inputs = _inputs(cache, batch, queries, -(-width // WHOLE) * WHOLE if alone else width, model.dtype)
-    inputs.fill(tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
-    mask = None if alone else inputs.mask
+    inputs = _inputs(cache, batch, queries, model.dtype)
+    mask = inputs.fill(width, tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
+    mask = None if alone else mask
     if cache.start is None:
         cache.slot_index = inputs.slots
     if model.device.type == "cpu":
         return model.logits(inputs.tokens, inputs.positions, mask, cache)
     cache.row_index, cache.slot_index = (x.to(model.device) for x in (cache.row_index, cache.slot_index))
-    there = (None if x is None else x.to(model.device) for x in (inputs.tokens, inputs.positions, mask))
-    return model.logits(*there, cache)  # pyright: ignore[reportArgumentType]
+    asked, positions = (x.to(model.device) for x in (inputs.tokens, inputs.positions))
+    return model.logits(asked, positions, None if mask is None else mask.to(model.device), cache)
 
 
-def _inputs(cache: RowCache, batch: int, queries: int, width: int, dtype: torch.dtype) -> TreeInputs:
-    """The cache's buffers for this shape, made anew when the width has outgrown them."""
+def _inputs(cache: RowCache, batch: int, queries: int, dtype: torch.dtype) -> TreeInputs:
+    """The cache's buffers for this shape, made anew where the cache has outgrown them."""
     held = cache.inputs.get((batch, queries))
-    if held is None or held.width != width:
+    if held is None or held.room < cache.width:
         if len(cache.inputs) >= SHAPES:
             cache.inputs.clear()
-        held = cache.inputs[batch, queries] = TreeInputs(batch, queries, width, dtype, hidden_value(dtype))
+        room = -(-cache.width // ROOM) * ROOM
+        held = cache.inputs[batch, queries] = TreeInputs(batch, queries, room, dtype, hidden_value(dtype))
     return held
 
 

@@ -68,7 +68,7 @@ def _cell(
             for _ in range(settings.steps):
                 engine.step()
             rows.append({"pair": pair.name, "batch": batch, "context": context, "policy": name, "round": turn})
-            rows[-1] |= _summary(engine, engine.timings) | {"fallbacks": len(engine.fallbacks)}
+            rows[-1] |= _summary(engine, list(engine.timings)) | {"fallbacks": len(engine.fallbacks)}
     rows.append(_forward_alone(pair, settings, engine, batch, context))
     return rows
 

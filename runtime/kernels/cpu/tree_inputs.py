@@ -38,11 +38,11 @@ def fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden)
 
 
 @njit(cache=True, nogil=True)
-def fill_step(tokens, slots, asked, mask, positions, parents, counts, lengths, scratch, hidden):
-    """`fill_tree_inputs`; and `asked`, which goes into `tokens`, and the slots of a cache that its entries take."""
+def fill_step(tokens, slots, asked, mask, width, positions, parents, counts, lengths, scratch, hidden):
+    """`fill_tree_inputs` for the first `width` slots; and `asked`, which goes into `tokens`, and its cache slots."""
     batch, queries, _ = mask.shape
     for b in range(batch):
         for i in range(queries):
             tokens[b, i] = asked[b, i]
             slots[b, i] = lengths[b] + scratch[b] + i
-    return fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden)
+    return fill_tree_inputs(mask[:, :, :width], positions, parents, counts, lengths, scratch, hidden)
