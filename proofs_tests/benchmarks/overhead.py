@@ -87,7 +87,7 @@ def divergence(folder: Path, prompts: list[Any], tokens: int) -> dict[str, Any]:
     found: dict[str, Any] = {"prompts": len(prompts), "tokens": tokens}
     for name, (policy, batch) in {"plain, batch 4": ("off", 4), "both, batch 4": ("both", 4)}.items():
         pairs = [(a, b) for a, b in zip(outputs(policy, batch), plain, strict=True) if a.output != b.output]
-        ties = sum(_near_tie(a, b, target) for a, b in pairs)
+        ties = sum(bool(_near_tie(a, b, target)) for a, b in pairs)
         found[name] = {"diverged": len(pairs), "near_ties": ties}
         print(f"{name}: {len(pairs)} of {len(prompts)} texts diverge, {ties} first at a near tie")
     return found
@@ -97,9 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--divergence", action="store_true")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--limit", type=int, default=4, help="prompts of each workload")
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
-    prompts = house_prompts(("code", "copy", "prose"), "test", load_tokenizer(house_folder("target")), limit=4)
+    prompts = house_prompts(("code", "copy", "prose"), "test", load_tokenizer(house_folder("target")), limit=args.limit)
     if args.divergence:
         with tempfile.TemporaryDirectory() as scratch:
             inflate(house_folder("target"), Path(scratch) / "inflated")
