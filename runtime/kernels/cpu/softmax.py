@@ -15,7 +15,7 @@ from numba import njit
 from runtime.kernels.cpu.lanes import block_max, borrowed, floats, fma, larger
 from runtime.kernels.cpu.powers import AHEAD, exact_weigh, exact_weights_into, total_of, weigh, weights_into
 
-__all__ = ["BLOCK", "Rooms", "doubt", "draw", "exact_draw", "lent", "rooms_for", "sure_draw"]
+__all__ = ["BLOCK", "Rooms", "block_at", "doubt", "draw", "exact_draw", "lent", "picked", "rooms_for", "sure_draw"]
 
 BLOCK = 1024
 """Entries whose weights are summed before any is looked at alone."""
@@ -125,6 +125,18 @@ def walk(weights, running, threshold):
 
 
 @njit(cache=True, nogil=True)
+def picked(weights, running, threshold):
+    """The entry that `walk` finds, and where rounding keeps it from one, the last of positive weight."""
+    i, _, _ = walk(weights, running, threshold)
+    if i >= 0:
+        return i
+    last = weights.size - 1
+    while last > 0 and not weights[last] > 0:
+        last -= 1
+    return last
+
+
+@njit(cache=True, nogil=True)
 def sure_draw(row, temperature, uniform, rooms):
     """Token of the softmax of ``row / temperature`` that `uniform` picks, -1 where float32 cannot tell."""
     reference = first_finite(row, rooms.wide)
@@ -173,12 +185,7 @@ def exact_draw(row, temperature, uniform, rooms):
     block = floats(row[k * BLOCK : (k + 1) * BLOCK], rooms.wide)
     weights = rooms.double[: block.size]
     exact_weights_into(block, top, low, scale, rest, weights)
-    i, _, _ = walk(weights, running, uniform * total)
-    if i < 0:
-        i = weights.size - 1
-        while i > 0 and not weights[i] > 0:
-            i -= 1
-    return k * BLOCK + i
+    return k * BLOCK + picked(weights, running, uniform * total)
 
 
 @njit(cache=True, nogil=True)

@@ -54,42 +54,6 @@ def argmax(row, wide):
     return found
 
 
-@njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def block_sum(block):
-    """Sum in whatever order is fastest."""
-    total = 0.0
-    for i in range(block.size):
-        total += block[i]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def pick(law, uniform, parts):
-    """Token whose cumulative weight first exceeds ``uniform * total``; never one of weight 0.
-
-    Sums of blocks (into `parts`) find the block, which is then walked: where a uniform lies within rounding of a
-    boundary (1e-15), the token may be the neighbour of the one that a plain running sum gives.
-    """
-    blocks = 0
-    total = 0.0
-    for start in range(0, law.size, BLOCK):
-        parts[blocks] = block_sum(law[start : start + BLOCK])
-        total += parts[blocks]
-        blocks += 1
-    threshold, running, block = uniform * total, 0.0, 0
-    while block < blocks - 1 and running + parts[block] <= threshold:
-        running += parts[block]
-        block += 1
-    for i in range(block * BLOCK, law.size):
-        running += law[i]
-        if running > threshold and law[i] > 0:
-            return i
-    last = law.size - 1
-    while last > 0 and not law[last] > 0:
-        last -= 1
-    return last
-
-
 @njit(cache=True, nogil=True)
 def descend(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted, rooms):
     """`verify_target_only` with scratch."""
