@@ -1,16 +1,17 @@
-"""CPU twins of suffix match, its continuation and trie lookup: scans from the newest token back."""
+"""CPU twins of suffix match, its continuation and trie lookup: scans from the oldest token on, as memory is read ahead."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from runtime.kernels.cpu.lanes import borrowed
 from runtime.kernels.cpu.verify import child_with
 
 __all__ = ["suffix_chain", "suffix_match", "trie_lookup"]
 
-BLOCK = 1024
-"""Places that are looked through for the last token before any is compared further back."""
+BLOCK, PIECE = 1024, 64
+"""Tokens that are looked through at once for the one that a context ends in, and once it is among them."""
 
 
 @njit(cache=True, nogil=True)
@@ -32,35 +33,47 @@ def holds(block, token):
 
 
 @njit(cache=True, nogil=True)
+def next_with(text, start, stop, token):
+    """First place of the token in ``text[start:stop]``, `stop` for none: a near piece, then blocks, then their pieces."""
+    limit = min(start + PIECE, stop)
+    while start < stop:
+        while start < limit:
+            end = min(start + PIECE, limit)
+            if holds(text[start:end], token):
+                while text[start] != token:
+                    start += 1
+                return start
+            start = end
+        limit = min(start + BLOCK, stop)
+        while start < stop and not holds(text[start:limit], token):
+            start, limit = limit, min(limit + BLOCK, stop)
+    return stop
+
+
+@njit(cache=True, nogil=True)
 def find(text, end, query, size, max_depth):
     """Longest suffix of ``query[:size]`` that ends before a token of ``text[:end]``: length, count, latest place."""
     best, count, latest = 0, 0, -1
     if size == 0:
         return best, count, latest
-    last = query[size - 1]
-    for stop in range(end - 1, 0, -BLOCK):
-        start = max(stop - BLOCK, 0)
-        if not holds(text[start:stop], last):
-            continue
-        for place in range(stop, start, -1):
-            if text[place - 1] != last:
-                continue
-            limit = min(max_depth, size, place)
-            if limit < best:
-                continue
-            if best > 1 and text[place - best] != query[size - best]:
-                continue
+    place = next_with(text, 0, end - 1, query[size - 1]) + 1
+    while place < end:
+        limit = min(max_depth, size, place)
+        if limit >= best and (best < 2 or text[place - best] == query[size - best]):
             same = compare(text, place, query, size, limit)
             if same > best:
-                best, count, latest = same, 1, place
-            elif same == best:
+                best, count = same, 0
+            if same == best:
                 count += 1
+                latest = place
+        place = next_with(text, place, end - 1, query[size - 1]) + 1
     return best, count, latest
 
 
 @njit(cache=True, nogil=True)
 def suffix_match(text, lengths, max_depth, length, count, position):
     """-1, or the first row whose length does not fit."""
+    text = borrowed(text)
     for b in range(lengths.size):
         end = lengths[b]
         if end < 0 or end > text.shape[1]:
@@ -74,6 +87,7 @@ def suffix_chain(text, lengths, max_depth, tokens, made):
     """-1, or the first row whose length does not fit."""
     most = tokens.shape[1]
     query = np.empty(max_depth + most, np.int32)
+    text = borrowed(text)
     for b in range(lengths.size):
         end = lengths[b]
         if end < 0 or end > text.shape[1]:

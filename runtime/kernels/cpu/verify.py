@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
+
+from runtime.kernels.cpu.lanes import block_max, borrowed, floats
+from runtime.kernels.cpu.softmax import BLOCK, draw, lent, rooms_for
 
 __all__ = ["verify_greedy", "verify_target_only"]
-
-BLOCK = 1024
-"""Entries that are looked at together before any is looked at alone."""
-
 
 @njit(cache=True, nogil=True)
 def is_tree(tokens, parents, count):
@@ -42,97 +40,26 @@ def finish(path, kept, emitted, length, token):
 
 
 @njit(cache=True, nogil=True)
-def exceeds(block, best):
-    """Whether an entry is larger than `best`; all are looked at, so that the compiler may use wide registers."""
-    hits = 0
-    for i in range(block.size):
-        hits += block[i] > best
-    return hits > 0
-
-
-@njit(cache=True, nogil=True)
-def argmax(row):
+def argmax(row, wide):
     """Index of the first largest entry."""
-    best, at = row[0], 0
-    for start in range(0, row.size, BLOCK):
-        if exceeds(row[start : start + BLOCK], best):
-            for i in range(start, min(start + BLOCK, row.size)):
-                if row[i] > best:
-                    best, at = row[i], i
-    return at
-
-
-@njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-def block_sum(block):
-    """Sum in whatever order is fastest."""
-    total = 0.0
+    best, found = block_max(floats(row[:BLOCK], wide)), 0
+    for start in range(BLOCK, row.size, BLOCK):
+        top = block_max(floats(row[start : start + BLOCK], wide))
+        if top > best:
+            best, found = top, start
+    block = floats(row[found : found + BLOCK], wide)
     for i in range(block.size):
-        total += block[i]
-    return total
+        if block[i] == best:
+            return found + i
+    return found
 
 
 @njit(cache=True, nogil=True)
-def pick(law, uniform, parts):
-    """Token whose cumulative weight first exceeds ``uniform * total``; never one of weight 0.
-
-    Sums of blocks (into `parts`) find the block, which is then walked: where a uniform lies within rounding of a
-    boundary (1e-15), the token may be the neighbour of the one that a plain running sum gives.
-    """
-    blocks = 0
-    total = 0.0
-    for start in range(0, law.size, BLOCK):
-        parts[blocks] = block_sum(law[start : start + BLOCK])
-        total += parts[blocks]
-        blocks += 1
-    threshold, running, block = uniform * total, 0.0, 0
-    while block < blocks - 1 and running + parts[block] <= threshold:
-        running += parts[block]
-        block += 1
-    for i in range(block * BLOCK, law.size):
-        running += law[i]
-        if running > threshold and law[i] > 0:
-            return i
-    last = law.size - 1
-    while last > 0 and not law[last] > 0:
-        last -= 1
-    return last
-
-
-def floats(row, room):
-    """The row as floats; bits of bfloat16 are widened into `room` (float32)."""
-    raise NotImplementedError(row, room)
-
-
-@overload(floats)
-def _floats(row, room):
-    if row.dtype != types.uint16:
-        return lambda row, room: row
-
-    def widen(row, room):
-        words = room.view(np.uint32)
-        for i in range(row.size):
-            words[i] = np.uint32(row[i]) << np.uint32(16)
-        return room
-
-    return widen
-
-
-@njit(cache=True, nogil=True)
-def draw(row, temperature, uniform, weights, parts):
-    """Token of the softmax of ``row / temperature`` that `uniform` picks."""
-    top = np.float64(row[argmax(row)]) / temperature
-    for i in range(row.size):
-        weights[i] = np.exp(np.float64(row[i]) / temperature - top)
-    return pick(weights, uniform, parts)
-
-
-@njit(cache=True, nogil=True)
-def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted):
-    """-1, or the first row that is no tree."""
-    batch, _, vocabulary = logits.shape
-    room, weights = np.empty(vocabulary, np.float32), np.empty(vocabulary, np.float64)
-    parts = np.empty(vocabulary // BLOCK + 1)
-    for b in range(batch):
+def descend(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted, rooms):
+    """`verify_target_only` with scratch."""
+    logits, rooms = borrowed(logits), lent(rooms)
+    tokens, parents, path, emitted = borrowed(tokens), borrowed(parents), borrowed(path), borrowed(emitted)
+    for b in range(counts.size):
         count = counts[b]
         if not is_tree(tokens[b], parents[b], count):
             return b
@@ -140,9 +67,11 @@ def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, p
         while True:
             path[b, length] = node
             length += 1
-            row = floats(logits[b, node], room)
-            hot = temperature[b] > 0
-            token = draw(row, temperature[b], uniforms[b, node], weights, parts) if hot else argmax(row)
+            row = logits[b, node]
+            if temperature[b] > 0:
+                token = draw(row, temperature[b], uniforms[b, node], rooms)
+            else:
+                token = argmax(row, rooms.wide)
             child = child_with(tokens[b], parents[b], count, node, token)
             if child < 0:
                 break
@@ -150,6 +79,13 @@ def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, p
             node = child
         finish(path[b], kept[b : b + 1], emitted[b], length, token)
     return -1
+
+
+@njit(cache=True, nogil=True)
+def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted):
+    """-1, or the first row that is no tree."""
+    rooms = rooms_for(logits.shape[2])
+    return descend(logits, temperature, tokens, parents, counts, uniforms, path, kept, emitted, rooms)
 
 
 @njit(cache=True, nogil=True)

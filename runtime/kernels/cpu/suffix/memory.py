@@ -10,11 +10,13 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["bits_of", "float64_at", "int32_at", "int64_at", "prefetch", "word_at"]
+__all__ = ["bits_of", "float64_at", "int32_at", "int64_at", "pointer", "prefetch", "word_at"]
 
 
 @intrinsic
-def _pointer(typing_context: Any, address: Any) -> Any:
+def pointer(typing_context: Any, address: Any) -> Any:
+    """The address as a pointer."""
+
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
@@ -26,7 +28,7 @@ def word_at(typing_context: Any, address: Any) -> Any:
     """The int64 at `address`, which need not be a multiple of eight."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).aspointer()), align=1)
 
     return types.int64(types.int64), codegen
 
@@ -58,16 +60,16 @@ def bits_of(typing_context: Any, value: Any) -> Any:
 @njit(inline="always")
 def int32_at(address, size):
     """View of `size` int32 at `address`; the owner keeps the buffer alive during the call."""
-    return carray(_pointer(address), (size,), np.int32)
+    return carray(pointer(address), (size,), np.int32)
 
 
 @njit(inline="always")
 def int64_at(address, size):
     """View of `size` int64 at `address`; the owner keeps the buffer alive during the call."""
-    return carray(_pointer(address), (size,), np.int64)
+    return carray(pointer(address), (size,), np.int64)
 
 
 @njit(inline="always")
 def float64_at(address, size):
     """View of `size` float64 at `address`; the owner keeps the buffer alive during the call."""
-    return carray(_pointer(address), (size,), np.float64)
+    return carray(pointer(address), (size,), np.float64)

@@ -1,0 +1,102 @@
+"""Operations that the compiler turns into vector instructions where the plain ones keep a loop scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic, overload
+
+from runtime.kernels.cpu.suffix.memory import pointer, prefetch
+
+__all__ = ["LINE", "ask_for", "bits32", "block_max", "borrowed", "float32_of", "float64_of", "floats", "fma", "larger"]
+
+LINE = 64
+"""Bytes of a cache line."""
+
+
+def _operation(name: str, flags: Sequence[str] = ()) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        body = builder.module.declare_intrinsic(name, [kind], ir.FunctionType(kind, [kind] * len(arguments)))
+        return builder.call(body, arguments, fastmath=flags)
+
+    return codegen
+
+
+def _as(kind: Any) -> Any:
+    return lambda context, builder, signature, arguments: builder.bitcast(arguments[0], kind)
+
+
+@intrinsic
+def larger(typing_context: Any, a: Any, b: Any) -> Any:
+    """The larger of two floats of one kind; neither is NaN."""
+    return a(a, a), _operation("llvm.maxnum", ("nnan", "nsz"))
+
+
+@intrinsic
+def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, rounded once."""
+    return a(a, a, a), _operation("llvm.fma")
+
+
+@intrinsic
+def bits32(typing_context: Any, x: Any) -> Any:
+    """The bits of a float32."""
+    return types.int32(types.float32), _as(ir.IntType(32))
+
+
+@intrinsic
+def float32_of(typing_context: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+    return types.float32(types.int32), _as(ir.FloatType())
+
+
+@intrinsic
+def float64_of(typing_context: Any, bits: Any) -> Any:
+    """The float64 of these bits."""
+    return types.float64(types.int64), _as(ir.DoubleType())
+
+
+@njit(inline="always")
+def borrowed(x):
+    """The array without its owner, whose count of users every slice would raise; the caller keeps it alive."""
+    return carray(pointer(x.ctypes.data), x.shape, x.dtype)
+
+
+@njit(inline="always")
+def ask_for(address, size):
+    """Ask for the cache lines of `size` bytes; they need not be mapped."""
+    for line in range(0, size, LINE):
+        prefetch(address + line)
+
+
+@njit(cache=True, nogil=True)
+def block_max(block):
+    """Largest of a block of floats."""
+    top = block[0]
+    for i in range(block.size):
+        top = larger(top, block[i])
+    return top
+
+
+def floats(block, room):
+    """The block as floats; bits of bfloat16 are widened into `room` (float32)."""
+    raise NotImplementedError(block, room)
+
+
+@overload(floats)
+def _floats(block, room):
+    if block.dtype != types.uint16:
+        return lambda block, room: block
+
+    def widen(block, room):
+        words = room.view(np.uint32)
+        for i in range(block.size):
+            words[i] = np.uint32(block[i]) << np.uint32(16)
+        return room[: block.size]
+
+    return widen
