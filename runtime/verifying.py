@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from runtime.drafters.trie import DraftTrie
 from runtime.drafting import Drafts
-from runtime.kernels.verify import Walks, verify_greedy
+from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
 from runtime.request import Request
+from runtime.sampled_drafts import DrawnDraft
 from runtime.walks import argmax_only, walk
 
 __all__ = ["Layout", "lay_out", "walk_rows"]
@@ -46,13 +47,15 @@ def lay_out(drafts: Drafts) -> Layout:
 def walk_rows(requests: Sequence[Request], drafts: Drafts, layout: Layout, logits: torch.Tensor) -> Walks:
     """Path and emitted tokens of each row, as NumPy arrays; (B, Q, V) logits after each node.
 
-    Rows that need nothing but the most likely token after each node are walked together, by one kernel.
+    Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
     """
-    compiled = [argmax_only(r) and isinstance(d, DraftTrie) for r, d in zip(requests, drafts, strict=True)]
-    if any(compiled):
+    compiled = [_compiles(request, draft) for request, draft in zip(requests, drafts, strict=True)]
+    if not any(compiled):
+        walks = Walks(*(np.full(shape, -1) for shape in (layout.tokens.shape, len(drafts), layout.tokens.shape)))
+    elif all(request.params.greedy for request in requests):
         walks = _greedy(layout, logits)
     else:
-        walks = Walks(*(np.full(shape, -1) for shape in (layout.tokens.shape, len(drafts), layout.tokens.shape)))
+        walks = _drawn(requests, layout, logits)
     for row in (row for row, done in enumerate(compiled) if not done):
         path, emitted = walk(requests[row], drafts[row], logits[row])
         walks.kept[row] = len(path)
@@ -60,8 +63,32 @@ def walk_rows(requests: Sequence[Request], drafts: Drafts, layout: Layout, logit
     return walks
 
 
+def _compiles(request: Request, draft: DraftTrie | DrawnDraft) -> bool:
+    follows = argmax_only(request) or (request.params.rule == "target_only" and request.params.plain)
+    return follows and isinstance(draft, DraftTrie)
+
+
 def _greedy(layout: Layout, logits: torch.Tensor) -> Walks:
     if not logits.is_cuda:
         return verify_greedy(logits, *layout, trusted=True)
-    walks = verify_greedy(logits, *(torch.from_numpy(x).to(logits.device) for x in layout))
+    return _fetched(verify_greedy(logits, *(torch.from_numpy(x).to(logits.device) for x in layout)))
+
+
+def _drawn(requests: Sequence[Request], layout: Layout, logits: torch.Tensor) -> Walks:
+    """Each node reads the uniform of the output position that follows it."""
+    temperature = np.array([request.params.temperature for request in requests], dtype=np.float64)
+    uniforms = np.zeros(layout.tokens.shape)
+    for row, (request, parents) in enumerate(zip(requests, layout.parents.tolist(), strict=True)):
+        if not request.params.greedy:
+            positions = [len(request.output)]
+            for parent in parents[1:]:
+                positions.append(positions[parent] + 1 if parent >= 0 else 0)
+            uniforms[row] = request.uniforms[np.minimum(positions, len(request.uniforms) - 1)]
+    rest = (temperature, *layout, uniforms)
+    if not logits.is_cuda:
+        return verify_target_only(logits, *rest, trusted=True)
+    return _fetched(verify_target_only(logits, *(torch.from_numpy(x).to(logits.device) for x in rest)))
+
+
+def _fetched(walks: Walks) -> Walks:
     return Walks(*(x.cpu().numpy() for x in walks))

@@ -37,7 +37,14 @@ class Walks(NamedTuple):
 
 
 def verify_target_only(
-    logits: Array, temperature: Array, tokens: Array, parents: Array, counts: Array, uniforms: Array
+    logits: Array,
+    temperature: Array,
+    tokens: Array,
+    parents: Array,
+    counts: Array,
+    uniforms: Array,
+    *,
+    trusted: bool = False,
 ) -> Walks:
     """Draw a token from the target after each node on the path, and follow the child that carries it.
 
@@ -55,12 +62,19 @@ def verify_target_only(
         Nodes of each row; the others are padding.
     uniforms : (B, Q) float64 in [0, 1)
         Decides the token after each node.
+    trusted : bool
+        Whether the caller vouches for shapes and dtypes, having made NumPy arrays beside logits on the CPU; they are
+        then not looked at, and `Walks` are NumPy arrays.
 
     Raises
     ------
     InvalidInputError
         On a wrong shape, dtype or layout, and on the CPU on counts outside of [1, Q].
     """
+    if trusted and isinstance(tokens, np.ndarray):
+        walks = Walks(np.empty_like(tokens), np.empty_like(counts), np.empty_like(tokens))
+        if cpu.verify_target_only(host(logits), temperature, tokens, parents, counts, uniforms, *walks) < 0:
+            return walks
     sizes = _sizes(tokens, parents, counts)
     sizes.take("logits", logits, ("B", "Q", "V"), FLOATS)
     sizes.take("temperature", temperature, ("B",), ("float64",))
@@ -77,15 +91,9 @@ def verify_target_only(
 
 
 def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array, *, trusted: bool = False) -> Walks:
-    """Follow the most likely token after each node, the lowest id of several; see `verify_target_only`.
-
-    `trusted` says that the caller vouches for shapes and dtypes, having made NumPy trees for logits on the CPU: they
-    are then not looked at, and `Walks` are NumPy arrays.
-    """
+    """Follow the most likely token after each node, the lowest id of several; see `verify_target_only`."""
     if trusted and isinstance(tokens, np.ndarray):
-        walks = Walks(
-            np.empty(tokens.shape, np.int64), np.empty(len(tokens), np.int64), np.empty(tokens.shape, np.int64)
-        )
+        walks = Walks(np.empty_like(tokens), np.empty_like(counts), np.empty_like(tokens))
         if cpu.verify_greedy(host(logits), tokens, parents, counts, *walks) < 0:
             return walks
     sizes = _sizes(tokens, parents, counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from runtime.kernels.cpu.verify import exceeds, floats
+from runtime.kernels.cpu.lanes import block_max, floats
 
 __all__ = ["draft_level"]
 
@@ -31,7 +31,7 @@ def top_of(row, best, ids):
         insert(best[: token + 1], ids[: token + 1], row[token], token)
     for start in range(kept, row.size, BLOCK):
         end = min(start + BLOCK, row.size)
-        if exceeds(row[start:end], best[kept - 1]):
+        if block_max(row[start:end]) > best[kept - 1]:
             for token in range(start, end):
                 if row[token] > best[kept - 1]:
                     insert(best, ids, row[token], token)

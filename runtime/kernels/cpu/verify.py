@@ -10,6 +10,7 @@ from runtime.kernels.cpu.softmax import BLOCK, draw, lent, rooms_for
 
 __all__ = ["verify_greedy", "verify_target_only"]
 
+
 @njit(cache=True, nogil=True)
 def is_tree(tokens, parents, count):
     """Whether the first `count` nodes are a tree with node 0 as its root."""
@@ -91,14 +92,14 @@ def verify_target_only(logits, temperature, tokens, parents, counts, uniforms, p
 @njit(cache=True, nogil=True)
 def verify_greedy(logits, tokens, parents, counts, path, kept, emitted):
     """-1, or the first row that is no tree."""
-    room = np.empty(logits.shape[2], np.float32)
+    wide = np.empty(BLOCK, np.float32)
     for b in range(logits.shape[0]):
         if not is_tree(tokens[b], parents[b], counts[b]):
             return b
         node, length, token = 0, 0, np.int64(0)
         while node >= 0:
             path[b, length] = node
-            token = argmax(floats(logits[b, node], room))
+            token = argmax(logits[b, node], wide)
             emitted[b, length] = token
             length += 1
             node = child_with(tokens[b], parents[b], counts[b], node, token)
