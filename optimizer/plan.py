@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
 from optimizer.policies import certified_tree, neural_trees, policy_family, retrieval_policies
+from reader_theory.acceptance.recorded import recorded_joined
 from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
 from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit
@@ -41,6 +43,7 @@ def make_plan(
     trace: Trace,
     *,
     batches: Sequence[int] = (1, 2, 4, 8),
+    contexts: Sequence[int] | None = None,
     workloads: Sequence[str] | None = None,
     max_nodes: int = 32,
     max_depth: int = 8,
@@ -53,13 +56,17 @@ def make_plan(
     """Choose, for each workload and batch, the policy with the most tokens a second, off and chains among them.
 
     Candidates are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
-    measured cost. Choosing the best of many on few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by
-    how much, and the prediction is lowered by it.
+    measured cost; joined policies, where the trace recorded some, by what they did on it. Choosing the best of many on
+    few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by how much, and the prediction is lowered by
+    it.
 
     Parameters
     ----------
     fit, cost, trace : documents
         The fit must be of this trace, and the cost of the same target and draft or of a copy with the same outputs.
+    contexts : sequence of int, optional
+        Contexts up to which entries are made, each weighed by the cost there; acceptance is that of all positions.
+        One entry a batch, at the trace's mean context, when left out.
     max_nodes, max_depth : int
         Largest neural tree.
     new_tokens, prompts_per_workload : int
@@ -68,7 +75,7 @@ def make_plan(
     Raises
     ------
     InvalidInputError
-        If the fit is of another trace, or a workload is unknown.
+        If the fit is of another trace, a workload is unknown, or the cost does not tell contexts or joined policies.
     """
     require(
         fit.trace == trace.fingerprint(),
@@ -76,14 +83,16 @@ def make_plan(
         got=f"a fit of trace {fit.trace}, and trace {trace.fingerprint()}",
         fix="Fit this trace, or pass the trace that was fitted.",
     )
+    _check_contexts(cost, contexts)
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
+    cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
         study = _Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
-        for place, batch in enumerate(sorted(set(batches))):
+        for place, (context, batch) in enumerate(cells):
             if progress:
-                progress("plan", number * len(batches) + place, len(chosen) * len(batches))
-            entries.append(study.entry(batch))
+                progress("plan", number * len(cells) + place, len(chosen) * len(cells))
+            entries.append(study.entry(batch, context))
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
@@ -100,8 +109,18 @@ def make_plan(
     )
 
 
+def _check_contexts(cost: Cost, contexts: Sequence[int] | None) -> None:
+    known = cost.target_forward.context
+    require(
+        not contexts or (len(known) > 1 and min(contexts) >= 1),
+        "`contexts` must be >= 1, and the cost measured at two contexts or more",
+        got=f"{list(contexts or [])}, a cost at {list(known)}",
+        fix="Calibrate with several --context, or leave contexts out.",
+    )
+
+
 class _Study:
-    """One workload: its replays, shared by all batches."""
+    """One workload: its replays, shared by all batches and contexts."""
 
     def __init__(
         self,
@@ -121,14 +140,16 @@ class _Study:
         fitted = self.fitted
         drafted = cost.draft_forward is not None and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
-        self._cache: dict[DraftPolicy, _Weighed] = {}
+        self.joined = self._recorded()
+        self._cache = {weighed.policy: weighed for weighed in self.joined}
         self.trees, self.chains = trees, retrieval_policies(24) if fitted.matched is not None else []
         rows = trace.rows(workload)
-        self.context = float(np.mean(trace.columns["context_tokens"][rows]))
+        self.mean_context = self.context = float(np.mean(trace.columns["context_tokens"][rows]))
         self.off = self._weigh([DraftPolicy()])[0]
 
-    def entry(self, batch: int) -> PlanEntry:
-        """The best policy at `batch`, with its prediction."""
+    def entry(self, batch: int, context: int | None = None) -> PlanEntry:
+        """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
+        self.context = self.mean_context if context is None else float(context)
         proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
         if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
             self.trees.append(proved[0].by_level())
@@ -137,7 +158,7 @@ class _Study:
         trees = [w.policy.tree for w, _ in first if w.policy.parents][:TREES_WITH_RETRIEVAL]
         chains = [w.policy.retrieval for w, _ in first if w.policy.retrieval is not None][:CHAINS_WITH_TREES]
         family = policy_family(trees, [c for c in chains if c], drafted=bool(trees), matched=bool(chains))
-        weighed = list({w.policy: w for w in [w for w, _ in first] + self._weigh(family)}.values())
+        weighed = list({w.policy: w for w in [*(w for w, _ in first), *self._weigh(family), *self.joined]}.values())
         ranked = self._ranked(weighed, batch)
         best, bound = ranked[0]
         shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch)
@@ -146,18 +167,31 @@ class _Study:
         return PlanEntry(
             workload=self.workload,
             batch=batch,
+            context_tokens=context,
             policy=best.policy,
             prediction=prediction,
             price=self._price(step, best, batch),
             upper_bound_tokens_per_s=bound,
             gap=proved[1].gap if proved is not None else 0.0,
-            solver=f"replay of {len(weighed)} policies; trees by best_first and levels",
+            solver=f"replay of {len(weighed)} policies, {len(self.joined)} joined; trees by best_first and levels",
             certified=proved is None or proved[1].valid,
             candidates=tuple(
                 Candidate(name=w.policy.name, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
                 for w, value in _shown(ranked)
             ),
         )
+
+    def _recorded(self) -> list[_Weighed]:
+        """Joined policies of the trace, but for those that ask a draft where the cost has none."""
+        recorded = recorded_joined(self.trace, self.workload)
+        require(
+            not recorded or self.cost.growth_s is not None,
+            "`cost` must tell what growing a joined tree takes, as the trace has joined policies",
+            got="a cost without `growth_s`",
+            fix="Calibrate again with this version, or record without --joined.",
+        )
+        drafted = self.cost.draft_forward is not None
+        return [_Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
 
     def _weigh(self, policies: Sequence[DraftPolicy]) -> list[_Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
@@ -280,13 +314,19 @@ def _replayed(policy: DraftPolicy) -> ReplayPolicy:
 
 
 def _shown(ranked: list[tuple[_Weighed, float]]) -> list[tuple[_Weighed, float]]:
-    """The leaders, and always the best chain and off."""
+    """The leaders, and always the best chain, the best from each source and joined, and off."""
     shown = ranked[:SHOWN]
-    for shape in ("chain", "off"):
-        first = next((pair for pair in ranked if pair[0].policy.shape == shape), None)
+    for kind in ("chain", "draft", "retrieval", "both", "joined", "off"):
+        first = next((pair for pair in ranked if kind in _kinds(pair[0].policy)), None)
         if first is not None and first not in shown:
             shown.append(first)
     return shown
+
+
+def _kinds(policy: DraftPolicy) -> set[str]:
+    if policy.joined is not None:
+        return {"joined"}
+    return {policy.shape, policy.drafters} - {"tree"}
 
 
 def _one() -> Estimate:

@@ -174,7 +174,7 @@ def _rows(part: Part) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for cell in part.record.cells:
-        found = part.plan.entry(cell.workload, cell.batch).prediction
+        found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
         rows.append(
             {
                 "target": part.record.target,
