@@ -19,7 +19,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["make_plan"]
+__all__ = ["Study", "Weighed", "make_plan"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -30,8 +30,8 @@ TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES = 8, 12
 
 
 @dataclass(frozen=True)
-class _Weighed:
-    """A policy with its replay."""
+class Weighed:
+    """A policy with its replay, or with what it did where it was recorded."""
 
     policy: DraftPolicy
     result: ReplayResult
@@ -88,7 +88,7 @@ def make_plan(
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
-        study = _Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
+        study = Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
         for place, (context, batch) in enumerate(cells):
             if progress:
                 progress("plan", number * len(cells) + place, len(chosen) * len(cells))
@@ -119,8 +119,8 @@ def _check_contexts(cost: Cost, contexts: Sequence[int] | None) -> None:
     )
 
 
-class _Study:
-    """One workload: its replays, shared by all batches and contexts."""
+class Study:
+    """One workload: its replays, shared by all batches and contexts; `make_plan` says what the arguments are."""
 
     def __init__(
         self,
@@ -130,9 +130,9 @@ class _Study:
         workload: str,
         max_nodes: int,
         max_depth: int,
-        test_prompts: int,
-        resamples: int,
-        seed: int,
+        test_prompts: int = 32,
+        resamples: int = 100,
+        seed: int = 0,
     ) -> None:
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
@@ -181,7 +181,19 @@ class _Study:
             ),
         )
 
-    def _recorded(self) -> list[_Weighed]:
+    def weighed(self, policy: DraftPolicy) -> Weighed:
+        """One policy."""
+        return self._weigh([policy])[0]
+
+    def ranked(self, batch: int) -> list[tuple[Weighed, float]]:
+        """Every policy that was weighed so far with its tokens a second at the context asked last, fastest first."""
+        return self._ranked(list(self._cache.values()), batch)
+
+    def seconds(self, weighed: Weighed, batch: int) -> float:
+        """Seconds of a full step at the context asked last."""
+        return step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context).step_s
+
+    def _recorded(self) -> list[Weighed]:
         """Joined policies of the trace, but for those that ask a draft where the cost has none."""
         recorded = recorded_joined(self.trace, self.workload)
         require(
@@ -191,23 +203,23 @@ class _Study:
             fix="Calibrate again with this version, or record without --joined.",
         )
         drafted = self.cost.draft_forward is not None
-        return [_Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
+        return [Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
 
-    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[_Weighed]:
+    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
         replays = replay_many(self.trace, map(_replayed, fresh), workload=self.workload, first_position=1)
-        self._cache |= {policy: _Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
+        self._cache |= {policy: Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
         return [self._cache[policy] for policy in policies]
 
-    def _value(self, weighed: _Weighed, batch: int) -> float:
+    def _value(self, weighed: Weighed, batch: int) -> float:
         step = step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context)
         return batch * weighed.result.tokens_per_step / step.step_s
 
-    def _ranked(self, weighed: Sequence[_Weighed], batch: int) -> list[tuple[_Weighed, float]]:
+    def _ranked(self, weighed: Sequence[Weighed], batch: int) -> list[tuple[Weighed, float]]:
         valued = [(w, self._value(w, batch)) for w in weighed]
         return sorted(valued, key=lambda pair: -pair[1])
 
-    def _optimism(self, weighed: Sequence[_Weighed], batch: int) -> float:
+    def _optimism(self, weighed: Sequence[Weighed], batch: int) -> float:
         """Share by which the winner on some prompts falls back on others; 0 at least."""
         seconds = np.array([step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed])
         steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
@@ -227,7 +239,7 @@ class _Study:
             unseen.append(float(outside[winner] / outside.mean() / (whole[winner] / whole.mean())))
         return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
 
-    def _predict(self, weighed: _Weighed, batch: int, shrink: float) -> Prediction:
+    def _predict(self, weighed: Weighed, batch: int, shrink: float) -> Prediction:
         by_rows, plain_rows = self._by_rows(weighed, batch), self._by_rows(self.off, batch)
         draws = self._draws(weighed, by_rows, plain_rows)
         value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, 1)
@@ -246,17 +258,17 @@ class _Study:
             terms_s=by_rows[-1].terms_s,
         )
 
-    def _by_rows(self, weighed: _Weighed, batch: int) -> list[StepForecast]:
+    def _by_rows(self, weighed: Weighed, batch: int) -> list[StepForecast]:
         """Steps with 1, 2, ..., batch rows."""
         rows = range(1, batch + 1)
         return [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in rows]
 
-    def _centre(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+    def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
         tiled = np.resize(everyone, max(self.test_prompts, 1)) if len(everyone) < self.test_prompts else everyone
         return self._measure(tiled, weighed, rows, plain)
 
-    def _draws(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+    def _draws(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
 
         Each draw measures about `test_prompts` new prompts, and carries the error of having fitted on the prompts
@@ -282,7 +294,7 @@ class _Study:
         return np.array(draws).T
 
     def _measure(
-        self, prompts: NDArray[np.int64], weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]
+        self, prompts: NDArray[np.int64], weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]
     ) -> Floats:
         steps, tokens = weighed.result.steps[prompts], weighed.result.tokens[prompts]
         busy = occupancy(steps, len(rows))[1:]
@@ -298,7 +310,7 @@ class _Study:
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
 
-    def _price(self, step: StepForecast, weighed: _Weighed, batch: int) -> float:
+    def _price(self, step: StepForecast, weighed: Weighed, batch: int) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
         at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
@@ -313,7 +325,7 @@ def _replayed(policy: DraftPolicy) -> ReplayPolicy:
     return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
 
 
-def _shown(ranked: list[tuple[_Weighed, float]]) -> list[tuple[_Weighed, float]]:
+def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:
     """The leaders, and always the best chain, the best from each source and joined, and off."""
     shown = ranked[:SHOWN]
     for kind in ("chain", "draft", "retrieval", "both", "joined", "off"):
