@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,7 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     A forward is as wide as its widest row: the distribution of the maximum of `batch` draws decides the target's
     term; the draft runs when any row wants it.
     """
-    counts = result.nodes_histogram.sum(axis=0).astype(np.float64)
-    below = np.cumsum(counts / counts.sum()) ** batch
-    widest = np.diff(below, prepend=0.0)
+    widest = _widest(result.nodes_histogram.sum(axis=0), batch)
     nodes = np.arange(len(widest))
     used = widest > 0
     forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
@@ -47,18 +46,36 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     if policy.shape == "off":
         around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
         return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})
-    steps = max(int(result.steps.sum()), 1)
-    drafted = 1.0 - (1.0 - result.drafted_steps.sum() / steps) ** batch
-    drafting = drafted * cost.drafting_s(batch, policy.forward_sizes(result.tokens_per_step), context)
     terms = {
         "target": forward,
-        "draft": drafting,
+        "draft": _drafting(cost, policy, result, batch, context),
         "retrieval": batch * cost.retrieval_s.value if policy.retrieval is not None else 0.0,
         "verify": batch * cost.verify_s.value,
         "commit": batch * cost.commit_s.value,
         "overhead": cost.step_overhead_s.value,
     }
     return StepForecast(batch, {name: scale * seconds for name, seconds in terms.items()})
+
+
+def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
+    """(M + 1,) chance that the largest of `batch` draws from 0, 1, ..., M is each of them."""
+    return np.diff(np.cumsum(histogram / histogram.sum()) ** batch, prepend=0.0)
+
+
+def _drafting(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> float:
+    """Seconds of the draft's forwards, and of growing a joined tree between them.
+
+    A forward runs when any row wants it: with the tokens of the row that has most where these were recorded.
+    """
+    if result.forwards_histogram is None:
+        drafted = 1.0 - (1.0 - result.drafted_steps.sum() / max(int(result.steps.sum()), 1)) ** batch
+        return drafted * cost.drafting_s(batch, policy.forward_sizes(result.tokens_per_step), context)
+    seconds = times = 0.0
+    for histogram in result.forwards_histogram:
+        chance = _widest(histogram, batch)
+        seconds += sum(p * cost.drafting_s(batch, [size], context) for size, p in enumerate(chance) if size and p > 0)
+        times += float(chance[1:].sum())
+    return seconds + cost.growing_s(batch, 1.0 + times)
 
 
 def occupancy(steps: Ints, batch: int) -> Ints:

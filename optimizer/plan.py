@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
 from optimizer.policies import certified_tree, neural_trees, policy_family, retrieval_policies
+from reader_theory.acceptance.recorded import recorded_joined
 from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
 from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit
@@ -17,7 +19,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["make_plan"]
+__all__ = ["Study", "Weighed", "make_plan"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -28,8 +30,8 @@ TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES = 8, 12
 
 
 @dataclass(frozen=True)
-class _Weighed:
-    """A policy with its replay."""
+class Weighed:
+    """A policy with its replay, or with what it did where it was recorded."""
 
     policy: DraftPolicy
     result: ReplayResult
@@ -41,6 +43,7 @@ def make_plan(
     trace: Trace,
     *,
     batches: Sequence[int] = (1, 2, 4, 8),
+    contexts: Sequence[int] | None = None,
     workloads: Sequence[str] | None = None,
     max_nodes: int = 32,
     max_depth: int = 8,
@@ -53,13 +56,17 @@ def make_plan(
     """Choose, for each workload and batch, the policy with the most tokens a second, off and chains among them.
 
     Candidates are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
-    measured cost. Choosing the best of many on few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by
-    how much, and the prediction is lowered by it.
+    measured cost; joined policies, where the trace recorded some, by what they did on it. Choosing the best of many on
+    few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by how much, and the prediction is lowered by
+    it.
 
     Parameters
     ----------
     fit, cost, trace : documents
         The fit must be of this trace, and the cost of the same target and draft or of a copy with the same outputs.
+    contexts : sequence of int, optional
+        Contexts up to which entries are made, each weighed by the cost there; acceptance is that of all positions.
+        One entry a batch, at the trace's mean context, when left out.
     max_nodes, max_depth : int
         Largest neural tree.
     new_tokens, prompts_per_workload : int
@@ -68,7 +75,7 @@ def make_plan(
     Raises
     ------
     InvalidInputError
-        If the fit is of another trace, or a workload is unknown.
+        If the fit is of another trace, a workload is unknown, or the cost does not tell contexts or joined policies.
     """
     require(
         fit.trace == trace.fingerprint(),
@@ -76,14 +83,16 @@ def make_plan(
         got=f"a fit of trace {fit.trace}, and trace {trace.fingerprint()}",
         fix="Fit this trace, or pass the trace that was fitted.",
     )
+    _check_contexts(cost, contexts)
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
+    cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
-        study = _Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
-        for place, batch in enumerate(sorted(set(batches))):
+        study = Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
+        for place, (context, batch) in enumerate(cells):
             if progress:
-                progress("plan", number * len(batches) + place, len(chosen) * len(batches))
-            entries.append(study.entry(batch))
+                progress("plan", number * len(cells) + place, len(chosen) * len(cells))
+            entries.append(study.entry(batch, context))
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
@@ -100,8 +109,18 @@ def make_plan(
     )
 
 
-class _Study:
-    """One workload: its replays, shared by all batches."""
+def _check_contexts(cost: Cost, contexts: Sequence[int] | None) -> None:
+    known = cost.target_forward.context
+    require(
+        not contexts or (len(known) > 1 and min(contexts) >= 1),
+        "`contexts` must be >= 1, and the cost measured at two contexts or more",
+        got=f"{list(contexts or [])}, a cost at {list(known)}",
+        fix="Calibrate with several --context, or leave contexts out.",
+    )
+
+
+class Study:
+    """One workload: its replays, shared by all batches and contexts; `make_plan` says what the arguments are."""
 
     def __init__(
         self,
@@ -111,9 +130,9 @@ class _Study:
         workload: str,
         max_nodes: int,
         max_depth: int,
-        test_prompts: int,
-        resamples: int,
-        seed: int,
+        test_prompts: int = 32,
+        resamples: int = 100,
+        seed: int = 0,
     ) -> None:
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
@@ -121,14 +140,16 @@ class _Study:
         fitted = self.fitted
         drafted = cost.draft_forward is not None and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
-        self._cache: dict[DraftPolicy, _Weighed] = {}
+        self.joined = self._recorded()
+        self._cache = {weighed.policy: weighed for weighed in self.joined}
         self.trees, self.chains = trees, retrieval_policies(24) if fitted.matched is not None else []
         rows = trace.rows(workload)
-        self.context = float(np.mean(trace.columns["context_tokens"][rows]))
+        self.mean_context = self.context = float(np.mean(trace.columns["context_tokens"][rows]))
         self.off = self._weigh([DraftPolicy()])[0]
 
-    def entry(self, batch: int) -> PlanEntry:
-        """The best policy at `batch`, with its prediction."""
+    def entry(self, batch: int, context: int | None = None) -> PlanEntry:
+        """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
+        self.context = self.mean_context if context is None else float(context)
         proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
         if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
             self.trees.append(proved[0].by_level())
@@ -137,7 +158,7 @@ class _Study:
         trees = [w.policy.tree for w, _ in first if w.policy.parents][:TREES_WITH_RETRIEVAL]
         chains = [w.policy.retrieval for w, _ in first if w.policy.retrieval is not None][:CHAINS_WITH_TREES]
         family = policy_family(trees, [c for c in chains if c], drafted=bool(trees), matched=bool(chains))
-        weighed = list({w.policy: w for w in [w for w, _ in first] + self._weigh(family)}.values())
+        weighed = list({w.policy: w for w in [*(w for w, _ in first), *self._weigh(family), *self.joined]}.values())
         ranked = self._ranked(weighed, batch)
         best, bound = ranked[0]
         shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch)
@@ -146,12 +167,13 @@ class _Study:
         return PlanEntry(
             workload=self.workload,
             batch=batch,
+            context_tokens=context,
             policy=best.policy,
             prediction=prediction,
             price=self._price(step, best, batch),
             upper_bound_tokens_per_s=bound,
             gap=proved[1].gap if proved is not None else 0.0,
-            solver=f"replay of {len(weighed)} policies; trees by best_first and levels",
+            solver=f"replay of {len(weighed)} policies, {len(self.joined)} joined; trees by best_first and levels",
             certified=proved is None or proved[1].valid,
             candidates=tuple(
                 Candidate(name=w.policy.name, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
@@ -159,21 +181,45 @@ class _Study:
             ),
         )
 
-    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[_Weighed]:
+    def weighed(self, policy: DraftPolicy) -> Weighed:
+        """One policy."""
+        return self._weigh([policy])[0]
+
+    def ranked(self, batch: int) -> list[tuple[Weighed, float]]:
+        """Every policy that was weighed so far with its tokens a second at the context asked last, fastest first."""
+        return self._ranked(list(self._cache.values()), batch)
+
+    def seconds(self, weighed: Weighed, batch: int) -> float:
+        """Seconds of a full step at the context asked last."""
+        return step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context).step_s
+
+    def _recorded(self) -> list[Weighed]:
+        """Joined policies of the trace, but for those that ask a draft where the cost has none."""
+        recorded = recorded_joined(self.trace, self.workload)
+        require(
+            not recorded or self.cost.growth_s is not None,
+            "`cost` must tell what growing a joined tree takes, as the trace has joined policies",
+            got="a cost without `growth_s`",
+            fix="Calibrate again with this version, or record without --joined.",
+        )
+        drafted = self.cost.draft_forward is not None
+        return [Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
+
+    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
         replays = replay_many(self.trace, map(_replayed, fresh), workload=self.workload, first_position=1)
-        self._cache |= {policy: _Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
+        self._cache |= {policy: Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
         return [self._cache[policy] for policy in policies]
 
-    def _value(self, weighed: _Weighed, batch: int) -> float:
+    def _value(self, weighed: Weighed, batch: int) -> float:
         step = step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context)
         return batch * weighed.result.tokens_per_step / step.step_s
 
-    def _ranked(self, weighed: Sequence[_Weighed], batch: int) -> list[tuple[_Weighed, float]]:
+    def _ranked(self, weighed: Sequence[Weighed], batch: int) -> list[tuple[Weighed, float]]:
         valued = [(w, self._value(w, batch)) for w in weighed]
         return sorted(valued, key=lambda pair: -pair[1])
 
-    def _optimism(self, weighed: Sequence[_Weighed], batch: int) -> float:
+    def _optimism(self, weighed: Sequence[Weighed], batch: int) -> float:
         """Share by which the winner on some prompts falls back on others; 0 at least."""
         seconds = np.array([step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed])
         steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
@@ -193,7 +239,7 @@ class _Study:
             unseen.append(float(outside[winner] / outside.mean() / (whole[winner] / whole.mean())))
         return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
 
-    def _predict(self, weighed: _Weighed, batch: int, shrink: float) -> Prediction:
+    def _predict(self, weighed: Weighed, batch: int, shrink: float) -> Prediction:
         by_rows, plain_rows = self._by_rows(weighed, batch), self._by_rows(self.off, batch)
         draws = self._draws(weighed, by_rows, plain_rows)
         value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, 1)
@@ -212,17 +258,17 @@ class _Study:
             terms_s=by_rows[-1].terms_s,
         )
 
-    def _by_rows(self, weighed: _Weighed, batch: int) -> list[StepForecast]:
+    def _by_rows(self, weighed: Weighed, batch: int) -> list[StepForecast]:
         """Steps with 1, 2, ..., batch rows."""
         rows = range(1, batch + 1)
         return [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in rows]
 
-    def _centre(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+    def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
         tiled = np.resize(everyone, max(self.test_prompts, 1)) if len(everyone) < self.test_prompts else everyone
         return self._measure(tiled, weighed, rows, plain)
 
-    def _draws(self, weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
+    def _draws(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
 
         Each draw measures about `test_prompts` new prompts, and carries the error of having fitted on the prompts
@@ -248,7 +294,7 @@ class _Study:
         return np.array(draws).T
 
     def _measure(
-        self, prompts: NDArray[np.int64], weighed: _Weighed, rows: list[StepForecast], plain: list[StepForecast]
+        self, prompts: NDArray[np.int64], weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]
     ) -> Floats:
         steps, tokens = weighed.result.steps[prompts], weighed.result.tokens[prompts]
         busy = occupancy(steps, len(rows))[1:]
@@ -264,7 +310,7 @@ class _Study:
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
 
-    def _price(self, step: StepForecast, weighed: _Weighed, batch: int) -> float:
+    def _price(self, step: StepForecast, weighed: Weighed, batch: int) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
         at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
@@ -279,14 +325,20 @@ def _replayed(policy: DraftPolicy) -> ReplayPolicy:
     return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
 
 
-def _shown(ranked: list[tuple[_Weighed, float]]) -> list[tuple[_Weighed, float]]:
-    """The leaders, and always the best chain and off."""
+def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:
+    """The leaders, and always the best chain, the best from each source and joined, and off."""
     shown = ranked[:SHOWN]
-    for shape in ("chain", "off"):
-        first = next((pair for pair in ranked if pair[0].policy.shape == shape), None)
+    for kind in ("chain", "draft", "retrieval", "both", "joined", "off"):
+        first = next((pair for pair in ranked if kind in _kinds(pair[0].policy)), None)
         if first is not None and first not in shown:
             shown.append(first)
     return shown
+
+
+def _kinds(policy: DraftPolicy) -> set[str]:
+    if policy.joined is not None:
+        return {"joined"}
+    return {policy.shape, policy.drafters} - {"tree"}
 
 
 def _one() -> Estimate:

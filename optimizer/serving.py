@@ -1,6 +1,6 @@
 """From AcceptanceFit and Cost to a ServingSchedule: the best tree at every batch and context, and where a rate settles.
 
-Trees of the neural draft only, each cell certified; `optimizer.plan` weighs retrieval too, at one context.
+Trees of the neural draft, each cell certified; retrieval and joined trees where a plan's replay finds them faster.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.cost import Memory, Objective
+from optimizer.plan import Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
+from optimizer.serving_sources import Sourced, sourced_cells
 from reader_theory.documents import Candidate, Cost, CostTable, DraftPolicy, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
@@ -44,7 +46,7 @@ def serving_schedule(
     prompt_tokens: float | None = None,
     kv_tokens: int | None = None,
 ) -> ServingSchedule:
-    """Choose a tree, a chain or nothing for every batch and context, and find where `rate_per_s` settles.
+    """Choose a tree, a chain, another source or nothing for every batch and context, and find where the rate settles.
 
     Parameters
     ----------
@@ -88,10 +90,13 @@ def serving_schedule(
         )  # fmt: skip
         assert table is not None, "schedule_problem refuses a workload without a draft"
         found = solve_schedule(problem)
-        solver = found.solver
-        cells += [_cell(name, table, found, b, c) for c in range(len(columns)) for b in range(len(rows))]
+        others = sourced_cells(Study(fit, cost, trace, name, max_nodes, max_depth), found)
+        solver = found.solver + (" and replay" if others else "")
+        cells += [
+            _cell(name, table, found, b, c, others.get((b, c))) for c in range(len(columns)) for b in range(len(rows))
+        ]
         prefill_s = float(cost.target_forward.at(1, prompt, 0)) * cost.closure.value
-        points += [_point(name, found, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
+        points += [_point(name, found, others, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
     assert cost.draft is not None, "schedule_problem refuses a cost without a draft"
     return ServingSchedule(
         stamp=Stamp.now(), target=cost.target, draft=cost.draft, device=cost.device, dtype=cost.dtype,
@@ -151,11 +156,27 @@ def _drafting(
     return one, np.maximum(secant.max(axis=-1), 0.0)
 
 
-def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int) -> ScheduleCell:
+def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int, other: Sourced | None) -> ScheduleCell:
     problem = found.problem
     fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
     tree = found.tree(b, c) if fits else DraftTree.empty()
     value = float(found.value[b, c])
+    if other is not None:
+        rate = problem.batches[b] * other.tokens_per_step.value / other.step_s
+        return ScheduleCell(
+            workload=workload,
+            context=int(problem.contexts[c]),
+            batch=problem.batches[b],
+            policy=other.policy,
+            tokens_per_step=other.tokens_per_step,
+            step_s=other.step_s,
+            tokens_per_s=rate,
+            speed_up=rate / off if off > 0 else None,
+            price=other.price,
+            gap=float(found.gap[b, c]),
+            nodes_per_step=other.nodes,
+            candidates=_chains(found, b, c),
+        )
     return ScheduleCell(
         workload=workload,
         context=int(problem.contexts[c]),
@@ -199,11 +220,18 @@ def _tokens(table: RankDepthFit, tree: DraftTree, found: Schedule, b: int, c: in
 
 
 def _point(
-    workload: str, found: Schedule, c: int, rate: float, slo_s: float | None, output: float, prefill_s: float
-) -> OperatingPoint:
+    workload: str, found: Schedule, others: dict[tuple[int, int], Sourced], c: int, rate: float, slo_s: float | None,
+    output: float, prefill_s: float,
+) -> OperatingPoint:  # fmt: skip
     problem = found.problem
     batches = np.array(problem.batches, dtype=np.float64)
-    nodes, tokens, seconds = found.nodes[:, c], found.tokens_per_step[:, c], found.step_s[:, c]
+    nodes, tokens, seconds = (each[:, c].copy() for each in (found.nodes, found.tokens_per_step, found.step_s))
+    paths = [problem.draft_s[:, c, max(int(d), 0)] + problem.verify_s[:, c, max(int(n), 0)]
+             for d, n in zip(found.depth[:, c], nodes, strict=True)]  # fmt: skip
+    for (b, at), other in others.items():
+        if at == c:
+            nodes[b], tokens[b], seconds[b] = 1, other.tokens_per_step.value, other.step_s
+            paths[b] = other.by_batch
     left = max(1 - rate * prefill_s, 0.0)
     capacity = [
         _capacity(b, t, s, output, prefill_s) if n >= 0 else 0.0
@@ -234,7 +262,7 @@ def _point(
     for b in range(len(batches)):
         if capacity[b] < rate:
             continue
-        by_batch = problem.draft_s[:, c, int(found.depth[b, c])] + problem.verify_s[:, c, int(nodes[b])]
+        by_batch = paths[b]
         load = fixed_point_load(
             rate, lambda x, y=by_batch: float(np.interp(x, batches, y)), output_tokens=output,
             tokens_per_step=float(tokens[b]), prefill_s=prefill_s, largest_batch=float(batches[-1]),

@@ -17,6 +17,8 @@ from reader_theory.documents import (
     CostTable,
     Document,
     DraftPolicy,
+    JoinedPolicy,
+    JoinedRecord,
     Plan,
     PlanEntry,
     Prediction,
@@ -24,6 +26,7 @@ from reader_theory.documents import (
     RetrievalPolicy,
     RunCell,
     RunRecord,
+    SourceMap,
     Stamp,
     Trace,
     TracePrompt,
@@ -39,6 +42,8 @@ RETRIEVAL = RetrievalPolicy(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
 CHAIN_3 = DraftPolicy.of(DraftTree.chain(3))
 TREE = DraftPolicy.of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
 OFF = DraftPolicy()
+MAPS = (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.95)),)
+JOINED = DraftPolicy(joined=JoinedPolicy(nodes=8, levels=2, skip_draft_at=0.7, maps=MAPS))
 
 
 def estimate(value: float) -> Estimate:
@@ -89,11 +94,21 @@ def trace_columns(rows: int = 6) -> dict[str, NDArray[Any]]:
     return columns
 
 
+def joined_record(path: Path) -> JoinedRecord:
+    """Two steps of two policies on the one prompt."""
+    steps = {"policy": [0, 0, 1, 1], "prompt": [0] * 4, "position": [1, 3, 1, 4], "emitted": [2, 3, 3, 2]}
+    columns = {name: np.array(values, dtype=np.int32) for name, values in steps.items()}
+    columns |= {"nodes": np.array([4, 3, 8, 8], np.int32), "forwards": np.array([[0], [0], [1], [3]], np.int32)}
+    policies = (JoinedPolicy(nodes=4, draft=False), JoinedPolicy(nodes=8))
+    return JoinedRecord.create(columns, policies, {"chat": MAPS}, path)
+
+
 def trace(path: Path) -> Trace:
     prompts = (TracePrompt(id="p0", workload="chat", prompt_tokens=4, output_tokens=6),)
+    joined = joined_record(path.with_suffix(".joined.parquet"))
     return Trace.create(
         path, trace_columns(), stamp=STAMP, target="a/target", draft="a/draft", temperature=0.0, candidates=2,
-        prompts=prompts,
+        prompts=prompts, joined=joined,
     )  # fmt: skip
 
 
@@ -160,7 +175,7 @@ def written(folder: Path) -> dict[str, tuple[Path, Document]]:
     }
     flat = (
         cost(),
-        plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL))),
+        plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL)), entry(8, JOINED)),
         validation(),
         imported(),
         schedule(),

@@ -31,7 +31,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     models = ["--target", str(target), "--draft", str(draft), "--prompts", str(save_prompts(folder / "prompts.jsonl"))]
     grid = ["--batch", "1", "--batch", "2", "--tokens", "1", "--tokens", "4", "--context", "32", "--context", "96"]
     stages = {
-        "record": [*models, "--new-tokens", "12", "--output", "trace.json"],
+        "record": [*models, "--new-tokens", "12", "--joined", "--output", "trace.json"],
         "fit": ["trace.json", "--resamples", "100", "--output", "fit.json"],
         "calibrate": [*models, *grid, "--seconds", "0.05", "--output", "cost.json"],
         "plan": ["fit.json", "cost.json", "--trace", "trace.json", "--batch", "1", "--batch", "2", "--new-tokens", "12",
@@ -73,6 +73,35 @@ def test_a_draft_that_is_always_right_is_used(loop: Loop) -> None:
     assert {row["draft_top_1"] for row in loop.told["record"]["rows"]} == {1.0}
     assert "off" not in {row["policy"] for row in loop.told["run"]["rows"]}
     assert min(row["tokens_per_step"] for row in loop.told["run"]["rows"]) > 1.5
+
+
+def test_joined_policies_are_recorded_weighed_and_shown(loop: Loop) -> None:
+    for row in loop.told["record"]["rows"]:
+        assert row["joined_tokens_per_step"] >= row["retrieved_tree_tokens_per_step"] >= 1.0
+    entries = json.loads((loop.folder / "plan.json").read_text())["entries"]
+    names = {candidate["name"] for each in entries for candidate in each["candidates"]}
+    assert any(name.startswith(("joined", "retrieved tree")) for name in names)
+    assert {"off"} | {row["policy"] for row in loop.told["run"]["rows"]} <= names
+
+
+def test_a_run_tells_how_many_tokens_came_from_each_source(loop: Loop) -> None:
+    for row in loop.told["run"]["rows"]:
+        shares = [value for name, value in row.items() if name.startswith("from_")]
+        assert shares and row["tokens_per_step"] == pytest.approx(1 + sum(shares), rel=0.05)
+
+
+def test_plans_by_context_are_made_and_run(loop: Loop, tmp_path: Path) -> None:
+    files = [str(loop.folder / name) for name in ("fit.json", "cost.json")]
+    asked = ["--trace", str(loop.folder / "trace.json"), "--batch", "1", "--context", "64", "--context", "1000"]
+    few = ["--max-nodes", "3", "--max-depth", "2", "--resamples", "100"]
+    done = CliRunner().invoke(app, ["plan", *files, *asked, *few, "--output", str(tmp_path / "plan.json"), "--json"])
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["workload"], row["context"]) for row in rows] == [(w, c) for w in WORKLOADS for c in (64, 1000)]
+    run = ["run", str(tmp_path / "plan.json"), "--prompts", str(loop.folder / "prompts.jsonl"), "--limit", "1"]
+    done = CliRunner().invoke(app, [*run, "--output", str(tmp_path / "run.json"), "--json"], catch_exceptions=False)
+    assert {row["workload"] for row in json.loads(done.stdout)["rows"]} == set(WORKLOADS)
+    cells = json.loads((tmp_path / "run.json").read_text())["cells"]
+    assert all(cell["context_tokens"] > 0 for cell in cells)
 
 
 def test_greedy_output_of_every_cell_is_checked_against_plain_decoding(loop: Loop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -15,7 +16,16 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from proofs_tests import documents_examples as examples
-from reader_theory.documents import Cost, Document, Plan, RunRecord, Trace, read_document
+from reader_theory.documents import (
+    JOINED_COLUMNS,
+    Cost,
+    Document,
+    JoinedRecord,
+    Plan,
+    RunRecord,
+    Trace,
+    read_document,
+)
 from reader_theory.documents.schemas import document_kinds, json_schema
 from reader_theory.errors import DocumentError
 
@@ -181,6 +191,41 @@ def test_arrays_that_are_missing_swapped_or_truncated_are_refused(
     arrays.unlink()
     with pytest.raises(DocumentError, match="beside their document"):
         keeper.read(path)
+
+
+def test_columns_of_a_joined_record_come_back_and_are_guarded_as_those_of_its_trace(
+    made: dict[str, tuple[Path, Any]],
+) -> None:
+    path, document = made["trace"]
+    again = Trace.read(path).joined
+    assert again is not None and set(again.columns) == set(JOINED_COLUMNS)
+    for name, column in again.columns.items():
+        np.testing.assert_array_equal(column, document.joined.columns[name])
+    arrays = path.parent / again.arrays.name
+    arrays.write_bytes(arrays.read_bytes()[:-9])
+    with pytest.raises(DocumentError, match="truncated, damaged or of another run"):
+        Trace.read(path)
+    short = {**again.columns, "nodes": again.columns["nodes"][1:]}
+    for broken in (short, {"policy": again.columns["policy"]}):
+        with pytest.raises(DocumentError, match="exactly the columns of `JOINED_COLUMNS`"):
+            JoinedRecord.create(broken, again.policies, again.maps)
+
+
+def test_a_trace_of_version_1_is_read_and_keeps_its_fingerprint(made: dict[str, tuple[Path, Any]]) -> None:
+    path, _ = made["trace"]
+    damage(path, schema_version=1, joined=None)
+    old = json.loads(path.read_text())
+    assert "joined" not in old
+    again = Trace.read(path)
+    assert again.joined is None and again.schema_version == 1
+    told = json.dumps(old, separators=(",", ":"), ensure_ascii=False).encode()
+    assert again.fingerprint() == hashlib.sha256(told).hexdigest()[:16], "fits of it stay fits of it"
+
+
+def test_a_cost_of_version_1_does_not_price_growth(made: dict[str, tuple[Path, Any]]) -> None:
+    path, _ = made["cost"]
+    damage(path, schema_version=1, growth_s=None, growth_step_s=None)
+    assert Cost.read(path).growth_s is None and Cost.read(path).growing_s(4, 2) == 0.0
 
 
 def test_a_trace_with_other_columns_is_not_written(tmp_path: Path) -> None:

@@ -215,6 +215,23 @@ def test_joined_output_equals_plain_greedy_on_house_prompts(name: str) -> None:
     assert sum(one.steps for one in done) < 0.7 * sum(one.steps for one in plain)
 
 
+@pytest.mark.parametrize(("retrieval", "draft", "sources"), [(True, True, 3), (False, True, 1), (True, False, 1)])
+def test_counters_tell_who_offered_each_node(retrieval: bool, draft: bool, sources: int) -> None:
+    joined = JoinedPolicy(nodes=10, levels=2, width=3, candidates=3, retrieval=retrieval)
+    text = np.array([0, 1, 2, 3, 0, 1, 2, 0, 1])
+    engine = Engine(
+        TableModel(TARGET), TableModel(DRAFT) if draft else None, policy=DraftPolicy(joined=joined), max_context=64
+    )
+    sizes = (12, 3, 4)  # short ones: nodes that could never be emitted are left out
+    done = engine.generate([text] * 3, [SamplingParams(max_new_tokens=size) for size in sizes])
+    counted = engine.counters
+    names = ("retrieval", "draft", "both")
+    assert sum(map(sum, counted.offered.values())) == sum(step.nodes for step in engine.timings)
+    assert sum(map(sum, counted.accepted.values())) == sum(one.accepted for one in done) > 0
+    assert counted.offered.keys() <= set(names) and len(counted.offered) == sources
+    assert sources == 3 or set(counted.offered) == {"draft" if draft else "retrieval"}
+
+
 def house() -> tuple:
     from runtime.models.house import house_folder
     from runtime.models.load import load_model, load_tokenizer

@@ -132,7 +132,7 @@ def test_a_schedule_exports_its_batches_to_vllm_with_the_loss_stated(parts: Any)
 
 
 @pytest.mark.parametrize(
-    "words", [["--slo", "1"], ["--context", "64"], ["--scheduler", "tcp://x:1"], ["--rate", "-1"], ["--rate", "nan"]]
+    "words", [["--slo", "1"], ["--kv-tokens", "64"], ["--scheduler", "tcp://x:1"], ["--rate", "-1"], ["--rate", "nan"]]
 )
 def test_what_makes_no_sense_ends_with_code_2(parts: Any, words: list[str]) -> None:
     folder = parts[0]

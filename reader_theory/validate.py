@@ -28,7 +28,7 @@ def validate(plan: Plan, record: RunRecord) -> Validation:
     rows: list[Comparison] = []
     notes: list[str] = []
     for number, cell in enumerate(record.cells):
-        entry = plan.entry(cell.workload, cell.batch)
+        entry = plan.entry(cell.workload, cell.batch, cell.context_tokens)
         rows += _compare(entry, cell, _step_s(record, number))
         if cell.prompts != plan.prompts_per_workload:
             notes.append(

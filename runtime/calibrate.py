@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from reader_theory.documents import Cost, CostTable, DraftPolicy, RetrievalPolicy, Stamp
+from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
-from runtime.in_situ import SeenStep, corrected_draft, corrected_target, linear_term, probe_policies, watch_steps
+from runtime.in_situ import (
+    SeenStep,
+    corrected_draft,
+    corrected_target,
+    growing_term,
+    linear_term,
+    probe_policies,
+    watch_steps,
+)
 from runtime.models.inputs import forward_trees
 from runtime.models.target import LanguageModel
 from runtime.record import Progress, PromptLike
@@ -79,6 +87,8 @@ def calibrate_cost(
     )  # fmt: skip
     probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
     called = names or (target.name, draft.name if draft else None)
+    draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
+    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
         device=device_name,
@@ -86,7 +96,9 @@ def calibrate_cost(
         draft=called[1] if draft else None,
         dtype=dtype,
         target_forward=corrected_target(target_table, probed),
-        draft_forward=None if draft_table is None else corrected_draft(draft_table, probed),
+        draft_forward=draft_forward,
+        growth_s=growth_s,
+        growth_step_s=growth_step_s,
         closure=Estimate.exact(1.0, "assumed"),
         **_terms_around(seen),
     )
@@ -171,13 +183,16 @@ def _from_samples(
 
 
 def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
-    """What plans are made of: off, a tree, a retrieved chain, both at once."""
+    """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
     chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
-    policies = [DraftPolicy(), DraftPolicy(retrieval=chain)]
+    grown = DraftPolicy(joined=JoinedPolicy(nodes=12, draft=False))
+    policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
     if not drafted:
         return policies
     small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-    return [*policies, DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
+    joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
+    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
+    return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
 
 
 def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
@@ -236,4 +251,6 @@ def _summed(cost: Cost, s: SeenStep) -> float:
     each = cost.verify_s.value + cost.commit_s.value
     if s.policy.retrieval is not None:
         each += cost.retrieval_s.value
-    return total + cost.drafting_s(rows, s.forwards, s.context) + rows * each + cost.step_overhead_s.value
+    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.joined is not None else 0.0
+    drafting = cost.drafting_s(rows, s.forwards, s.context) + growing
+    return total + drafting + rows * each + cost.step_overhead_s.value

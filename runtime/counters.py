@@ -18,6 +18,8 @@ from runtime.timing import StepTiming
 __all__ = ["Counters", "EngineCounters"]
 
 TERMS = ("draft", "retrieval", "target", "verify", "commit")
+_OFFERED_BY = ("", "retrieval", "draft", "both")
+"""Names of the sources that a joined tree tells apart."""
 
 
 class EngineCounters(Frozen):
@@ -26,7 +28,9 @@ class EngineCounters(Frozen):
     steps: int = Field(description="decoding steps")
     row_steps: int = Field(description="rows, summed over the steps")
     emitted: int = Field(description="tokens emitted by those steps")
-    offered: dict[str, tuple[int, ...]] = Field(description="by source: drafted nodes at depth 1, 2, ...")
+    offered: dict[str, tuple[int, ...]] = Field(
+        description="by source (draft, retrieval, and both in joined trees): drafted nodes at depth 1, 2, ..."
+    )
     accepted: dict[str, tuple[int, ...]] = Field(description="by source: emitted nodes at depth 1, 2, ...")
     seconds: dict[str, float] = Field(description="by term, prefill among them, and whole steps as `step`")
     finished: dict[str, int] = Field(description="requests by how they ended: length, stop, cancelled, error")
@@ -54,7 +58,7 @@ class Counters:
         self._accepted: Counter[tuple[str, int]] = Counter()
         self._seconds = dict.fromkeys(("step", *TERMS), 0.0)
         self._rules: Counter[str] = Counter()
-        self._later: list[tuple[list[int], int, Walks, int, int]] = []
+        self._later: list[tuple[list[int], int, list[int], Walks, int, int]] = []
 
     def rows(
         self,
@@ -68,7 +72,8 @@ class Counters:
             self._rules[request.params.rule] += 1
             if len(draft) > 1:
                 drawn = isinstance(draft, DrawnDraft)
-                self._later.append((draft.parents, 1 if drawn else count, walks, row, request.room))
+                told = [] if drawn else draft.sources
+                self._later.append((draft.parents, 1 if drawn else count, told, walks, row, request.room))
         if len(self._later) >= 4096:
             self._fold()
 
@@ -108,11 +113,12 @@ class Counters:
 
     def _fold(self) -> None:
         """Turn kept rows into counts; put off so that no step waits for it."""
-        for parents, retrieved, walks, row, room in self._later:
+        for parents, retrieved, told, walks, row, room in self._later:
             depths = [0]
             for parent in parents[1:]:
                 depths.append(depths[parent] + 1)
-            sources = ["retrieval" if node < retrieved else "draft" for node in range(len(parents))]
+            chain_first = ("retrieval" if node < retrieved else "draft" for node in range(len(parents)))
+            sources = ["", *(_OFFERED_BY[source] for source in told)] if told else list(chain_first)
             self._offered.update(zip(sources[1:], depths[1:], strict=True))
             path = walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist()
             self._accepted.update((sources[node], depths[node]) for node in path)

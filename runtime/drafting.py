@@ -101,8 +101,10 @@ class Drafting:
         grown, asked = self.joined.propose(policy.joined, [_index(r) for r in rows], budgets, static, longest)
         if not asked:
             want.clear()
+        offered_by = grown._replace(tokens=grown.sources)
         for row, trie in enumerate(tries):
             trie.add_tree(*grown.down_to(row, int(room[row])))
+            trie.sources = offered_by.down_to(row, int(room[row]))[0]
         return [*tries]
 
     def _drawn(

@@ -24,7 +24,15 @@ from runtime.record import Progress, PromptLike
 from runtime.sampling_params import SamplingParams
 from runtime.timing import StepTiming
 
-__all__ = ["SeenStep", "corrected_draft", "corrected_target", "linear_term", "probe_policies", "watch_steps"]
+__all__ = [
+    "SeenStep",
+    "corrected_draft",
+    "corrected_target",
+    "growing_term",
+    "linear_term",
+    "probe_policies",
+    "watch_steps",
+]
 
 Floats = NDArray[np.float64]
 
@@ -43,10 +51,14 @@ class SeenStep:
     timing: StepTiming
     context: float
     pending: float
+    asked: tuple[int, ...] = ()
+    """Tokens a row of each forward of the draft of a joined policy, which are different in every step."""
 
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
+        if self.policy.joined is not None:
+            return np.array(self.asked, dtype=np.float64)
         return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
 
 
@@ -133,7 +145,8 @@ class _Full:
             engine.step()
             timing = engine.timings.pop()
             if turn >= SETTLE and not joining:
-                seen.append(SeenStep(policy, timing, context, emitted / batch))
+                asked = tuple(int(sizes.max()) for sizes in engine.drafting.joined.forwards if policy.joined)
+                seen.append(SeenStep(policy, timing, context, emitted / batch, asked))
             emitted = timing.emitted
         return seen
 
@@ -170,6 +183,19 @@ def corrected_draft(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
         each = float(np.median(np.array(beyond) / [len(s.forwards) for s in mine]))
         seconds[i] = np.maximum(seconds[i] + each, seconds[i] / 4)
     return _with(table, seconds)
+
+
+def growing_term(table: CostTable | None, seen: Sequence[SeenStep]) -> tuple[Estimate, float]:
+    """Seconds a row and seconds a step of growing a joined tree once.
+
+    It is grown once, and once more after each forward of the draft, of which `table` says what they take.
+    """
+    beyond = [
+        s.timing.draft_s - (0.0 if table is None else float(table.at(s.timing.rows, s.forwards, s.context).sum()))
+        for s in seen
+    ]
+    each = np.maximum(np.array(beyond) / [1 + len(s.forwards) for s in seen], 1e-6)
+    return linear_term(np.array([float(s.timing.rows) for s in seen]), each)
 
 
 def linear_term(rows: Floats, seconds: Floats) -> tuple[Estimate, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from reader_theory.documents import DraftPolicy, Plan, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.errors import require
+from runtime.counters import EngineCounters
 from runtime.engine import Engine
 from runtime.models.target import LanguageModel
 from runtime.record import Progress, PromptLike, teacher_forced
@@ -21,7 +22,7 @@ from runtime.request import Request
 from runtime.sampling_params import SamplingParams
 from runtime.timing import StepTiming, columns_of
 
-__all__ = ["CellRun", "Task", "measure_cells", "run_plan"]
+__all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 
 Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
 
@@ -36,6 +37,7 @@ class Task:
     workload: str
     batch: int
     policy: DraftPolicy
+    context_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class CellRun:
     prefill_s: float
     steps: list[StepTiming]
     requests: list[Request]
+    offered: Counter[str]
+    accepted: Counter[str]
 
 
 def run_plan(
@@ -80,12 +84,10 @@ def run_plan(
     compare_plain : bool
         Decode the same requests without drafts as well, in turn with the plan, and hold the outputs against each other.
     """
-    wanted = batches or sorted({entry.batch for entry in plan.entries})
-    tasks = [Task(w, b, plan.entry(w, b).policy) for w in plan.workloads for b in wanted]
     return measure_cells(
         target,
         draft,
-        tasks,
+        planned_tasks(plan, prompts, batches=batches),
         prompts,
         path=path,
         new_tokens=plan.new_tokens,
@@ -99,6 +101,26 @@ def run_plan(
         dtype=plan.dtype,
         progress=progress,
     )
+
+
+def planned_tasks(
+    plan: Plan,
+    prompts: Sequence[PromptLike],
+    *,
+    workloads: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+) -> list[Task]:
+    """Cells of a plan, by workload and batch: all, or those asked for.
+
+    Where the plan tells contexts apart, the entry is that of the rows' mean length half-way through their outputs.
+    """
+    rows = batches or sorted({entry.batch for entry in plan.entries})
+    tasks: list[Task] = []
+    for name in workloads or plan.workloads:
+        lengths = [len(prompt.tokens) for prompt in prompts if prompt.workload == name]
+        context = float(np.mean(lengths)) + plan.new_tokens / 2 if lengths else 0.0
+        tasks += [Task(name, size, plan.entry(name, size, context).policy, context) for size in rows]
+    return tasks
 
 
 def measure_cells(
@@ -181,17 +203,27 @@ class _Bench:
         engine = self._engine(task.batch)
         engine.use(task.policy)
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
+        before = engine.counters
         requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
         start = perf_counter()
         while engine.step():
             pass
         took = perf_counter() - start
-        return CellRun(took - engine.prefill_s, engine.prefill_s, list(engine.timings), requests)
+        steps = list(engine.timings)
+        return CellRun(took - engine.prefill_s, engine.prefill_s, steps, requests, *_nodes(engine, before))
 
     def _engine(self, batch: int) -> Engine:
         if batch not in self._engines:
             self._engines[batch] = Engine(self.target, self.draft, max_batch=batch, max_context=self.slots)
         return self._engines[batch]
+
+
+def _nodes(engine: Engine, before: EngineCounters) -> tuple[Counter[str], Counter[str]]:
+    """Nodes offered and accepted since then, by source."""
+    after = engine.counters
+    pairs = ((after.offered, before.offered), (after.accepted, before.accepted))
+    now, then = zip(*([Counter({k: sum(v) for k, v in each.items()}) for each in pair] for pair in pairs), strict=True)
+    return now[0] - then[0], now[1] - then[1]
 
 
 def _cell(
@@ -201,6 +233,7 @@ def _cell(
     return RunCell(
         workload=task.workload,
         batch=task.batch,
+        context_tokens=task.context_tokens,
         policy=task.policy.name,
         repeats=len(runs),
         prompts=len(first.requests),
@@ -212,6 +245,8 @@ def _cell(
         prefill_s=float(np.median([run.prefill_s for run in runs])),
         plain_decode_s=float(np.median([run.decode_s for run in plain])) if plain else None,
         lossless=_compare(first.requests, plain[0].requests, target, temperature) if plain else "not_checked",
+        offered=dict(first.offered),
+        accepted=dict(first.accepted),
     )
 
 

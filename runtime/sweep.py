@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from reader_theory.documents import DraftPolicy, Plan, RetrievalPolicy, RunRecord
+from reader_theory.documents import DraftPolicy, JoinedPolicy, Plan, RetrievalPolicy, RunRecord
 from reader_theory.trees import DraftTree
-from runtime.measure import Task, measure_cells
+from runtime.measure import Task, measure_cells, planned_tasks
 from runtime.models.target import LanguageModel
 from runtime.record import Progress, PromptLike
 
@@ -15,7 +16,10 @@ __all__ = ["sweep_grid", "sweep_policies"]
 
 
 def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
-    """Off, chains and trees of the draft, retrieved chains, and unions: a coarse grid over the whole family."""
+    """Off, chains and trees of the draft, retrieved chains and trees, unions and joined trees: a coarse grid.
+
+    Joined trees take their sources at their word; the plan's own choice brings its maps.
+    """
     retrievals = [
         RetrievalPolicy(min_match=1, factor=1.0, max_tokens=8),
         RetrievalPolicy(min_match=2, factor=1.0, max_tokens=16),
@@ -23,7 +27,13 @@ def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
         RetrievalPolicy(min_match=4, factor=1.0, max_tokens=16),
         RetrievalPolicy(min_match=1, offset=4.0, factor=0.0, max_tokens=4),
     ]
+    grown = [
+        JoinedPolicy(nodes=nodes, price=price, draft=draft)
+        for draft in (False, True)[: 1 + drafted]
+        for nodes, price in ((8, 0.0), (32, 0.2))
+    ]
     grid = [DraftPolicy(), *(DraftPolicy(retrieval=r) for r in retrievals)]
+    grid += [DraftPolicy(joined=joined) for joined in grown]
     if not drafted:
         return grid
     trees = [
@@ -75,11 +85,9 @@ def sweep_policies(
     Every policy is run `repeats` times in turn, so that a slow minute of the machine falls on all of them.
     """
     tasks: list[Task] = []
-    for workload in plan.workloads:
-        for batch in batches:
-            chosen = plan.entry(workload, batch).policy
-            grid = list(policies or sweep_grid(drafted=draft is not None))
-            tasks += [Task(workload, batch, policy) for policy in dict.fromkeys([chosen, *grid])]
+    for planned in planned_tasks(plan, prompts, batches=batches):
+        grid = list(policies or sweep_grid(drafted=draft is not None))
+        tasks += [replace(planned, policy=policy) for policy in dict.fromkeys([planned.policy, *grid])]
     return measure_cells(
         target,
         draft,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from optimizer.export.formats import EngineFormat
 from reader_theory.documents.plan import DraftPolicy, Plan, PlanEntry, RetrievalPolicy
-from reader_theory.errors import UnsupportedByEngineError
+from reader_theory.errors import UnsupportedByEngineError, require
 from reader_theory.trees.tree import ROOT, DraftTree
 
 __all__ = ["Choice", "Family", "entries_of", "policy_named", "settle", "weighed_policies"]
@@ -85,9 +85,24 @@ def settle(
 
 
 def entries_of(plan: Plan, workload: str) -> list[PlanEntry]:
-    """Entries of `workload`, smallest batch first."""
+    """Entries of `workload`, smallest batch first.
+
+    Raises
+    ------
+    UnsupportedByEngineError
+        If there are several of one batch, by context: no engine told of here follows it.
+    """
     plan.entry(workload, 1)
-    return sorted((entry for entry in plan.entries if entry.workload == workload), key=lambda entry: entry.batch)
+    found = sorted((entry for entry in plan.entries if entry.workload == workload), key=lambda entry: entry.batch)
+    contexts = [entry.context_tokens for entry in found]
+    require(
+        len({entry.batch for entry in found}) == len(found),
+        "a plan for another engine must have one entry a batch",
+        got=f"entries by context too: {contexts}",
+        fix="Plan again without --context, or with the one context that is served.",
+        error=UnsupportedByEngineError,
+    )
+    return found
 
 
 def _offer(choices: list[Choice]) -> str:
@@ -110,14 +125,17 @@ def _choices(entries: list[PlanEntry], family: Family) -> list[Choice] | None:
 
 
 def _best(entry: PlanEntry, number: int, family: Family) -> Choice | None:
-    """The plan's own policy, else the fastest weighed one that the family runs, else the tree's spine."""
-    if family(entry.policy, number):
+    """The plan's own policy, else the fastest weighed one that the family runs, else the tree's spine.
+
+    A joined policy is no family's: its tree is another at every step.
+    """
+    if entry.policy.joined is None and family(entry.policy, number):
         told = entry.prediction
         return Choice(entry, entry.policy, told.tokens_per_step.value, told.tokens_per_s.value)
     weighed = [choice for choice in _weighed(entry) if family(choice.policy, number)]
     if weighed:
         return max(weighed, key=lambda choice: choice.share)
-    spine = _spine(entry.policy)
+    spine = DraftPolicy() if entry.policy.joined is not None else _spine(entry.policy)
     return Choice(entry, spine, None, None) if family(spine, number) else None
 
 
@@ -132,7 +150,7 @@ def weighed_policies(plan: Plan, workload: str) -> list[DraftPolicy]:
     found: dict[DraftPolicy, None] = {}
     for entry in entries_of(plan, workload):
         found |= dict.fromkeys([entry.policy, *(choice.policy for choice in _weighed(entry)), _spine(entry.policy)])
-    return list(found)
+    return [policy for policy in found if policy.joined is None]
 
 
 def _spine(policy: DraftPolicy) -> DraftPolicy:

@@ -83,8 +83,8 @@ def export_sglang_dynamic_tree(
     topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
     most = topk + (tree.depth - 1) * topk**2
     require(
-        policy.retrieval is None and topk > 1 and len(tree) <= most,
-        f"{engine.title} must be given a tree without retrieval, of at most topk + (steps - 1) topk^2 nodes",
+        policy.joined is None and policy.retrieval is None and topk > 1 and len(tree) <= most,
+        f"{engine.title} must be given a fixed tree without retrieval, of at most topk + (steps - 1) topk^2 nodes",
         got=f"{policy.name}, topk {topk}, at most {most} nodes",
         fix="Export a chain with `export_sglang`.",
         error=UnsupportedByEngineError,

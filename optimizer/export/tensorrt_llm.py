@@ -88,8 +88,8 @@ def export_tensorrt_llm_dynamic_tree(
     tree = policy.tree
     topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
     require(
-        policy.retrieval is None and topk > 1 and len(tree) <= topk * tree.depth,
-        f"{engine.title} must be given a tree without retrieval, of at most topK * depth nodes",
+        policy.joined is None and policy.retrieval is None and topk > 1 and len(tree) <= topk * tree.depth,
+        f"{engine.title} must be given a fixed tree without retrieval, of at most topK * depth nodes",
         got=f"{policy.name}, {topk} * {tree.depth} = {topk * tree.depth} nodes",
         fix="Export a chain with `export_tensorrt_llm`.",
         error=UnsupportedByEngineError,

@@ -106,6 +106,20 @@ def loop(result: dict[str, Any]) -> str:
     return _markdown(header, rows) + "\n\n" + _machine(result)
 
 
+def joined(result: dict[str, Any]) -> str:
+    """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
+    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
+    rows: list[list[str]] = []
+    for name, part in result["results"].items():
+        target, temperature, batch = name.replace("temperature ", "").replace("batch ", "").split(", ")
+        for row in part["rows"]:
+            rates = row["best"]
+            ratio = max(rates[k] for k in kinds[4:]) / max(rates[k] for k in kinds[:4])
+            facts = [target, temperature, batch, row["workload"]]
+            rows.append([*facts, *(f"{rates[kind]:.0f}" for kind in kinds), f"{ratio:.2f}"])
+    return _markdown(["target", "T", "batch", "workload", *kinds, "grown over fixed"], rows) + "\n\n" + _machine(result)
+
+
 def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
@@ -113,6 +127,7 @@ def _interval(e: dict[str, float]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "loop": loop,
+    "joined_rates": joined,
     "cost_model": readme_theory.cost_model,
     "planner": readme_theory.planner,
 }

@@ -89,6 +89,8 @@ class ReplayResult:
         Steps that verified 0, 1, ..., M nodes: the expected cost of a step under any table over nodes is a product.
     accepted_histogram : (P, A + 1) int32
         Steps that accepted 0, 1, ..., A draft tokens.
+    forwards_histogram : (F, W + 1) int64, optional
+        Of recorded joined policies: steps whose first, second, ... forward of the draft had 0, 1, ..., W tokens.
     """
 
     prompts: NDArray[np.int32]
@@ -99,6 +101,7 @@ class ReplayResult:
     verified_nodes: NDArray[np.int64]
     nodes_histogram: NDArray[np.int32]
     accepted_histogram: NDArray[np.int32]
+    forwards_histogram: NDArray[np.int64] | None = None
 
     @property
     def tokens_per_step(self) -> float:

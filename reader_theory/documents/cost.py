@@ -71,12 +71,13 @@ class Cost(Document):
     ``target(B, N + 1, c) + drafting + B * (retrieval_s + verify_s + commit_s) + step_overhead_s``
 
     times `closure`, where drafting is one forward of the draft over the tokens emitted since the last draft, and one
-    a level over the nodes that have children.
+    a level over the nodes that have children. A joined tree is grown once, and once more after each of these forwards,
+    for ``B * growth_s + growth_step_s`` each time.
     """
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
     kind: Literal["cost"] = "cost"
-    schema_version: int = 1
+    schema_version: int = 2
     device: str
     target: str
     draft: str | None
@@ -94,6 +95,10 @@ class Cost(Document):
         default_factory=lambda: Estimate.exact(0.0, "assumed"),
         description="seconds a step of all but the forward, when nothing is drafted",
     )
+    growth_s: Estimate | None = Field(
+        default=None, description="seconds a row of growing a joined tree once; None where it was not measured"
+    )
+    growth_step_s: float = Field(default=0.0, ge=0, description="the same a step, whatever the batch")
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
     closures: dict[str, Estimate] = Field(
         default_factory=dict, description="the same by who drafts (off, draft, retrieval, both), where it was measured"
@@ -102,6 +107,10 @@ class Cost(Document):
     def closure_of(self, drafters: str) -> Estimate:
         """The closure of steps with these drafters; the general one where there is none of their own."""
         return self.closures.get(drafters, self.closure)
+
+    def growing_s(self, batch: float, times: float) -> float:
+        """Seconds of growing the joined trees of a batch so many times; 0 where it was not measured."""
+        return 0.0 if self.growth_s is None else times * (batch * self.growth_s.value + self.growth_step_s)
 
     def drafting_s(self, batch: int, forwards: ArrayLike, context: float) -> float:
         """Seconds of the draft's forwards over these numbers of tokens a row; 0 without a draft."""

@@ -84,7 +84,9 @@ class DraftPolicy(Frozen):
     @property
     def drafters(self) -> Literal["off", "draft", "retrieval", "both"]:
         """Who drafts."""
-        if self.joined is not None or (self.parents and self.retrieval is not None):
+        if (joined := self.joined) is not None:
+            return "both" if joined.draft and joined.retrieval else "draft" if joined.draft else "retrieval"
+        if self.parents and self.retrieval is not None:
             return "both"
         return "draft" if self.parents else "retrieval" if self.retrieval is not None else "off"
 

@@ -47,6 +47,7 @@ class RunCell(Frozen):
 
     workload: str
     batch: int
+    context_tokens: float = Field(default=0.0, ge=0, description="mean tokens a row half-way through the outputs")
     policy: str
     repeats: int = 1
     prompts: int
@@ -60,6 +61,10 @@ class RunCell(Frozen):
         default=None, description="decoding seconds of the same requests without drafts, in the same run"
     )
     lossless: Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"] = "not_checked"
+    offered: dict[str, int] = Field(
+        default_factory=dict, description="draft nodes by source (draft, retrieval, and both in joined trees)"
+    )
+    accepted: dict[str, int] = Field(default_factory=dict, description="of them, emitted")
 
     @property
     def tokens_per_step(self) -> float:
@@ -75,9 +80,9 @@ class RunCell(Frozen):
 class RunRecord(Document):
     """The document that `run` writes and `validate` reads beside the Plan."""
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
     kind: Literal["run_record"] = "run_record"
-    schema_version: int = 1
+    schema_version: int = 2
     target: str
     draft: str | None
     device: str

@@ -27,6 +27,9 @@ class ScheduleCell(Frozen):
     speed_up: float | None = Field(description="over plain decoding at the same batch; None where a limit forbids it")
     price: float = Field(description="tokens that one more verified node must bring to pay for its time")
     gap: float = Field(ge=0, description="certified gap of the tree under the fitted acceptance and the tabulated cost")
+    nodes_per_step: float | None = Field(
+        default=None, description="mean verified nodes a row; None for the nodes of the policy's tree"
+    )
     candidates: tuple[Candidate, ...] = Field(default=(), description="chains and off that the limits allow")
 
 
@@ -47,11 +50,11 @@ class OperatingPoint(Frozen):
 
 
 class ServingSchedule(Document):
-    """The document that `plan --rate --slo` writes: trees of the neural draft over batch and context."""
+    """The document that `plan --rate --slo` writes: what to draft over batch and context."""
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
     kind: Literal["serving_schedule"] = "serving_schedule"
-    schema_version: int = 1
+    schema_version: int = 2
     target: str
     draft: str
     device: str
@@ -127,7 +130,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
             step_s=Estimate.exact(step_s, "predicted"),
             tokens_per_s=rate,
             speed_up=rate.scaled(gain / rate.value),
-            nodes_per_step=float(len(cell.policy.parents)),
+            nodes_per_step=float(len(cell.policy.parents)) if cell.nodes_per_step is None else cell.nodes_per_step,
             terms_s={"step": step_s},
         ),
         price=max(cell.price, 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -12,6 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.joined import JoinedRecord
 from reader_theory.errors import DocumentError, require
 
 __all__ = ["TRACE_COLUMNS", "Trace", "TracePrompt"]
@@ -52,15 +54,16 @@ class Trace(Document):
     decides depth d of a step that starts at t: one row a position serves every depth.
     """
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
     kind: Literal["trace"] = "trace"
-    schema_version: int = 1
+    schema_version: int = 2
     target: str
     draft: str | None
     temperature: float
     candidates: int
     prompts: tuple[TracePrompt, ...]
     arrays: ArrayFile
+    joined: JoinedRecord | None = Field(default=None, description="what joined policies did; version 1 has none")
 
     _columns: Columns | None = PrivateAttr(default=None)
 
@@ -86,6 +89,8 @@ class Trace(Document):
         trace = super().read(path)
         trace._columns = trace.arrays.read(Path(path).parent)
         check_columns(trace._columns)
+        if trace.joined is not None:
+            trace.joined.load(Path(path).parent)
         return trace
 
     @classmethod
@@ -95,6 +100,11 @@ class Trace(Document):
         trace = cls(arrays=ArrayFile(name="", sha256="", rows=len(columns["prompt"])), **fields)
         trace._columns = columns
         return trace
+
+    def fingerprint(self) -> str:
+        """As of every document; a trace without joined policies keeps the one that it had as version 1."""
+        left_out = {"joined"} if self.joined is None else set[str]()
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     @property
     def columns(self) -> Columns:

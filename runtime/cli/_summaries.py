@@ -65,9 +65,21 @@ def _trace(trace: Trace) -> Rows:
                 f"draft_top_{trace.candidates}": float(np.mean(rank >= 0)) if trace.draft else None,
                 "matched": float(np.mean(columns["retrieval_offered"][at] > 0)),
                 "retrieval_run": float(np.mean(columns["retrieval_run"][at])),
+                **_joined(trace, workload),
             }
         )
     return rows
+
+
+def _joined(trace: Trace, workload: str) -> dict[str, Any]:
+    """The joined policies with the most tokens a step, of retrieval alone and with a draft; empty without a record."""
+    from reader_theory.acceptance.recorded import recorded_joined
+
+    best: dict[str, float] = {}
+    for policy, result in recorded_joined(trace, workload):
+        kind = "retrieved_tree" if policy.drafters == "retrieval" else "joined"
+        best[kind] = max(best.get(kind, 0.0), result.tokens_per_step)
+    return {f"{kind}_tokens_per_step": value for kind, value in best.items()}
 
 
 def _fit(fit: AcceptanceFit) -> Rows:
@@ -117,7 +129,9 @@ def _plan(plan: Plan) -> Rows:
         {
             "workload": entry.workload,
             "batch": entry.batch,
+            **({} if entry.context_tokens is None else {"context": entry.context_tokens}),
             "policy": entry.policy.name,
+            "drafters": entry.policy.drafters,
             "tokens_per_step": entry.prediction.tokens_per_step,
             "tokens_per_s": entry.prediction.tokens_per_s,
             "speed_up": entry.prediction.speed_up,
@@ -136,6 +150,7 @@ def _run(record: RunRecord) -> Rows:
             "policy": cell.policy,
             "prompts": cell.prompts,
             "tokens_per_step": cell.tokens_per_step,
+            **{f"from_{source}": count / max(cell.row_steps, 1) for source, count in sorted(cell.accepted.items())},
             "tokens_per_s": cell.tokens_per_s,
             "speed_up": None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s,
             "output": lossless_in_words(cell.lossless, record.lossless),

@@ -95,6 +95,7 @@ def demo(
 
 def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, progress: Progress) -> list[Part]:
     from reader_theory.acceptance.fit import fit_acceptance
+    from runtime.joined_replay import joined_family
     from runtime.models.house.inflate import inflate
     from runtime.record import record_trace
 
@@ -104,9 +105,10 @@ def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, 
         return load_prompt_tokens(None, house.tokenizer, workloads=workloads, split=split, limit=limit)
 
     chosen = prompts("fit", effort.fit_prompts)
+    grown = [policy for policy in joined_family(drafted=True) if not policy.draft or policy.skip_draft_at is not None]
     trace = record_trace(
         house.target, house.draft, chosen, path=output / "trace.json", new_tokens=effort.new_tokens, seed=seed,
-        names=house.names, progress=progress,
+        names=house.names, joined=grown, progress=progress,
     )  # fmt: skip
     fit = fit_acceptance(trace, resamples=effort.resamples, seed=seed)
     fit.write(output / "fit.json")
@@ -174,7 +176,7 @@ def _rows(part: Part) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for cell in part.record.cells:
-        found = part.plan.entry(cell.workload, cell.batch).prediction
+        found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
         rows.append(
             {
                 "target": part.record.target,

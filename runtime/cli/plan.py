@@ -37,7 +37,8 @@ def plan(
     ] = None,
     slo: Annotated[float | None, typer.Option(help="With --rate: most seconds a token of one request.")] = None,
     context: Annotated[
-        list[int] | None, typer.Option("--context", min=1, help="With --rate: cached tokens; repeatable.")
+        list[int] | None,
+        typer.Option("--context", min=1, help="Tokens a row up to which entries are made; repeatable."),
     ] = None,
     kv_tokens: Annotated[
         int | None, typer.Option(min=1, help="With --rate: capacity of the cache, as engines log it.")
@@ -87,9 +88,9 @@ def plan(
     longest = max(prompt.output_tokens for prompt in recorded.prompts)
     with progress_bars() as progress:
         chosen = make_plan(
-            fitted, costs, recorded, batches=batch or (1, 2, 4, 8), workloads=workload, max_nodes=max_nodes,
-            max_depth=max_depth, new_tokens=new_tokens or longest, prompts_per_workload=prompts_per_workload,
-            resamples=resamples, seed=seed, progress=progress,
+            fitted, costs, recorded, batches=batch or (1, 2, 4, 8), contexts=context, workloads=workload,
+            max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest,
+            prompts_per_workload=prompts_per_workload, resamples=resamples, seed=seed, progress=progress,
         )  # fmt: skip
     chosen.write(path)
     show_document(chosen, path, as_json=as_json)
@@ -102,13 +103,14 @@ def _check(
     scheduler: str | None,
 ) -> None:  # fmt: skip
     """Refuse an option that the asked kind of plan has no use for, rather than ignore it."""
-    needs_rate = {"--slo": slo, "--context": context, "--kv-tokens": kv_tokens}
+    needs_rate = {"--slo": slo, "--kv-tokens": kv_tokens}
     stray = [name for name, value in needs_rate.items() if value and rate is None]
+    stray += ["--context"] if context and grid is not None else []
     stray += ["--scheduler"] if scheduler is not None and grid is None else []
     stray += ["--rate"] if rate is not None and grid is not None else []
     if stray:
         raise InvalidInputError(
-            "`--slo`, `--context` and `--kv-tokens` go with `--rate`, `--scheduler` with `--grid`, and not both",
+            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and `--context`",
             got=", ".join(stray),
             fix="Leave it out, or give the other.",
         )

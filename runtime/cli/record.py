@@ -24,6 +24,9 @@ def record(
     new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens a prompt.")] = 96,
     candidates: Annotated[int, typer.Option(min=1, help="Tokens of the draft that are ranked.")] = 8,
     retrieval_tokens: Annotated[int, typer.Option(min=1, help="Longest retrieved chain.")] = 24,
+    joined: Annotated[
+        bool, typer.Option("--joined", help="Run trees grown from both sources as well, for the plan to weigh.")
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
@@ -36,6 +39,7 @@ def record(
     """
     output_path(output, ".json")
     from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.joined_replay import joined_family
     from runtime.record import record_trace
 
     with progress_bars() as progress:
@@ -44,6 +48,6 @@ def record(
         trace = record_trace(
             models.target, models.draft, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            progress=progress,
+            joined=joined_family(drafted=models.draft is not None) if joined else (), progress=progress,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

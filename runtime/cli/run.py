@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from runtime.cli import _options as options
 from runtime.cli._shared import output_path, progress_bars, show_document
 
-if TYPE_CHECKING:
-    from reader_theory.documents import Plan
-    from runtime.measure import Task
-
-__all__ = ["run", "tasks_of"]
+__all__ = ["run"]
 
 
 def run(
@@ -45,15 +40,15 @@ def run(
     output_path(output, ".json")
     from reader_theory.documents import Plan
     from runtime.cli._models import load_models, load_prompt_tokens
-    from runtime.measure import measure_cells
+    from runtime.measure import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
-    tasks = tasks_of(planned, workload, batch)
     with progress_bars() as progress:
         names = target or planned.target, draft or planned.draft or options.NO_DRAFT
         models = load_models(*names, dtype or planned.dtype, progress)
-        wanted = sorted({task.workload for task in tasks})
+        wanted = sorted({planned.entry(name, 1).workload for name in workload or planned.workloads})
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=wanted, split=split, limit=limit)
+        tasks = planned_tasks(planned, chosen, workloads=workload, batches=batch)
         record = measure_cells(
             models.target, models.draft, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
@@ -61,11 +56,3 @@ def run(
             dtype=dtype or planned.dtype, progress=progress,
         )  # fmt: skip
     show_document(record, output, as_json=as_json)
-
-
-def tasks_of(plan: Plan, workloads: Sequence[str] | None, batches: Sequence[int] | None) -> list[Task]:
-    """Cells of a plan, by workload and batch: all, or those asked for."""
-    from runtime.measure import Task
-
-    rows = batches or sorted({entry.batch for entry in plan.entries})
-    return [Task(name, size, plan.entry(name, size).policy) for name in workloads or plan.workloads for size in rows]

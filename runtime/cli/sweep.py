@@ -61,7 +61,7 @@ def regrets(plan: Plan, record: RunRecord) -> list[dict[str, Any]]:
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in record.cells):
         here = [cell for cell in record.cells if (cell.workload, cell.batch) == (workload, batch)]
         best = max(here, key=lambda cell: cell.tokens_per_s)
-        name = plan.entry(workload, batch).policy.name
+        name = plan.entry(workload, batch, best.context_tokens).policy.name
         planned = next(cell for cell in here if cell.policy == name)
         rows.append(
             {

@@ -8,7 +8,7 @@ acceptance. The tree is a function of the prefix, so that greedy and target-only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from reader_theory.documents.joined import JoinedPolicy
 from reader_theory.errors import require
 from reader_theory.trees import DraftTree
+from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
-from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.retrieval import GrownBatch, RetrievalIndex, grow_batch
+from runtime.drafters.neural import CATCH_UP, NeuralDrafter
+from runtime.drafters.retrieval import GrownBatch, RetrievalIndex
 from runtime.models.inputs import forward_trees
 
 __all__ = ["JoinedDrafter"]
 
 _NOTHING = RetrievalIndex([])
 
-Grow = Callable[[], GrownBatch]
 Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """By row, the nodes where the draft is asked: the law above each, and its token."""
 
@@ -37,10 +37,17 @@ class JoinedDrafter:
     ----------
     neural : NeuralDrafter or None
         Whose rows are the batch's; retrieval alone when left out.
+
+    Attributes
+    ----------
+    forwards : list of (B,) int64
+        Tokens of each row in each forward of the draft that the last step took; 0 where a row only took part.
     """
 
     def __init__(self, neural: NeuralDrafter | None) -> None:
         self.neural = neural
+        self.forwards: list[NDArray[np.int64]] = []
+        self._made: tuple[JoinedPolicy, DraftTree | None, NeuralLaws] | None = None
 
     def propose(
         self,
@@ -70,16 +77,28 @@ class JoinedDrafter:
             fix="Do not ask for drafts of an empty batch.",
         )
         texts = indices if policy.retrieval else [_NOTHING] * len(indices)
-        most = np.clip(budgets, 0, policy.nodes)
-        laws = NeuralLaws(len(texts), _laws(policy, static), policy.candidates, gridded(policy.maps, policy.trust))
-        grow = lambda: grow_batch(texts, np.maximum(most, 1), policy.price, laws=laws.addresses)  # noqa: E731
+        most = np.minimum(np.maximum(budgets, 0), policy.nodes)
+        laws = self._laws(policy, static, len(texts))
+        grow = growing(texts, np.maximum(most, 1), policy.price, laws.addresses)
         levels = policy.levels if static is None else static.depth
-        fits = self.neural is not None and longest + levels <= self.neural.model.max_positions
+        fits = policy.draft and self.neural is not None and longest + levels <= self.neural.model.max_positions
+        self.forwards = []
         asked = fits and bool(most.any()) and not self._rests(policy, grow)
         if asked:
             self._ask(policy, static, levels, laws, grow)
         grown = grow()
         return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
+
+    def _laws(self, policy: JoinedPolicy, static: DraftTree | None, rows: int) -> NeuralLaws:
+        """Empty laws; those of the step before where it had as many rows under the same policy."""
+        if self._made is not None:
+            last, below, laws = self._made
+            if last is policy and below is static and len(laws.counts) == rows:
+                laws.clear()
+                return laws
+        laws = NeuralLaws(rows, _laws(policy, static), policy.candidates, gridded(policy.maps, policy.trust))
+        self._made = (policy, static, laws)
+        return laws
 
     def _rests(self, policy: JoinedPolicy, grow: Grow) -> bool:
         """Whether retrieval alone is sure of what follows in every row."""
@@ -92,6 +111,8 @@ class JoinedDrafter:
         """Fill `laws`: the root's, then a forward a level."""
         assert self.neural is not None
         rows = len(laws.counts)
+        pending = np.array([len(tokens) for tokens in self.neural.pending[:rows]], dtype=np.int64)
+        self.forwards.append(np.where(pending > CATCH_UP, 1, pending))
         tokens, chances = laws.top(self.neural._take_in(rows))  # pyright: ignore[reportPrivateUsage]
         for row in range(rows):
             laws.add(row, np.array([-1]), np.array([-1]), np.array([-1]), tokens[row], chances[row])
@@ -117,7 +138,8 @@ class JoinedDrafter:
         `held` (rows, P) has the parents of the draft's scratch entries, `written` (rows,) their number; both grow.
         """
         assert self.neural is not None
-        counts = np.array([max(len(above), 1) for above, _ in chosen], dtype=np.int64)
+        self.forwards.append(np.array([len(above) for above, _ in chosen], dtype=np.int64))
+        counts = np.maximum(self.forwards[-1], 1)
         asked = np.zeros((len(chosen), int(counts.max())), dtype=np.int64)
         for row, (above, tokens) in enumerate(chosen):
             asked[row, : len(tokens)] = tokens
@@ -133,6 +155,8 @@ class JoinedDrafter:
 
 def _laws(policy: JoinedPolicy, static: DraftTree | None) -> int:
     """Most laws of a row, the root's among them."""
+    if not policy.draft:
+        return 1
     return 1 + (policy.levels * policy.width if static is None else len(static))
 
 

@@ -65,6 +65,11 @@ class NeuralLaws:
             self._headers[:, word] = array.ctypes.data + array.strides[0] * np.arange(rows)
         self.addresses = self._headers.ctypes.data + self._headers.strides[0] * np.arange(rows)
 
+    def clear(self) -> None:
+        """No laws at any row."""
+        self.counts[:] = 0
+        self._headers[:, kernel.COUNT] = 0
+
     def top(self, logits: torch.Tensor) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Likeliest tokens of (rows, Q, V) logits and their probabilities, each (rows, Q, width), descending.
 

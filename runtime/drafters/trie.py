@@ -16,14 +16,17 @@ class DraftTrie:
         Of each node; node 0 is the last committed token, whose parent is -1.
     children : dict from (parent, token) to node
         Where a token leads.
+    sources : list of int
+        Of each node but the root, where a joined tree tells: 1 retrieval, 2 the draft, 3 both; else empty.
     """
 
-    __slots__ = ("children", "parents", "tokens")
+    __slots__ = ("children", "parents", "sources", "tokens")
 
     def __init__(self, root: int) -> None:
         self.tokens = [root]
         self.parents = [-1]
         self.children: dict[tuple[int, int], int] = {}
+        self.sources: list[int] = []
 
     def __len__(self) -> int:
         return len(self.tokens)

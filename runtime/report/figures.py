@@ -211,7 +211,7 @@ def terms_figure(plan: Plan, record: RunRecord) -> str:
 
 
 def _predicted(plan: Plan, cell: Any) -> dict[str, float]:
-    terms = plan.entry(cell.workload, cell.batch).prediction.terms_s
+    terms = plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction.terms_s
     return {name.removesuffix("_s"): seconds for name, seconds in terms.items()}
 
 

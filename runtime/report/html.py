@@ -130,7 +130,7 @@ def _facts(part: Part) -> dict[str, str]:
 def _summary(part: Part) -> Iterator[dict[str, str]]:
     """One row a cell: what was chosen, predicted and measured."""
     for cell in part.record.cells:
-        found = part.plan.entry(cell.workload, cell.batch).prediction
+        found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
         plain = None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s
         yield {
             "workload": cell.workload,
@@ -175,8 +175,10 @@ def _trees(part: Part) -> Iterator[dict[str, Any]]:
             if entry.workload == workload:
                 batches.setdefault(entry.policy, []).append(entry.batch)
         for policy, at in batches.items():
-            drawn = "" if policy.shape == "off" else _safe(figures.tree_figure(policy, _fit_of(part.fit, workload)))
+            fixed = bool(policy.parents) or policy.retrieval is not None
+            drawn = _safe(figures.tree_figure(policy, _fit_of(part.fit, workload))) if fixed else ""
             rule = "" if policy.retrieval is None else _rule(policy.retrieval, policy.skip_draft_at_match)
+            rule = rule if policy.joined is None else _grown(policy.joined)
             heads = ", ".join(map(str, sorted(at)))
             yield {"workload": workload, "batches": heads, "policy": policy.name, "svg": drawn, "rule": rule}
 
@@ -187,6 +189,15 @@ def _rule(retrieval: Any, skip: int | None) -> str:
         f"tokens where the match is at least {retrieval.min_match} long"
     )
     return said + (f"; the draft model rests where it is at least {skip} long." if skip is not None else ".")
+
+
+def _grown(joined: Any) -> str:
+    """What a tree that is grown anew at every step holds."""
+    sources = [name for name, used in (("retrieval", joined.retrieval), ("the draft model", joined.draft)) if used]
+    said = f"Grown anew at every step from {' and '.join(sources)}: at most {joined.nodes} nodes"
+    said += f", each on a path of probability above {joined.price:g}"
+    rests = joined.draft and joined.retrieval and joined.skip_draft_at is not None
+    return said + (f"; the draft model rests where retrieval is {joined.skip_draft_at:g} sure." if rests else ".")
 
 
 def _fit_of(fit: AcceptanceFit | None, workload: str) -> WorkloadFit | None:

@@ -1,0 +1,63 @@
+"""Retrieval, both sources side by side and joined trees in the cells of a schedule, weighed by replay as in a plan.
+
+The schedule's own trees are those of the neural draft, each certified. A cell takes another source where a plan would,
+where that is faster than the certified tree, and where it keeps the limits of memory and latency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.plan import Study
+from optimizer.schedule import Schedule
+from reader_theory.documents import DraftPolicy
+from reader_theory.estimate import Estimate
+
+__all__ = ["Sourced", "sourced_cells"]
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """What a cell drafts instead of the neural draft's tree.
+
+    Attributes
+    ----------
+    price : float
+        Tokens that one more node must bring.
+    nodes : float
+        Mean verified nodes a row.
+    by_batch : (B,) float64
+        Seconds of a step of this policy at every batch of the schedule.
+    """
+
+    policy: DraftPolicy
+    tokens_per_step: Estimate
+    step_s: float
+    price: float
+    nodes: float
+    by_batch: NDArray[np.float64]
+
+
+def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Sourced]:
+    """By place of batch and context: the cells where another source is better."""
+    problem, better = found.problem, dict[tuple[int, int], Sourced]()
+    if not study.chains and not study.joined:
+        return better
+    room = problem.most_nodes()
+    for c, context in enumerate(problem.contexts):
+        for b, batch in enumerate(problem.batches):
+            entry = study.entry(batch, max(round(context), 1))
+            if entry.policy.drafters not in ("retrieval", "both") and entry.policy.joined is None:
+                continue
+            weighed, tokens = study.weighed(entry.policy), entry.prediction.tokens_per_step
+            step_s = study.seconds(weighed, batch)
+            fits = weighed.result.nodes_histogram.shape[1] - 1 <= room[b, c]
+            kept = fits and bool(problem.objective.allows(tokens.value, step_s))
+            if kept and batch * tokens.value / step_s > float(found.value[b, c]):
+                by_batch = np.array([study.seconds(weighed, each) for each in problem.batches])
+                nodes = weighed.result.nodes_per_step
+                better[b, c] = Sourced(entry.policy, tokens, step_s, entry.price, nodes, by_batch)
+    return better
