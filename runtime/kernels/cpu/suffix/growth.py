@@ -19,7 +19,7 @@ from runtime.kernels.cpu.suffix import context_tree as tree
 from runtime.kernels.cpu.suffix import evidence
 from runtime.kernels.cpu.suffix import laws as neural
 from runtime.kernels.cpu.suffix import store as sorted_store
-from runtime.kernels.cpu.suffix.memory import bits_of, float64_at, int32_at, int64_at, prefetch
+from runtime.kernels.cpu.suffix.memory import bits_of, float64_at, int32_at, int64_at, lean, prefetch
 
 __all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many", "offers"]
 
@@ -29,6 +29,8 @@ ROW, ABOVE, BELOW, READ = 120, 121, 122, 123
 """Words of the request's header: where its text stands in the datastore, and how much of it was read."""
 DEPTH_AT, ROW_AT, ABOVE_AT, BELOW_AT, COPY_AT, STREAK_AT, MISSES_AT, CREDIT_AT, LAW_AT, STATE = range(10)
 """Fields of a node's state; the last node's row is the root's."""
+TOKEN, NODE, LONGEST, MARK, PLACE, SHARE, CANDIDATE = 0, 1, 2, 3, 4, 5, 6
+"""Fields of a candidate: token, parent, longest match there, who offered it, `Desk.rows` and `Desk.shares`."""
 CLASSES = 64
 """Quarter octaves of path probability that the floor tells apart."""
 NEAR = 32
@@ -37,7 +39,7 @@ REACH = 0.75
 """A node is looked up only where a child with this share of its path probability could still be taken."""
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def read_text(header, store):
     """Bring the place of the request's text in the datastore up to date."""
     text = int32_at(header[tree.TEXT], header[tree.LENGTH])
@@ -51,36 +53,21 @@ def read_text(header, store):
     header[READ] = end
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def class_of(chance):
     """Quarter octaves below one."""
     return min(4092 - (bits_of(chance) >> 50), CLASSES - 1)
 
 
-@njit(inline="always", nogil=True)
-def sift_up(heap, chance, at):
-    item = heap[at]
-    while at > 0 and chance[heap[(at - 1) // 2]] < chance[item]:
-        heap[at] = heap[(at - 1) // 2]
-        at = (at - 1) // 2
-    heap[at] = item
+@lean(inline="always")
+def highest(keys, count):
+    best = np.int64(0)
+    for at in range(count):
+        best = max(best, keys[at])
+    return best
 
 
-@njit(inline="always", nogil=True)
-def sift_down(heap, chance, size):
-    item, at = heap[0], 0
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and chance[heap[child + 1]] > chance[heap[child]]:
-            child += 1
-        if chance[heap[child]] <= chance[item]:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = item
-
-
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def write_path(query, tail, tokens, parents, node, depth):
     at = tail + depth
     while node >= 0:
@@ -89,34 +76,43 @@ def write_path(query, tail, tokens, parents, node, depth):
         node = np.int64(parents[node])
 
 
-@njit(inline="always", nogil=True)
-def weigh(header, delta, store, parameters, text, query, end, parent, state, token, path, kinds, weights, ahead):
-    """Evidence at a node reached by `token` from the state of its `parent` (-1 at the root): kinds, longest match."""
-    found, match, recent = evidence.from_tree(header, parameters, evidence.OWN, query, end, path, kinds, weights, 0)
-    if token >= 0:
-        place, streak, misses, credit = tree.aligned_after(
-            text, header[tree.LENGTH], parent[COPY_AT], parent[STREAK_AT], parent[MISSES_AT], parent[CREDIT_AT], token
+@lean(inline="always")
+def move(header, store, text, query, end, parent, state, token, row, share):
+    """State of the node that `token` leads to from the `parent`'s; `row` and `share` are the candidate's."""
+    state[COPY_AT], state[STREAK_AT], state[MISSES_AT], state[CREDIT_AT] = tree.aligned_after(
+        text, header[tree.LENGTH], parent[COPY_AT], parent[STREAK_AT], parent[MISSES_AT], parent[CREDIT_AT], token
+    )
+    if store[sorted_store.ROWS] == 0:
+        return
+    if row >= 0:
+        state[ROW_AT] = row
+        state[ABOVE_AT], state[BELOW_AT] = sorted_store.landed(store, row, share)
+    else:
+        state[ROW_AT], state[ABOVE_AT], state[BELOW_AT] = sorted_store.step(
+            store, parent[ROW_AT], parent[ABOVE_AT], parent[BELOW_AT], token, query, end
         )
-        if match >= max(tree.ANCHOR, streak):
-            place, streak, misses = recent, np.int64(match), np.int64(0)
-        state[COPY_AT], state[STREAK_AT], state[MISSES_AT], state[CREDIT_AT] = place, streak, misses, credit
+
+
+@lean(inline="always")
+def weigh(header, delta, store, parameters, text, query, end, state, below_root, path, desk):
+    """Evidence at the node of `state`: kinds, longest match. A longer match than the copy's own moves the copy."""
+    desk.kinds[: evidence.KINDS] = -1
+    found, match, recent = evidence.from_tree(header, parameters, evidence.OWN, query, end, path, desk, 0)
+    if below_root and match >= max(tree.ANCHOR, state[STREAK_AT]):
+        state[COPY_AT], state[STREAK_AT], state[MISSES_AT] = recent, np.int64(match), np.int64(0)
     if delta[tree.LENGTH] > 0:
-        found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, path, kinds, weights, found)
+        found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, path, desk, found)
         match = max(match, other)
     if store[sorted_store.ROWS] > 0:
-        if token >= 0:
-            state[ROW_AT], state[ABOVE_AT], state[BELOW_AT] = sorted_store.step(
-                store, parent[ROW_AT], parent[ABOVE_AT], parent[BELOW_AT], token, query, end
-            )
         above, below = state[ABOVE_AT], state[BELOW_AT]
         match = max(match, above, below)
-        found = evidence.from_store(store, parameters, state[ROW_AT], above, below, kinds, weights, ahead, found)
+        found = evidence.from_store(store, parameters, state[ROW_AT], above, below, desk, found)
     last = np.int64(query[end - 1]) if end > 0 else np.int64(-1)
-    found = evidence.from_copy(header, text, parameters, state[COPY_AT], state[STREAK_AT], last, kinds, weights, found)
+    found = evidence.from_copy(header, text, parameters, state[COPY_AT], state[STREAK_AT], last, desk, found)
     return found, match
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def shares(weights, found, escape):
     """Turn weights into probabilities; what they leave to everything else."""
     total = escape
@@ -127,115 +123,192 @@ def shares(weights, found, escape):
     return escape / total
 
 
-@njit(nogil=True)
-def offers(header, shared, laws, kinds, weights, marks):
-    """All that is offered for the next token: tokens, scores and who offered each; their number."""
-    store = int64_at(shared[STORE], sorted_store.HEADER)
-    parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
-    end, state = header[tree.LENGTH], np.zeros(STATE, np.int64)
-    text = int32_at(header[tree.TEXT], end)
+@lean(inline="always")
+def desk_at(address, width):
+    """Desk of `width` rows in the ``4 * width`` words at `address`."""
+    return evidence.Desk(
+        int32_at(address, width), float64_at(address + 8 * width, width), int64_at(address + 16 * width, width),
+        int64_at(address + 24 * width, width),
+    )  # fmt: skip
+
+
+@lean(inline="always")
+def root_state(header, store, state):
     if store[sorted_store.ROWS] > 0:
         read_text(header, store)
-        state[ROW_AT : BELOW_AT + 1] = header[ROW : BELOW + 1]
-    state[COPY_AT : CREDIT_AT + 1] = header[tree.ALIGNED : tree.CREDIT + 1]
-    found, _ = weigh(
-        header, int64_at(shared[DELTA], tree.HEADER), store, parameters, text, text, end, state, state, np.int64(-1),
-        np.empty(tree.HEADER, np.int64), kinds, weights, np.full(evidence.KINDS, -1),
-    )  # fmt: skip
-    left = shares(weights, found, parameters[evidence.ESCAPE])
-    marks[:found] = 1
-    return neural.blend(laws, neural.first_of(laws), left, kinds, weights, marks, found) if laws != 0 else found
+        state[ROW_AT], state[ABOVE_AT], state[BELOW_AT] = header[ROW], header[ABOVE], header[BELOW]
+    state[COPY_AT], state[STREAK_AT] = header[tree.ALIGNED], header[tree.STREAK]
+    state[MISSES_AT], state[CREDIT_AT] = header[tree.MISSES], header[tree.CREDIT]
+
+
+@lean(inline="always")
+def width_beside(laws):
+    return evidence.KINDS + (neural.width_of(laws) if laws != 0 else 0)
 
 
 @njit(nogil=True)
-def grow(header, shared, laws, budget, price, single, tokens, parents, matches, sources, law_at, chances):
-    """Fill a row an output for each node grown, and return their number; `chances` are path probabilities.
+def offers(address, shared_at, laws, kinds, weights, marks):
+    """All that is offered for the next token: tokens, scores and who offered each; their number."""
+    return offered(address, shared_at, laws, kinds, weights, marks, np.empty(tree.HEADER + STATE + 4 * kinds.size, np.int64))
 
-    `laws` is the address of the laws' header, 0 for none; `sources` says who offered a token, `law_at` which law
-    was its node's own. With `single`, only the likeliest token of every node is followed: the tree is a chain.
+
+@lean()
+def offered(address, shared_at, laws, kinds, weights, marks, scratch):
+    header, shared = int64_at(address, tree.HEADER), int64_at(shared_at, SHARED)
+    store = int64_at(shared[STORE], sorted_store.HEADER)
+    parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
+    end, start = header[tree.LENGTH], scratch.ctypes.data
+    text = int32_at(header[tree.TEXT], end)
+    state, path = int64_at(start, STATE), int64_at(start + 8 * STATE, tree.HEADER)
+    desk = desk_at(start + 8 * (STATE + tree.HEADER), kinds.size)
+    root_state(header, store, state)
+    delta = int64_at(shared[DELTA], tree.HEADER)
+    found, _ = weigh(header, delta, store, parameters, text, text, end, state, False, path, desk)
+    left = shares(desk.weights, found, parameters[evidence.ESCAPE])
+    marks[:found] = 1
+    if laws != 0:
+        found = neural.blend(laws, neural.first_of(laws), left, desk.kinds, desk.weights, marks, found)
+    for kind in range(found):
+        kinds[kind], weights[kind] = desk.kinds[kind], desk.weights[kind]
+    return found
+
+
+@lean(inline="always")
+def words_for(budget, width):
+    """int64 words that growing a tree takes: states, query, path, desk, marks, candidates, their chances and keys."""
+    room = width * (budget + 1)
+    return (budget + 1) * STATE + (96 + budget + 2) // 2 + 1 + tree.HEADER + 5 * width + CLASSES + 5 * room
+
+
+@njit(nogil=True)
+def grow(address, shared_at, laws, budget, price, single, numbers, chances):
+    """Fill a column an output for each node grown, and return their number.
+
+    Parameters
+    ----------
+    laws : int
+        Address of the laws' header, 0 for none.
+    single : bool
+        Only the likeliest token of every node is followed: the tree is a chain.
+    numbers : (5, budget) int32
+        Tokens, parents, matches, who offered the token, and which law was the node's own.
+    chances : (budget,) float64
+        Path probabilities.
     """
+    scratch = np.empty(words_for(budget, width_beside(laws)), np.int64)
+    return fill(address, shared_at, laws, budget, price, single, numbers.ctypes.data, budget, chances.ctypes.data, scratch)
+
+
+@njit(nogil=True)
+def grow_many(addresses, shared_at, laws, budgets, prices, numbers, chances, made, first, last):
+    """`grow` for requests `first` .. `last` - 1, whose headers' addresses are given; outputs are rows."""
+    words = 0
+    for request in range(first, last):
+        words = max(words, words_for(budgets[request], width_beside(laws[request])))
+    scratch, most, column = np.empty(words, np.int64), chances.shape[1], chances.size
+    for request in range(first, last):
+        made[request] = fill(
+            addresses[request], shared_at, laws[request], budgets[request], prices[request], False,
+            numbers.ctypes.data + 4 * most * request, column, chances.ctypes.data + 8 * most * request, scratch,
+        )  # fmt: skip
+
+
+@lean()
+def fill(address, shared_at, laws, budget, price, single, numbers, column, chances_at, scratch):
+    header, shared = int64_at(address, tree.HEADER), int64_at(shared_at, SHARED)
     delta = int64_at(shared[DELTA], tree.HEADER)
     store = int64_at(shared[STORE], sorted_store.HEADER)
     parameters = float64_at(shared[PARAMETERS], evidence.PARAMETERS)
     stored, records = store[sorted_store.ROWS] > 0, store[sorted_store.RECORDS]
+    tokens, parents = int32_at(numbers, budget), int32_at(numbers + 4 * column, budget)
+    matches, sources = int32_at(numbers + 8 * column, budget), int32_at(numbers + 12 * column, budget)
+    law_at, chances = int32_at(numbers + 16 * column, budget), float64_at(chances_at, budget)
     end = header[tree.LENGTH]
     text = int32_at(header[tree.TEXT], end)
     tail = min(end, max(header[tree.MAX_DEPTH], sorted_store.CAP))
-    query, path = np.empty(tail + budget + 1, np.int32), np.empty(tree.HEADER, np.int64)
-    query[:tail] = text[end - tail : end]
-    width = evidence.KINDS + (neural.width_of(laws) if laws != 0 else 0)
-    kinds, weights = np.empty(width, np.int64), np.empty(width, np.float64)
-    marks, ahead = np.ones(width, np.int64), np.empty(width, np.int64)
-    states = np.zeros((budget + 1, STATE), np.int64)
-    states[budget, LAW_AT] = neural.first_of(laws) if laws != 0 else -1
-    if stored:
-        read_text(header, store)
-        states[budget, ROW_AT : BELOW_AT + 1] = header[ROW : BELOW + 1]
-    states[budget, COPY_AT : CREDIT_AT + 1] = header[tree.ALIGNED : tree.CREDIT + 1]
+    width = width_beside(laws)
     room = width * (budget + 1)
-    pool, chance = np.empty((room, 4), np.int32), np.empty(room, np.float64)
-    heap, waiting, made, pooled = np.empty(room, np.int32), 0, 0, 0
-    tally, within, floor = np.zeros(CLASSES, np.int64), 0, CLASSES - 1
-    node, token, parent, depth, mass = np.int64(-1), np.int64(-1), np.int64(budget), np.int64(0), 1.0
+    at = scratch.ctypes.data
+    states_at = at
+    at += 8 * STATE * (budget + 1)
+    path = int64_at(at, tree.HEADER)
+    at += 8 * tree.HEADER
+    tally = int64_at(at, CLASSES)
+    at += 8 * CLASSES
+    desk, marks = desk_at(at, width), int64_at(at + 32 * width, width)
+    at += 40 * width
+    keys, chance = int64_at(at, room), float64_at(at + 8 * room, room)
+    pool_at = at + 16 * room
+    query = int32_at(pool_at + 24 * room, tail + budget + 1)
+    for i in range(tail):
+        query[i] = text[end - tail + i]
+    marks[:], tally[:] = 1, 0
+    pooled, made, within, floor, mask = 0, 0, 0, CLASSES - 1, 1
+    while mask < room:
+        mask *= 2
+    mask -= 1
+    state = int64_at(states_at + 8 * STATE * budget, STATE)
+    state[DEPTH_AT], state[LAW_AT] = 0, neural.first_of(laws) if laws != 0 else -1
+    root_state(header, store, state)
+    node, token, depth, mass, written = np.int64(-1), np.int64(-1), np.int64(0), 1.0, np.int64(-1)
+    parent = state
+    row, share = np.int64(-1), np.int64(0)
     while made < budget:
         if class_of(mass * REACH) <= floor and mass * REACH > price:
-            write_path(query, tail, tokens, parents, node, depth)
-            ahead[:] = -1
+            if node >= 0:
+                if parents[node] == written:
+                    query[tail + depth - 1] = token
+                else:
+                    write_path(query, tail, tokens, parents, node, depth)
+                written = node
+                move(header, store, text, query, tail + depth, parent, state, token, row, share)
             found, match = weigh(
-                header, delta, store, parameters, text, query, tail + depth, states[parent],
-                states[node], token, path, kinds, weights, ahead,
-            )  # fmt: skip
-            left = shares(weights, found, parameters[evidence.ESCAPE])
+                header, delta, store, parameters, text, query, tail + depth, state, node >= 0, path, desk
+            )
+            left = shares(desk.weights, found, parameters[evidence.ESCAPE])
             if laws != 0:
-                found = neural.blend(laws, states[node, LAW_AT], left, kinds, weights, marks, found)
+                found = neural.blend(laws, state[LAW_AT], left, desk.kinds, desk.weights, marks, found)
             if single:
                 for kind in range(1, found):
-                    if weights[kind] > weights[0]:
-                        weights[0], kinds[0], marks[0] = weights[kind], kinds[kind], marks[kind]
+                    if desk.weights[kind] > desk.weights[0]:
+                        desk.weights[0], desk.kinds[0], marks[0] = desk.weights[kind], desk.kinds[kind], marks[kind]
+                        desk.rows[0], desk.shares[0] = desk.rows[kind], desk.shares[kind]
                 found = min(found, 1)
             for kind in range(found):
-                estimate = weights[kind] * mass
+                estimate = desk.weights[kind] * mass
                 kept = class_of(estimate)
-                if estimate <= price or kept > floor or kinds[kind] == evidence.END_TOKEN:
+                if estimate <= price or kept > floor or desk.kinds[kind] == evidence.END_TOKEN:
                     continue
-                if stored and ahead[kind] >= 0:
-                    prefetch(records + sorted_store.ROW_BYTES * ahead[kind] - NEAR)
-                    prefetch(records + sorted_store.ROW_BYTES * ahead[kind] + NEAR)
+                row = desk.rows[kind] if kind < evidence.KINDS else np.int64(-1)
+                if stored and row >= 0:
+                    prefetch(records + sorted_store.ROW_BYTES * row - NEAR)
+                    prefetch(records + sorted_store.ROW_BYTES * row + NEAR)
                 tally[kept] += 1
                 within += 1
                 while within - tally[floor] >= budget:
                     within -= tally[floor]
                     floor -= 1
                 chance[pooled] = estimate
-                pool[pooled, 0], pool[pooled, 1], pool[pooled, 2] = kinds[kind], node, match
-                pool[pooled, 3] = marks[kind]
-                heap[waiting] = pooled
-                sift_up(heap, chance, waiting)
-                waiting += 1
+                candidate = int32_at(pool_at + 24 * pooled, CANDIDATE)
+                candidate[TOKEN], candidate[NODE], candidate[LONGEST] = desk.kinds[kind], node, match
+                candidate[MARK], candidate[PLACE], candidate[SHARE] = marks[kind], row, desk.shares[kind]
+                keys[pooled] = bits_of(estimate) & ~mask | (mask - pooled)
                 pooled += 1
-        if waiting == 0:
+        key = highest(keys, pooled)
+        if key == 0:
             break
-        best = np.int64(heap[0])
-        waiting -= 1
-        heap[0] = heap[waiting]
-        sift_down(heap, chance, waiting)
-        token, parent, mass = np.int64(pool[best, 0]), np.int64(pool[best, 1]), chance[best]
-        tokens[made], parents[made], matches[made], chances[made] = token, parent, pool[best, 2], mass
-        depth = states[parent, DEPTH_AT] + 1
-        states[made, DEPTH_AT] = depth
-        states[made, LAW_AT] = neural.below(laws, states[parent, LAW_AT], token) if laws != 0 else -1
-        sources[made], law_at[made] = pool[best, 3], states[made, LAW_AT]
+        best = mask - (key & mask)
+        keys[best] = 0
+        candidate = int32_at(pool_at + 24 * best, CANDIDATE)
+        token, above, mass = np.int64(candidate[TOKEN]), np.int64(candidate[NODE]), chance[best]
+        row, share = np.int64(candidate[PLACE]), np.int64(candidate[SHARE])
+        tokens[made], parents[made], matches[made], chances[made] = token, above, candidate[LONGEST], mass
         node = np.int64(made)
+        parent = int64_at(states_at + 8 * STATE * (above if above >= 0 else budget), STATE)
+        state = int64_at(states_at + 8 * STATE * node, STATE)
+        depth = parent[DEPTH_AT] + 1
+        state[DEPTH_AT] = depth
+        state[LAW_AT] = neural.below(laws, parent[LAW_AT], token) if laws != 0 else -1
+        sources[made], law_at[made] = candidate[MARK], state[LAW_AT]
         made += 1
     return made
-
-
-@njit(nogil=True)
-def grow_many(addresses, shared, laws, budgets, prices, tokens, parents, matches, sources, law_at, chances, made):
-    """`grow` for each request whose header's address is given, and whose laws' address is; outputs are rows."""
-    for request in range(addresses.size):
-        header = int64_at(addresses[request], tree.HEADER)
-        made[request] = grow(
-            header, shared, laws[request], budgets[request], prices[request], False, tokens[request],
-            parents[request], matches[request], sources[request], law_at[request], chances[request],
-        )  # fmt: skip
