@@ -13,6 +13,7 @@ The header (int64) holds sizes, addresses and the last descent.
 from __future__ import annotations
 
 import numpy as np
+
 from runtime.kernels.cpu.suffix.memory import int32_at, lean
 
 __all__ = ["HEADER", "chain", "descend", "extend", "rehash", "replay"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from runtime.kernels.cpu.suffix.memory import int32_at, lean, word_at
+from runtime.kernels.cpu.suffix.memory import int32_at, lean, prefetch, word_at
 
 __all__ = ["CAP", "HEADER", "ROW_BYTES", "VOCABULARY_LIMIT", "build", "forward_of", "restore", "shared_of", "step"]
 
@@ -138,6 +138,7 @@ def search(header, row, token, query, most, end):
             first = middle + 1
         else:
             last = middle
+    prefetch(header[RECORDS] + ROW_BYTES * first)
     above = agreement(header, backward, first - 1, query, most, end) if first > low else np.int64(0)
     below = agreement(header, backward, first, query, most, end) if first < high else np.int64(0)
     return first, above, below
