@@ -154,6 +154,7 @@ class RetrievalIndex:
         addresses = (self._store.delta.address, self._store.header.ctypes.data, self._parameters.ctypes.data, 0)
         self._shared = np.array(addresses, np.int64)
         self._shared_at = self._shared.ctypes.data
+        kernel.locate(self._index.address, self._shared_at)
 
     def extend(self, tokens: ArrayLike) -> None:
         """Append emitted tokens, (n,) int32; raises InvalidInputError, and appends nothing, when one is no token id."""

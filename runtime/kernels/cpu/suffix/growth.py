@@ -24,7 +24,7 @@ from runtime.kernels.cpu.suffix import laws as neural
 from runtime.kernels.cpu.suffix import store as sorted_store
 from runtime.kernels.cpu.suffix.memory import float64_at, int32_at, int64_at, lean, prefetch
 
-__all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many", "offers"]
+__all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many", "locate", "offers"]
 
 DELTA, STORE, PARAMETERS, SHARED = 0, 1, 2, 4
 """Words of what requests share: addresses of the delta's header, the datastore's header and the parameters."""
@@ -197,6 +197,14 @@ def root_state(header, store, state):
 @lean(inline="always")
 def width_beside(laws):
     return evidence.KINDS + (neural.width_of(laws) if laws != 0 else 0)
+
+
+@lean()
+def locate(address, shared_at):
+    """Find the request's text in the datastore now, not at the first query."""
+    store = int64_at(int64_at(shared_at, SHARED)[STORE], sorted_store.HEADER)
+    if store[sorted_store.ROWS] > 0:
+        read_text(int64_at(address, tree.HEADER), store)
 
 
 @njit(nogil=True)
