@@ -205,10 +205,10 @@ class RetrievalIndex:
     def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
         if not (budget >= 1 and price >= 0):
             raise _senseless(budget, price)
-        numbers, chances = np.empty((5, budget), np.int32), np.empty(budget)
+        numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
         made = kernel.grow(self._index.address, self._shared_at, 0, budget, float(price), single, numbers, chances)
-        tokens, parents, matches = numbers[:3, :made]
-        return RetrievedTree(tokens, parents, chances[:made], matches)
+        parents, matches = numbers[budget : budget + made], numbers[2 * budget : 2 * budget + made]
+        return RetrievedTree(numbers[:made], parents, chances[:made], matches)
 
     @property
     def nbytes(self) -> int:

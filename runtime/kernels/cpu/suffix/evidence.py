@@ -79,13 +79,16 @@ def add_node(nodes, base, weight, desk, found, bit):
 
 
 @lean()
-def from_tree(header, parameters, source, query, end, path, desk, found):
-    """Evidence of a context tree for what follows ``query[:end]``: kinds found, longest match and its place."""
+def from_tree(header, parameters, source, query, end, levels, path, desk, found):
+    """Evidence of a context tree for what follows ``query[:end]``: kinds found, longest match and its place.
+
+    The `levels` longest matches that differ in what followed give evidence.
+    """
     text, nodes, table = tree.views(header)
     depth, recent, _, child, passed = tree.descend(
         text, nodes, table, header[tree.SLOTS], header[tree.MAX_DEPTH], query, end, path
     )
-    levels, bit = LEVELS, OF_OWN if source == OWN else OF_DELTA
+    bit = OF_OWN if source == OWN else OF_DELTA
     if child != tree.NONE:
         levels -= 1
         weight = parameters[source + min(depth, DEPTHS - 1)]

@@ -38,8 +38,9 @@ REACH = 0.75
 """A node is looked up only where a child with this share of its path probability could still be taken."""
 SOUGHT = 0.1
 """Path probability from which a node asks all sources; below, those alone that offered its own token."""
-WIDE, FEW = 0.2, 6
-"""Path probability from which all the nearest rows of the datastore give evidence, and how many do below it."""
+WIDE, FEW, FEW_LEVELS = 0.2, 6, 2
+"""Path probability from which all the nearest rows of the datastore and all match lengths of a context tree give
+evidence, and how many do below it."""
 
 
 @lean(inline="always")
@@ -116,20 +117,20 @@ def move(sources, query, end, parent, state, token, row, share, sought):
 
 
 @lean(inline="always")
-def weigh(sources, query, end, state, below_root, nearest, trees, desk):
+def weigh(sources, query, end, state, below_root, nearest, levels, trees, desk):
     """Evidence at the node of `state`: kinds, longest match. A longer match than the copy's own moves the copy.
 
-    `trees` says which context trees are asked, `nearest` how many rows of the datastore.
+    `trees` says which context trees are asked, for how many `levels`; `nearest` how many rows of the datastore.
     """
     header, delta, store, parameters, text, path = sources
     desk.kinds[: evidence.KINDS] = -1
     found, match, recent = 0, np.int64(0), np.int64(-1)
     if trees & evidence.OF_OWN:
-        found, match, recent = evidence.from_tree(header, parameters, evidence.OWN, query, end, path, desk, 0)
+        found, match, recent = evidence.from_tree(header, parameters, evidence.OWN, query, end, levels, path, desk, 0)
     if below_root and match >= max(tree.ANCHOR, state[STREAK_AT]):
         state[COPY_AT], state[STREAK_AT], state[MISSES_AT] = recent, np.int64(match), np.int64(0)
     if trees & evidence.OF_DELTA and delta[tree.LENGTH] > 0:
-        found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, path, desk, found)
+        found, other, _ = evidence.from_tree(delta, parameters, evidence.DELTA, query, end, levels, path, desk, found)
         match = max(match, other)
     if store[sorted_store.ROWS] > 0:
         above, below = state[ABOVE_AT], state[BELOW_AT]
@@ -221,7 +222,7 @@ def offered(address, shared_at, laws, kinds, weights, marks, scratch):
     state, end = int64_at(start, STATE), sources.header[tree.LENGTH]
     desk = desk_at(start + 8 * (STATE + tree.HEADER), kinds.size)
     root_state(sources.header, sources.store, state)
-    known, _ = weigh(sources, sources.text, end, state, False, evidence.NEAREST, evidence.BOTH, desk)
+    known, _ = weigh(sources, sources.text, end, state, False, evidence.NEAREST, evidence.LEVELS, evidence.BOTH, desk)
     left, found = shares(desk.weights, known, sources.parameters[evidence.ESCAPE]), known
     marks[:found] = 1
     if laws != 0:
@@ -240,7 +241,7 @@ def words_for(budget, width):
 
 @njit(nogil=True)
 def grow(address, shared_at, laws, budget, price, single, numbers, chances):
-    """Fill a column an output for each node grown, and return their number.
+    """Fill one number of each output for each node grown, and return how many nodes there are.
 
     Parameters
     ----------
@@ -248,8 +249,9 @@ def grow(address, shared_at, laws, budget, price, single, numbers, chances):
         Address of the laws' header, 0 for none.
     single : bool
         Only the likeliest token of every node is followed: the tree is a chain.
-    numbers : (5, budget) int32
-        Tokens, parents, matches, who offered the token, and which law was the node's own.
+    numbers : (5 * budget,) int32
+        One after another, `budget` of each: tokens, parents, matches, who offered the token, and which law was the
+        node's own.
     chances : (budget,) float64
         Path probabilities.
     """
@@ -307,8 +309,8 @@ def fill(address, shared_at, laws, budget, price, single, numbers, column, chanc
                 move(sources, query, tail + depth, parent, state, token, row, share, mass >= SOUGHT)
             if mass >= SOUGHT:
                 trees = np.int64(evidence.BOTH)
-            nearest = evidence.NEAREST if mass >= WIDE else FEW
-            known, match = weigh(sources, query, tail + depth, state, node >= 0, nearest, trees, desk)
+            nearest, levels = (evidence.NEAREST, evidence.LEVELS) if mass >= WIDE else (FEW, FEW_LEVELS)
+            known, match = weigh(sources, query, tail + depth, state, node >= 0, nearest, levels, trees, desk)
             left, found = shares(desk.weights, known, sources.parameters[evidence.ESCAPE]), known
             if laws != 0:
                 found = neural.blend(laws, state[LAW_AT], left, desk.kinds, desk.weights, marks, known)
