@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from reader_theory.errors import InvalidInputError
 from runtime.drafters.datastore import Datastore
 from runtime.drafters.retrieval import Evidence, RetrievalIndex, speculate_batch
+from runtime.kernels.cpu.suffix import candidates, evidence, growth
+from runtime.kernels.cpu.suffix import context_tree as tree
+from runtime.kernels.cpu.suffix.memory import lean
 
 TEXTS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 
@@ -126,6 +129,65 @@ def test_a_batch_equals_its_single_calls(threads: int) -> None:
         alone = index.tree(budget, 0.01)
         for one, other in zip(alone, drafted, strict=True):
             assert one.tolist() == other.tolist()
+
+
+@given(text=TEXTS, documents=st.lists(TEXTS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a_likely_node_stands_in_the_datastore_where_its_context_does(
+    text: list[int], documents: list[list[int]]
+) -> None:
+    """A child's share of a node's probability is its score at the root of text and path: rows are carried exactly."""
+    alone = Evidence.smooth(own=(0, 1), delta=(0, 1), copy=(0, 1), corrected=0, inserted=0, replaced=0)
+    store = Datastore.build(documents)
+    drafted = RetrievalIndex(text, store, evidence=alone).tree(40)
+    for node in range(drafted.tokens.size):
+        above = int(drafted.parents[node])
+        mass = float(drafted.path_probability[above]) if above >= 0 else 1.0
+        if mass > growth.WIDE:
+            there = RetrievalIndex([*text, *path_to(drafted, above)], store, evidence=alone)
+            scores = dict(zip(*(column.tolist() for column in there.offers()[:2]), strict=True))
+            assert float(drafted.path_probability[node]) == pytest.approx(mass * scores[int(drafted.tokens[node])])
+
+
+def test_a_draft_below_tokens_that_nobody_stored_is_still_a_draft() -> None:
+    store = Datastore.build([[1, 2, 3, 4], [2, 3, 5]])
+    text = [7, 8, 9, 7, 8, 9, 7, 8, 1, 2, 9, 7]
+    drafted = RetrievalIndex(text, store).tree(64)
+    assert (drafted.path_probability < growth.SOUGHT).any()
+    check_tree(drafted.tokens, drafted.parents, drafted.path_probability, 64, 0.0)
+
+
+@lean()
+def drained(scratch, chances, order, budget):  # type: ignore[no-untyped-def]
+    pool = candidates.pool_at(scratch.ctypes.data, chances.size)
+    for chance in chances:
+        candidates.put(pool, chance, candidates.class_of(chance), budget)
+    for rank in range(budget):
+        order[rank] = candidates.take(pool)
+
+
+def ordered(chances: np.ndarray, budget: int) -> np.ndarray:
+    order = np.empty(budget, np.int64)
+    drained(np.empty(16 * chances.size + 128, np.int64), chances, order, budget)
+    return order
+
+
+@given(
+    chances=st.lists(st.sampled_from([0.9, 0.5, 0.5 - 1e-9, 0.3, 0.1, 1e-3, 1e-9]), min_size=1, max_size=50),
+    budget=st.integers(1, 60),
+)
+@settings(max_examples=60, deadline=None)
+def test_candidates_are_taken_best_first_and_equals_in_order(chances: list[float], budget: int) -> None:
+    order = ordered(np.array(chances), budget)
+    best = sorted(range(len(chances)), key=lambda at: (-chances[at], at))[:budget]
+    assert order.tolist() == best + [-1] * (budget - len(best))
+
+
+def test_bodies_of_a_query_count_no_references() -> None:
+    RetrievalIndex([1, 2, 1]).tree(4)
+    for body in (growth.fill, evidence.from_tree, evidence.from_store, tree.insert):
+        assert not any("NRT_incref" in text for text in body.inspect_asm().values())
+    assert any("NRT_" in text for text in growth.grow.inspect_asm().values()), "the word that is looked for is right"
 
 
 def test_an_empty_batch_is_an_empty_list() -> None:

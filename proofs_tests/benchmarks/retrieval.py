@@ -6,8 +6,9 @@ FOLDER of ``--replay`` holds a corpus in the layout of the replay benchmark (``c
 ``code_heldout.npz``, ``edit.npz``); without it the standard library's source is used, split at words. FOLDER of
 ``--arctic`` holds the compiled suffix extension of arctic-inference (``_C*.so``), which builds alone from its source
 package; without it the rows of the peer are left out, and said to be. The recorded text plays a greedy target: a step
-emits the agreed drafts and one token more. Times are of the whole Python call; the best of several rounds and their
-spread are reported.
+emits the agreed drafts and one token more. Finished outputs join what later requests draft from, as the replay
+benchmark offers it to every drafter; rows "alone" keep requests apart. Times are of the whole Python call; the best of
+several rounds and their spread are reported.
 """
 
 from __future__ import annotations
@@ -38,13 +39,19 @@ GOALS = {"code": ((2.7, 1.80), (8, 2.00), (23, 2.23)), "edit": ((13, 8.7), (21, 
 
 
 class Reader:
-    """Our drafter: one query a step."""
+    """Our drafter: one query a step; with `learn`, finished outputs join a delta over the datastore."""
 
-    def __init__(self, store: Datastore | None, budget: int, price: float) -> None:
-        self._store, self._budget, self._price = store, budget, price
+    def __init__(self, store: Datastore | None, budget: int, price: float, learn: bool = True) -> None:
+        fresh = Datastore(store.buffer) if store is not None else Datastore.build([])
+        self._store = fresh if learn or store is not None else None
+        self._budget, self._price, self._learn = budget, price, learn
 
     def start(self, prompt: Tokens) -> None:
         self._index = RetrievalIndex(prompt, self._store)
+
+    def finish(self, output: Tokens) -> None:
+        if self._learn and self._store is not None:
+            self._store.add(output)
 
     def draft(self, context: Tokens) -> tuple[list[int], list[int]]:
         grown = self._index.tree(self._budget, self._price)
@@ -55,11 +62,15 @@ class Reader:
 
 
 class Arctic:
-    """The peer as its own cache drives it: a tree of the request, a tree of the store, the better score of the two."""
+    """The peer as its own cache drives it: a tree of the request, a tree of the store, the better score of the two.
+
+    Finished outputs join the tree of the store.
+    """
 
     def __init__(self, module: Any, store: Any, budget: int, factor: float, floor: float, depth: int = 64) -> None:
         self._module, self._store, self._depth = module, store, depth
         self._options = (budget, factor, 0.0, floor, True)
+        self._finished = 1 << 20
 
     def start(self, prompt: Tokens) -> None:
         self._own = self._module.SuffixTree(self._depth)
@@ -68,13 +79,23 @@ class Arctic:
     def draft(self, context: Tokens) -> tuple[list[int], list[int]]:
         tail = context[-self._depth :]
         best = self._own.speculate_ndarray(tail, *self._options)
-        if self._store is not None:
-            other = self._store.speculate_ndarray(tail, *self._options)
-            best = best if best.score >= other.score else other
+        other = self._store.speculate_ndarray(tail, *self._options)
+        best = best if best.score >= other.score else other
         return best.token_ids, best.parents
 
     def extend(self, tokens: Tokens) -> None:
         self._own.extend_ndarray(0, tokens)
+
+    def finish(self, output: Tokens) -> None:
+        self._finished += 1
+        self._store.extend_ndarray(self._finished, output)
+
+
+def peer_tree(module: Any, documents: list[Tokens]) -> Any:
+    tree = module.SuffixTree(64)
+    for number, document in enumerate(documents):
+        tree.extend_ndarray(number, document)
+    return tree
 
 
 def agreed(tokens: list[int], parents: list[int], target: list[int]) -> int:
@@ -104,6 +125,7 @@ def replay(drafter: Any, requests: list[Request]) -> dict[str, float]:
             drafter.extend(target[at : at + size])
             grow.append(time.perf_counter() - began)
             at, steps, emitted, nodes = at + size, steps + 1, emitted + size, nodes + len(tokens)
+        drafter.finish(target)
     p50, p99 = np.percentile(query, [50, 99]) * 1e6
     return {
         "tokens_per_step": emitted / steps,
@@ -155,7 +177,7 @@ def wrong_domain(documents: list[Tokens], requests: list[Request]) -> dict[str, 
     largest = 1 + max(int(part.max()) for pair in [*requests, documents] for part in pair if part.size)
     other = np.random.default_rng(0).permutation(largest).astype(np.int32)
     foreign = Datastore.build([other[document] for document in documents])
-    alone, beside = (replay(Reader(store, 32, 0.02), requests) for store in (None, foreign))
+    alone, beside = (replay(Reader(store, 32, 0.02, False), requests) for store in (None, foreign))
     found = {
         "tokens_per_step_without": alone["tokens_per_step"],
         "tokens_per_step_with": beside["tokens_per_step"],
@@ -268,12 +290,9 @@ def main() -> None:
     corpus = "replay" if options.replay else "standard library"
     payload: dict[str, Any] = {"corpus": corpus, "quality": {}, "peer": bool(arctic)}
     stored = {"code": store, "edit": None}
-    peer_store = None
     if arctic:
         began = time.perf_counter()
-        peer_store = arctic.SuffixTree(64)
-        for number, document in enumerate(documents):
-            peer_store.extend_ndarray(number, document)
+        peer_store = peer_tree(arctic, documents)
         size = sum(document.size for document in documents)
         payload["arctic_tokens_per_s"] = size / (time.perf_counter() - began)
         payload["arctic_bytes_per_token"] = peer_store.estimate_memory() / size
@@ -281,13 +300,18 @@ def main() -> None:
         print(f"{name}: {len(pairs)} requests, datastore {'none' if stored[name] is None else len(documents)}")
         settings = [*((64, price) for price in PRICES), (16, 0.0), (32, 0.0), (64, 0.0)]
         ours = quality("reader", lambda b, p, n=name: Reader(stored[n], b, p), settings, pairs)
+        ours += quality("reader alone", lambda b, p, n=name: Reader(stored[n], b, p, False), settings, pairs)
         if arctic:
-            held = peer_store if stored[name] is not None else None
+            held = documents if stored[name] is not None else []
             peers = [(32, 1.0, 0.1), (32, 4.0, 0.05), (64, 4.0, 0.02)]
-            ours += quality("arctic-inference", lambda *s, h=held: Arctic(arctic, h, *s), peers, pairs)
+            ours += quality(
+                "arctic-inference", lambda *s, h=held: Arctic(arctic, peer_tree(arctic, h), *s), peers, pairs
+            )
         payload["quality"][name] = ours
         if options.replay:
-            payload.setdefault("goals", {})[name] = reached([r for r in ours if r["drafter"] == "reader"], GOALS[name])
+            for kind, key in (("reader", "goals"), ("reader alone", "goals_alone")):
+                found = reached([r for r in ours if r["drafter"] == kind], GOALS[name])
+                payload.setdefault(key, {})[name] = found
     payload["wrong_domain"] = wrong_domain(documents, requests["code"])
     payload["rates"] = rates(documents, store, requests["code"], 3 if options.quick else 7)
     for key, value in payload["rates"].items():

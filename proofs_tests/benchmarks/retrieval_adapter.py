@@ -31,7 +31,7 @@ class Reader(api.Drafter):
     ) -> None:
         super().__init__(**others)
         self._price, self._chain_price, self._max_depth, self._learn = price, chain_price, max_depth, learn
-        self._store: Datastore | None = None
+        self._store = Datastore.build([])
         self._index = self._new(np.array([0, 1, 0], np.int32))
         self._index.tree(4)
         self._index.path(4)
@@ -60,5 +60,5 @@ class Reader(api.Drafter):
         return api.chain(self._index.path(budget, self._chain_price).tokens.tolist())
 
     def finish(self) -> None:
-        if self._learn and self._store is not None and self._made:
+        if self._learn and self._made:
             self._store.add(np.concatenate(self._made))

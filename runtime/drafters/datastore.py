@@ -140,6 +140,11 @@ class Datastore:
         return _pieces(kernel.restore(self.header))
 
     @property
+    def buffer(self) -> NDArray[np.uint8]:
+        """The bytes of the sorted part; another `Datastore` over them has a delta of its own."""
+        return self._buffer
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the sorted part and the delta."""
         return self._buffer.nbytes + self.delta.nbytes

@@ -44,16 +44,14 @@ def growing(
         fix="Speculate for each group in a call of its own.",
     )
     addresses = np.array([index._index.address for index in indices], np.int64)  # pyright: ignore[reportPrivateUsage]
-    shared = first._shared  # pyright: ignore[reportPrivateUsage]
+    shared = first._shared_at  # pyright: ignore[reportPrivateUsage]
     floor = np.full(count, price)
-    tokens, parents, matches, sources, own = np.empty((5, count, int(budgets.max())), np.int32)
-    chances, made = np.empty(tokens.shape), np.empty(count, np.int64)
-    grown = GrownBatch(tokens, parents, matches, sources, own, chances, made)
+    numbers = np.empty((5, count, int(budgets.max())), np.int32)
+    chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
+    grown = GrownBatch(*numbers, chances, made)
 
     def grow() -> GrownBatch:
-        kernel.grow_many(
-            addresses, shared, laws, budgets, floor, tokens, parents, matches, sources, own, chances, made
-        )  # fmt: skip
+        kernel.grow_many(addresses, shared, laws, budgets, floor, numbers, chances, made, 0, count)
         return grown
 
     return grow

@@ -153,6 +153,8 @@ class RetrievalIndex:
         self._parameters = self._evidence.parameters()
         addresses = (self._store.delta.address, self._store.header.ctypes.data, self._parameters.ctypes.data, 0)
         self._shared = np.array(addresses, np.int64)
+        self._shared_at = self._shared.ctypes.data
+        kernel.locate(self._index.address, self._shared_at)
 
     def extend(self, tokens: ArrayLike) -> None:
         """Append emitted tokens, (n,) int32; raises InvalidInputError, and appends nothing, when one is no token id."""
@@ -189,7 +191,7 @@ class RetrievalIndex:
         """
         room = evidence.KINDS + width
         tokens, scores, sources = np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64)
-        found = kernel.offers(self._index.header, self._shared, laws, tokens, scores, sources)
+        found = kernel.offers(self._index.address, self._shared_at, laws, tokens, scores, sources)
         return tokens[:found], scores[:found], sources[:found]
 
     def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
@@ -203,12 +205,10 @@ class RetrievalIndex:
     def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
         if not (budget >= 1 and price >= 0):
             raise _senseless(budget, price)
-        rows, chances = np.empty((5, budget), np.int32), np.empty(budget)
-        tokens, parents, matches, sources, laws = rows
-        made = kernel.grow(
-            self._index.header, self._shared, 0, budget, price, single, tokens, parents, matches, sources, laws, chances
-        )
-        return RetrievedTree(tokens[:made], parents[:made], chances[:made], matches[:made])
+        numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
+        made = kernel.grow(self._index.address, self._shared_at, 0, budget, float(price), single, numbers, chances)
+        parents, matches = numbers[budget : budget + made], numbers[2 * budget : 2 * budget + made]
+        return RetrievedTree(numbers[:made], parents, chances[:made], matches)
 
     @property
     def nbytes(self) -> int:
@@ -305,14 +305,13 @@ def grow_batch(
     numbers = np.empty((5, count, int(most.max())), np.int32)
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
 
-    def part(cut: slice) -> None:
-        rows = [array[cut] for array in (*numbers, chances, made)]
-        kernel.grow_many(addresses[cut], first._shared, beside[cut], most[cut], floor[cut], *rows)
+    def part(low: int, high: int) -> None:
+        kernel.grow_many(addresses, first._shared_at, beside, most, floor, numbers, chances, made, low, high)
 
     edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
-    cuts = [slice(low, high) for low, high in pairwise(edges)]
-    waiting = [_pool(len(cuts) - 1).submit(part, cut) for cut in cuts[1:]]
-    part(cuts[0])
+    cuts = list(pairwise(edges))
+    waiting = [_pool(len(cuts) - 1).submit(part, *cut) for cut in cuts[1:]]
+    part(*cuts[0])
     for task in waiting:
         task.result()
     tokens, parents, matches, sources, own = numbers

@@ -13,9 +13,8 @@ The header (int64) holds sizes, addresses and the last descent.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from runtime.kernels.cpu.suffix.memory import int32_at
+from runtime.kernels.cpu.suffix.memory import int32_at, lean
 
 __all__ = ["HEADER", "chain", "descend", "extend", "rehash", "replay"]
 
@@ -45,15 +44,13 @@ NONE = -(2**31)
 TALLY_LIMIT = 1000
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def slot_of(node, token, slots):
     key = np.uint64(node) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(np.uint32(token)) * np.uint64(0xC2B2AE3D27D4EB4F)
-    key ^= key >> np.uint64(29)
-    key *= np.uint64(0xBF58476D1CE4E5B9)
     return np.int64((key >> np.uint64(32)) * np.uint64(slots) >> np.uint64(32))
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def find_edge(table, slots, node, token):
     """Slot of the edge, or ``~slot`` of the empty place where it would go."""
     slot = slot_of(node, token, slots)
@@ -68,7 +65,7 @@ def find_edge(table, slots, node, token):
             slot = 0
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def put_edge(table, slots, node, token, child):
     slot = ~find_edge(table, slots, node, token)
     table[3 * slot] = node
@@ -76,7 +73,7 @@ def put_edge(table, slots, node, token, child):
     table[3 * slot + 2] = child
 
 
-@njit(nogil=True)
+@lean()
 def rehash(old, table):
     """Move every edge of the table `old` into the larger, empty `table`."""
     slots = table.size // 3
@@ -85,7 +82,7 @@ def rehash(old, table):
             put_edge(table, slots, old[base], old[base + 1], old[base + 2])
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def views(header):
     text = int32_at(header[TEXT], header[LENGTH] + 1)
     nodes = int32_at(header[NODE], FIELDS * (header[NODES] + 1))
@@ -93,7 +90,7 @@ def views(header):
     return text, nodes, table
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def descend(text, nodes, table, slots, max_depth, query, end, path):
     """Longest context in the tree that ends ``query[:end]``.
 
@@ -125,7 +122,7 @@ def descend(text, nodes, table, slots, max_depth, query, end, path):
     return depth, recent, count, NONE, passed
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def note_follower(nodes, base, token, position):
     """One more occurrence of the node's context, at `position`, followed by `token`."""
     nodes[base + LAST] = position
@@ -148,13 +145,13 @@ def note_follower(nodes, base, token, position):
     replace_rarest(nodes, base, token)
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def halved(tally):
     first, second, third = tally & 1023, (tally >> 10) & 1023, (tally >> 20) & 1023
     return (first + 1) // 2 | ((second + 1) // 2) << 10 | ((third + 1) // 2) << 20
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def replace_rarest(nodes, base, token):
     """Take one from the rarest follower; the newcomer has its place when nothing is left."""
     tally = nodes[base + TALLY]
@@ -169,7 +166,7 @@ def replace_rarest(nodes, base, token):
         nodes[base + TALLY] = tally - (1 << (10 * rarest))
 
 
-@njit(nogil=True)
+@lean()
 def insert(header, text, nodes, table, token):
     """Enter the context at the end of the text, followed by `token`, along the last descent."""
     end, slots, depth, child = header[LENGTH], header[SLOTS], header[MATCH], header[CHILD]
@@ -185,7 +182,7 @@ def insert(header, text, nodes, table, token):
         header[EDGES] += 1
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def split(header, text, nodes, table, upper, child, depth):
     """Put a node of `depth` into the edge from `upper` to `child`, with the child's record; its id."""
     slots, end, fresh = header[SLOTS], header[LENGTH], header[NODES]
@@ -210,7 +207,7 @@ def split(header, text, nodes, table, upper, child, depth):
     return fresh
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def aligned_after(text, end, place, streak, misses, credit, token):
     """The copy model after `token`: it goes on, skips what was replaced or left out, or waits for an insertion to end.
 
@@ -228,7 +225,7 @@ def aligned_after(text, end, place, streak, misses, credit, token):
     return place, np.int64(0), misses + 1, credit
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def follow_copy(header, text, token):
     """Note what came where the copy model offered a token, by that token and by the one before; move the model."""
     end, place, streak = header[LENGTH], header[ALIGNED], header[STREAK]
@@ -244,7 +241,7 @@ def follow_copy(header, text, token):
     )
 
 
-@njit(nogil=True)
+@lean()
 def extend(header, tokens):
     """Append `tokens` as far as the buffers have room; how many were appended, -1 (and none) when one is negative."""
     for token in tokens:
@@ -268,7 +265,7 @@ def extend(header, tokens):
     return tokens.size
 
 
-@njit(nogil=True)
+@lean()
 def chain(header, max_tokens, scratch, path):
     """Continuation of the most recent longest match into ``scratch[max_depth:]``; its length.
 
@@ -285,13 +282,14 @@ def chain(header, max_tokens, scratch, path):
             place += 1
         if made == max_tokens:
             break
-        scratch[cap - tail : cap] = text[end - tail : end]
+        for back in range(1, tail + 1):
+            scratch[cap - back] = text[end - back]
         query = scratch[cap - tail : cap + made]
         depth, place, _, _, _ = descend(text, nodes, table, header[SLOTS], cap, query, query.size, path)
     return made
 
 
-@njit(nogil=True)
+@lean()
 def replay(header, output, start, max_tokens, scratch, path, match_length, match_count, offered, run):
     """What the chain of each position of ``output[start:]`` offers, and how much of it the output agrees with.
 

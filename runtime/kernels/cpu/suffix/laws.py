@@ -6,9 +6,7 @@ holds their number, their width and the addresses of the arrays, owned by Python
 
 from __future__ import annotations
 
-from numba import njit
-
-from runtime.kernels.cpu.suffix.memory import float64_at, int32_at, int64_at
+from runtime.kernels.cpu.suffix.memory import float64_at, int32_at, int64_at, lean
 
 __all__ = ["CHANCES", "COUNT", "GRID", "HEADER", "MAPS", "MAPS_SIZE", "OF", "PARENTS", "TOKENS", "WIDTH", "blend"]
 
@@ -22,17 +20,17 @@ MAPS_SIZE = 4 * (GRID + 1) + 1
 in retrieval's weights where there is a law."""
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def width_of(address):
     return int64_at(address, HEADER)[WIDTH]
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def first_of(address):
     return 0 if int64_at(address, HEADER)[COUNT] > 0 else -1
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def below(address, law, token):
     """Law of the node that `token` leads to from the node of `law`; -1 for none."""
     if law < 0:
@@ -46,7 +44,7 @@ def below(address, law, token):
     return -1
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def mapped(maps, source, score):
     """Acceptance at `score`: linear between the steps of the grid."""
     place = min(max(score, 0.0), 1.0) * GRID
@@ -55,7 +53,7 @@ def mapped(maps, source, score):
     return maps[at] + (maps[at + 1] - maps[at]) * (place - step)
 
 
-@njit(nogil=True)
+@lean()
 def blend(address, law, escape, kinds, weights, marks, found):
     """Turn retrieval's probabilities, `weights`, into acceptance beside the law; the number of kinds.
 

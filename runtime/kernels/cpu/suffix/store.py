@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from runtime.kernels.cpu.suffix.memory import int32_at, word_at
+from runtime.kernels.cpu.suffix.memory import int32_at, lean, prefetch, word_at
 
 __all__ = ["CAP", "HEADER", "ROW_BYTES", "VOCABULARY_LIMIT", "build", "forward_of", "restore", "shared_of", "step"]
 
@@ -31,19 +31,19 @@ VOCABULARY_LIMIT = (1 << 18) - 1
 """Tokens are below this; this itself stands for the end of a document."""
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def forward_of(word):
     """Low 32 bits of a record."""
     return word & 0xFFFFFFFF
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def token_of(word):
     """Token of a record."""
     return (word >> 32) & 0x3FFFF
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def shared_of(word):
     """Tokens that a record shares with the one before."""
     return (word >> 50) & 0x3F
@@ -69,7 +69,7 @@ def build(text, order, rank, vocabulary, records, backward, buckets):
             records[ROW_BYTES * row + byte] = (word >> (8 * byte)) & 255
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
 def shared_tail(text, one, other):
     """Tokens that the contexts of two places share, at most CAP, within their documents."""
     same, limit = 0, min(CAP, one, other)
@@ -78,7 +78,16 @@ def shared_tail(text, one, other):
     return same
 
 
-@njit(inline="always", nogil=True)
+@lean(inline="always")
+def landed(header, row, share):
+    """Tokens shared with the row above `row` and with `row` itself, of which one is known: `share`, or minus that."""
+    between = shared_of(word_at(header[RECORDS] + ROW_BYTES * row))
+    if share > 0:
+        return min(share, between), share
+    return -share, min(-share, between)
+
+
+@lean(inline="always")
 def step(header, row, above, below, token, query, end):
     """Where the context stands after `token`: (row, tokens shared with the row above, with the row below).
 
@@ -105,7 +114,7 @@ def step(header, row, above, below, token, query, end):
             break
         up_same = min(up_same, shared_of(word))
     if down < 0 and up < 0:
-        return search(header, row, token, query, end)
+        return search(header, row, token, query, min(end, max(up_same, down_same) + 1), end)
     place = down if down >= 0 else up + 1
     up_same, down_same = min(up_same + 1, CAP), min(down_same + 1, CAP)
     if up >= 0 and down >= 0:
@@ -116,9 +125,9 @@ def step(header, row, above, below, token, query, end):
     return place, min(down_same, between), down_same
 
 
-@njit(nogil=True)
-def search(header, row, token, query, end):
-    """`step` by bisection in the bucket of the token, matches counted along the query."""
+@lean()
+def search(header, row, token, query, most, end):
+    """`step` by bisection in the bucket of the token, matches of up to `most` tokens counted along the query."""
     backward = int32_at(header[BACKWARD], header[ROWS])
     buckets = int32_at(header[BUCKETS], header[VOCABULARY] + 1)
     low, high = np.int64(buckets[token]), np.int64(buckets[token + 1])
@@ -129,15 +138,16 @@ def search(header, row, token, query, end):
             first = middle + 1
         else:
             last = middle
-    above = agreement(header, backward, first - 1, query, end) if first > low else np.int64(0)
-    below = agreement(header, backward, first, query, end) if first < high else np.int64(0)
+    prefetch(header[RECORDS] + ROW_BYTES * first)
+    above = agreement(header, backward, first - 1, query, most, end) if first > low else np.int64(0)
+    below = agreement(header, backward, first, query, most, end) if first < high else np.int64(0)
     return first, above, below
 
 
-@njit(nogil=True)
-def agreement(header, backward, row, query, end):
-    """Tokens that the context of `row`, whose last token is the query's last, shares with ``query[:end]``."""
-    same, limit = np.int64(1), min(CAP, end)
+@lean()
+def agreement(header, backward, row, query, most, end):
+    """Tokens, up to `most`, that the context of `row` shares with ``query[:end]``; the last is known to be one."""
+    same, limit = np.int64(1), min(CAP, most)
     row = np.int64(backward[row])
     while same < limit and row >= 0:
         row = np.int64(backward[row])
