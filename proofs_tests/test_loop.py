@@ -85,6 +85,10 @@ def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_pa
     expected = "greedy_identical" if trace.temperature == 0 else "sampled"
     assert {cell.lossless for cell in record.cells} == {expected}
     assert all(row.measured >= 1 for row in checked.of("tokens_per_step"))
+    for number, cell in enumerate(record.cells):
+        requests = [request for request in record.requests if request.cell == number]
+        assert sum(cell.accepted.values()) == sum(request.accepted for request in requests)
+        assert sum(cell.offered.values()) == record.columns["nodes"][record.columns["cell"] == number].sum()
 
 
 @pytest.mark.parametrize("rule", ["block", "typical_lossy"])

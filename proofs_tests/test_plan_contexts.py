@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_entries_follow_the_cost_of_their_context(planned: Plan) -> None:
     )
 
 
-def models() -> tuple:  # type: ignore[type-arg]
+def models() -> tuple[Any, Any]:
     return wrap(tiny_model("llama")), wrap(tiny_model("llama", hidden=32, layers=1, seed=1))
 
 

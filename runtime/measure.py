@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -26,6 +26,8 @@ __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 
 Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
 
+WARM_TOKENS = 8
+"""Output of the request that runs each kind of policy before it is measured."""
 NEAR_TIE_ULPS = 2
 """Two logits this many units in the last place apart may swap when sums are taken in another order."""
 
@@ -191,6 +193,7 @@ class _Bench:
         self.target, self.draft, self.prompts, self.params = target, draft, prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[int, Engine] = {}
+        self._warm: set[tuple[str, bool]] = set()
 
     def run(self, task: Task) -> CellRun:
         chosen = [prompt for prompt in self.prompts if prompt.workload == task.workload]
@@ -202,6 +205,9 @@ class _Bench:
         )
         engine = self._engine(task.batch)
         engine.use(task.policy)
+        if (kind := (task.policy.drafters, task.policy.joined is None)) not in self._warm:
+            self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for
+            engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
         before = engine.counters
         requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]

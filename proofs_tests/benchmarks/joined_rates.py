@@ -23,7 +23,6 @@ from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, DraftPolicy, Trace
 from runtime.calibrate import calibrate_cost
-from runtime.engine import Engine
 from runtime.joined_replay import joined_family
 from runtime.measure import Task, measure_cells
 from runtime.models.house import house_folder
@@ -32,7 +31,6 @@ from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
 from runtime.prompts import PromptTokens, house_prompts
 from runtime.record import record_trace
-from runtime.sampling_params import SamplingParams
 
 KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
 FINALISTS = 2
@@ -73,10 +71,6 @@ def one_batch(
     for workload in trace.workloads:
         print(f"  {workload}, batch {batch}", flush=True)
         chosen = finalists(trace, cost, workload, batch)
-        engine = Engine(*models, max_batch=1, max_context=2048)
-        for policy in chosen:  # compiles what is compiled on first use
-            engine.use(policy)
-            engine.generate([tests[0].tokens], SamplingParams(max_new_tokens=8))
         record = measure_cells(
             *models, [Task(workload, batch, policy) for policy in chosen], tests, path=args.scratch / "run.json",
             new_tokens=args.tokens, temperature=trace.temperature, dtype=cost.dtype, names=(args.target, "house-draft"),
