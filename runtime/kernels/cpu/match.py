@@ -1,4 +1,4 @@
-"""CPU twins of suffix match, its continuation and trie lookup: scans from the oldest token on, as memory is read ahead."""
+"""CPU twins of suffix match, its continuation and trie lookup: scans forward, as memory is read ahead."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import numpy as np
 from numba import njit
 
 from runtime.kernels.cpu.lanes import borrowed
+from runtime.kernels.cpu.suffix.memory import prefetch
 from runtime.kernels.cpu.verify import child_with
 
 __all__ = ["suffix_chain", "suffix_match", "trie_lookup"]
 
 BLOCK, PIECE = 1024, 64
 """Tokens that are looked through at once for the one that a context ends in, and once it is among them."""
+AHEAD = 16
+"""Tries ahead whose first nodes are asked for."""
 
 
 @njit(cache=True, nogil=True)
@@ -34,7 +37,7 @@ def holds(block, token):
 
 @njit(cache=True, nogil=True)
 def next_with(text, start, stop, token):
-    """First place of the token in ``text[start:stop]``, `stop` for none: a near piece, then blocks, then their pieces."""
+    """First place of the token in ``text[start:stop]``, `stop` for none: first near by, then by blocks."""
     limit = min(start + PIECE, stop)
     while start < stop:
         while start < limit:
@@ -112,12 +115,18 @@ def suffix_chain(text, lengths, max_depth, tokens, made):
 @njit(cache=True, nogil=True)
 def trie_lookup(tokens, parents, counts, query, found):
     """-1, or the first row whose count does not fit."""
+    tokens, parents, query, found = borrowed(tokens), borrowed(parents), borrowed(query), borrowed(found)
+    size, wanted = tokens.shape[1], query.shape[1]
     for b in range(counts.size):
-        if counts[b] < 0 or counts[b] > tokens.shape[1]:
+        count = counts[b]
+        if count < 0 or count > size:
             return b
-        node = 0 if counts[b] > 0 else -1
-        for i in range(query.shape[1]):
+        if (b + AHEAD) * size < tokens.size:
+            prefetch(tokens.ctypes.data + 8 * (b + AHEAD) * size)
+            prefetch(parents.ctypes.data + 8 * (b + AHEAD) * size)
+        node = np.intp(0) if count > 0 else np.intp(-1)
+        for i in range(wanted):
             if node >= 0:
-                node = child_with(tokens[b], parents[b], counts[b], node, query[b, i])
+                node = child_with(tokens[b], parents[b], count, node, query[b, i])
             found[b, i] = node
     return -1

@@ -10,6 +10,7 @@ from runtime.kernels.cpu.softmax import BLOCK, draw, lent, rooms_for
 
 __all__ = ["verify_greedy", "verify_target_only"]
 
+
 @njit(cache=True, nogil=True)
 def is_tree(tokens, parents, count):
     """Whether the first `count` nodes are a tree with node 0 as its root."""
