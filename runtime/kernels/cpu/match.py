@@ -6,15 +6,12 @@ import numpy as np
 from numba import njit
 
 from runtime.kernels.cpu.lanes import borrowed
-from runtime.kernels.cpu.suffix.memory import prefetch
 from runtime.kernels.cpu.verify import child_with
 
 __all__ = ["suffix_chain", "suffix_match", "trie_lookup"]
 
 BLOCK, PIECE = 1024, 64
 """Tokens that are looked through at once for the one that a context ends in, and once it is among them."""
-AHEAD = 16
-"""Tries ahead whose first nodes are asked for."""
 
 
 @njit(cache=True, nogil=True)
@@ -116,16 +113,12 @@ def suffix_chain(text, lengths, max_depth, tokens, made):
 def trie_lookup(tokens, parents, counts, query, found):
     """-1, or the first row whose count does not fit."""
     tokens, parents, query, found = borrowed(tokens), borrowed(parents), borrowed(query), borrowed(found)
-    size, wanted = tokens.shape[1], query.shape[1]
     for b in range(counts.size):
         count = counts[b]
-        if count < 0 or count > size:
+        if count < 0 or count > tokens.shape[1]:
             return b
-        if (b + AHEAD) * size < tokens.size:
-            prefetch(tokens.ctypes.data + 8 * (b + AHEAD) * size)
-            prefetch(parents.ctypes.data + 8 * (b + AHEAD) * size)
-        node = np.intp(0) if count > 0 else np.intp(-1)
-        for i in range(wanted):
+        node = 0 if count > 0 else -1
+        for i in range(query.shape[1]):
             if node >= 0:
                 node = child_with(tokens[b], parents[b], count, node, query[b, i])
             found[b, i] = node
