@@ -120,13 +120,13 @@ def test_matches_in_long_texts_equal_the_index(seed: int, vocabulary: int, size:
 @settings(max_examples=40)
 def test_a_budget_cuts_among_many_and_equal_ones(seed: int, least: float, budget: int, tied: bool) -> None:
     rng = np.random.default_rng(seed)
-    case = cases.candidates(rng, 2, 200)
+    case: dict[str, Any] = cases.candidates(rng, 2, 200)
     case["parents"] = np.where(rng.random((2, 200)) < 0.8, -1, case["parents"])
     case["tokens"] = rng.integers(0, 2**40, (2, 200)) if rng.random() < 0.5 else rng.integers(0, 90, (2, 200))
     chance = least ** rng.random((2, 200)) * rng.random((2, 200))
     case["probability"] = np.round(chance, 2) if tied else chance
     case["budgets"] = np.array([budget, budget // 2])
-    out = merge_candidates(**case, nodes=150)
+    out = merge_candidates(**case, nodes=150, price=0.0)
     for b in range(2):
         found = list(zip(*(x[b, 1 : out.counts[b]].tolist() for x in out[:3]), strict=True))
         assert found == truth.merged(case, b, 150, 0.0)
