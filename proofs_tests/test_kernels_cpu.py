@@ -63,7 +63,7 @@ def test_greedy_follows_argmax_in_every_dtype(seed: int, batch: int, width: int,
             assert truth.walk_of(walks, b) == expected
 
 
-@given(seeds, sizes, st.integers(1, 7), st.sampled_from([4, 5, 150]), st.booleans())
+@given(seeds, sizes, st.integers(1, 7), st.sampled_from([4, 5, 150, 2500]), st.booleans())
 @settings(max_examples=80)
 def test_rejection_decides_as_the_rules_do(seed: int, batch: int, width: int, vocabulary: int, distinct: bool) -> None:
     case = cases.rejection(np.random.default_rng(seed), batch, width, vocabulary, repeats=not distinct)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from numba import njit
 
-from runtime.kernels.cpu.suffix.memory import int32_at, int64_at, prefetch
+from runtime.kernels.cpu.lanes import LINE, ask_for, copy_line
+from runtime.kernels.cpu.suffix.memory import int32_at
 
 __all__ = ["commit"]
 
-LINE = 64
-"""Bytes of a cache line."""
 AHEAD = 2
 """Heads ahead whose entries are asked for: they lie too far apart for the processor to guess."""
 
@@ -27,29 +26,37 @@ def first_bad(slots, lengths, path, kept):
     return -1
 
 
+@njit(inline="always")
+def copy_entry(target, source, size):
+    """Copy an entry by lines, and what is left of it by words."""
+    whole = size // LINE * LINE
+    for line in range(0, whole, LINE):
+        copy_line(target + line, source + line)
+    if size > whole:
+        words = (size - whole) // 4
+        int32_at(target + whole, words)[:] = int32_at(source + whole, words)
+
+
 @njit(cache=True, nogil=True)
 def commit(table, rows, heads, slots, entry_bytes, first_row, lengths, path, kept):
     """-1, or the first bad row, and then nothing has moved."""
     bad = first_bad(slots, lengths, path, kept)
     if bad >= 0:
         return bad
-    words, step = entry_bytes // 8, slots * entry_bytes
+    step = slots * entry_bytes
     for store in range(table.size):
         for b in range(kept.size):
+            first = table[store] + ((first_row + b) * heads * slots + lengths[b]) * entry_bytes
             for head in range(heads):
-                base = ((first_row + b) * heads + head) * slots + lengths[b]
+                base = first + head * step
                 for i in range(kept[b]):
                     node = path[b, i]
                     if node == i:
                         continue
-                    source, target = table[store] + (base + node) * entry_bytes, table[store] + (base + i) * entry_bytes
-                    for line in range(0, entry_bytes, LINE):
-                        prefetch(source + AHEAD * step + line)
-                        prefetch(target + AHEAD * step + line)
-                    if 8 * words == entry_bytes:
-                        int64_at(target, words)[:] = int64_at(source, words)
-                    else:
-                        int32_at(target, entry_bytes // 4)[:] = int32_at(source, entry_bytes // 4)
+                    source, target = base + node * entry_bytes, base + i * entry_bytes
+                    ask_for(source + AHEAD * step, entry_bytes)
+                    ask_for(target + AHEAD * step, entry_bytes)
+                    copy_entry(target, source, entry_bytes)
     for b in range(kept.size):
         lengths[b] += kept[b]
     return -1

@@ -12,7 +12,19 @@ from numba.extending import intrinsic, overload
 
 from runtime.kernels.cpu.suffix.memory import pointer, prefetch
 
-__all__ = ["LINE", "ask_for", "bits32", "block_max", "borrowed", "float32_of", "float64_of", "floats", "fma", "larger"]
+__all__ = [
+    "LINE",
+    "ask_for",
+    "bits32",
+    "block_max",
+    "borrowed",
+    "copy_line",
+    "float32_of",
+    "float64_of",
+    "floats",
+    "fma",
+    "larger",
+]
 
 LINE = 64
 """Bytes of a cache line."""
@@ -59,6 +71,19 @@ def float32_of(typing_context: Any, bits: Any) -> Any:
 def float64_of(typing_context: Any, bits: Any) -> Any:
     """The float64 of these bits."""
     return types.float64(types.int64), _as(ir.DoubleType())
+
+
+@intrinsic
+def copy_line(typing_context: Any, target: Any, source: Any) -> Any:
+    """Copy `LINE` bytes between addresses that are multiples of four."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(ir.IntType(32), LINE // 4).as_pointer()
+        target, source = (builder.inttoptr(address, whole) for address in arguments)
+        builder.store(builder.load(source, align=4), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 @njit(inline="always")

@@ -1,4 +1,4 @@
-"""CPU twins of suffix match, its continuation and trie lookup: scans from the oldest token on, as memory is read ahead."""
+"""CPU twins of suffix match, its continuation and trie lookup: scans forward, as memory is read ahead."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def holds(block, token):
 
 @njit(cache=True, nogil=True)
 def next_with(text, start, stop, token):
-    """First place of the token in ``text[start:stop]``, `stop` for none: a near piece, then blocks, then their pieces."""
+    """First place of the token in ``text[start:stop]``, `stop` for none: first near by, then by blocks."""
     limit = min(start + PIECE, stop)
     while start < stop:
         while start < limit:
@@ -112,12 +112,14 @@ def suffix_chain(text, lengths, max_depth, tokens, made):
 @njit(cache=True, nogil=True)
 def trie_lookup(tokens, parents, counts, query, found):
     """-1, or the first row whose count does not fit."""
+    tokens, parents, query, found = borrowed(tokens), borrowed(parents), borrowed(query), borrowed(found)
     for b in range(counts.size):
-        if counts[b] < 0 or counts[b] > tokens.shape[1]:
+        count = counts[b]
+        if count < 0 or count > tokens.shape[1]:
             return b
-        node = 0 if counts[b] > 0 else -1
+        node = 0 if count > 0 else -1
         for i in range(query.shape[1]):
             if node >= 0:
-                node = child_with(tokens[b], parents[b], counts[b], node, query[b, i])
+                node = child_with(tokens[b], parents[b], count, node, query[b, i])
             found[b, i] = node
     return -1

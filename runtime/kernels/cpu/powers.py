@@ -43,8 +43,11 @@ PIECE, AHEAD = 512, 2560
 
 @njit(inline="always")
 def exp2(distance, low, scale):
-    """``2 ** (scale * distance)`` in float32; `low` stands for distances below it."""
-    distance = larger(distance, low)
+    """``2 ** (scale * distance)`` in float32; `low`, negative, stands for distances below it.
+
+    The larger of two floats, one negative, has the smaller bits: integers leave the units that multiply to the rest.
+    """
+    distance = float32_of(np.int32(min(np.uint32(bits32(distance)), np.uint32(bits32(low)))))
     rounded = fma(distance, scale, ROUND32)
     r = fma(distance, scale, ROUND32 - rounded)
     power = SINGLE[5]
@@ -67,16 +70,16 @@ def exact_exp2(distance, low, scale, rest):
 
 @njit(cache=True, nogil=True)
 def fours(block, reference, low, scale, out):
-    """Sums of four weights, a quarter of the block apart, into `out`; the largest entry, or the reference."""
+    """Sums of four weights, a quarter of the block apart, into `out`; by how much an entry exceeds the reference."""
     size = out.size
     a, b, c, d = block[:size], block[size : 2 * size], block[2 * size : 3 * size], block[3 * size : 4 * size]
-    top = reference
+    excess = np.int32(0)
     for i in range(size):
-        one = exp2(np.float32(a[i] - reference), low, scale) + exp2(np.float32(b[i] - reference), low, scale)
-        two = exp2(np.float32(c[i] - reference), low, scale) + exp2(np.float32(d[i] - reference), low, scale)
-        out[i] = one + two
-        top = larger(top, larger(larger(a[i], b[i]), larger(c[i], d[i])))
-    return top
+        e, f = np.float32(a[i] - reference), np.float32(b[i] - reference)
+        g, h = np.float32(c[i] - reference), np.float32(d[i] - reference)
+        out[i] = (exp2(e, low, scale) + exp2(f, low, scale)) + (exp2(g, low, scale) + exp2(h, low, scale))
+        excess = max(excess, max(max(bits32(e), bits32(f)), max(bits32(g), bits32(h))))
+    return float32_of(excess)
 
 
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
@@ -90,21 +93,21 @@ def total_of(numbers):
 
 @njit(cache=True, nogil=True)
 def weigh(block, reference, low, scale, out, following, bytes_each):
-    """Sum of a block's float32 weights, and the largest entry, or the reference.
+    """Sum of a block's float32 weights, and by how much an entry exceeds the reference.
 
     Meanwhile as many entries of `bytes_each` are asked for from the address `following` on.
     """
-    top, whole = reference, block.size // 4 * 4
+    excess, whole = np.float32(0), block.size // 4 * 4
     for start in range(0, whole, PIECE):
         ask_for(following + start * bytes_each, PIECE * bytes_each)
         stop = min(start + PIECE, whole)
-        high = fours(block[start:stop], reference, low, scale, out[start // 4 : stop // 4])
-        top = larger(top, high)
+        excess = max(excess, fours(block[start:stop], reference, low, scale, out[start // 4 : stop // 4]))
     mass = total_of(out[: whole // 4])
     for i in range(whole, block.size):
-        mass += np.float64(exp2(np.float32(block[i] - reference), low, scale))
-        top = larger(top, block[i])
-    return mass, top
+        distance = np.float32(block[i] - reference)
+        mass += np.float64(exp2(distance, low, scale))
+        excess = max(excess, distance)
+    return mass, excess
 
 
 @njit(cache=True, nogil=True)

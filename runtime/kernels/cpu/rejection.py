@@ -1,6 +1,7 @@
 """CPU twins of rejection, multi-round and without replacement, with NumPy's own order of summation.
 
-What is accepted equals the NumPy rules bit by bit: sums are taken pairwise over blocks as `numpy.sum` takes them.
+What is accepted equals the NumPy rules bit by bit: sums are taken pairwise over blocks as `numpy.sum` takes them. What
+a last rejection leaves is picked from without being written.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ __all__ = ["BLOCK", "Rooms", "block_at", "doubt", "draw", "exact_draw", "lent", 
 
 BLOCK = 1024
 """Entries whose weights are summed before any is looked at alone."""
-STRETCH = 64
-"""Entries that are walked through one by one."""
+STRETCH = 32
+"""Entries that are walked through one by one, once halves have been told apart by their sums."""
 
 LOG2_E, LOG2_E_REST = 1.4426950408889634, 2.0355273740931033e-17
 """1 / log(2), and what it misses by."""
@@ -34,8 +34,8 @@ UNIT = 2.0**-24
 EACH, DISTANT = 7.0, 2.0
 """Units by which a float32 weight, summed by fours, may be off: anywhere, and for each nat of its distance from the
 reference (that difference is rounded, and so is the reciprocal of the temperature)."""
-FLUSHED = 1e-30
-"""More than the sum of all weights that were raised to ``2 ** FLUSH32``."""
+SLACK = 1e-12
+"""Share of the total that float64's own roundings, and weights raised to ``2 ** FLUSH32``, stay below."""
 
 
 class Rooms(NamedTuple):
@@ -80,16 +80,16 @@ def doubt(mass, size, above):
     entropy of the law is at most ``log(size)``.
     """
     if not mass > 0:
-        return FLUSHED
-    return FLUSHED + mass * UNIT * (EACH + DISTANT * (2 * above + max(math.log(size / mass), 0.0)))
+        return 0.0
+    return mass * UNIT * (EACH + DISTANT * (2 * above + max(math.log(size / mass), 0.0)))
 
 
 @njit(cache=True, nogil=True)
 def is_sure(before, after, at_start, uniform, total, size, above):
-    """Whether float64 sums would leave the threshold between these two as well."""
-    threshold = uniform * total
-    low = (1 - uniform) * doubt(before, size, above) + uniform * doubt(total - before, size, above)
-    high = (1 - uniform) * doubt(after, size, above) + uniform * doubt(total - after, size, above)
+    """Whether float64 sums would leave the threshold between these two as well; `total` is made of the same weights."""
+    threshold, slack = uniform * total, SLACK * total
+    low = slack + (1 - uniform) * doubt(before, size, above) + uniform * doubt(total - before, size, above)
+    high = slack + (1 - uniform) * doubt(after, size, above) + uniform * doubt(total - after, size, above)
     return (at_start or before + low <= threshold) and after - high > threshold
 
 
@@ -109,14 +109,15 @@ def block_at(parts, threshold):
 @njit(cache=True, nogil=True)
 def walk(weights, running, threshold):
     """First entry at which the running sum passes the threshold, and the sums before and after it; -1 for none."""
-    stretch, skipped = 0, running
-    while stretch + STRETCH < weights.size:
-        skipped = running + total_of(weights[stretch : stretch + STRETCH])
-        if skipped > threshold:
-            break
-        running = skipped
-        stretch += STRETCH
-    for i in range(stretch, weights.size):
+    start, size = 0, weights.size
+    while size > STRETCH:
+        half = size // 2
+        mass = running + total_of(weights[start : start + half])
+        if mass > threshold:
+            size = half
+        else:
+            running, start, size = mass, start + half, size - half
+    for i in range(start, weights.size):
         before = running
         running += np.float64(weights[i])
         if running > threshold and weights[i] > 0:
@@ -144,25 +145,27 @@ def sure_draw(row, temperature, uniform, rooms):
         return -1
     scale = np.float32(LOG2_E / temperature)
     low = np.float32(FLUSH32) / scale
-    parts, total, top = rooms.parts[: -(-row.size // BLOCK)], 0.0, reference
+    parts, total, above = rooms.parts[: -(-row.size // BLOCK)], 0.0, 0.0
     for k in range(parts.size):
         block = floats(row[k * BLOCK : (k + 1) * BLOCK], rooms.wide)
         following = row.ctypes.data + (k * BLOCK + AHEAD) * row.itemsize
         mass, high = weigh(block, reference, low, scale, rooms.single, following, row.itemsize)
-        top = larger(top, high)
-        if (top - reference) * scale > RAISE:
-            shrink = math.exp((np.float64(reference) - np.float64(top)) / temperature)
+        if high * scale > RAISE:
+            raised = reference + high
+            shrink = math.exp((np.float64(reference) - np.float64(raised)) / temperature)
             parts[:k] *= shrink
             total *= shrink
-            reference = top
-            mass, _ = weigh(block, reference, low, scale, rooms.single, following, 0)
+            reference = raised
+            mass, high = weigh(block, reference, low, scale, rooms.single, following, 0)
+        above = max(above, np.float64(high) / temperature)
         parts[k] = mass
         total += mass
-    above = (np.float64(top) - np.float64(reference)) / temperature
     k, running = block_at(parts, uniform * total)
     block = floats(row[k * BLOCK : (k + 1) * BLOCK], rooms.wide)
-    weights_into(block, reference, low, scale, rooms.single)
-    i, before, after = walk(rooms.single[: block.size], running, uniform * total)
+    weights = rooms.single[: block.size]
+    weights_into(block, reference, low, scale, weights)
+    total += total_of(weights) - parts[k]
+    i, before, after = walk(weights, running, uniform * total)
     token = k * BLOCK + i
     return token if i >= 0 and is_sure(before, after, token == 0, uniform, total, row.size, above) else -1
 
