@@ -84,10 +84,10 @@ def _drawn(requests: Sequence[Request], layout: Layout, logits: torch.Tensor) ->
             for parent in parents[1:]:
                 positions.append(positions[parent] + 1 if parent >= 0 else 0)
             uniforms[row] = request.uniforms[np.minimum(positions, len(request.uniforms) - 1)]
-    rest = (temperature, *layout, uniforms)
     if not logits.is_cuda:
-        return verify_target_only(logits, *rest, trusted=True)
-    return _fetched(verify_target_only(logits, *(torch.from_numpy(x).to(logits.device) for x in rest)))
+        return verify_target_only(logits, temperature, *layout, uniforms, trusted=True)
+    there = [torch.from_numpy(x).to(logits.device) for x in (temperature, *layout, uniforms)]
+    return _fetched(verify_target_only(logits, *there))
 
 
 def _fetched(walks: Walks) -> Walks:

@@ -48,7 +48,8 @@ def growing(
     floor = np.full(count, price)
     numbers = np.empty((5, count, int(budgets.max())), np.int32)
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
-    grown = GrownBatch(*numbers, chances, made)
+    tokens, parents, matches, sources, own = numbers
+    grown = GrownBatch(tokens, parents, matches, sources, own, chances, made)
 
     def grow() -> GrownBatch:
         kernel.grow_many(addresses, shared, laws, budgets, floor, numbers, chances, made, 0, count)

@@ -58,7 +58,7 @@ def word_at(typing_context: Any, address: Any) -> Any:
     """The int64 at `address`, which need not be a multiple of eight."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).aspointer()), align=1)
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
 
     return types.int64(types.int64), codegen
 
