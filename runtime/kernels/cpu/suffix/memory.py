@@ -24,8 +24,11 @@ def pointer(typing_context: Any, address: Any) -> Any:
 
 
 def lean(**options: Any) -> Any:
-    """`njit` for bodies that own no memory: no array in them is counted, which costs two atomic additions a use."""
-    return njit(nogil=True, _nrt=False, error_model="numpy", **options)
+    """`njit` for bodies that own no memory: no array in them is counted, which costs two atomic additions a use.
+
+    Compiled once and kept; numba does not notice when only a module that a body calls changes: `make clean` then.
+    """
+    return njit(nogil=True, _nrt=False, error_model="numpy", cache=True, **options)
 
 
 def _view_of(item: Any) -> Any:
