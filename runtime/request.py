@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,13 @@ class Request:
     def done(self) -> bool:
         """Whether the request has ended."""
         return self.finish is not None
+
+    @cached_property
+    def follows(self) -> bool:
+        """Whether it emits the target's own tokens, the most likely or drawn from its plain softmax."""
+        params = self.params
+        drawn = params.rule == "target_only" and params.plain
+        return drawn or (params.greedy and params.repetition_penalty == 1.0)
 
     @property
     def room(self) -> int:

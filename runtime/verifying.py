@@ -13,8 +13,7 @@ from runtime.drafters.trie import DraftTrie
 from runtime.drafting import Drafts
 from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
 from runtime.request import Request
-from runtime.sampled_drafts import DrawnDraft
-from runtime.walks import argmax_only, walk
+from runtime.walks import walk
 
 __all__ = ["Layout", "lay_out", "walk_rows"]
 
@@ -49,23 +48,20 @@ def walk_rows(requests: Sequence[Request], drafts: Drafts, layout: Layout, logit
 
     Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
     """
-    compiled = [_compiles(request, draft) for request, draft in zip(requests, drafts, strict=True)]
+    compiled = [r.follows and type(d) is DraftTrie for r, d in zip(requests, drafts, strict=True)]
     if not any(compiled):
         walks = Walks(*(np.full(shape, -1) for shape in (layout.tokens.shape, len(drafts), layout.tokens.shape)))
     elif all(request.params.greedy for request in requests):
         walks = _greedy(layout, logits)
     else:
         walks = _drawn(requests, layout, logits)
-    for row in (row for row, done in enumerate(compiled) if not done):
+    for row, done in enumerate(compiled):
+        if done:
+            continue
         path, emitted = walk(requests[row], drafts[row], logits[row])
         walks.kept[row] = len(path)
         walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
     return walks
-
-
-def _compiles(request: Request, draft: DraftTrie | DrawnDraft) -> bool:
-    follows = argmax_only(request) or (request.params.rule == "target_only" and request.params.plain)
-    return follows and isinstance(draft, DraftTrie)
 
 
 def _greedy(layout: Layout, logits: torch.Tensor) -> Walks:

@@ -26,7 +26,7 @@ from runtime.verification.traversal import Traversal
 from runtime.verification.typical import TypicalLossy
 from runtime.verification.without_replacement import WithoutReplacement
 
-__all__ = ["Walk", "argmax_only", "first_token", "walk"]
+__all__ = ["Walk", "first_token", "walk"]
 
 Walk = tuple[list[int], list[int]]
 """Nodes whose cache entries are kept, the root first, and the tokens that the row emits."""
@@ -35,11 +35,6 @@ _VERIFIERS: dict[str, Verifier] = {
     rule.name: rule
     for rule in (ChainRejection(), MultiRound(), WithoutReplacement(), Block(), Traversal(), TypicalLossy())
 }
-
-
-def argmax_only(request: Request) -> bool:
-    """Whether the row needs nothing but the most likely token after each node."""
-    return request.params.greedy and request.params.repetition_penalty == 1.0
 
 
 def first_token(request: Request, logits: torch.Tensor) -> int:

@@ -8,16 +8,16 @@ __all__ = ["fill_step", "fill_tree_inputs"]
 
 
 @njit(cache=True, nogil=True)
-def fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden):
-    """0, or ``-1 - row`` of a row that does not fit or is no tree; `mask` and `hidden` are bits of a float."""
-    batch, queries, width = mask.shape
+def fill_rows(mask, width, positions, parents, counts, lengths, scratch, hidden):
+    """`fill_tree_inputs` for the first `width` slots of a mask that may have more."""
+    batch, queries, _ = mask.shape
     for b in range(batch):
         base, first, count = lengths[b], scratch[b], counts[b]
         room = count <= queries and first + count <= parents.shape[1] and base + first + count <= width
         if not room or min(base, first, count) < 0:
             return -1 - b
         for i in range(queries):
-            row = mask[b, i]
+            row = mask[b, i][:width]
             node = first + i
             if i >= count:
                 row[:] = hidden
@@ -38,11 +38,17 @@ def fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden)
 
 
 @njit(cache=True, nogil=True)
+def fill_tree_inputs(mask, positions, parents, counts, lengths, scratch, hidden):
+    """0, or ``-1 - row`` of a row that does not fit or is no tree; `mask` and `hidden` are bits of a float."""
+    return fill_rows(mask, mask.shape[2], positions, parents, counts, lengths, scratch, hidden)
+
+
+@njit(cache=True, nogil=True)
 def fill_step(tokens, slots, asked, mask, width, positions, parents, counts, lengths, scratch, hidden):
-    """`fill_tree_inputs` for the first `width` slots; and `asked`, which goes into `tokens`, and its cache slots."""
+    """`fill_rows`; and `asked`, which goes into `tokens`, and its cache slots."""
     batch, queries, _ = mask.shape
     for b in range(batch):
         for i in range(queries):
             tokens[b, i] = asked[b, i]
             slots[b, i] = lengths[b] + scratch[b] + i
-    return fill_tree_inputs(mask[:, :, :width], positions, parents, counts, lengths, scratch, hidden)
+    return fill_rows(mask, width, positions, parents, counts, lengths, scratch, hidden)
