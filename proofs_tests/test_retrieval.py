@@ -6,15 +6,18 @@ the tree of a smaller one, P never grows along a path or in the order of growth,
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit, types
 
 from reader_theory.errors import InvalidInputError
 from runtime.drafters.datastore import Datastore
 from runtime.drafters.retrieval import Evidence, RetrievalIndex, speculate_batch
-from runtime.kernels.cpu.suffix import candidates, evidence, growth
+from runtime.kernels.cpu.suffix import candidates, growth
 from runtime.kernels.cpu.suffix import context_tree as tree
 from runtime.kernels.cpu.suffix.memory import lean
 
@@ -183,10 +186,21 @@ def test_candidates_are_taken_best_first_and_equals_in_order(chances: list[float
     assert order.tolist() == best + [-1] * (budget - len(best))
 
 
-def test_bodies_of_a_query_count_no_references() -> None:
-    for body in (evidence.from_tree, evidence.from_store, tree.insert):
-        options = body.targetoptions
-        assert options["nogil"] and options["_nrt"] is False, "with counting off, what would count does not compile"
+@pytest.mark.parametrize("body", [tree.extend, tree.chain], ids=["extend", "chain"])
+def test_bodies_that_own_no_memory_count_no_references(body: Any) -> None:
+    index = RetrievalIndex([1, 2, 1])
+    index.extend(np.array([2], np.int32))
+    index.chain(4)
+    kept = {name: body.targetoptions[name] for name in ("nogil", "_nrt", "error_model")}
+    fresh = njit(**kept)(body.py_func)  # what was read from numba's cache has no assembly to look at
+    fresh.compile(body.signatures[0])
+    assert not any("NRT_incref" in text for text in fresh.inspect_asm().values())
+
+
+def test_the_word_that_is_looked_for_is_right() -> None:
+    counted = njit(nogil=True)(tree.extend.py_func)
+    counted.compile((types.int64[::1], types.int32[::1]))
+    assert any("NRT_incref" in text for text in counted.inspect_asm().values())
 
 
 def test_an_empty_batch_is_an_empty_list() -> None:
