@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.engine import Engine
-    from runtime.sampling_params import SamplingParams
+    from runtime.engine.engine import Engine
+    from runtime.engine.sampling import SamplingParams
 
 __all__ = ["Engine", "SamplingParams"]
 
-_HOMES = {"Engine": "runtime.engine", "SamplingParams": "runtime.sampling_params"}
+_HOMES = {"Engine": "runtime.engine.engine", "SamplingParams": "runtime.engine.sampling"}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,15 +30,15 @@ from reader_theory.trees import DraftTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import OffersFit, fit_offers, record_offers
-from runtime.drafters.retrieval import RetrievalIndex
 from runtime.drafters.trie import DraftTrie
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.sampling import SamplingParams
+from runtime.measure.prompts import PromptTokens, house_prompts
+from runtime.measure.record import trace_of
 from runtime.models.house import house_folder
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
-from runtime.prompts import PromptTokens, house_prompts
-from runtime.record import trace_of
-from runtime.sampling_params import SamplingParams
+from runtime.retrieval.index import RetrievalIndex
 
 BUDGETS = (2, 4, 8, 16, 32, 64)
 JOINED_AT = (4, 8, 16, 32)

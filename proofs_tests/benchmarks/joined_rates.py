@@ -22,15 +22,15 @@ from optimizer.plan import Study
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, DraftPolicy, Trace
-from runtime.calibrate import calibrate_cost
-from runtime.joined_replay import joined_family
-from runtime.measure import Task, measure_cells
+from runtime.measure.calibrate import calibrate_cost
+from runtime.measure.prompts import PromptTokens, house_prompts
+from runtime.measure.record import record_trace
+from runtime.measure.replay import joined_family
+from runtime.measure.run import Task, measure_cells
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
-from runtime.prompts import PromptTokens, house_prompts
-from runtime.record import record_trace
 
 KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
 FINALISTS = 2

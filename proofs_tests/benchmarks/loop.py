@@ -23,15 +23,15 @@ from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Plan, Trace, Validation
 from reader_theory.validate import validate
-from runtime.calibrate import calibrate_cost
-from runtime.measure import Task, measure_cells, run_plan
+from runtime.measure.calibrate import calibrate_cost
+from runtime.measure.prompts import PromptTokens, house_prompts
+from runtime.measure.record import record_trace
+from runtime.measure.run import Task, measure_cells, run_plan
+from runtime.measure.sweep import sweep_grid, sweep_policies
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
-from runtime.prompts import PromptTokens, house_prompts
-from runtime.record import record_trace
-from runtime.sweep import sweep_grid, sweep_policies
 
 WORKLOADS = ("code", "copy", "prose")
 FINALISTS, FINALS = 4, 2

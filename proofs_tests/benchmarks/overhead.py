@@ -20,15 +20,15 @@ import torch
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.documents import DraftPolicy, RetrievalPolicy
 from reader_theory.trees import DraftTree
-from runtime.engine import Engine
-from runtime.measure import _near_tie
+from runtime.engine.engine import Engine
+from runtime.engine.request import Request
+from runtime.engine.sampling import SamplingParams
+from runtime.measure.prompts import house_prompts
+from runtime.measure.run import _near_tie
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.target import LanguageModel
-from runtime.prompts import house_prompts
-from runtime.request import Request
-from runtime.sampling_params import SamplingParams
 
 TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 0, 0)])
 RETRIEVAL = RetrievalPolicy(min_match=2, offset=0, factor=1, max_tokens=12)

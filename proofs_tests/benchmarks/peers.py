@@ -31,15 +31,15 @@ from proofs_tests.benchmarks._report import RESULTS, write_report
 from proofs_tests.benchmarks.readme_tables import METHODS, by_method
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import DraftPolicy, Plan, Trace
-from runtime.calibrate import calibrate_cost
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.sampling import SamplingParams
+from runtime.measure.calibrate import calibrate_cost
+from runtime.measure.prompts import PromptTokens, house_prompts
+from runtime.measure.record import record_trace
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import DTYPES, load_tokenizer, wrap
 from runtime.models.target import load_transformers
-from runtime.prompts import PromptTokens, house_prompts
-from runtime.record import record_trace
-from runtime.sampling_params import SamplingParams
 
 WORKLOADS = ("code", "copy", "prose")
 LOOKUPS, ASSISTANTS = (4, 10, 20), (2, 4, 8)

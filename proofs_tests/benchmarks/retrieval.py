@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proofs_tests.benchmarks._report import write_report
-from runtime.drafters.datastore import Datastore
-from runtime.drafters.retrieval import RetrievalIndex, speculate_batch
-from runtime.drafters.suffix_index import SuffixIndex
+from runtime.retrieval.datastore import Datastore
+from runtime.retrieval.index import RetrievalIndex, speculate_batch
+from runtime.retrieval.suffix_index import SuffixIndex
 
 Tokens = NDArray[np.int32]
 Request = tuple[Tokens, Tokens]

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import api  # pyright: ignore[reportMissingImports]
 
-from runtime.drafters.datastore import Datastore
-from runtime.drafters.retrieval import RetrievalIndex
+from runtime.retrieval.datastore import Datastore
+from runtime.retrieval.index import RetrievalIndex
 
 
 @api.register("reader")

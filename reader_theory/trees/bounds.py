@@ -133,7 +133,7 @@ def transport_bound(target: FloatArray, draft: FloatArray, drafts: int = 1) -> f
     >>> round(transport_bound(np.array([0.5, 0.5]), np.array([0.9, 0.1])), 12)
     0.6
     """
-    from reader_theory.verification.transport import optimal_acceptance
+    from reader_theory.rules.transport import optimal_acceptance
 
     return float(optimal_acceptance(_law("target", target), _law("draft", draft), drafts))
 

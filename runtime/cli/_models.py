@@ -12,8 +12,8 @@ from runtime.cli._options import HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
 from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
+    from runtime.measure.prompts import PromptTokens
     from runtime.models.target import LanguageModel
-    from runtime.prompts import PromptTokens
 
 __all__ = ["Models", "load_models", "load_prompt_tokens", "named", "quiet", "source_of"]
 
@@ -97,7 +97,7 @@ def load_prompt_tokens(
     prompts: Path | None, tokenizer: Any, *, workloads: Sequence[str] | None, split: str, limit: int | None
 ) -> list[PromptTokens]:
     """Prompts of the user's file, or the house prompts of a split ("all" for both)."""
-    from runtime.prompts import house_prompts, read_prompts
+    from runtime.measure.prompts import house_prompts, read_prompts
 
     if prompts is not None:
         return read_prompts(prompts, tokenizer, workloads=workloads, limit=limit)

@@ -39,8 +39,8 @@ def calibrate(
     """
     output_path(output, ".json")
     from reader_theory.documents import Stamp
-    from runtime.calibrate import calibrate_cost
     from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.measure.calibrate import calibrate_cost
 
     with progress_bars() as progress:
         models = load_models(target, draft, dtype or "float32", progress)

@@ -18,7 +18,7 @@ from runtime.cli._shared import Progress, progress_bars, show_rows
 if TYPE_CHECKING:
     from reader_theory.documents import Trace
     from reader_theory.documents.fit import AcceptanceFit
-    from runtime.prompts import PromptTokens
+    from runtime.measure.prompts import PromptTokens
     from runtime.report.html import Part
 
 __all__ = ["FAST", "FULL", "Effort", "demo"]
@@ -95,9 +95,9 @@ def demo(
 
 def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, progress: Progress) -> list[Part]:
     from reader_theory.acceptance.fit import fit_acceptance
-    from runtime.joined_replay import joined_family
+    from runtime.measure.record import record_trace
+    from runtime.measure.replay import joined_family
     from runtime.models.house.inflate import inflate
-    from runtime.record import record_trace
 
     house = load_models(None, None, "float32", progress)
 
@@ -131,8 +131,8 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
     from optimizer.plan import make_plan
     from reader_theory.documents import Stamp
     from reader_theory.validate import validate
-    from runtime.calibrate import calibrate_cost
-    from runtime.measure import run_plan
+    from runtime.measure.calibrate import calibrate_cost
+    from runtime.measure.run import run_plan
     from runtime.report.html import Part
 
     name = models.names[0]

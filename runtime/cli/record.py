@@ -39,8 +39,8 @@ def record(
     """
     output_path(output, ".json")
     from runtime.cli._models import load_models, load_prompt_tokens
-    from runtime.joined_replay import joined_family
-    from runtime.record import record_trace
+    from runtime.measure.record import record_trace
+    from runtime.measure.replay import joined_family
 
     with progress_bars() as progress:
         models = load_models(target, draft, dtype or "float32", progress)

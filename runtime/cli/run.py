@@ -40,7 +40,7 @@ def run(
     output_path(output, ".json")
     from reader_theory.documents import Plan
     from runtime.cli._models import load_models, load_prompt_tokens
-    from runtime.measure import measure_cells, planned_tasks
+    from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
     with progress_bars() as progress:

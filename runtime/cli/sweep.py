@@ -38,7 +38,7 @@ def sweep(
     output_path(output, ".json")
     from reader_theory.documents import Plan
     from runtime.cli._models import load_models, load_prompt_tokens
-    from runtime.sweep import sweep_policies
+    from runtime.measure.sweep import sweep_policies
 
     planned = _narrowed(Plan.read(plan), workload)
     with progress_bars() as progress:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.errors import require
-from runtime.drafters.retrieval import GrownBatch, RetrievalIndex
-from runtime.kernels.cpu.suffix import growth as kernel
+from runtime.retrieval.bodies import growth as kernel
+from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
 __all__ = ["Grow", "growing"]
 

@@ -19,8 +19,8 @@ from reader_theory.trees import DraftTree
 from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
-from runtime.drafters.retrieval import GrownBatch, RetrievalIndex
 from runtime.models.inputs import forward_trees
+from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
 __all__ = ["JoinedDrafter"]
 

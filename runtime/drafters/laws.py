@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.documents.joined import OFFERS, SourceMap
-from runtime.kernels.cpu.suffix import laws as kernel
+from runtime.retrieval.bodies import laws as kernel
 
 __all__ = ["NeuralLaws", "gridded"]
 

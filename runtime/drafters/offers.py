@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.calibration import Calibration, Scored, calibrate
 from reader_theory.documents.joined import OFFERS, SourceMap
 from reader_theory.errors import require
-from runtime.drafters.datastore import Datastore
 from runtime.drafters.laws import NeuralLaws, gridded
-from runtime.drafters.retrieval import RetrievalIndex
 from runtime.models.target import LanguageModel
+from runtime.retrieval.datastore import Datastore
+from runtime.retrieval.index import RetrievalIndex
 
 __all__ = ["OffersFit", "fit_offers", "record_offers"]
 
@@ -88,7 +88,7 @@ def fit_offers(scored: dict[str, Scored], *, bins: int = 20) -> OffersFit:
 
 
 def _law_logits(draft: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
-    from runtime.record import teacher_forced
+    from runtime.measure.record import teacher_forced
 
     return teacher_forced(draft, prompt, output)[None]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from proofs_tests.benchmarks.gpu.settings import Settings, median_s
-from proofs_tests.kernel_twins import calls, equal
+from proofs_tests.kernels.kernel_twins import calls, equal
 from runtime.kernels.commit import KVPool, commit
 
 
@@ -52,7 +52,7 @@ def sanitizers(settings: Settings) -> dict[str, Any]:
         return {"ran": False, "why": "no card" if not settings.on_card else "no compute-sanitizer on the PATH"}
     found: dict[str, Any] = {"ran": True}
     code = (
-        "import numpy as np\nfrom proofs_tests.kernel_twins import calls\n"
+        "import numpy as np\nfrom proofs_tests.kernels.kernel_twins import calls\n"
         "for seed in range(3):\n    [call() for call in calls(np.random.default_rng(seed), 'cuda').values()]"
     )
     for kind in ("memcheck", "racecheck"):

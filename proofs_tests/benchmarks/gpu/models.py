@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from proofs_tests.benchmarks.gpu.settings import Settings
+from runtime.measure.prompts import house_prompts
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_tokenizer
 from runtime.models.target import load_transformers
-from runtime.prompts import house_prompts
 
 SPARE = 4096
 """Positions beyond the longest context."""

@@ -11,10 +11,10 @@ import torch
 from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Settings, wait
 from proofs_tests.benchmarks.gpu.sweep import POLICIES
-from runtime.graphs.engine import GraphEngine
+from runtime.engine.graphs.engine import GraphEngine
+from runtime.engine.sampling import SamplingParams
 from runtime.models.house import house_folder
 from runtime.models.target import load_transformers
-from runtime.sampling_params import SamplingParams
 
 
 def peers(pair: Pair, settings: Settings) -> list[dict[str, Any]]:

@@ -10,11 +10,11 @@ from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
 from reader_theory.documents import DraftPolicy, RetrievalPolicy
 from reader_theory.trees import DraftTree
-from runtime.graphs.buckets import Bucket
-from runtime.graphs.engine import GraphEngine
-from runtime.graphs.forward import StaticForward
-from runtime.sampling_params import SamplingParams
-from runtime.timing import StepTiming
+from runtime.engine.graphs.buckets import Bucket
+from runtime.engine.graphs.engine import GraphEngine
+from runtime.engine.graphs.forward import StaticForward
+from runtime.engine.sampling import SamplingParams
+from runtime.engine.timing import StepTiming
 
 WARM_STEPS = 2
 TEMPERATURE = 0.8
@@ -122,7 +122,7 @@ def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: i
 def _captured(pair: Pair, engine: GraphEngine, bucket: Bucket) -> Any:
     import torch
 
-    from runtime.graphs.capture import Captured
+    from runtime.engine.graphs.capture import Captured
 
     forward = StaticForward(pair.target, engine.cache, *bucket)
     device = pair.target.device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import njit
 
 from runtime.kernels.cpu.lanes import LINE, ask_for, copy_line
-from runtime.kernels.cpu.suffix.memory import int32_at
+from runtime.retrieval.bodies.memory import int32_at
 
 __all__ = ["commit"]
 

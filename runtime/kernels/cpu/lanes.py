@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 
-from runtime.kernels.cpu.suffix.memory import pointer, prefetch
+from runtime.retrieval.bodies.memory import pointer, prefetch
 
 __all__ = [
     "LINE",

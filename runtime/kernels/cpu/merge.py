@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from runtime.kernels.cpu.lanes import borrowed
-from runtime.kernels.cpu.suffix.memory import bits_of
+from runtime.retrieval.bodies.memory import bits_of
 
 __all__ = ["merge_candidates"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from runtime.kernels.cpu.lanes import ask_for, bits32, float32_of, float64_of, fma, larger
-from runtime.kernels.cpu.suffix.memory import bits_of
+from runtime.retrieval.bodies.memory import bits_of
 
 __all__ = ["AHEAD", "exact_exp2", "exact_weigh", "exact_weights_into", "exp2", "total_of", "weigh", "weights_into"]
 

@@ -30,28 +30,28 @@ def main() -> None:
     """Run one stage."""
     a = _parser().parse_args()
     if a.stage == "prepare":
-        from runtime.models.house.prepare import prepare
+        from runtime.training.house.prepare import prepare
 
         print(json.dumps(prepare(a.work), indent=2))
     elif a.stage == "train":
         from runtime.models.house.shapes import DRAFT, TARGET
-        from runtime.models.house.train import Regime, train
+        from runtime.training.house.train import Regime, train
 
         folder, shape = (a.target, TARGET) if a.shape == "target" else (a.draft, DRAFT)
         regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, a.dropout)
         train(a.work, folder, shape, regime, a.start)
     elif a.stage == "distil":
-        from runtime.models.house.distil import distil_draft
-        from runtime.models.house.train import Regime
+        from runtime.training.house.distil import distil_draft
+        from runtime.training.house.train import Regime
 
         regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed)
         distil_draft(a.work, a.target, a.draft, regime, a.written_rows, a.start)
     elif a.stage == "evaluate":
-        from runtime.models.house.evaluate import evaluate
+        from runtime.training.house.evaluate import evaluate
 
         _keep(evaluate(a.work, a.target, a.draft, a.seed), house_folder("target").parent / "evaluation.json")
     else:
-        from runtime.models.house.make_prompts import make_prompts
+        from runtime.training.house.make_prompts import make_prompts
 
         folder = house_folder("target").parent / "prompts"
         _keep(make_prompts(a.work, a.target, folder, a.seed), folder / "left_out.json")

@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from reader_theory.errors import InvalidInputError
-from runtime.models.house.enlarge import Enlarger, head_dim_of
+from runtime.training.house.enlarge import Enlarger, head_dim_of
 
 FAMILIES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.models.house.tokenizer import LONGEST_CONTEXT, VOCABULARY
+from runtime.training.house.tokenizer import LONGEST_CONTEXT, VOCABULARY
 
 TARGET = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}

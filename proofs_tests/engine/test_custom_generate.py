@@ -1,0 +1,55 @@
+"""The engine behind transformers' own `generate`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proofs_tests.tiny import POLICIES, generated, random_prompts, tiny_model
+from reader_theory.errors import InvalidInputError
+from runtime.plugins.transformers import speculative
+
+
+def test_generate_gives_what_it_gives_without_the_engine() -> None:
+    model = tiny_model("llama")
+    method = speculative(tiny_model("llama", hidden=32, layers=1, seed=1), POLICIES["both"])
+    for prompt in random_prompts(3):
+        ids = torch.from_numpy(prompt.tokens)[None]
+        mask = torch.ones_like(ids)
+        out = model.generate(
+            ids, attention_mask=mask, max_new_tokens=16, do_sample=False, pad_token_id=0, custom_generate=method
+        )
+        assert out[0, : ids.shape[1]].tolist() == prompt.tokens.tolist()
+        assert out[0, ids.shape[1] :].tolist() == generated(model, prompt.tokens, 16)
+
+
+def test_a_left_padded_batch_gives_what_each_row_gives_alone() -> None:
+    model, prompts = tiny_model("llama"), [p.tokens for p in random_prompts(3)]
+    width = max(map(len, prompts))
+    ids, mask = torch.zeros((3, width), dtype=torch.int64), torch.zeros((3, width), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.from_numpy(prompt), 1
+    stop = generated(model, prompts[0], 16)[7]
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=16,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=stop,
+        custom_generate=speculative(policy=POLICIES["retrieval"]),
+    )
+    for row, prompt in enumerate(prompts):
+        whole = generated(model, prompt, 16)
+        kept = whole[: whole.index(stop) + 1] if stop in whole else whole
+        assert out[row, width : width + len(kept)].tolist() == kept
+        assert not out[row, width + len(kept) :].any(), "padded behind the stop token"
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"no_repeat_ngram_size": 2}, {"return_dict_in_generate": True}])
+def test_what_the_engine_lacks_is_refused(options: dict[str, int]) -> None:
+    ids = torch.ones((1, 4), dtype=torch.int64)
+    with pytest.raises(InvalidInputError):
+        tiny_model("llama").generate(
+            ids, attention_mask=ids, max_new_tokens=4, pad_token_id=0, custom_generate=speculative(), **options
+        )

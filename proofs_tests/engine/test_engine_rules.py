@@ -1,0 +1,221 @@
+"""Every verification rule keeps, or is shown not to keep, the target's law through the engine's public interface.
+
+The table model's laws are known exactly. Forking uniforms stand for every number of [0, 1) at once: each run of the
+engine decides one cell of them, and the cells' exact probabilities add up to the law of the text, drafting included.
+The engine computes its laws in float64, so that probabilities agree to rounding and not as fractions.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.errors import InvalidInputError
+from reader_theory.rules.cases import Case
+from reader_theory.rules.exact import Forks, outcome_law
+from reader_theory.rules.races import race_law
+from reader_theory.trees import DraftTree
+from runtime.drafters import sampled as sampled_drafts
+from runtime.engine.engine import Engine
+from runtime.engine.sampling import RULES, SamplingParams
+from runtime.models.table import TableModel
+
+# Order 2, so that a wrong cache entry changes the law; two or three tokens are possible after each context.
+_TARGET = np.array([[3, 0, 1, 0], [0, 2, 0, 2], [1, 0, 0, 3], [0, 1, 3, 0]]) / 4
+TARGET = np.stack([np.roll(_TARGET, shift, axis=1) for shift in range(4)])
+DRAFT = np.array([[2, 0, 2, 0], [1, 1, 0, 2], [0, 0, 2, 2], [1, 3, 0, 0]]) / 4
+PROMPT, LENGTH = [1, 2, 1], 4
+PROMPTS = [PROMPT, [0], [3, 3]]
+TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
+SHAPES = {"chain": DraftTree.chain(2), "tree": TREE}
+DRAWN = ("chain", "block", "multi_round", "without_replacement", "traversal")
+Text = tuple[int, ...]
+
+
+def _exact(length: int = LENGTH, laws: NDArray[Any] = TARGET) -> dict[Text, float]:
+    law = {}
+    for text in product(range(4), repeat=length):
+        probability, (before, last) = 1.0, PROMPT[-2:]
+        for token in text:
+            probability *= laws[before, last, token]
+            before, last = last, token
+        if probability:
+            law[text] = probability
+    return law
+
+
+def _engine(tree: DraftTree, retrieval: RetrievalPolicy | None = None, target: NDArray[Any] = TARGET) -> Engine:
+    policy = DraftPolicy.of(tree, retrieval)
+    return Engine(TableModel(target), TableModel(DRAFT), policy=policy, max_batch=1, max_context=32)
+
+
+def _engine_law(engine: Engine, params: SamplingParams) -> dict[Text, float]:
+    def run(forks: Forks) -> Text:
+        uniforms = forks.uniforms(params.max_new_tokens)
+        request = engine.add(PROMPT, params, uniforms=uniforms, streams=lambda *key: forks.uniforms(key[-1]))
+        while engine.step():
+            pass
+        return tuple(request.output)
+
+    return {text: float(share) for text, share in outcome_law(run).items() if share}
+
+
+def _gap(law: dict[Text, float], other: dict[Text, float]) -> float:
+    return sum(abs(law.get(text, 0.0) - other.get(text, 0.0)) for text in law.keys() | other.keys()) / 2
+
+
+def _params(rule: str, **options: Any) -> SamplingParams:
+    return SamplingParams(temperature=1.0, max_new_tokens=LENGTH, verification=rule, **options)
+
+
+@pytest.mark.parametrize("rule", DRAWN)
+def test_text_has_the_target_law_whatever_the_rule(rule: str) -> None:
+    engine = _engine(SHAPES["chain" if rule in ("chain", "block") else "tree"])
+    assert _gap(_engine_law(engine, _params(rule)), _exact()) < 1e-12
+    counted = engine.counters
+    assert counted.rules.keys() == {rule} and sum(counted.accepted["draft"]) > 0
+
+
+def _filtered(rows: NDArray[Any], temperature: float, top_k: int) -> NDArray[np.float64]:
+    """Temperature, then the `top_k` likeliest, as a law; written apart from the engine's processors."""
+    powered = rows ** (1 / temperature)
+    floor = np.sort(powered, axis=-1)[..., -top_k][..., None]
+    kept = np.where(powered >= floor, powered, 0.0)
+    return kept / kept.sum(-1, keepdims=True)
+
+
+def test_filters_apply_alike_to_draft_law_and_target_law() -> None:
+    params = SamplingParams(temperature=2.0, top_k=2, max_new_tokens=LENGTH, verification="without_replacement")
+    law = _engine_law(_engine(TREE), params)
+    assert _gap(law, _exact(laws=_filtered(TARGET, 2.0, 2))) < 1e-6  # filters run in float32
+    assert _gap(law, _exact()) > 0.05
+
+
+def test_gumbel_coupled_text_has_the_target_law_with_retrieval_beside_it() -> None:
+    engine = _engine(TREE, RetrievalPolicy(min_match=1, offset=1, factor=0, max_tokens=2))
+
+    def run(noise: NDArray[np.float64]) -> Text:
+        def streams(stream: str, at: int, count: int) -> NDArray[np.float64]:
+            return noise[at] if stream == "coupling" else np.full(count, 0.5)
+
+        request = engine.add(PROMPT, _params("gumbel"), streams=streams)
+        while engine.step():
+            pass
+        return tuple(request.output)
+
+    from fractions import Fraction
+
+    def target(text: Text) -> NDArray[Any]:
+        before, last = [*PROMPT, *text][-2:]
+        return np.array([Fraction(int(4 * p), 4) for p in TARGET[before, last]])
+
+    case = Case(parents=(-1, 0, 1), scheme="coupled", target=target, draft=target)
+    assert case.depth + 1 == LENGTH
+    law = {text: float(share) for text, share in race_law(run, case).items()}
+    assert _gap(law, _exact()) < 1e-12
+    assert sum(engine.counters.accepted["draft"]) > 0
+
+
+def test_gumbel_coupled_text_depends_on_the_noise_and_not_on_the_drafter() -> None:
+    params = SamplingParams(temperature=1.0, max_new_tokens=16, verification="gumbel", seed=3)
+    texts = [
+        [
+            done.tokens
+            for done in Engine(TableModel(TARGET), draft, policy=policy, max_batch=2).generate(prompts, params)
+        ]
+        for prompts in [[PROMPT, [0], [3, 3]]]
+        for draft, policy in (
+            (None, DraftPolicy()),
+            (TableModel(DRAFT), DraftPolicy.of(TREE)),
+            (TableModel(_TARGET), DraftPolicy.of(DraftTree.chain(3))),
+        )
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_typical_acceptance_is_lossy_and_says_so() -> None:
+    engine = _engine(TREE)
+    assert _gap(_engine_law(engine, _params("typical_lossy")), _exact()) > 0.05
+    done = engine.generate([PROMPT], _params("typical_lossy"))[0]
+    assert done.verification == "typical_lossy" and not done.lossless
+    assert all(engine.generate([PROMPT], _params(rule))[0].lossless for rule in RULES if rule != "typical_lossy")
+    greedy = engine.generate([PROMPT], SamplingParams(max_new_tokens=4, verification="typical_lossy"))[0]
+    assert greedy.verification == "greedy" and greedy.lossless
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="verification"):
+        SamplingParams(verification="judge")
+
+
+# ---- planted bugs
+
+
+def test_a_shared_stream_of_uniforms_is_caught() -> None:
+    """Drafting, acceptance and recovery share their numbers."""
+    engine = _engine(DraftTree.chain(2))
+
+    def run(forks: Forks) -> Text:
+        shared = {step: forks.uniforms(LENGTH) for step in range(LENGTH + 1)}
+        request = engine.add(
+            PROMPT, _params("chain"), uniforms=forks.uniforms(LENGTH), streams=lambda _, at, count: shared[at][:count]
+        )
+        while engine.step():
+            pass
+        return tuple(request.output)
+
+    law = {text: float(share) for text, share in outcome_law(run).items() if share}
+    assert _gap(law, _exact()) > 0.01
+
+
+@pytest.mark.parametrize("rule", ["chain", "without_replacement"])
+def test_a_draft_that_is_not_drawn_from_its_declared_law_is_refused(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = sampled_drafts.draw_children
+    wrong = lambda law, uniforms, scheme: right(np.roll(law, 1), uniforms, scheme)  # noqa: E731
+    monkeypatch.setattr(sampled_drafts, "draw_children", wrong)
+    with pytest.raises(InvalidInputError, match="law"):
+        _engine(DraftTree.chain(2)).generate([PROMPT] * 8, _params(rule))
+
+
+@pytest.mark.parametrize("rule", ["chain", "traversal"])
+def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft's law is replaced where it is declared, and the evidence of the draws with it."""
+
+    class Lies(sampled_drafts.DrawnDraft):
+        @property
+        def law(self) -> Any:
+            told = super().law
+            flat = 0.5 * np.asarray(told.law) + 0.125
+            return type(told)(told.tokens, told.parents, told.scheme, flat, None)
+
+    monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
+    monkeypatch.setattr("runtime.engine.step.DrawnDraft", Lies)
+    tree = DraftTree.chain(2)
+    assert _gap(_engine_law(_engine(tree), _params(rule)), _exact()) > 0.01
+
+
+def test_batches_of_mixed_rules_equal_single_runs() -> None:
+    prompts = [PROMPT, [0, 3], [2], [3, 1, 0, 2], [1], [2, 2, 0], [0, 1], [3]]
+    asked = [SamplingParams(temperature=1.0, max_new_tokens=12, verification=rule, seed=4) for rule in RULES]
+    asked[0] = SamplingParams(max_new_tokens=12)
+    policy = DraftPolicy.of(TREE, RetrievalPolicy(min_match=2, offset=1, factor=0, max_tokens=2))
+    texts = []
+    for batch in (1, 3, 8):
+        engine = Engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=32)
+        texts.append([done.tokens for done in engine.generate(prompts, asked)])
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_penalties_see_the_path_in_draft_and_target() -> None:
+    """With a model that drafts for itself and a penalty on both, every drawn token of a chain is kept."""
+    laws = np.full((4, 4), 0.25) + 0.1 * np.eye(4) - 0.025
+    policy = DraftPolicy.of(DraftTree.chain(3))
+    engine = Engine(TableModel(laws), TableModel(laws), policy=policy, max_batch=2, max_context=64)
+    params = SamplingParams(temperature=1.0, max_new_tokens=33, repetition_penalty=1.7, verification="chain")
+    done = engine.generate([PROMPT, [0]], params)
+    assert [(each.steps, each.accepted) for each in done] == [(8, 24), (8, 24)]

@@ -1,0 +1,111 @@
+"""What the kernels must compute, by plain Python or by the package's own rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reader_theory.rules.verifiers import ChainRejection, DraftLaw, MultiRound, VerifyUniforms, WithoutReplacement
+from runtime.drafters.trie import DraftTrie
+from runtime.engine.picker import pick
+from runtime.engine.sampling import SamplingParams
+from runtime.retrieval.suffix_index import SuffixIndex
+
+Walk = tuple[list[int], list[int]]
+
+
+def trie_of(case: dict[str, NDArray[Any]], row: int) -> DraftTrie:
+    """The row's tree as a trie."""
+    trie = DraftTrie(int(case["tokens"][row, 0]))
+    for node in range(1, int(case["counts"][row])):
+        assert trie.child(int(case["parents"][row, node]), int(case["tokens"][row, node])) == node
+    return trie
+
+
+def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
+    """The engine's own walk, with the uniform of each node."""
+    params = SamplingParams(temperature=float(case["temperature"][row]))
+    logits = torch.from_numpy(case["logits"][row])
+    return trie_of(case, row).follow(
+        lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
+    )
+
+
+def rejection(case: dict[str, NDArray[Any]], row: int, distinct: bool) -> Walk:
+    """The verification rules of the package, node numbers shifted by the root."""
+    count = int(case["counts"][row])
+    parents = case["parents"][row, 1:count] - 1
+    inner = sorted(set(parents.tolist()))
+    scheme: Any = "without_replacement" if distinct else "iid"
+    rule = WithoutReplacement() if distinct else MultiRound()
+    if not distinct and np.array_equal(parents, np.arange(count - 1) - 1):
+        scheme, rule = "chain", ChainRejection()
+    law = case["draft"][row, np.array(inner, dtype=np.int64) + 1]
+    draft = DraftLaw(case["tokens"][row, 1:count], parents, scheme, law)
+    uniforms = VerifyUniforms(case["acceptance"][row, 1:count], case["recovery"][row, :count])
+    done = rule.verify(draft, case["target"][row, :count], uniforms)
+    return [0, *(node + 1 for node in done.accepted)], list(done.emitted)
+
+
+def walk_of(walks: Any, row: int) -> Walk:
+    """A row of `Walks`, cut to its length; what lies beyond must be -1."""
+    path, kept, emitted = (np.asarray(x)[row] for x in walks)
+    assert (path[kept:] == -1).all() and (emitted[kept:] == -1).all()
+    return path[:kept].tolist(), emitted[:kept].tolist()
+
+
+def tree_inputs(case: dict[str, NDArray[Any]], queries: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(B, Q, W) which slots are seen, and (B, Q) positions."""
+    batch, width = len(case["counts"]), int(case["width"])
+    seen, positions = np.zeros((batch, queries, width), dtype=bool), np.zeros((batch, queries), dtype=np.int64)
+    for b in range(batch):
+        base, first = int(case["lengths"][b]), int(case["scratch"][b])
+        for i in range(queries):
+            positions[b, i] = base
+            if i >= case["counts"][b]:
+                seen[b, i, base + first + i] = True
+                continue
+            ancestors, node = [], first + i
+            while node >= 0:
+                ancestors.append(node)
+                node = int(case["parents"][b, node])
+            seen[b, i, :base] = True
+            seen[b, i, [base + node for node in ancestors]] = True
+            positions[b, i] = base + len(ancestors) - 1
+    return seen, positions
+
+
+def committed(store: NDArray[Any], case: dict[str, NDArray[Any]], first_row: int) -> NDArray[Any]:
+    """A store (R, H, S, D) after the commit."""
+    out = store.copy()
+    for b, kept in enumerate(case["kept"]):
+        base = int(case["lengths"][b])
+        out[first_row + b, :, base : base + kept] = store[first_row + b][:, base + case["path"][b, :kept]]
+    return out
+
+
+def merged(case: dict[str, NDArray[Any]], row: int, nodes: int, price: float) -> list[tuple[int, int, float]]:
+    """(token, parent, probability) of each node but the root."""
+    paths: list[tuple[int, ...] | None] = []
+    chance: dict[tuple[int, ...], float] = {}
+    for token, parent, p in zip(case["tokens"][row], case["parents"][row], case["probability"][row], strict=True):
+        above: tuple[int, ...] | None = paths[parent] if parent >= 0 else ()
+        path = None if above is None or token < 0 else (*above, int(token))
+        paths.append(path)
+        if path is not None:
+            chance[path] = max(chance.get(path, 0.0), float(p))
+    for path in sorted(chance, key=len):
+        chance[path] = min(chance[path], chance.get(path[:-1], 1.0))
+    room = min(int(case["budgets"][row]), nodes)
+    likeliest = sorted((path for path in chance if chance[path] > price), key=lambda path: -chance[path])[:room]
+    kept = [path for path in chance if path in set(likeliest)]
+    place = {(): 0} | {path: i + 1 for i, path in enumerate(kept)}
+    return [(path[-1], place[path[:-1]], chance[path]) for path in kept]
+
+
+def index_of(case: dict[str, NDArray[Any]], row: int, max_depth: int) -> SuffixIndex:
+    """The suffix index of a text."""
+    return SuffixIndex(case["text"][row, : case["lengths"][row]], max_depth=max_depth)

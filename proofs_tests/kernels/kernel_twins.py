@@ -1,0 +1,120 @@
+"""One call of every kernel on a random batch, through the CPU twin or through the body of the GPU twin.
+
+    NUMBA_ENABLE_CUDASIM=1 python -m proofs_tests.kernels.kernel_twins 40
+
+compares the numba.cuda kernels, run by Numba's simulator, with the CPU twins, and exits with 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from proofs_tests.kernels import kernel_cases as cases
+from runtime.kernels import commit, match, merge, tree_inputs, verify
+
+Outputs = list[torch.Tensor]
+Call = Callable[[], Outputs]
+
+
+def tensors(case: cases.Arrays, device: str) -> dict[str, torch.Tensor]:
+    """A case on a device."""
+    return {name: torch.from_numpy(np.array(x)).to(device) for name, x in case.items()}
+
+
+def calls(rng: np.random.Generator, device: str = "cpu") -> dict[str, Call]:
+    """A call of every door on random arguments that lie on `device`, and returns all that it wrote."""
+    batch, width = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+    vocabulary = int(rng.choice([4, 7, 33, 900]))
+    walk = tensors(cases.sampling(rng, batch, width, vocabulary), device)
+    tree = {name: walk[name] for name in ("tokens", "parents", "counts")}
+    rounds = tensors(cases.rejection(rng, batch, width, vocabulary, repeats=True), device)
+    distinct = tensors(cases.rejection(rng, batch, width, vocabulary, repeats=False), device)
+    text = tensors(cases.texts(rng, batch, int(rng.integers(0, 40))), device)
+    offered = tensors(cases.candidates(rng, batch, int(rng.integers(0, 20))), device)
+    query = torch.from_numpy(rng.integers(0, 4, (batch, 5))).to(device)
+    nodes, depth = int(rng.integers(0, 12)), int(rng.integers(1, 6))
+    found: dict[str, Call] = {
+        "suffix_match": lambda: list(match.suffix_match(**text, max_depth=depth)),
+        "suffix_chain": lambda: list(match.suffix_chain(**text, max_tokens=9, max_depth=depth)),
+        "trie_lookup": lambda: [match.trie_lookup(**tree, query=query)],
+        "merge_candidates": lambda: list(merge.merge_candidates(**offered, nodes=nodes, price=0.2)),
+        "verify_rejection": lambda: list(verify.verify_rejection(**rounds)),
+        "verify_without_replacement": lambda: list(verify.verify_without_replacement(**distinct)),
+    }
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        logits = walk["logits"].to(dtype)
+        found[f"verify_target_only {dtype}"] = lambda x=logits: list(
+            verify.verify_target_only(**(walk | {"logits": x}))
+        )
+        found[f"verify_greedy {dtype}"] = lambda x=logits: list(verify.verify_greedy(x, **tree))
+        found[f"fill_tree_inputs {dtype}"] = _tree_inputs(rng, dtype, device)
+        found[f"commit {dtype}"] = _commit(rng, dtype, device)
+    return found
+
+
+def _tree_inputs(rng: np.random.Generator, dtype: torch.dtype, device: str) -> Call:
+    batch, queries = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+    case = tensors(cases.inputs(rng, batch, queries), device)
+    width = int(case.pop("width"))
+
+    def call() -> Outputs:
+        mask = torch.full((batch, queries, width), 7.0, dtype=dtype, device=device)
+        positions = torch.full((batch, queries), -7, device=device)
+        tree_inputs.fill_tree_inputs(mask, positions, **case, hidden=torch.finfo(dtype).min)
+        return [mask, positions]
+
+    return call
+
+
+def _commit(rng: np.random.Generator, dtype: torch.dtype, device: str) -> Call:
+    batch, width, first = int(rng.integers(1, 5)), int(rng.integers(1, 9)), int(rng.integers(0, 3))
+    case = tensors(cases.paths(rng, batch, width), device)
+    dim = int(rng.choice([2, 6, 8]))
+    stores = [torch.from_numpy(rng.normal(size=(batch + first, 2, 16, dim))).to(device, dtype) for _ in range(4)]
+
+    def call() -> Outputs:
+        kept, lengths = [store.clone() for store in stores], case["lengths"].clone()
+        pool = commit.KVPool.of(kept[::2], kept[1::2])
+        commit.commit(pool, lengths, case["path"], case["kept"], first_row=first)
+        return [*kept, lengths]
+
+    return call
+
+
+def equal(ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two calls wrote the same."""
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(ours, theirs, strict=True))
+
+
+NUMBA = ("suffix_match", "suffix_chain", "trie_lookup", "merge_candidates")
+
+
+def main(rounds: int) -> int:
+    """Compare the simulator's outputs with the CPU twins'; the number of calls that differ."""
+    from runtime.kernels.gpu import match as gpu_match
+    from runtime.kernels.gpu import merge as gpu_merge
+
+    gpu_match.THREADS = gpu_merge.THREADS = 4
+    wrong = 0
+    for seed in range(rounds):
+        both = [calls(np.random.default_rng(seed)) for _ in range(2)]
+        expected = {name: both[0][name]() for name in NUMBA}
+        for door in (match, merge):
+            door.on_gpu = lambda *arrays: True  # pyright: ignore
+        found = {name: both[1][name]() for name in NUMBA}
+        for door in (match, merge):
+            door.on_gpu = lambda *arrays: False  # pyright: ignore
+        bad = [name for name in NUMBA if not equal(found[name], expected[name])]
+        wrong += len(bad)
+        if bad:
+            print(f"seed {seed}: {bad}", file=sys.stderr)
+    print(f"{rounds * len(NUMBA)} calls compared, {wrong} differ")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(int(sys.argv[1])), 1))

@@ -1,0 +1,178 @@
+"""The GPU twins: compiled for two generations of cards, run on threads of the CPU or in a simulator, and on a card."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from proofs_tests.kernels.cuda_emulator import Emulator, compiler
+from proofs_tests.kernels.kernel_twins import NUMBA, calls, equal
+from runtime.kernels import commit, tree_inputs, verify
+from runtime.kernels.gpu import _launch
+
+HOUSE = Path(__file__).parents[2]
+CARDS = (80, 90)
+STRICT = ("-std=c++17", "-Werror", "all-warnings")
+CUDA_CASES = [name for name in calls(np.random.default_rng(0)) if name not in NUMBA]
+
+
+@lru_cache
+def nvrtc() -> ctypes.CDLL | None:
+    """NVRTC from the wheel of the `dev` extra, or from the system."""
+    wheels = [Path(entry) / "nvidia" / "cu13" / "lib" for entry in sys.path]
+    for folder in (*(folder for folder in wheels if folder.is_dir()), None):
+        try:
+            for builtins in sorted(folder.glob("libnvrtc-builtins.so*")) if folder else ():
+                ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(folder / "libnvrtc.so.13") if folder else "libnvrtc.so.13")
+        except OSError:
+            continue
+    return None
+
+
+def compile_with_nvrtc(text: str, card: int) -> tuple[int, str]:
+    """Status and log of a compilation."""
+    library = nvrtc()
+    assert library is not None
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
+    options = [f"--gpu-architecture=sm_{card}".encode(), b"-std=c++17"]
+    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return status, log.value.decode()
+
+
+def test_every_cuda_source_is_listed() -> None:
+    there = {path.stem for path in Path(_launch.__file__).parent.glob("*.cu")}
+    assert there == {*_launch.SOURCES, "common"}
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("source", _launch.SOURCES)
+def test_sources_compile_with_nvrtc_without_a_warning(source: str, card: int) -> None:
+    if nvrtc() is None:
+        pytest.skip("no NVRTC: install the `dev` extra (nvidia-cuda-nvrtc, Linux only)")
+    status, log = compile_with_nvrtc(_launch.source_of(source), card)
+    assert (status, log.strip()) == (0, "")
+
+
+def test_the_log_of_a_compilation_holds_its_warnings() -> None:
+    if nvrtc() is None:
+        pytest.skip("no NVRTC: install the `dev` extra (nvidia-cuda-nvrtc, Linux only)")
+    status, log = compile_with_nvrtc('extern "C" __global__ void f(int* x) { int unused; *x = 1; }', 90)
+    assert status == 0 and "never referenced" in log
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("source", _launch.SOURCES)
+def test_sources_assemble_with_nvcc_without_spills(source: str, card: int, tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc on the PATH")
+    path = tmp_path / f"{source}.cu"
+    path.write_text(_launch.source_of(source))
+    command = [
+        nvcc,
+        *STRICT,
+        f"-arch=sm_{card}",
+        "-Xptxas",
+        "-warn-spills,-Werror",
+        "-cubin",
+        "-o",
+        tmp_path / "out",
+        path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+NUMBA_SIGNATURES = {
+    "_suffix_match": "void(int32[:, ::1], int64[::1], int64, int64[::1], int64[::1], int64[::1])",
+    "_suffix_chain": "void(int32[:, ::1], int64[::1], int64, int32[:, ::1], int32[:, ::1], int64[::1])",
+    "_trie_lookup": "void(int64[:, ::1], int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])",
+    "_merge": "void(int64[::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
+    "float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1])",
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("kernel", NUMBA_SIGNATURES)
+def test_numba_kernels_compile_to_ptx(kernel: str, card: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+    from numba.core import sigutils
+    from numba.cuda.cudadrv.error import NvvmSupportError
+
+    from runtime.kernels.gpu import match, merge
+
+    arguments, _ = sigutils.normalize_signature(NUMBA_SIGNATURES[kernel])
+    body = getattr(match if hasattr(match, kernel) else merge, kernel).py_func
+    # device functions are compiled for the card that is there; here one is named instead
+    named = SimpleNamespace(compute_capability=divmod(card, 10))
+    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: named)
+    try:
+        text, _ = cuda.compile_ptx(body, arguments, cc=divmod(card, 10))
+    except NvvmSupportError as error:
+        pytest.skip(f"no NVVM (it comes with nvcc): {str(error)[:100]}")
+    assert f".target sm_{card}" in text and f"{kernel}" in text
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """The CUDA sources on threads of the CPU, three to a block."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler to emulate the CUDA sources with")
+    return Emulator(tmp_path_factory.mktemp("emulator"), threads=3)
+
+
+@pytest.mark.parametrize("name", CUDA_CASES)
+def test_cuda_sources_do_what_the_cpu_twin_does(name: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(12):
+        expected = calls(np.random.default_rng(seed))[name]()
+        with monkeypatch.context() as patch:
+            through_the_gpu_door(patch, emulator)
+            found = calls(np.random.default_rng(seed))[name]()
+        assert equal(found, expected), f"seed {seed}"
+
+
+def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
+    patch.setattr(_launch, "launch", emulator.launch)
+    for door in (verify, commit, tree_inputs):
+        patch.setattr(door, "on_gpu", lambda *arrays: True)
+    plain = commit.KVPool.of
+
+    def pool(keys: Any, values: Any) -> commit.KVPool:
+        made = plain(keys, values)
+        return commit.KVPool(made.stores, torch.from_numpy(made.table), made.entry_bytes)
+
+    patch.setattr(commit.KVPool, "of", pool)
+
+
+@pytest.mark.slow
+def test_numba_kernels_do_in_the_simulator_what_the_cpu_twin_does() -> None:
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "proofs_tests.kernels.kernel_twins", "8"]
+    done = subprocess.run(command, cwd=HOUSE, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "32 calls compared, 0 differ" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", calls(np.random.default_rng(0)))
+def test_twins_agree_on_the_card(name: str) -> None:
+    for seed in range(40):
+        expected = calls(np.random.default_rng(seed))[name]()
+        assert equal(calls(np.random.default_rng(seed), "cuda")[name](), expected), f"seed {seed}"

@@ -1,0 +1,307 @@
+"""Verifiers and drafters with one bug each, bugs that shipped elsewhere: the tools of the proofs must catch them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.rules.base import walk_down
+from reader_theory.rules.cases import Case
+from reader_theory.rules.greedy import follow
+from reader_theory.rules.laws import residual, without_token
+from reader_theory.rules.verifiers import (
+    Block,
+    ChainRejection,
+    DraftLaw,
+    Greedy,
+    GumbelCoupled,
+    MultiRound,
+    TargetOnly,
+    Traversal,
+    TypicalLossy,
+    Verified,
+    Verifier,
+    VerifyUniforms,
+    WithoutReplacement,
+    pick_token,
+    race,
+    verify_batch,
+)
+from reader_theory.rules.verifiers.multi_round import try_in_turn
+from reader_theory.trees import ROOT
+
+Walk = tuple[list[int], int]
+Array = NDArray[Any]
+
+
+class SharedRecovery(ChainRejection):
+    """Draws the recovered token with the number that rejected the draft."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        shared = np.append(uniforms.acceptance, uniforms.recovery[-1:])
+        return super()._walk(draft, target, VerifyUniforms(uniforms.acceptance, shared))
+
+
+class AcceptsAtZero(ChainRejection):
+    """Compares with <=, so that u = 0 accepts a token of probability 0."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, self._decide)
+
+    @staticmethod
+    def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
+        for child in draft.children(node):
+            law, token = draft.law_at(node), int(draft.tokens[child])
+            if acceptance[child] * law[token] <= target[token]:
+                return child, target
+            target = residual(target, law)
+        return None, target
+
+
+class _OtherResidual(ChainRejection):
+    """Chain rejection with another law after a rejection."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, self._decide)
+
+    def _decide(self, draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
+        for child in draft.children(node):
+            law, token = draft.law_at(node), int(draft.tokens[child])
+            if acceptance[child] * law[token] < target[token]:
+                return child, target
+            target = self.left(target, law, token)
+        return None, target
+
+    @staticmethod
+    def left(target: Array, law: Array, token: int) -> Array:
+        raise NotImplementedError
+
+
+class ResidualZeroesOnlyTheToken(_OtherResidual):
+    """Removes the drafted token from the target instead of subtracting the draft law."""
+
+    @staticmethod
+    def left(target: Array, law: Array, token: int) -> Array:
+        return without_token(target, token) if target[token] < 1 else target
+
+
+class ResampledTarget(_OtherResidual):
+    """Draws from the target itself after a rejection."""
+
+    @staticmethod
+    def left(target: Array, law: Array, token: int) -> Array:
+        return target
+
+
+class LogResidual(_OtherResidual):
+    """Weighs the surplus x by -log(1 - x), which is x only when x is small."""
+
+    @staticmethod
+    def left(target: Array, law: Array, token: int) -> Array:
+        surplus = np.maximum(target - law, 0)
+        weights = [Fraction(-math.log1p(-min(float(x), 1 - 1e-12))) for x in surplus]
+        total = sum(weights)
+        return np.array([weight / total for weight in weights]) if total > 0 else target
+
+
+class IndexesPadding(ChainRejection):
+    """Looks at no token before it indexes with it."""
+
+    def _check(self, draft: DraftLaw, laws: Array, uniforms: VerifyUniforms) -> None:
+        return
+
+
+class DensePrefix(Traversal):
+    """Reports the accepted path as the first nodes of the tree."""
+
+    def verify(self, draft: DraftLaw, target: Any, uniforms: VerifyUniforms) -> Verified:
+        honest = super().verify(draft, target, uniforms)
+        return Verified(tuple(range(len(honest.accepted))), honest.emitted)
+
+
+class NoRoundResidual(MultiRound):
+    """Tries every round against the whole target."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, self._decide)
+
+    @staticmethod
+    def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
+        left = target
+        for child in draft.children(node):
+            law, token = draft.law_at(node), int(draft.tokens[child])
+            if acceptance[child] * law[token] < target[token]:
+                return child, target
+            left = residual(target, law)
+        return None, left
+
+
+class NeverRenormalised(WithoutReplacement):
+    """Keeps the first draft law for every sibling."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, try_in_turn)
+
+
+class BlockStopsEarly(Block):
+    """Stops at the first position that does not end the block, as a chain would."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        for length in range(1, len(draft) + 1):
+            path, _ = super()._walk(draft, target, VerifyUniforms(_only(uniforms, length), uniforms.recovery))
+            if len(path) < length:
+                return super()._walk(draft, target, VerifyUniforms(_only(uniforms, length - 1), uniforms.recovery))
+        return super()._walk(draft, target, uniforms)
+
+
+def _only(uniforms: VerifyUniforms, length: int) -> Array:
+    """The first `length` acceptance numbers; beyond them one that never accepts."""
+    never = np.array([Fraction(1)] * len(uniforms.acceptance), dtype=object)
+    return np.concatenate([uniforms.acceptance[:length], never[length:]])
+
+
+class BlockChainResidual(Block):
+    """Recovers from the positive part of p - q, forgetting how likely the block was to get there."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        path, last = super()._walk(draft, target, uniforms)
+        depth = len(path)
+        if depth == len(draft):
+            return path, last
+        return path, pick_token(residual(target[depth], draft.law_at(depth - 1)), uniforms.recovery[depth])
+
+
+class ForgetfulTraversal(Traversal):
+    """Draws the added token from the target as it was before anything was rejected."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        path, _ = super()._walk(draft, target, uniforms)
+        row = path[-1] + 1 if path else 0
+        return path, pick_token(target[row], uniforms.recovery[row])
+
+
+class OneNoise(GumbelCoupled):
+    """Runs every depth on the noise of the first."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        assert uniforms.coupling is not None
+        noise = uniforms.coupling[0]
+        return follow(draft, lambda node: race(target[node + 1], noise)[0])
+
+
+class OneUniform(TargetOnly):
+    """Draws every position with one number."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return follow(draft, lambda node: pick_token(target[node + 1], uniforms.recovery[0]))
+
+
+class LastOfTies(Greedy):
+    """Takes the highest id among equal logits, where plain decoding takes the lowest."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return follow(draft, lambda node: int(np.flatnonzero(target[node + 1] == target[node + 1].max())[-1]))
+
+
+class UnsaidTypical(TypicalLossy):
+    """Typical acceptance under a lossless flag."""
+
+    name = "typical"
+    lossless = True
+
+
+class ShyTypical(TypicalLossy):
+    """Typical acceptance whose name says nothing."""
+
+    name = "typical"
+
+
+LOSSY_IN_SECRET = (
+    SharedRecovery,
+    AcceptsAtZero,
+    ResidualZeroesOnlyTheToken,
+    ResampledTarget,
+    LogResidual,
+    NoRoundResidual,
+    NeverRenormalised,
+    BlockStopsEarly,
+    BlockChainResidual,
+    ForgetfulTraversal,
+    OneNoise,
+    OneUniform,
+    LastOfTies,
+    UnsaidTypical,
+)
+"""Each emits another law than the one that it declares."""
+
+
+def reranked(case: Case, drafting: Array) -> DraftLaw:
+    """Sorts the sampled siblings of the root by their own probability."""
+    drawn = case.drafted(drafting)
+    law = drawn.law_at(ROOT)
+    tokens = drawn.tokens.copy()
+    siblings = list(drawn.children())
+    tokens[siblings] = sorted(tokens[siblings].tolist(), key=lambda token: (-law[token], token))
+    return DraftLaw(tokens, drawn.parents, drawn.scheme, drawn.law)
+
+
+def dropped(case: Case, drafting: Array) -> DraftLaw:
+    """Drops the last sampled sibling unverified where its own law finds it unlikely."""
+    drawn = case.drafted(drafting)
+    law, last = drawn.law_at(ROOT), int(drawn.tokens[-1])
+    keep = len(drawn) if law[last] >= Fraction(1, 3) else len(drawn) - 1
+    return DraftLaw(drawn.tokens[:keep], drawn.parents[:keep], drawn.scheme, drawn.law)
+
+
+def merged(case: Case, drafting: Array) -> DraftLaw:
+    """Merges siblings that were drawn twice, so that a round goes missing."""
+    drawn = case.drafted(drafting)
+    kept = list(dict.fromkeys(drawn.tokens.tolist()))
+    return DraftLaw(kept, [ROOT] * len(kept), drawn.scheme, drawn.law)
+
+
+def argmax_as_softmax(case: Case, drafting: Array) -> DraftLaw:
+    """Takes the most likely token and declares the law that it did not draw from."""
+    law = case.draft(())
+    return DraftLaw([int(np.argmax(law))], [ROOT], "chain", np.array([law]))
+
+
+def other_temperature(case: Case, drafting: Array) -> DraftLaw:
+    """Draws at temperature 1/2, and declares the law at temperature 1."""
+    law = case.draft(())
+    cooled = law * law
+    return DraftLaw([pick_token(cooled / cooled.sum(), drafting[0])], [ROOT], "chain", np.array([law]))
+
+
+def peeking(case: Case, drafting: Array) -> DraftLaw:
+    """Offers a child only where the target's own draw after it, made with this very number, is its first token."""
+    child = int(np.argmax(case.draft(())))
+    first = int(np.flatnonzero(case.target((child,)))[0])
+    offered = pick_token(case.target((child,)), drafting[0]) == first
+    return DraftLaw([child] * offered, [ROOT] * offered, "deterministic")
+
+
+def recovery_from_drafting(drafting: Array, uniforms: VerifyUniforms) -> VerifyUniforms:
+    """Hands the target the number that the drafter saw, for the draw after the first node."""
+    recovery = np.append(uniforms.recovery[:1], drafting[: len(uniforms.recovery) - 1])
+    return VerifyUniforms(uniforms.acceptance, recovery)
+
+
+def padded_batch(
+    verifier: Verifier, drafts: Sequence[DraftLaw], targets: Sequence[Array], uniforms: Sequence[VerifyUniforms]
+) -> list[Verified]:
+    """Finds each request's laws as if all drafts were as long as the longest, in rows that are not padded."""
+    rows = np.concatenate([*targets, targets[0], targets[0]])
+    stride = max(map(len, targets))
+    found = [rows[i * stride : i * stride + len(draft) + 1] for i, draft in enumerate(drafts)]
+    return verify_batch(verifier, drafts, found, uniforms)
+
+
+def acceptance_from_drafting(drafting: Array, uniforms: VerifyUniforms) -> VerifyUniforms:
+    """Accepts with the number that drew the token."""
+    return VerifyUniforms(drafting[: len(uniforms.acceptance)], uniforms.recovery)

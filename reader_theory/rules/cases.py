@@ -1,0 +1,107 @@
+"""Small cases for exact enumeration: laws of fractions with zeros, trees of several shapes, drafts of every scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
+from reader_theory.rules.drawing import draw_draft
+from reader_theory.rules.race import race
+from reader_theory.trees import ROOT, DraftTree
+
+__all__ = ["Case", "Laws", "cases_for", "node_paths", "table"]
+
+Text = tuple[int, ...]
+Laws = Callable[[Text], NDArray[Any]]
+"""Law of the next token after a string, (V,) fractions."""
+
+TARGET_TWELFTHS = ((5, 0, 5, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
+DRAFT_TWELFTHS = ((3, 3, 0, 6), (1, 5, 6, 0), (2, 4, 5, 1), (4, 4, 4, 0))
+WIDE_TARGET = ((4, 0, 1, 5, 2), (0, 2, 2, 0, 8))
+WIDE_DRAFT = ((2, 2, 4, 1, 3), (5, 0, 3, 4, 0))
+
+SHAPES: tuple[tuple[int, ...], ...] = ((), (-1, -1, -1), (-1, -1, 0), (-1, -1, 1, 1))
+CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0, 1))
+
+
+def table(twelfths: tuple[tuple[int, ...], ...]) -> Laws:
+    """Laws that depend on the whole string: one row of `twelfths` for each, chosen by a small hash of it."""
+    rows = [np.array([Fraction(n, sum(row)) for n in row]) for row in twelfths]
+    return lambda text: rows[sum((2 * place + 1) * (token + 1) for place, token in enumerate(text)) % len(rows)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One target, one drafter, one tree.
+
+    Parameters
+    ----------
+    parents : tuple of int
+        Shape of the tree.
+    scheme : str
+        How its tokens are drafted.
+    target, draft : callable
+        Law of the next token after a string of emitted tokens.
+    """
+
+    parents: tuple[int, ...]
+    scheme: Scheme
+    target: Laws
+    draft: Laws
+
+    def __str__(self) -> str:
+        return f"a {self.scheme} draft with parents {list(self.parents)} over {self.vocabulary} tokens"
+
+    @property
+    def depth(self) -> int:
+        """Depth of the tree."""
+        return DraftTree(self.parents, range(len(self.parents))).depth
+
+    @property
+    def vocabulary(self) -> int:
+        """V of both laws."""
+        return len(self.target(()))
+
+    def drafted(self, drafting: NDArray[Any] | None = None, noise: NDArray[Any] | None = None) -> DraftLaw:
+        """The draft for these drafting uniforms (sampled schemes) or this coupling noise (coupled)."""
+        tree = DraftTree(self.parents, range(len(self.parents)))
+        if self.scheme in DRAWN:
+            assert drafting is not None
+            return draw_draft(tree, self.scheme, self.draft, drafting)
+        paths: dict[int, Text] = {ROOT: ()}
+        for node in (ROOT, *range(len(tree))):
+            children, law = tree.children(node).tolist(), self.draft(paths[node])
+            ranked = np.argsort(-law, kind="stable") if noise is None else _finish(law, noise[len(paths[node])])
+            paths |= {child: (*paths[node], int(ranked[i])) for i, child in enumerate(children)}
+        return DraftLaw([paths[node][-1] for node in range(len(tree))], self.parents, self.scheme)
+
+    def target_rows(self, draft: DraftLaw) -> NDArray[Any]:
+        """(N + 1, V) laws of the target at the root and after each node."""
+        return np.array([self.target(path) for path in node_paths(draft)])
+
+
+def node_paths(draft: DraftLaw) -> list[Text]:
+    """Tokens from the root to each node: the empty string first, then one a node."""
+    paths: list[Text] = [()]
+    for parent, token in zip(draft.parents.tolist(), draft.tokens.tolist(), strict=True):
+        paths.append((*paths[parent + 1], token))
+    return paths
+
+
+def cases_for(scheme: Scheme) -> list[Case]:
+    """Cases over 4 tokens for every shape that the scheme allows, one of them over 5."""
+    target, draft = table(TARGET_TWELFTHS), table(DRAFT_TWELFTHS)
+    wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
+    return [*(Case(shape, scheme, target, draft) for shape in (CHAINS if scheme == "chain" else SHAPES)), wide]
+
+
+def _finish(law: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+    """Every token in the order of the draft's race, those that never finish last."""
+    finishers = race(law, noise, len(law))
+    return np.array(finishers + [token for token in range(len(law)) if token not in finishers])

@@ -1,0 +1,200 @@
+"""Drafts drawn from the draft model's own law, level by level, each row under its own request's sampling parameters.
+
+Draft and target go through the same processors (temperature, filters, penalty on the path's own prefix), and the law
+that was sampled travels with the tokens, so that a verifier can check it. Shapes depend on the prefix alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
+from reader_theory.rules.drawing import draw_children
+from reader_theory.rules.race import race
+from reader_theory.trees import DraftTree
+from runtime.drafters.neural import NeuralDrafter
+from runtime.engine.processors import target_law
+from runtime.engine.sampling import SamplingParams
+from runtime.models.inputs import forward_trees
+
+__all__ = ["SCHEME_OF", "Ask", "DrawnDraft", "draw_drafts", "shape_for"]
+
+SCHEME_OF: dict[str, Scheme] = {
+    "chain": "chain",
+    "block": "chain",
+    "multi_round": "iid",
+    "without_replacement": "without_replacement",
+    "traversal": "without_replacement",
+    "gumbel": "coupled",
+}
+"""How a rule wants its drafts drawn; every other rule takes the draft's most likely tokens."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one row wants drafted.
+
+    Parameters
+    ----------
+    tree : DraftTree, by level
+        Shape; ranks are read by the deterministic scheme only.
+    scheme : str
+        One of `SCHEME_OF`, or ``deterministic``.
+    text : list of int
+        Prompt and output so far; read by a penalty only.
+    uniforms : (N,) in [0, 1)
+        Of the drafting stream; one a node.
+    noise : callable from a depth to (V,) in [0, 1)
+        Coupling uniforms of the token below a node at that depth; read by the coupled scheme only.
+    """
+
+    tree: DraftTree
+    scheme: Scheme
+    params: SamplingParams
+    text: list[int]
+    uniforms: NDArray[Any]
+    noise: Callable[[int], NDArray[Any]]
+
+
+@dataclass
+class DrawnDraft:
+    """A draft as the engine forwards it, node 0 the last committed token, with the law that it was drawn from."""
+
+    tokens: list[int]
+    parents: list[int] = field(default_factory=lambda: [-1])
+    scheme: Scheme = "deterministic"
+    laws: list[NDArray[Any]] = field(default_factory=list)
+    drawn_with: list[Any] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def law(self) -> DraftLaw:
+        """The draft as a verifier takes it, the root left out."""
+        drawn = self.scheme in DRAWN
+        laws = np.array(self.laws) if self.laws else np.zeros((0, 0))
+        parents = [parent - 1 for parent in self.parents[1:]]
+        with_ = np.array(self.drawn_with) if drawn else None
+        return DraftLaw(self.tokens[1:], parents, self.scheme, laws if drawn else None, with_)
+
+
+@lru_cache(maxsize=1024)
+def shape_for(tree: DraftTree, rule: str, depth: int, nodes: int) -> DraftTree:
+    """The tree as a rule can draw it, no deeper than `depth` and of at most `nodes` nodes; rules of chains take one."""
+    if SCHEME_OF.get(rule) == "chain":
+        return DraftTree.chain(min(tree.depth, depth, nodes))
+    kept = min(int(np.searchsorted(tree.depths, depth, side="right")), nodes)
+    return tree if kept == len(tree) else DraftTree(tree.parents[:kept], tree.ranks[:kept])
+
+
+def draw_drafts(drafter: NeuralDrafter, roots: Sequence[int], asks: Sequence[Ask | None]) -> list[DrawnDraft]:
+    """Draft for rows 0, 1, ...: one forward a level for all rows together.
+
+    Parameters
+    ----------
+    drafter : NeuralDrafter
+        Model and cache; what is pending in its rows is taken in first.
+    roots : sequence of B int
+        Last committed token of each row.
+    asks : sequence of B Ask or None
+        None drafts nothing.
+    """
+    rows = [_Row(root, ask) for root, ask in zip(roots, asks, strict=True)]
+    logits = drafter._take_in(len(rows))
+    written = np.zeros(len(rows), dtype=np.int64)
+    while True:
+        forwards = [row.grow(logits[b]) for b, row in enumerate(rows)]
+        counts = np.array([len(nodes) for nodes in forwards], dtype=np.int64)
+        if not counts.any():
+            return [row.draft for row in rows]
+        tokens = np.zeros((len(rows), int(counts.max())), dtype=np.int64)
+        parents = np.full((len(rows), int((written + counts).max())), -1, dtype=np.int64)
+        for b, (row, nodes) in enumerate(zip(rows, forwards, strict=True)):
+            tokens[b, : counts[b]] = [row.draft.tokens[node] for node in nodes]
+            above = row.forwarded_parents(nodes)
+            parents[b, : len(above)] = above
+        logits = forward_trees(drafter.model, drafter.cache, tokens, parents, counts, written)
+        written = written + counts
+
+
+class _Row:
+    """One row's draft while it grows."""
+
+    def __init__(self, root: int, ask: Ask | None) -> None:
+        self.ask, self.draft = ask, DrawnDraft([root], scheme="deterministic" if ask is None else ask.scheme)
+        self.frontier: list[tuple[int, int, int]] = [(0, 0, -1)]  # (node, query of the last forward, node of the tree)
+        self.place = {0: -1}  # where a node stands among those forwarded
+        self.above: list[int] = []
+        self.depth = 0
+
+    def grow(self, logits: torch.Tensor) -> list[int]:
+        """Draw the next level below the frontier; the nodes that must be forwarded for the one after it."""
+        ask, draft = self.ask, self.draft
+        if ask is None:
+            return []
+        parents = [entry for entry in self.frontier if len(_children(ask.tree)[entry[2]])]
+        laws = self._laws(logits, parents)
+        grown: list[tuple[int, int]] = []
+        for (node, _, shape), law in zip(parents, laws, strict=True):
+            children = _children(ask.tree)[shape]
+            tokens = self._draw(law, children)
+            draft.laws += [law] if tokens else []
+            for child, token in zip(children, tokens, strict=False):
+                grown.append((len(draft.tokens), child))
+                draft.tokens.append(token)
+                draft.parents.append(node)
+                draft.drawn_with.append(ask.uniforms[child])
+        self.depth += 1
+        inner = [(node, shape) for node, shape in grown if len(_children(ask.tree)[shape])]
+        self.frontier = [(node, query, shape) for query, (node, shape) in enumerate(inner)]
+        return [node for node, _ in inner]
+
+    def forwarded_parents(self, nodes: list[int]) -> list[int]:
+        """Parents of all nodes forwarded so far and of `nodes`, as places among them; -1 for the root."""
+        for node in nodes:
+            self.above.append(self.place[self.draft.parents[node]])
+            self.place[node] = len(self.place) - 1
+        return self.above
+
+    def _laws(self, logits: torch.Tensor, parents: list[tuple[int, int, int]]) -> NDArray[np.float64]:
+        assert self.ask is not None
+        if not parents:
+            return np.zeros((0, logits.shape[-1]))
+        queries = [query for _, query, _ in parents]
+        params = self.ask.params
+        prefixes = None
+        if params.repetition_penalty != 1.0:
+            prefixes = [[*self.ask.text, *self._path(node)] for node, _, _ in parents]
+        if params.greedy:
+            return logits[queries].double().numpy(force=True)
+        return target_law(logits[queries], params, prefixes).numpy(force=True)
+
+    def _draw(self, law: NDArray[np.float64], children: list[int]) -> list[int]:
+        assert self.ask is not None
+        ask = self.ask
+        if ask.scheme == "coupled":
+            return race(law, ask.noise(self.depth), len(children))
+        if ask.scheme in DRAWN:
+            return draw_children(law, ask.uniforms[children], ask.scheme)
+        order = np.argsort(-law, kind="stable")
+        return [int(order[rank]) for rank in ask.tree.ranks[children]]
+
+    def _path(self, node: int) -> list[int]:
+        path: list[int] = []
+        while node > 0:
+            path.append(self.draft.tokens[node])
+            node = self.draft.parents[node]
+        return path[::-1]
+
+
+@lru_cache(maxsize=256)
+def _children(tree: DraftTree) -> dict[int, list[int]]:
+    return {node: tree.children(node).tolist() for node in range(-1, len(tree))}

@@ -1,0 +1,84 @@
+"""Verifying in fixed shapes: merge the drafts, run the target, walk, and commit, all on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from reader_theory.trees import DraftTree
+from runtime.cache.rows import RowCache
+from runtime.engine.graphs.buckets import Bucket
+from runtime.engine.graphs.capture import Captured
+from runtime.engine.graphs.forward import StaticForward
+from runtime.engine.graphs.packed import Packed
+from runtime.kernels.commit import KVPool, commit
+from runtime.kernels.merge import Merged, merge_candidates
+from runtime.kernels.verify import verify_target_only
+from runtime.models.target import LanguageModel
+
+__all__ = ["StaticVerifying"]
+
+
+class StaticVerifying:
+    """One verification of a bucket: a retrieved chain and a neural tree in one trie, the chain's nodes first.
+
+    Attributes
+    ----------
+    inputs : Packed
+        ``root``, ``lengths``, ``temperature``, ``drafted`` (1 where the neural tree counts): (B,); ``chain`` (B, K),
+        -1 where it has ended; ``uniforms`` (B, Q), by depth.
+    outputs : Packed
+        ``emitted`` (B, Q), ``kept`` and ``nodes`` (B,).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        cache: RowCache,
+        pool: KVPool,
+        bucket: Bucket,
+        tree: DraftTree,
+        chain: int,
+        drafts: torch.Tensor | None,
+        graphs: object,
+    ) -> None:
+        rows, width, context = bucket
+        device, candidates = model.device, chain + len(tree)
+        self.bucket, self.chain, self.drafts, self.pool = bucket, chain, drafts, pool
+        one = (rows,)
+        shapes = {"root": one, "lengths": one, "temperature": one, "drafted": one, "chain": (rows, chain)}
+        self.inputs = Packed(shapes | {"uniforms": (rows, width)}, device, ("temperature", "uniforms"))
+        self.outputs = Packed({"emitted": (rows, width), "kept": one, "nodes": one}, device)
+        above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents < 0, -1, tree.parents + chain)])
+        depth = np.concatenate([np.arange(chain) + 1, tree.depths])
+        self.parents = torch.from_numpy(np.tile(above.astype(np.int64), (rows, 1))).to(device)
+        self.probability = torch.from_numpy(np.tile(1.0 / (1.0 + depth), (rows, 1))).to(device)
+        self.budgets = torch.full(one, candidates, device=device)
+        self.zeros = torch.zeros(one, dtype=torch.int64, device=device)
+        self.forward = StaticForward(model, cache, rows, width, context)
+        self.run = Captured(self._verify, device, graphs)
+
+    def _verify(self) -> None:
+        given, made = self.inputs.device, self.outputs.device
+        nodes, trie = self.bucket.nodes - 1, self._trie()
+        logits = self.forward(trie.tokens, trie.parents, trie.counts, given["lengths"], self.zeros)
+        depth = (self.forward.positions - given["lengths"].unsqueeze(1)).clamp_(0, nodes)
+        uniforms = given["uniforms"].gather(1, depth)
+        walks = verify_target_only(
+            logits.contiguous(), given["temperature"], trie.tokens, trie.parents, trie.counts, uniforms
+        )
+        commit(self.pool, given["lengths"].clone(), walks.path, walks.kept)
+        made["emitted"].copy_(walks.emitted)
+        made["kept"].copy_(walks.kept)
+        made["nodes"].copy_(trie.counts - 1)
+
+    def _trie(self) -> Merged:
+        """What every source offers, in one trie a row; the root alone where there is no source."""
+        given = self.inputs.device
+        root, offered = given["root"], given["chain"]
+        if self.drafts is not None:
+            neural = torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts, -1)
+            offered = torch.cat((offered, neural), dim=1)
+        if not offered.shape[1]:
+            return Merged(root.unsqueeze(1), self.zeros.unsqueeze(1) - 1, None, self.zeros + 1)
+        return merge_candidates(root, offered, self.parents, self.probability, self.budgets, self.bucket.nodes - 1)

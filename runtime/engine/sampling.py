@@ -1,0 +1,123 @@
+"""What one request asks of the sampler: temperature, filters, penalty, length, stops and seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reader_theory.errors import require
+
+__all__ = ["RULES", "SamplingParams"]
+
+RULES = (
+    "target_only",
+    "chain",
+    "multi_round",
+    "without_replacement",
+    "block",
+    "traversal",
+    "gumbel",
+    "typical_lossy",
+)
+"""Rules that a sampled request may ask for, by the names of `reader_theory.rules.verifiers`."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the tokens of one request are chosen.
+
+    Parameters
+    ----------
+    temperature : float, >= 0
+        0 takes the most likely token; otherwise logits are divided by it.
+    top_k : int, >= 0
+        Keep the `top_k` most likely tokens; 0 keeps all.
+    top_p : float, in (0, 1]
+        Keep the smallest set of most likely tokens that holds this much probability.
+    min_p : float, in [0, 1]
+        Drop tokens less likely than this share of the most likely one.
+    repetition_penalty : float, > 0
+        Above 1, tokens that the prefix holds become less likely; 1 leaves the law alone.
+    max_new_tokens : int, >= 1
+        Tokens after which the request ends.
+    stop_token_ids : tuple of int, >= 0
+        Tokens that end the request; the one that ended it is kept, nothing after it is.
+    seed : int, in [0, 2**64)
+        Seed of the request's uniforms.
+    verification : str
+        How drafts are verified when temperature is above 0 (greedy decoding always takes the argmax path).
+        ``target_only`` takes any draft. ``chain``, ``block``, ``multi_round``, ``without_replacement`` and
+        ``traversal`` draw drafts from the draft model under this request's temperature, filters and penalty; where the
+        policy drafts none from a model, they verify as target_only does. ``gumbel`` couples draft and target by shared
+        noise. ``typical_lossy`` changes the law of the text.
+
+    Raises
+    ------
+    InvalidInputError
+        When a value lies outside its range.
+
+    Examples
+    --------
+    >>> SamplingParams(temperature=0.8, top_p=0.95).greedy
+    False
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 128
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+    verification: str = "target_only"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _between("temperature", self.temperature, 0.0, math.inf, "Use 0 for the most likely token, 1 for the raw law.")
+        _between("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token.", open_low=True)
+        _between("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token.")
+        _between("repetition_penalty", self.repetition_penalty, 0.0, math.inf, "Use 1 for none.", open_low=True)
+        _whole("top_k", self.top_k, 0, "Use 0 to keep every token.")
+        _whole("max_new_tokens", self.max_new_tokens, 1, "A request without new tokens needs no engine.")
+        _whole("seed", self.seed, 0, "Take a seed from 0 to 2**64 - 1.", high=2**64 - 1)
+        require(
+            self.verification in RULES,
+            f"`verification` must be one of {', '.join(RULES)}",
+            got=repr(self.verification),
+            fix="Use target_only, which verifies any draft without loss.",
+        )
+        for token in self.stop_token_ids:
+            _whole("stop_token_ids", token, 0, "Leave the tuple empty when nothing but the length ends the request.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+    @property
+    def rule(self) -> str:
+        """Rule that verifies the drafts: greedy at temperature 0, otherwise `verification`."""
+        return "greedy" if self.greedy else self.verification
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the output has exactly the target's law."""
+        return not self.rule.endswith("_lossy")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the law is the softmax at `temperature`, with no filter and no penalty."""
+        return self.top_k == 0 and self.top_p == 1.0 and self.min_p == 0.0 and self.repetition_penalty == 1.0
+
+
+def _between(name: str, value: float, low: float, high: float, fix: str, *, open_low: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    inside = number and (low < value if open_low else low <= value) and value <= high
+    rule = f"`{name}` must be a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+    require(bool(inside), rule, got=repr(value), fix=fix)
+
+
+def _whole(name: str, value: int, low: int, fix: str, *, high: int = 2**31 - 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    require(whole, f"`{name}` must be a whole number from {low} to {high}", got=repr(value), fix=fix)

@@ -1,0 +1,256 @@
+"""Calibrate: seconds of a forward against batch, tokens and context, and of all that is around forwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate
+from reader_theory.trees import DraftTree
+from runtime.cache.rows import RowCache
+from runtime.engine.timing import StepTiming
+from runtime.measure.in_situ import (
+    SeenStep,
+    corrected_draft,
+    corrected_target,
+    growing_term,
+    linear_term,
+    probe_policies,
+    watch_steps,
+)
+from runtime.measure.record import Progress, PromptLike
+from runtime.models.inputs import forward_trees
+from runtime.models.target import LanguageModel
+
+__all__ = ["calibrate_cost"]
+
+Point = tuple[int, int, int]
+
+LEAST_REPEATS, MOST_REPEATS = 3, 40
+HALTED, PACE_BLOCKS = 5, 12
+
+
+def calibrate_cost(
+    target: LanguageModel,
+    draft: LanguageModel | None,
+    prompts: Sequence[PromptLike],
+    *,
+    device_name: str,
+    dtype: str,
+    names: tuple[str, str | None] | None = None,
+    batches: Sequence[int] = (1, 2, 4, 8),
+    tokens: Sequence[int] = (1, 2, 3, 5, 9, 17, 33),
+    contexts: Sequence[int] = (128, 512),
+    temperature: float = 0.0,
+    seconds: float = 20.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Cost:
+    """Measure every term of a step on this device.
+
+    Points are visited in a shuffled order, again and again until `seconds` are used, so that a slow minute of the
+    machine falls on all of them alike; each keeps its median.
+
+    Parameters
+    ----------
+    prompts : sequence of prompts
+        Some are run to measure what is around the forwards: retrieval, verification, commit.
+    batches, tokens, contexts : sequences of int
+        Grid of the target's table; a tree of N nodes is a forward of N + 1 tokens.
+    seconds : float
+        Time to spend on the target's table; the draft's takes a quarter of it, and steps of the engine as much again.
+    """
+    require(
+        len(prompts) > 0 and seconds > 0,
+        "`prompts` must hold a prompt, and `seconds` be above 0",
+        got=f"{len(prompts)} prompts, {seconds} s",
+        fix="Pass the prompts that the trace was recorded on.",
+    )
+    rng = np.random.default_rng(seed)
+    room = min(model.max_positions for model in (target, draft) if model is not None) - max(tokens) - 1
+    grid = (tuple(sorted(set(batches))), tuple(sorted(set(tokens))), tuple(sorted({min(c, room) for c in contexts})))
+    target_table = _table(target, grid, seconds, rng, ranked=0, label="target forward", progress=progress)
+    draft_table = None
+    if draft is not None:
+        small = (grid[0], tuple(t for t in grid[1] if t <= 17) or grid[1][:1], grid[2])
+        draft_table = _table(draft, small, seconds / 4, rng, ranked=8, label="draft forward", progress=progress)
+    probes, checks = probe_policies(grid[1], drafted=draft is not None), _check_policies(drafted=draft is not None)
+    seen = watch_steps(
+        target, draft, prompts, [*probes, *checks], batches=grid[0], seconds=seconds / len(grid[0]),
+        temperature=temperature, seed=seed, progress=progress,
+    )  # fmt: skip
+    probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
+    called = names or (target.name, draft.name if draft else None)
+    draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
+    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
+    open_cost = Cost(
+        stamp=Stamp.now(seed=seed, machine=device_name),
+        device=device_name,
+        target=called[0],
+        draft=called[1] if draft else None,
+        dtype=dtype,
+        target_forward=corrected_target(target_table, probed),
+        draft_forward=draft_forward,
+        growth_s=growth_s,
+        growth_step_s=growth_step_s,
+        closure=Estimate.exact(1.0, "assumed"),
+        **_terms_around(seen),
+    )
+    closures = {
+        kind: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
+        for kind in dict.fromkeys(step.policy.drafters for step in checked)
+    }
+    return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
+
+
+def _table(
+    model: LanguageModel,
+    grid: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    seconds: float,
+    rng: np.random.Generator,
+    *,
+    ranked: int,
+    label: str,
+    progress: Progress | None,
+) -> CostTable:
+    points = list(itertools.product(*grid))
+    cache = model.new_cache(max(grid[0]), max(grid[2]) + max(grid[1]) + 1)
+    samples: dict[Point, list[float]] = {point: [] for point in points}
+    trial = {point: _trial(model, cache, point, rng, ranked) for point in points}
+    for point in points:
+        trial[point]()
+    spent = 0.0
+    for done, point in enumerate(_rounds(points, rng)):
+        enough = done >= LEAST_REPEATS * len(points) and spent >= seconds
+        if enough or done >= MOST_REPEATS * len(points):
+            break
+        start = perf_counter()
+        trial[point]()
+        samples[point].append(perf_counter() - start)
+        spent += samples[point][-1]
+        if progress:
+            progress(label, min(int(100 * spent / seconds), 100), 100)
+    return _from_samples(grid, samples)
+
+
+def _rounds(points: list[Point], rng: np.random.Generator) -> Iterator[Point]:
+    while True:
+        for index in rng.permutation(len(points)):
+            yield points[index]
+
+
+def _trial(
+    model: LanguageModel, cache: RowCache, point: Point, rng: np.random.Generator, ranked: int
+) -> Callable[[], None]:
+    """One forward of a random tree over random committed rows; with `ranked`, its top candidates read back as well."""
+    batch, queries, context = point
+    tokens = rng.integers(0, model.vocabulary, (batch, queries))
+    parents = np.maximum(np.arange(queries) - 1, -1) // 2
+    parents[0] = -1
+    tree = np.ascontiguousarray(np.broadcast_to(parents, (batch, queries)), dtype=np.int64)
+    counts = np.full(batch, queries, dtype=np.int64)
+
+    def run() -> None:
+        cache.lengths[:] = context
+        logits = forward_trees(model, cache, tokens, tree, counts)
+        if ranked:
+            logits.topk(ranked, dim=-1).indices.cpu().numpy()
+
+    return run
+
+
+def _from_samples(
+    grid: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], samples: dict[Point, list[float]]
+) -> CostTable:
+    medians = np.array([np.median(samples[point]) for point in itertools.product(*grid)])
+    errors = [
+        1.96 * 1.2533 * np.std(np.log(values)) / np.sqrt(len(values)) for values in samples.values() if len(values) > 1
+    ]
+    shaped = medians.reshape([len(axis) for axis in grid])
+    return CostTable(
+        batch=grid[0],
+        tokens=grid[1],
+        context=grid[2],
+        seconds=tuple(tuple(tuple(float(s) for s in row) for row in plane) for plane in shaped),
+        relative_spread=float(np.mean(errors)) if errors else 0.0,
+    )
+
+
+def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
+    """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
+    chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
+    grown = DraftPolicy(joined=JoinedPolicy(nodes=12, draft=False))
+    policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
+    if not drafted:
+        return policies
+    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
+    joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
+    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
+    return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
+
+
+def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
+    """What a step spends outside of forwards, from the engine's own clocks: so much a row and so much a step."""
+    drafting = [s.timing for s in seen if s.policy.shape != "off"]
+    retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
+    plain = [s.timing for s in seen if s.policy.shape == "off"]
+    retrieval_s, fixed = _line(retrieving, lambda s: s.retrieval_s)
+    verify_s, verify_fixed = _line(drafting, lambda s: s.verify_s)
+    commit_s, commit_fixed = _line(drafting, lambda s: s.commit_s)
+    rest = [max(s.step_s - s.retrieval_s - s.draft_s - s.target_s - s.verify_s - s.commit_s, 0.0) for s in drafting]
+    plain_s, plain_fixed = _line(plain, lambda s: s.step_s - s.target_s)
+    around = float(np.median(rest)) + fixed + verify_fixed + commit_fixed
+    return {
+        "retrieval_s": retrieval_s,
+        "verify_s": verify_s,
+        "commit_s": commit_s,
+        "step_overhead_s": Estimate.exact(around, "measured"),
+        "plain_overhead_s": plain_s,
+        "plain_step_overhead_s": Estimate.exact(plain_fixed, "measured"),
+    }
+
+
+def _line(steps: Sequence[StepTiming], seconds: Callable[[StepTiming], float]) -> tuple[Estimate, float]:
+    return linear_term(np.array([float(s.rows) for s in steps]), np.array([seconds(s) for s in steps]))
+
+
+def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
+    """Whole steps as the engine's clock saw them over the sum of the terms.
+
+    Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
+    """
+    groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
+    for s in seen:
+        groups.setdefault((s.policy, s.timing.rows), []).append(s)
+    ratios = np.log([_ratio(cost, group) for group in groups.values()])
+    size = max(len(seen) // PACE_BLOCKS, 1)
+    paces = np.log([_ratio(cost, seen[i : i + size]) for i in range(0, len(seen), size)])
+    half = 1.96 * float(np.hypot(np.std(ratios), np.std(paces)) + cost.target_forward.relative_spread / 1.96)
+    middle = float(np.median(ratios))
+    value, low, high = np.exp([middle, middle - half, middle + half])
+    return Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
+
+
+def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
+    """Mean over steps, but for those that took over `HALTED` times the median: the machine was elsewhere."""
+    ratios = np.array([s.timing.step_s / _summed(cost, s) for s in group])
+    return float(np.mean(ratios[ratios <= HALTED * np.median(ratios)]))
+
+
+def _summed(cost: Cost, s: SeenStep) -> float:
+    rows = s.timing.rows
+    total = float(cost.target_forward.at(rows, s.timing.width, s.context))
+    if s.policy.shape == "off":
+        return total + rows * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
+    each = cost.verify_s.value + cost.commit_s.value
+    if s.policy.retrieval is not None:
+        each += cost.retrieval_s.value
+    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.joined is not None else 0.0
+    drafting = cost.drafting_s(rows, s.forwards, s.context) + growing
+    return total + drafting + rows * each + cost.step_overhead_s.value

@@ -1,0 +1,202 @@
+"""Joined policies run on outputs that are known: what every step would have verified, emitted and asked of the draft.
+
+Exact for rules that follow the target's own tokens, and needs no target. Maps are fitted in halves, by source: the
+steps on a prompt are taken with maps of the other half, so that they are not flattered by their own fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.acceptance.calibration import Scored
+from reader_theory.documents import JOINED_COLUMNS, JoinedPolicy, JoinedRecord, SourceMap
+from reader_theory.documents.arrays import Columns
+from reader_theory.errors import require
+from runtime.drafters.joined import JoinedDrafter
+from runtime.drafters.neural import NeuralDrafter
+from runtime.drafters.offers import fit_offers, record_offers
+from runtime.measure.record import Progress, PromptLike
+from runtime.models.target import LanguageModel
+from runtime.retrieval.index import GrownBatch, RetrievalIndex
+
+__all__ = ["joined_family", "record_joined", "replay_joined"]
+
+Ints = NDArray[np.int64]
+Pair = tuple[Ints, Ints]
+Maps = tuple[SourceMap, ...]
+
+ROWS = 8
+"""Prompts that are run at once."""
+
+
+def joined_family(*, drafted: bool) -> tuple[JoinedPolicy, ...]:
+    """Trees of retrieval alone and, with a draft, of both: sizes and prices, levels, and some that let it rest.
+
+    The right price is what a node's verification costs in tokens: high where a target's time grows with its nodes.
+    """
+    sizes = [(8, 0.0), (16, 0.0), (32, 0.0), *((32, price) for price in (0.05, 0.1, 0.2, 0.35, 0.5))]
+    family = [JoinedPolicy(nodes=nodes, price=price, draft=False) for nodes, price in sizes]
+    if not drafted:
+        return tuple(family)
+    grown = [(4, 0.0, 0), (8, 0.0, 0), (16, 0.0, 0), (32, 0.0, 0), (8, 0.0, 2), (16, 0.0, 2), (32, 0.0, 4),
+             (32, 0.05, 0), (32, 0.1, 0), (32, 0.2, 0), (32, 0.1, 2), (32, 0.2, 2)]  # fmt: skip
+    asks = [JoinedPolicy(nodes=n, price=p, levels=k, draft_price=max(0.05, 2 * p)) for n, p, k in grown]
+    rests = [(16, 0.0, 0), (32, 0.1, 0), (32, 0.2, 2)]
+    rest = [JoinedPolicy(nodes=n, price=p, levels=k, draft_price=0.1, skip_draft_at=0.6) for n, p, k in rests]
+    return (*family, *asks, *rest)
+
+
+def record_joined(
+    draft: LanguageModel | None,
+    prompts: Sequence[PromptLike],
+    outputs: Sequence[Ints],
+    policies: Sequence[JoinedPolicy],
+    *,
+    path: Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> JoinedRecord:
+    """Run `policies`, whose own maps are left aside, on the outputs of every workload.
+
+    Parameters
+    ----------
+    path : Path, optional
+        Of the columns; they stay in memory without one.
+    """
+    require(
+        bool(policies) and all(policy.retrieval or draft is not None for policy in policies),
+        "`policies` must hold joined policies that the models at hand can run",
+        got=f"{len(policies)} policies, {'no' if draft is None else 'a'} draft",
+        fix="Take `joined_family`, or record with --draft.",
+    )
+    bare = tuple(dict.fromkeys(policy.model_copy(update={"maps": ()}) for policy in policies))
+    fitted: dict[str, Maps] = {}
+    parts: list[Columns] = []
+    workloads = list(dict.fromkeys(prompt.workload for prompt in prompts))
+    for place, workload in enumerate(workloads):
+        chosen = [i for i, prompt in enumerate(prompts) if prompt.workload == workload]
+        pairs = [(prompts[i].tokens, outputs[i]) for i in chosen]
+        other_half = _halves([getattr(prompts[i], "source", "") or f"prompt {i}" for i in chosen], seed)
+        offered = record_offers(draft, pairs)
+        fitted[workload] = _maps(offered, np.ones(len(pairs), dtype=np.bool_))
+        for half in (False, True):
+            mine, maps = np.flatnonzero(other_half != half), _maps(offered, other_half == half)
+            for number, policy in enumerate(bare):
+                if progress:
+                    progress(
+                        "joined", place * 2 * len(bare) + half * len(bare) + number, 2 * len(workloads) * len(bare)
+                    )
+                done = replay_joined(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine])
+                done["prompt"] = np.array(chosen, dtype=np.int32)[mine[done["prompt"]]]
+                parts.append(done | {"policy": np.full(len(done["prompt"]), number, dtype=np.int32)})
+    if progress:
+        progress("joined", 1, 1)
+    return JoinedRecord.create(_joined_columns(parts), bare, fitted, path)
+
+
+def replay_joined(draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequence[Pair]) -> Columns:
+    """Columns of one policy's steps on prompts and outputs, but for `policy`; `prompt` counts the pairs.
+
+    The first token comes from the prompt's forward. A policy that lets the draft rest is run a prompt at a time,
+    because in a batch every row has a say in it.
+    """
+    kept: list[tuple[int, ...]] = []
+    asked: list[list[int]] = []
+    rows = ROWS if policy.skip_draft_at is None else 1
+    for low in range(0, len(pairs), rows):
+        part = [i for i in range(low, min(low + rows, len(pairs))) if len(pairs[i][1]) > 1]
+        if part:
+            _replay(draft, policy, [pairs[i] for i in part], part, kept, asked)
+    order = sorted(range(len(kept)), key=lambda i: kept[i][:2])
+    table = np.array([kept[i] for i in order], dtype=np.int32).reshape(-1, 4)
+    forwards = np.zeros((len(order), 1 + policy.levels), dtype=np.int32)
+    for place, i in enumerate(order):
+        forwards[place, : len(asked[i])] = asked[i]
+    columns: Columns = dict(zip(("prompt", "position", "emitted", "nodes"), table.T, strict=True))
+    return columns | {"forwards": forwards}
+
+
+def _replay(
+    draft: LanguageModel | None,
+    policy: JoinedPolicy,
+    pairs: list[Pair],
+    names: list[int],
+    kept: list[tuple[int, ...]],
+    asked: list[list[int]],
+) -> None:
+    """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
+    slots = max(len(p) + len(o) for p, o in pairs) + policy.levels * (policy.width + 1) + 64
+    neural = NeuralDrafter(draft, len(pairs), slots) if draft is not None and policy.draft else None
+    drafter, rows = JoinedDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    for number, row in enumerate(rows):
+        if neural is not None:
+            neural.join(number, row.text)
+    while rows:
+        longest = max(len(row.prompt) + row.at for row in rows)
+        budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
+        grown, _ = drafter.propose(policy, [row.index for row in rows], budgets, longest=longest)
+        for number, row in enumerate(rows):
+            asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.forwards])
+            emitted, nodes = row.step(grown, number)
+            kept.append((row.name, row.at - len(emitted), len(emitted), nodes))
+            if neural is not None:
+                neural.extend(number, emitted)
+        for number in range(len(rows) - 1, -1, -1):
+            if rows[number].at >= len(rows[number].output):
+                last = rows.pop()
+                if number < len(rows):
+                    rows[number] = last
+                    if neural is not None:
+                        neural.move_row(len(rows), number)
+
+
+class _Row:
+    """A prompt in replay: how far its output is emitted."""
+
+    def __init__(self, name: int, prompt: Ints, output: Ints) -> None:
+        self.name, self.prompt, self.output, self.at = name, prompt, output.tolist(), 1
+        self.text = np.append(prompt, output[0])
+        self.index = RetrievalIndex(self.text.astype(np.int32))
+
+    @property
+    def room(self) -> int:
+        """Most tokens that a step may accept: there is always one more."""
+        return len(self.output) - self.at - 1
+
+    def step(self, grown: GrownBatch, number: int) -> tuple[list[int], int]:
+        """Emit what the tree of row `number` has right and one token more; with the nodes that were verified."""
+        tokens, parents = grown.down_to(number, self.room)
+        below = {(parent, token): node for node, (token, parent) in enumerate(zip(tokens, parents, strict=True))}
+        first, node = self.at, -1
+        while (node := below.get((node, self.output[self.at]), -2)) >= 0:
+            self.at += 1
+        self.at += 1
+        emitted = self.output[first : self.at]
+        self.index.extend(np.array(emitted, dtype=np.int32))
+        return emitted, len(tokens)
+
+
+def _halves(sources: list[str], seed: int) -> NDArray[np.bool_]:
+    """Whether each prompt is in the second half; prompts of one source are in the same, where there are several."""
+    names = sources if len(set(sources)) > 1 else [str(i) for i in range(len(sources))]
+    kinds, place = np.unique(names, return_inverse=True)
+    return (np.random.default_rng(seed).permutation(len(kinds)) % 2 == 1)[place]
+
+
+def _maps(offered: dict[str, Scored], prompts: NDArray[np.bool_]) -> Maps:
+    """Maps fitted on these prompts; none where they offered nothing."""
+    parts = {name: one.part(prompts[one.prompt]) for name, one in offered.items()}
+    held = {name: one for name, one in parts.items() if one.score.size}
+    return fit_offers(held).maps if held else ()
+
+
+def _joined_columns(parts: list[Columns]) -> Columns:
+    """All parts in one, each with as many forwards as the most of them have."""
+    most = max(part["forwards"].shape[1] for part in parts)
+    for part in parts:
+        part["forwards"] = np.pad(part["forwards"], ((0, 0), (0, most - part["forwards"].shape[1])))
+    return {name: np.concatenate([part[name] for part in parts]) for name in JOINED_COLUMNS}

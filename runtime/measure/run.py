@@ -1,0 +1,288 @@
+"""Measure: run a plan on the real model, cell by cell, with plain decoding of the same requests in the same run."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from reader_theory.documents import DraftPolicy, Plan, RequestRecord, RunCell, RunRecord, Stamp
+from reader_theory.errors import require
+from runtime.engine.counters import EngineCounters
+from runtime.engine.engine import Engine
+from runtime.engine.request import Request
+from runtime.engine.sampling import SamplingParams
+from runtime.engine.timing import StepTiming, columns_of
+from runtime.measure.record import Progress, PromptLike, teacher_forced
+from runtime.models.target import LanguageModel
+
+__all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
+
+Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
+
+WARM_TOKENS = 8
+"""Output of the request that runs each kind of policy before it is measured."""
+NEAR_TIE_ULPS = 2
+"""Two logits this many units in the last place apart may swap when sums are taken in another order."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell to measure: these prompts, this many at once, drafted so."""
+
+    workload: str
+    batch: int
+    policy: DraftPolicy
+    context_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """What one run of a task gave."""
+
+    decode_s: float
+    prefill_s: float
+    steps: list[StepTiming]
+    requests: list[Request]
+    offered: Counter[str]
+    accepted: Counter[str]
+
+
+def run_plan(
+    target: LanguageModel,
+    draft: LanguageModel | None,
+    plan: Plan,
+    prompts: Sequence[PromptLike],
+    *,
+    path: str | Path,
+    batches: Sequence[int] | None = None,
+    repeats: int = 1,
+    temperature: float | None = None,
+    verification: str = "target_only",
+    seed: int = 0,
+    compare_plain: bool = True,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Run every entry of `plan` on `prompts`, and write the RunRecord to `path`.
+
+    Parameters
+    ----------
+    prompts : sequence of prompts
+        Those of each of the plan's workloads; best ones that the fit has not seen.
+    batches : sequence of int, optional
+        Batches to run; those of the plan when left out.
+    repeats : int
+        Times each cell is run; its decoding time is the median.
+    temperature : float, optional
+        The plan's when left out.
+    verification : str
+        Rule of sampled requests; a lossy one is named so in the record.
+    compare_plain : bool
+        Decode the same requests without drafts as well, in turn with the plan, and hold the outputs against each other.
+    """
+    return measure_cells(
+        target,
+        draft,
+        planned_tasks(plan, prompts, batches=batches),
+        prompts,
+        path=path,
+        new_tokens=plan.new_tokens,
+        repeats=repeats,
+        temperature=plan.temperature if temperature is None else temperature,
+        verification=verification,
+        seed=seed,
+        compare_plain=compare_plain,
+        plan=plan.fingerprint(),
+        names=(plan.target, plan.draft),
+        dtype=plan.dtype,
+        progress=progress,
+    )
+
+
+def planned_tasks(
+    plan: Plan,
+    prompts: Sequence[PromptLike],
+    *,
+    workloads: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+) -> list[Task]:
+    """Cells of a plan, by workload and batch: all, or those asked for.
+
+    Where the plan tells contexts apart, the entry is that of the rows' mean length half-way through their outputs.
+    """
+    rows = batches or sorted({entry.batch for entry in plan.entries})
+    tasks: list[Task] = []
+    for name in workloads or plan.workloads:
+        lengths = [len(prompt.tokens) for prompt in prompts if prompt.workload == name]
+        context = float(np.mean(lengths)) + plan.new_tokens / 2 if lengths else 0.0
+        tasks += [Task(name, size, plan.entry(name, size, context).policy, context) for size in rows]
+    return tasks
+
+
+def measure_cells(
+    target: LanguageModel,
+    draft: LanguageModel | None,
+    tasks: Sequence[Task],
+    prompts: Sequence[PromptLike],
+    *,
+    path: str | Path,
+    new_tokens: int,
+    temperature: float,
+    dtype: str,
+    names: tuple[str, str | None],
+    verification: str = "target_only",
+    repeats: int = 1,
+    seed: int = 0,
+    compare_plain: bool = True,
+    plan: str | None = None,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Measure tasks in turn, repeat by repeat, and write what came of them."""
+    runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
+    plain: dict[tuple[str, int], list[CellRun]] = {}
+    params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed, verification=verification)
+    bench = _Bench(target, draft, prompts, params)
+    total = repeats * len(tasks)
+    for done in range(total):
+        task = tasks[done % len(tasks)]
+        if progress:
+            progress("run", done, total)
+        key = (task.workload, task.batch)
+        if compare_plain and len(plain.get(key, [])) <= done // len(tasks):
+            plain.setdefault(key, []).append(bench.run(Task(*key, DraftPolicy())))
+        runs[task].append(bench.run(task))
+    if progress:
+        progress("run", total, total)
+    cells = [_cell(task, runs[task], plain.get((task.workload, task.batch)), target, temperature) for task in tasks]
+    steps = [step for task in tasks for step in runs[task][0].steps]
+    numbers = [number for number, task in enumerate(tasks) for _ in runs[task][0].steps]
+    return RunRecord.create(
+        path,
+        {"cell": np.array(numbers, dtype=np.int32), **columns_of(steps)},
+        stamp=Stamp.now(seed=seed),
+        target=names[0],
+        draft=names[1],
+        device=Stamp.now().machine,
+        dtype=dtype,
+        temperature=temperature,
+        verification=params.rule,
+        lossless=params.lossless,
+        plan=plan,
+        new_tokens=new_tokens,
+        cells=tuple(cells),
+        requests=tuple(_request(r, number) for number, task in enumerate(tasks) for r in runs[task][0].requests),
+    )
+
+
+class _Bench:
+    """The same prompts and parameters for every run."""
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        draft: LanguageModel | None,
+        prompts: Sequence[PromptLike],
+        params: SamplingParams,
+    ) -> None:
+        self.target, self.draft, self.prompts, self.params = target, draft, prompts, params
+        self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
+        self._engines: dict[int, Engine] = {}
+        self._warm: set[tuple[str, bool]] = set()
+
+    def run(self, task: Task) -> CellRun:
+        chosen = [prompt for prompt in self.prompts if prompt.workload == task.workload]
+        require(
+            bool(chosen),
+            "`prompts` must hold some of every workload that is run",
+            got=f"none of {task.workload!r}",
+            fix="Add prompts of this workload, or plan for the others only.",
+        )
+        engine = self._engine(task.batch)
+        engine.use(task.policy)
+        if (kind := (task.policy.drafters, task.policy.joined is None)) not in self._warm:
+            self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for
+            engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
+        engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
+        before = engine.counters
+        requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
+        start = perf_counter()
+        while engine.step():
+            pass
+        took = perf_counter() - start
+        steps = list(engine.timings)
+        return CellRun(took - engine.prefill_s, engine.prefill_s, steps, requests, *_nodes(engine, before))
+
+    def _engine(self, batch: int) -> Engine:
+        if batch not in self._engines:
+            self._engines[batch] = Engine(self.target, self.draft, max_batch=batch, max_context=self.slots)
+        return self._engines[batch]
+
+
+def _nodes(engine: Engine, before: EngineCounters) -> tuple[Counter[str], Counter[str]]:
+    """Nodes offered and accepted since then, by source."""
+    after = engine.counters
+    pairs = ((after.offered, before.offered), (after.accepted, before.accepted))
+    now, then = zip(*([Counter({k: sum(v) for k, v in each.items()}) for each in pair] for pair in pairs), strict=True)
+    return now[0] - then[0], now[1] - then[1]
+
+
+def _cell(
+    task: Task, runs: list[CellRun], plain: list[CellRun] | None, target: LanguageModel, temperature: float
+) -> RunCell:
+    first, times = runs[0], [run.decode_s for run in runs]
+    return RunCell(
+        workload=task.workload,
+        batch=task.batch,
+        context_tokens=task.context_tokens,
+        policy=task.policy.name,
+        repeats=len(runs),
+        prompts=len(first.requests),
+        output_tokens=sum(len(request.output) for request in first.requests),
+        steps=len(first.steps),
+        row_steps=sum(step.rows for step in first.steps),
+        decode_s=float(np.median(times)),
+        decode_s_spread=(min(times), max(times)),
+        prefill_s=float(np.median([run.prefill_s for run in runs])),
+        plain_decode_s=float(np.median([run.decode_s for run in plain])) if plain else None,
+        lossless=_compare(first.requests, plain[0].requests, target, temperature) if plain else "not_checked",
+        offered=dict(first.offered),
+        accepted=dict(first.accepted),
+    )
+
+
+def _compare(ours: list[Request], plain: list[Request], target: LanguageModel, temperature: float) -> Lossless:
+    """Whether drafts changed the output; a first difference is forgiven only at a near tie of the target's logits."""
+    different = [(a, b) for a, b in zip(ours, plain, strict=True) if a.output != b.output]
+    if not different:
+        return "greedy_identical" if temperature == 0 else "sampled"
+    if temperature == 0 and all(_near_tie(a, b, target) for a, b in different):
+        return "greedy_near_tie"
+    return "not_checked" if temperature else _fail(different[0])
+
+
+def _near_tie(a: Request, b: Request, target: LanguageModel) -> bool:
+    at = next(i for i, (x, y) in enumerate(zip(a.output, b.output, strict=False)) if x != y)
+    logits = teacher_forced(target, a.prompt, np.array(a.output[: at + 1], dtype=np.int64))[at].float()
+    gap = float(logits[[a.output[at], b.output[at]]].diff().abs())
+    top = float(logits.max())
+    ulp = float(torch.finfo(target.dtype).eps) * 2.0 ** np.floor(np.log2(max(abs(top), 1e-30)))
+    return gap <= NEAR_TIE_ULPS * ulp
+
+
+def _fail(pair: tuple[Request, Request]) -> Lossless:
+    a, b = pair
+    raise AssertionError(
+        f"request {a.id} changed by drafting beyond a near tie: {a.output[:40]} against {b.output[:40]}"
+    )
+
+
+def _request(request: Request, cell: int) -> RequestRecord:
+    done = request.completion()
+    fields: dict[str, Any] = dict(id=done.id, cell=cell, prompt_tokens=done.prompt_tokens, finish=done.finish)
+    return RequestRecord(output_tokens=len(done.tokens), steps=done.steps, accepted=done.accepted, **fields)

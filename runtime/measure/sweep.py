@@ -1,0 +1,105 @@
+"""Sweep: measure a grid of trees, chains and off on the real model, to see how far a plan's choice is from the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from reader_theory.documents import DraftPolicy, JoinedPolicy, Plan, RetrievalPolicy, RunRecord
+from reader_theory.trees import DraftTree
+from runtime.measure.record import Progress, PromptLike
+from runtime.measure.run import Task, measure_cells, planned_tasks
+from runtime.models.target import LanguageModel
+
+__all__ = ["sweep_grid", "sweep_policies"]
+
+
+def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
+    """Off, chains and trees of the draft, retrieved chains and trees, unions and joined trees: a coarse grid.
+
+    Joined trees take their sources at their word; the plan's own choice brings its maps.
+    """
+    retrievals = [
+        RetrievalPolicy(min_match=1, factor=1.0, max_tokens=8),
+        RetrievalPolicy(min_match=2, factor=1.0, max_tokens=16),
+        RetrievalPolicy(min_match=2, factor=2.0, max_tokens=24),
+        RetrievalPolicy(min_match=4, factor=1.0, max_tokens=16),
+        RetrievalPolicy(min_match=1, offset=4.0, factor=0.0, max_tokens=4),
+    ]
+    grown = [
+        JoinedPolicy(nodes=nodes, price=price, draft=draft)
+        for draft in (False, True)[: 1 + drafted]
+        for nodes, price in ((8, 0.0), (32, 0.2))
+    ]
+    grid = [DraftPolicy(), *(DraftPolicy(retrieval=r) for r in retrievals)]
+    grid += [DraftPolicy(joined=joined) for joined in grown]
+    if not drafted:
+        return grid
+    trees = [
+        DraftTree.chain(1),
+        DraftTree.chain(2),
+        DraftTree.chain(4),
+        DraftTree.from_rank_paths([(0,), (1,), (0, 0)]),
+        DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]),
+        DraftTree.from_rank_paths(
+            [
+                (0,),
+                (1,),
+                (2,),
+                (3,),
+                (0, 0),
+                (0, 1),
+                (0, 2),
+                (1, 0),
+                (1, 1),
+                (2, 0),
+                (0, 0, 0),
+                (0, 0, 1),
+                (0, 1, 0),
+                (1, 0, 0),
+                (0, 0, 0, 0),
+                (0, 0, 0, 0, 0),
+            ]
+        ),
+    ]
+    grid += [DraftPolicy.of(tree) for tree in trees]
+    return grid + [DraftPolicy.of(tree, r, skip=4) for tree in trees[2:5] for r in retrievals[1:3]]
+
+
+def sweep_policies(
+    target: LanguageModel,
+    draft: LanguageModel | None,
+    plan: Plan,
+    prompts: Sequence[PromptLike],
+    *,
+    batches: Sequence[int],
+    path: str | Path,
+    policies: Sequence[DraftPolicy] | None = None,
+    repeats: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Measure the grid, and the plan's own choice among it, for every workload of the plan and batch.
+
+    Every policy is run `repeats` times in turn, so that a slow minute of the machine falls on all of them.
+    """
+    tasks: list[Task] = []
+    for planned in planned_tasks(plan, prompts, batches=batches):
+        grid = list(policies or sweep_grid(drafted=draft is not None))
+        tasks += [replace(planned, policy=policy) for policy in dict.fromkeys([planned.policy, *grid])]
+    return measure_cells(
+        target,
+        draft,
+        tasks,
+        prompts,
+        path=path,
+        new_tokens=plan.new_tokens,
+        temperature=plan.temperature,
+        dtype=plan.dtype,
+        names=(plan.target, plan.draft),
+        repeats=repeats,
+        seed=seed,
+        plan=plan.fingerprint(),
+        progress=progress,
+    )

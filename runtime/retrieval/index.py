@@ -1,0 +1,331 @@
+"""Retrieval drafting for one request: what followed this context before, in its own text or in past outputs.
+
+Costs no forward of any model. The request's own text is a suffix index that grows with every token; an optional
+datastore of past outputs is shared by all requests. Trees are grown best first by estimated path probability, and
+every node looks its own context up anew. Sources only ever see what the prefix determines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reader_theory.errors import InvalidInputError, require
+from runtime.retrieval.bodies import evidence
+from runtime.retrieval.bodies import growth as kernel
+from runtime.retrieval.datastore import Datastore
+from runtime.retrieval.suffix_index import MAX_DEPTH, SuffixIndex, record_positions
+
+__all__ = [
+    "Evidence",
+    "GrownBatch",
+    "RetrievalIndex",
+    "RetrievedTree",
+    "grow_batch",
+    "record_positions",
+    "speculate_batch",
+]
+
+
+class RetrievedTree(NamedTuple):
+    """Draft tree in the order in which it was grown; parents come before children.
+
+    Attributes
+    ----------
+    tokens : (N,) int32
+    parents : (N,) int32
+        Row of the parent; -1 hangs off the last token of the text.
+    path_probability : (N,) float64
+        Estimate that every token on the path is emitted, never larger than the parent's.
+    match_length : (N,) int32
+        Tokens of context (text and path) that the longest occurrence behind this node shares with it.
+    """
+
+    tokens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    path_probability: NDArray[np.float64]
+    match_length: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How much a match counts: odds of a single occurrence, by source and match length.
+
+    p(token) = W(token) / (escape + sum W), where an occurrence adds its odds to the token that followed it, divided
+    by the square root of the number of occurrences beside it.
+
+    Attributes
+    ----------
+    odds : (4, 33) float64, >= 0
+        Rows: own text, delta, datastore, copy model; columns: match length, 32 for longer ones.
+    escape : float, > 0
+        Weight of everything that retrieval does not offer.
+    corrected : float, >= 0
+        Where the copy model offers y and z came last time that it did: weight of z over that of y.
+    inserted : float, >= 0
+        The same by the token before: where z came last time that the copy model was wrong after it.
+    replaced : float, >= 0
+        Weight of one token further on in the copied text, while the copy model waits after a miss.
+    """
+
+    odds: NDArray[np.float64]
+    escape: float = 1.0
+    corrected: float = 0.25
+    inserted: float = 0.25
+    replaced: float = 0.4
+
+    def __post_init__(self) -> None:
+        odds = np.asarray(self.odds, np.float64)
+        require(
+            odds.shape == (4, 33) and bool(np.isfinite(odds).all()) and bool((odds >= 0).all()),
+            "`odds` must be a (4, 33) table of finite weights >= 0",
+            got=f"shape {odds.shape}, smallest {odds.min(initial=np.inf)}",
+            fix="Start from `Evidence.smooth()` and replace rows.",
+        )
+        numbers = self._numbers
+        require(
+            self.escape > 0 and all(0 <= number < np.inf for number in numbers),
+            "`escape` must be positive, and `corrected`, `inserted`, `replaced` must be >= 0",
+            got=numbers,
+            fix="The defaults are a good start.",
+        )
+
+    @classmethod
+    def smooth(
+        cls,
+        own: tuple[float, float] = (0.41, 1.875),
+        delta: tuple[float, float] = (0.165, 1.25),
+        store: tuple[float, float] = (0.165, 1.25),
+        copy: tuple[float, float] = (0.3, 1.5),
+        **others: float,
+    ) -> Evidence:
+        """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for the copy model."""
+        length = np.arange(33.0)
+        rows = [scale * length**power for scale, power in (own, delta, store)]
+        return cls(np.stack([*rows, copy[0] * (length + 0.5) ** copy[1]]), **others)
+
+    def parameters(self) -> NDArray[np.float64]:
+        """(136,) float64: what the compiled body reads."""
+        return np.concatenate([np.ravel(self.odds), self._numbers]).astype(np.float64)
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        return self.escape, self.corrected, self.inserted, self.replaced
+
+
+_DEFAULT = Evidence.smooth()
+_NO_STORE = Datastore.build([])
+
+
+class RetrievalIndex:
+    """Retrieval state of one request.
+
+    Parameters
+    ----------
+    prompt : (P,) int32, >= 0
+        Token ids of the prompt.
+    datastore : Datastore, optional
+        Past outputs, shared between requests.
+    evidence : Evidence, optional
+        A fitted calibration instead of the default.
+    max_depth : int
+        Longest context of the request's own text told apart, in tokens; longer matches count as this long.
+    """
+
+    def __init__(
+        self,
+        prompt: ArrayLike,
+        datastore: Datastore | None = None,
+        *,
+        evidence: Evidence | None = None,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
+        self._index = SuffixIndex(prompt, max_depth=max_depth)
+        self._store = datastore or _NO_STORE
+        self._evidence = evidence or _DEFAULT
+        self._parameters = self._evidence.parameters()
+        addresses = (self._store.delta.address, self._store.header.ctypes.data, self._parameters.ctypes.data, 0)
+        self._shared = np.array(addresses, np.int64)
+        self._shared_at = self._shared.ctypes.data
+        kernel.locate(self._index.address, self._shared_at)
+
+    def extend(self, tokens: ArrayLike) -> None:
+        """Append emitted tokens, (n,) int32; raises InvalidInputError, and appends nothing, when one is no token id."""
+        self._index.extend(tokens)
+
+    @property
+    def match_length(self) -> int:
+        """Tokens of the longest suffix of the request's text that occurred in it before; 0 for none."""
+        return self._index.match_length
+
+    @property
+    def match_count(self) -> int:
+        """Earlier occurrences of that suffix."""
+        return self._index.match_count
+
+    def chain(self, max_tokens: int) -> NDArray[np.int32]:
+        """Continuation of the most recent longest match in the own text, (n,) int32; looked up anew where it ends."""
+        return self._index.chain(max_tokens)
+
+    def offers(self, laws: int = 0, width: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """All that is offered for the next token.
+
+        Parameters
+        ----------
+        laws : int
+            Address of laws of a neural draft (`NeuralLaws.addresses`), each of `width` tokens; 0 for none.
+
+        Returns
+        -------
+        tokens : (n,) int64
+        scores : (n,) float64
+        sources : (n,) int64
+            1 where retrieval alone offered it, 2 where the draft alone did, 3 where both did.
+        """
+        room = evidence.KINDS + width
+        tokens, scores, sources = np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64)
+        found = kernel.offers(self._index.address, self._shared_at, laws, tokens, scores, sources)
+        return tokens[:found], scores[:found], sources[:found]
+
+    def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
+        """Draft tree of at most `budget` nodes, each with a path probability above `price`."""
+        return self._grow(budget, price, False)
+
+    def path(self, budget: int, price: float = 0.0) -> RetrievedTree:
+        """Likeliest chain over all sources, at most `budget` tokens, each with a path probability above `price`."""
+        return self._grow(budget, price, True)
+
+    def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
+        if not (budget >= 1 and price >= 0):
+            raise _senseless(budget, price)
+        numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
+        made = kernel.grow(self._index.address, self._shared_at, 0, budget, float(price), single, numbers, chances)
+        parents, matches = numbers[budget : budget + made], numbers[2 * budget : 2 * budget + made]
+        return RetrievedTree(numbers[:made], parents, chances[:made], matches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for this request (the datastore is shared and not counted)."""
+        return self._index.nbytes
+
+
+def speculate_batch(
+    indices: Sequence[RetrievalIndex], budgets: ArrayLike, prices: ArrayLike = 0.0, *, threads: int = 1
+) -> list[RetrievedTree]:
+    """Trees of many requests that share a datastore and evidence; the same as `tree` of each.
+
+    Parameters
+    ----------
+    indices : sequence of B RetrievalIndex
+    budgets : (B,) or scalar int
+        Largest number of nodes, by request.
+    prices : (B,) or scalar float
+        Path probability that a node must pass, by request.
+    threads : int
+        The batch is cut in this many parts, one compiled call each, none of which holds the GIL.
+    """
+    if not indices:
+        return []
+    grown = grow_batch(indices, budgets, prices, threads=threads)
+    return [
+        RetrievedTree(grown.tokens[row, :n], grown.parents[row, :n], grown.chances[row, :n], grown.matches[row, :n])
+        for row, n in enumerate(grown.sizes.tolist())
+    ]
+
+
+class GrownBatch(NamedTuple):
+    """Trees of a batch, a row each; a row's first `sizes` nodes count.
+
+    Attributes
+    ----------
+    tokens, parents, matches, sources, laws : (B, N) int32
+        As in `RetrievedTree`; then who offered the token (1 retrieval, 2 the draft, 3 both), and which of the
+        row's laws is the node's own (-1 for none).
+    chances : (B, N) float64
+        Path probabilities.
+    sizes : (B,) int64
+    """
+
+    tokens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    matches: NDArray[np.int32]
+    sources: NDArray[np.int32]
+    laws: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    def down_to(self, row: int, depth: int) -> tuple[list[int], list[int]]:
+        """Tokens and parents of a row's nodes, those deeper than `depth` left out."""
+        size = int(self.sizes[row])
+        tokens, parents = self.tokens[row, :size].tolist(), self.parents[row, :size].tolist()
+        if size <= depth:
+            return tokens, parents
+        place: list[int] = []
+        kept: list[int] = []
+        above: list[int] = []
+        depths: list[int] = []
+        for token, parent in zip(tokens, parents, strict=True):
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+            place.append(len(kept))
+            if depths[-1] <= depth:
+                kept.append(token)
+                above.append(place[parent] if parent >= 0 else -1)
+        return kept, above
+
+
+def grow_batch(
+    indices: Sequence[RetrievalIndex],
+    budgets: ArrayLike,
+    prices: ArrayLike = 0.0,
+    *,
+    laws: NDArray[np.int64] | None = None,
+    threads: int = 1,
+) -> GrownBatch:
+    """`speculate_batch` as arrays; `laws` are (B,) addresses of each row's laws of a neural draft, 0 for none."""
+    count, first = len(indices), indices[0]
+    require(
+        all(index._store is first._store and index._evidence is first._evidence for index in indices),
+        "`indices` must share one datastore and one evidence",
+        got="several",
+        fix="Speculate for each group in a call of its own.",
+    )
+    most = np.ascontiguousarray(np.broadcast_to(np.asarray(budgets, np.int64), count))
+    floor = np.ascontiguousarray(np.broadcast_to(np.asarray(prices, np.float64), count))
+    if not (most.min() >= 1 and floor.min() >= 0):
+        raise _senseless(int(most.min()), float(floor.min()))
+    addresses = np.array([index._index.address for index in indices], np.int64)
+    beside = np.zeros(count, np.int64) if laws is None else laws
+    numbers = np.empty((5, count, int(most.max())), np.int32)
+    chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
+
+    def part(low: int, high: int) -> None:
+        kernel.grow_many(addresses, first._shared_at, beside, most, floor, numbers, chances, made, low, high)
+
+    edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
+    cuts = list(pairwise(edges))
+    waiting = [_pool(len(cuts) - 1).submit(part, *cut) for cut in cuts[1:]]
+    part(*cuts[0])
+    for task in waiting:
+        task.result()
+    tokens, parents, matches, sources, own = numbers
+    return GrownBatch(tokens, parents, matches, sources, own, chances, made)
+
+
+def _senseless(budget: int, price: float) -> InvalidInputError:
+    return InvalidInputError(
+        "`budget` must be at least 1 and `price` >= 0",
+        got=f"budget {budget}, price {price}",
+        fix="To draft nothing, do not ask; the price is a path probability.",
+    )
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="retrieval")
