@@ -284,10 +284,27 @@ def test_random_bytes_are_prompts_or_refused(noise: Path, content: bytes, suffix
         assert read_prompt_file(path).prompts
 
 
-KEYS = (
-    "text turns prompt messages conversations input question role content from value type task_id tools tool_calls "
-    "function arguments instruction body"
-).split()
+KEYS = [
+    "text",
+    "turns",
+    "prompt",
+    "messages",
+    "conversations",
+    "input",
+    "question",
+    "role",
+    "content",
+    "from",
+    "value",
+    "type",
+    "task_id",
+    "tools",
+    "tool_calls",
+    "function",
+    "arguments",
+    "instruction",
+    "body",
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
