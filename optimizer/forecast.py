@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.replay import ReplayResult
-from reader_theory.documents import Cost, DraftPolicy
+from reader_theory.documents import Cost, Policy
 from reader_theory.estimate import Estimate
 
 __all__ = ["StepForecast", "occupancy", "step_forecast"]
@@ -32,7 +32,7 @@ class StepForecast:
         return sum(self.terms_s.values())
 
 
-def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> StepForecast:
+def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, context: float) -> StepForecast:
     """Mean cost of a step of `batch` independent rows that each draw their nodes from the replay.
 
     A forward is as wide as its widest row: the distribution of the maximum of `batch` draws decides the target's
@@ -42,14 +42,14 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     nodes = np.arange(len(widest))
     used = widest > 0
     forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
-    scale = cost.closure_of(policy.drafters).value
+    scale = cost.closure_of(policy.drafted_by).value
     if policy.shape == "off":
         around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
         return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})
     terms = {
         "target": forward,
         "draft": _drafting(cost, policy, result, batch, context),
-        "retrieval": batch * cost.retrieval_s.value if policy.retrieval is not None else 0.0,
+        "retrieval": batch * cost.retrieval_s.value if policy.retrieved is not None else 0.0,
         "verify": batch * cost.verify_s.value,
         "commit": batch * cost.commit_s.value,
         "overhead": cost.step_overhead_s.value,
@@ -62,8 +62,8 @@ def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
     return np.diff(np.cumsum(histogram / histogram.sum()) ** batch, prepend=0.0)
 
 
-def _drafting(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> float:
-    """Seconds of the draft's forwards, and of growing a joined tree between them.
+def _drafting(cost: Cost, policy: Policy, result: ReplayResult, batch: int, context: float) -> float:
+    """Seconds of the draft's forwards, and of growing a tree between them.
 
     A forward runs when any row wants it: with the tokens of the row that has most where these were recorded.
     """

@@ -75,9 +75,11 @@ class Cost(Document):
     for ``B * growth_s + growth_step_s`` each time.
     """
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
+    oldest: ClassVar[int] = 3
+    made_by: ClassVar[str] = "reader calibrate"
     kind: Literal["cost"] = "cost"
-    schema_version: int = 2
+    schema_version: int = 3
     device: str
     target: str
     draft: str | None
@@ -101,12 +103,12 @@ class Cost(Document):
     growth_step_s: float = Field(default=0.0, ge=0, description="the same a step, whatever the batch")
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
     closures: dict[str, Estimate] = Field(
-        default_factory=dict, description="the same by who drafts (off, draft, retrieval, both), where it was measured"
+        default_factory=dict, description="the same by `Policy.drafted_by`, where it was measured"
     )
 
-    def closure_of(self, drafters: str) -> Estimate:
-        """The closure of steps with these drafters; the general one where there is none of their own."""
-        return self.closures.get(drafters, self.closure)
+    def closure_of(self, drafted_by: str) -> Estimate:
+        """The closure of steps that are drafted by these; the general one where there is none of their own."""
+        return self.closures.get(drafted_by, self.closure)
 
     def growing_s(self, batch: float, times: float) -> float:
         """Seconds of growing the joined trees of a batch so many times; 0 where it was not measured."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
+from reader_theory.documents import Chain, Cost, CostTable, Grown, Off, Policy, Stamp, Static, Union
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
@@ -88,7 +88,7 @@ def calibrate_cost(
     probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
     called = names or (target.name, draft.name if draft else None)
     draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
-    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
+    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.kind == "grown"])
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
         device=device_name,
@@ -103,8 +103,8 @@ def calibrate_cost(
         **_terms_around(seen),
     )
     closures = {
-        kind: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
-        for kind in dict.fromkeys(step.policy.drafters for step in checked)
+        kind: _closure(open_cost, [step for step in checked if step.policy.drafted_by == kind])
+        for kind in dict.fromkeys(step.policy.drafted_by for step in checked)
     }
     return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
@@ -182,23 +182,21 @@ def _from_samples(
     )
 
 
-def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
+def _check_policies(*, drafted: bool) -> list[Policy]:
     """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
-    chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
-    grown = DraftPolicy(joined=JoinedPolicy(nodes=12, draft=False))
-    policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
+    chain = Chain(min_match=1, offset=2, factor=1, max_tokens=12)
+    policies: list[Policy] = [Off(), chain, Grown(nodes=12, drafter=None)]
     if not drafted:
         return policies
-    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-    joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
-    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
-    return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
+    small = Static.of(DraftTree.from_rank_paths([(0,), (1,), (0, 0)]))
+    grown = [Grown(nodes=8, draft_price=0.05), Grown(nodes=16, levels=2, draft_price=0.05)]
+    return [*policies, Static.of(DraftTree.chain(4)), Union(static=small, chain=chain), small, *grown]
 
 
 def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
     """What a step spends outside of forwards, from the engine's own clocks: so much a row and so much a step."""
     drafting = [s.timing for s in seen if s.policy.shape != "off"]
-    retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
+    retrieving = [s.timing for s in seen if s.policy.retrieved is not None]
     plain = [s.timing for s in seen if s.policy.shape == "off"]
     retrieval_s, fixed = _line(retrieving, lambda s: s.retrieval_s)
     verify_s, verify_fixed = _line(drafting, lambda s: s.verify_s)
@@ -225,7 +223,7 @@ def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
 
     Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
     """
-    groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
+    groups: dict[tuple[Policy, int], list[SeenStep]] = {}
     for s in seen:
         groups.setdefault((s.policy, s.timing.rows), []).append(s)
     ratios = np.log([_ratio(cost, group) for group in groups.values()])
@@ -249,8 +247,8 @@ def _summed(cost: Cost, s: SeenStep) -> float:
     if s.policy.shape == "off":
         return total + rows * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
     each = cost.verify_s.value + cost.commit_s.value
-    if s.policy.retrieval is not None:
+    if s.policy.retrieved is not None:
         each += cost.retrieval_s.value
-    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.joined is not None else 0.0
+    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.kind == "grown" else 0.0
     drafting = cost.drafting_s(rows, s.forwards, s.context) + growing
     return total + drafting + rows * each + cost.step_overhead_s.value
