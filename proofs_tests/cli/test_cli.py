@@ -166,7 +166,7 @@ def test_a_bug_is_not_dressed_up_as_bad_input(tmp_path: Path, monkeypatch: pytes
 
 def test_a_missing_library_names_the_extra_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for module in ("runtime.models.load", "runtime.models.target"):
+    for module in ("runtime.models.load", "runtime.models.transformers"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     done = invoke("record", "--target", tmp_path, "--output", tmp_path / "trace.json")
     assert done.exit_code == 2

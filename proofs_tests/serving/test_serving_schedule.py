@@ -126,7 +126,7 @@ def test_a_schedule_exports_its_batches_to_vllm_with_the_loss_stated(parts: Any)
     assert sorted(rows) == list(BATCHES)
     for batch, row in rows.items():
         cell = told.cell("simulated", 64, batch)
-        weighed = {each.name: each.tokens_per_s for each in cell.candidates}
+        weighed = {each.policy.name: each.tokens_per_s for each in cell.candidates}
         assert row["exported"] in weighed and row["tokens_per_s"] == pytest.approx(weighed[row["exported"]])
         assert 0 <= row["lost_percent"] < 100 and max(weighed.values()) <= cell.tokens_per_s * (1 + 1e-12)
 

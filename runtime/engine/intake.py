@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import require
 from runtime.engine.request import Completion, Request
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["check_vocabularies", "completed", "encode", "refusal"]
 

@@ -30,8 +30,8 @@ from runtime.engine.request import Completion, Request
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.timing import KEPT, StepTiming
 from runtime.kernels.commit import KVPool
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
 from runtime.retrieval.index import RetrievalIndex
 
 __all__ = ["GraphEngine"]
