@@ -13,8 +13,10 @@ from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
 from optimizer.policies import certified_tree, neural_trees, policy_family, retrieved_chains
 from reader_theory.acceptance.recorded import recorded_grown
 from reader_theory.acceptance.replay import ReplayResult, replay_many
+from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.policy import DRAFT
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -139,7 +141,7 @@ class Study:
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
         self.fitted, self.limits = fit.workload(workload), (max_nodes, max_depth)
         fitted = self.fitted
-        drafted = cost.draft_forward is not None and trace.draft is not None
+        drafted = DRAFT in cost.drafters and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
         self.grown = self._recorded()
         self._cache = {weighed.policy: weighed for weighed in self.grown}
@@ -205,8 +207,7 @@ class Study:
             got="a cost without `growth_s`",
             fix="Calibrate again with this version, or record without --joined.",
         )
-        drafted = self.cost.draft_forward is not None
-        return [Weighed(p, result) for p, result in recorded if drafted or p.drafter is None]
+        return [Weighed(p, result) for p, result in recorded if p.drafter is None or p.drafter in self.cost.drafters]
 
     def _weigh(self, policies: Sequence[Policy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
@@ -308,7 +309,7 @@ class Study:
         return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
 
     def _cost_noise(self, policy: Policy, stream: int) -> Floats:
-        closure = self.cost.closure_of(policy.drafted_by)
+        closure = self.cost.closure_of(policy.drafters)
         width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
@@ -316,8 +317,10 @@ class Study:
     def _price(self, step: StepForecast, weighed: Weighed, batch: int) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
-        at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
-        slope = max(float(at[1] - at[0]) * self.cost.closure_of(weighed.policy.drafted_by).value, 0.0)
+        asked = StepConditions(
+            batch=batch, context=self.context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True
+        )
+        slope = max(float(np.diff(self.cost.model(weighed.policy.drafters).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
 
 

@@ -216,7 +216,7 @@ def test_prompts_keep_their_ids_workloads_and_order(tmp_path: Path) -> None:
         (b'{"text": "a"}\nnot json\n', "line 2"),
         (b'{"id": "x"}\n', "`text`"),
         (b'{"text": "  "}\n', "not empty"),
-        (b'["text"]\n', "line 1"),
+        (b"[1]\n", "item 1"),
         (b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "there once"),
         (b"\n", "at least one prompt"),
         (b'{"text": "\xff"}\n', "UTF-8"),

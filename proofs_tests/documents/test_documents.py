@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from proofs_tests.documents import documents_examples as examples
+from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import GROWN_COLUMNS, Cost, Document, GrownRecord, Plan, RunRecord, Trace, read_document
 from reader_theory.documents.schemas import document_kinds, json_schema
 from reader_theory.errors import DocumentError
@@ -203,9 +204,8 @@ def test_columns_of_a_grown_record_come_back_and_are_guarded_as_those_of_its_tra
 
 @pytest.mark.parametrize(
     ("kind", "command"),
-    [("trace", "reader record"), ("cost", "reader calibrate"), ("plan", "reader plan"),
-     ("serving_schedule", "reader plan --rate")],
-)  # fmt: skip
+    [("trace", "reader record"), ("plan", "reader plan"), ("serving_schedule", "reader plan --rate")],
+)
 def test_a_document_of_an_older_version_is_refused_with_the_command_that_makes_it_again(
     made: dict[str, tuple[Path, Document]], kind: str, command: str
 ) -> None:
@@ -213,6 +213,13 @@ def test_a_document_of_an_older_version_is_refused_with_the_command_that_makes_i
     damage(path, schema_version=type(document).oldest - 1)
     with pytest.raises(DocumentError, match=f"make an older one again by `{command}`"):
         type(document).read(path)
+
+
+def test_a_cost_of_version_1_does_not_price_growth(made: dict[str, tuple[Path, Any]]) -> None:
+    path, _ = made["cost"]
+    damage(path, schema_version=1, growth_s=None, growth_step_s=None)
+    assert Cost.read(path).growth_s is None
+    assert "growth" not in Cost.read(path).model(("draft",)).parts(StepConditions(growths=2.0))
 
 
 def test_a_trace_with_other_columns_is_not_written(tmp_path: Path) -> None:

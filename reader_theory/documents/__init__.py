@@ -1,7 +1,7 @@
 """The documents that the stages exchange: frozen, versioned, validated, stamped."""
 
 from reader_theory.documents.base import Document, Stamp, read_document
-from reader_theory.documents.cost import Cost, CostTable
+from reader_theory.documents.cost import Cost, CostTable, DrafterCost
 from reader_theory.documents.grown import GROWN_COLUMNS, GrownRecord
 from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
 from reader_theory.documents.policy import Chain, Grown, Off, Policy, SourceMap, Static, Union, policy_of
@@ -19,6 +19,7 @@ __all__ = [
     "Cost",
     "CostTable",
     "Document",
+    "DrafterCost",
     "Grown",
     "GrownRecord",
     "Off",

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 DRAFT, RETRIEVAL = "draft", "retrieval"
-"""Names of the drafters where none are given."""
+"""Names of the drafters that are there when nobody names any: a model, and look-ups in the text so far."""
 
 OFFERS = ("retrieval unasked", "retrieval", "draft", "both")
 """Who offered a token: retrieval where the draft was not asked, or was and did not; the draft; both."""
@@ -72,6 +72,11 @@ class _Policy(Frozen, ABC):
     def retrieved(self) -> Chain | None:
         """The retrieved chain in it, if any."""
         return None
+
+    @property
+    def asks(self) -> str | None:
+        """Name of the drafter whose forwards the policy asks for, if any."""
+        return None if self.fixed is None else self.fixed.drafter
 
     @property
     def drafted_by(self) -> str:
@@ -326,6 +331,10 @@ class Grown(_Policy):
             fix="Offer more candidates, or take a narrower tree.",
         )
         return self
+
+    @property
+    def asks(self) -> str | None:
+        return self.drafter
 
     @property
     def rests(self) -> bool:
