@@ -8,15 +8,16 @@ import numpy as np
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import Certificate
-from optimizer.cost import LevelCost
+from optimizer.cost import level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solvers.best_first import best_first_order
-from reader_theory.documents import Cost, DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Cost, Off, Policy, Static, Union
 from reader_theory.documents.fit import WorkloadFit
+from reader_theory.documents.policy import DRAFT
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["certified_tree", "neural_trees", "policy_family", "retrieval_policies"]
+__all__ = ["certified_tree", "neural_trees", "policy_family", "retrieved_chains"]
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SKIPS = (None, 2, 4, 8, 16)
@@ -49,22 +50,16 @@ def certified_tree(
 
     None where there is no draft to plan for.
     """
-    if fit.rank_depth is None or cost.draft_forward is None:
+    if fit.rank_depth is None or DRAFT not in cost.drafters:
         return None
     table = np.asarray(fit.rank_depth.value, dtype=np.float64)[:max_depth]
-    nodes, levels = np.arange(max_nodes + 1), len(table)
-    widths = np.arange(max_nodes + 1)
-    draft_s = np.tile(cost.draft_forward.at(batch, np.maximum(widths, 1), context), (levels, 1))
-    around = cost.step_overhead_s.value + batch * (cost.verify_s.value + cost.commit_s.value)
-    verify_s = cost.target_forward.at(batch, nodes + 1, context) + around
-    plain_around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
-    verify_s[0] = cost.target_forward.at(batch, 1, context) + plain_around
-    scale = cost.closure_of("draft").value
     problem = TreeProblem(
         RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
-        LevelCost(scale * draft_s, scale * verify_s),
+        level_cost(
+            cost.model(), cost.model((DRAFT,)), DRAFT, batch=batch, context=context, nodes=max_nodes, depth=len(table)
+        ),
         max_nodes,
-        max_depth=levels,
+        max_depth=len(table),
         batch=batch,
     )
     solution = solve(problem)
@@ -72,33 +67,29 @@ def certified_tree(
     return solution.tree, solution.certificate
 
 
-def retrieval_policies(max_tokens: int) -> list[RetrievalPolicy]:
+def retrieved_chains(max_tokens: int) -> list[Chain]:
     """Chains whose length grows with the match: from cautious (long matches only) to eager."""
-    grid: list[RetrievalPolicy] = []
+    grid: list[Chain] = []
     for min_match in (1, 2, 3, 4, 6, 8):
         for offset, factor in ((0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (8.0, 0.0)):
             for longest in (4, 8, 16, 24):
                 if longest <= max_tokens and longest >= offset + factor * min_match:
-                    grid.append(RetrievalPolicy(min_match=min_match, offset=offset, factor=factor, max_tokens=longest))
+                    grid.append(Chain(min_match=min_match, offset=offset, factor=factor, max_tokens=longest))
     return _distinct(grid)
 
 
-def policy_family(
-    trees: Iterable[DraftTree], retrievals: Iterable[RetrievalPolicy], *, drafted: bool, matched: bool
-) -> list[DraftPolicy]:
+def policy_family(trees: Iterable[DraftTree], chains: Iterable[Chain]) -> list[Policy]:
     """Off, every tree, every retrieved chain, and their unions, with or without the draft on long matches."""
-    family = [DraftPolicy()]
-    chains = list(retrievals) if matched else []
-    grown = list(trees) if drafted else []
-    family += [DraftPolicy.of(tree) for tree in grown]
-    family += [DraftPolicy(retrieval=chain) for chain in chains]
-    family += [DraftPolicy.of(tree, chain, skip) for tree in grown for chain in chains for skip in SKIPS]
-    return family
+    retrieved, static = list(chains), [Static.of(tree) for tree in trees]
+    unions = [
+        Union(static=tree, chain=chain, skip_at_match=skip) for tree in static for chain in retrieved for skip in SKIPS
+    ]
+    return [Off(), *static, *retrieved, *unions]
 
 
-def _distinct(grid: list[RetrievalPolicy]) -> list[RetrievalPolicy]:
+def _distinct(grid: list[Chain]) -> list[Chain]:
     """One of each behaviour: two rules with equal caps at every match length are one."""
-    seen: dict[tuple[int, ...], RetrievalPolicy] = {}
-    for policy in grid:
-        seen.setdefault(tuple(policy.cap(m) for m in range(33)), policy)
+    seen: dict[tuple[int, ...], Chain] = {}
+    for chain in grid:
+        seen.setdefault(tuple(chain.cap(m) for m in range(33)), chain)
     return list(seen.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,27 +11,27 @@ from numpy.typing import NDArray
 
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_draft
+from reader_theory.rules.exact import Text
+from reader_theory.rules.laws import Laws, most_likely
 from reader_theory.rules.race import race
 from reader_theory.trees import ROOT, DraftTree
 
-__all__ = ["Case", "Laws", "cases_for", "node_paths", "table"]
-
-Text = tuple[int, ...]
-Laws = Callable[[Text], NDArray[Any]]
-"""Law of the next token after a string, (V,) fractions."""
+__all__ = ["Case", "cases_for", "deep_case", "node_paths", "table"]
 
 TARGET_TWELFTHS = ((5, 0, 5, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
 DRAFT_TWELFTHS = ((3, 3, 0, 6), (1, 5, 6, 0), (2, 4, 5, 1), (4, 4, 4, 0))
 WIDE_TARGET = ((4, 0, 1, 5, 2), (0, 2, 2, 0, 8))
 WIDE_DRAFT = ((2, 2, 4, 1, 3), (5, 0, 3, 4, 0))
+DEEP_TARGET = ((1, 0, 3, 0), (0, 2, 0, 2), (0, 0, 1, 3), (2, 2, 0, 0))
+DEEP_DRAFT = ((3, 0, 1, 0), (0, 3, 0, 1), (0, 0, 2, 2), (1, 3, 0, 0))
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (-1, -1, -1), (-1, -1, 0), (-1, -1, 1, 1))
 CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0, 1))
 
 
-def table(twelfths: tuple[tuple[int, ...], ...]) -> Laws:
-    """Laws that depend on the whole string: one row of `twelfths` for each, chosen by a small hash of it."""
-    rows = [np.array([Fraction(n, sum(row)) for n in row]) for row in twelfths]
+def table(parts: tuple[tuple[int, ...], ...]) -> Laws:
+    """Laws that depend on the whole string: one row of `parts` for each, chosen by a small hash of it."""
+    rows = [np.array([Fraction(n, sum(row)) for n in row]) for row in parts]
     return lambda text: rows[sum((2 * place + 1) * (token + 1) for place, token in enumerate(text)) % len(rows)]
 
 
@@ -77,7 +76,7 @@ class Case:
         paths: dict[int, Text] = {ROOT: ()}
         for node in (ROOT, *range(len(tree))):
             children, law = tree.children(node).tolist(), self.draft(paths[node])
-            ranked = np.argsort(-law, kind="stable") if noise is None else _finish(law, noise[len(paths[node])])
+            ranked = most_likely(law, len(law)) if noise is None else _finish(law, noise[len(paths[node])])
             paths |= {child: (*paths[node], int(ranked[i])) for i, child in enumerate(children)}
         return DraftLaw([paths[node][-1] for node in range(len(tree))], self.parents, self.scheme)
 
@@ -97,8 +96,15 @@ def node_paths(draft: DraftLaw) -> list[Text]:
 def cases_for(scheme: Scheme) -> list[Case]:
     """Cases over 4 tokens for every shape that the scheme allows, one of them over 5."""
     target, draft = table(TARGET_TWELFTHS), table(DRAFT_TWELFTHS)
+    shapes = CHAINS if scheme == "chain" else SHAPES
     wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
-    return [*(Case(shape, scheme, target, draft) for shape in (CHAINS if scheme == "chain" else SHAPES)), wide]
+    return [*(Case(shape, scheme, target, draft) for shape in shapes), wide]
+
+
+def deep_case(scheme: Scheme) -> Case:
+    """A chain of 6, or a tree of depth 5, over laws of two possible tokens each: what goes wrong from some depth on."""
+    parents = (-1, 0, 1, 2, 3, 4) if scheme == "chain" else (-1, -1, 0, 2, 3, 4)
+    return Case(parents, scheme, table(DEEP_TARGET), table(DEEP_DRAFT))
 
 
 def _finish(law: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
+from reader_theory.cost.terms import Forwards, StepConditions, StepModel
+from reader_theory.documents import Chain, Cost, CostTable, DrafterCost, Grown, Off, Policy, Stamp, Static, Union
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
@@ -88,23 +90,26 @@ def calibrate_cost(
     probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
     called = names or (target.name, draft.name if draft else None)
     draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
-    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
+    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.kind == "grown"])
+    retrieval_s, around = _terms_around(seen)
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
         device=device_name,
         target=called[0],
-        draft=called[1] if draft else None,
         dtype=dtype,
         target_forward=corrected_target(target_table, probed),
-        draft_forward=draft_forward,
+        drafters={
+            **({} if draft_forward is None else {DRAFT: DrafterCost(model=called[1], forward=draft_forward)}),
+            RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),
+        },
         growth_s=growth_s,
         growth_step_s=growth_step_s,
         closure=Estimate.exact(1.0, "assumed"),
-        **_terms_around(seen),
+        **around,
     )
     closures = {
-        kind: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
-        for kind in dict.fromkeys(step.policy.drafters for step in checked)
+        "+".join(sorted(who)) or "off": _closure(open_cost, [step for step in checked if step.policy.drafters == who])
+        for who in dict.fromkeys(step.policy.drafters for step in checked)
     }
     return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
@@ -182,23 +187,21 @@ def _from_samples(
     )
 
 
-def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
+def _check_policies(*, drafted: bool) -> list[Policy]:
     """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
-    chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
-    grown = DraftPolicy(joined=JoinedPolicy(nodes=12, draft=False))
-    policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
+    chain = Chain(min_match=1, offset=2, factor=1, max_tokens=12)
+    policies: list[Policy] = [Off(), chain, Grown(nodes=12, drafter=None)]
     if not drafted:
         return policies
-    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-    joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
-    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
-    return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
+    small = Static.of(DraftTree.from_rank_paths([(0,), (1,), (0, 0)]))
+    grown = [Grown(nodes=8, draft_price=0.05), Grown(nodes=16, levels=2, draft_price=0.05)]
+    return [*policies, Static.of(DraftTree.chain(4)), Union(static=small, chain=chain), small, *grown]
 
 
-def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
-    """What a step spends outside of forwards, from the engine's own clocks: so much a row and so much a step."""
+def _terms_around(seen: Sequence[SeenStep]) -> tuple[Estimate, dict[str, Any]]:
+    """What a step spends outside of forwards, from the engine's own clocks: a row's look-up, and all the rest."""
     drafting = [s.timing for s in seen if s.policy.shape != "off"]
-    retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
+    retrieving = [s.timing for s in seen if s.policy.retrieved is not None]
     plain = [s.timing for s in seen if s.policy.shape == "off"]
     retrieval_s, fixed = _line(retrieving, lambda s: s.retrieval_s)
     verify_s, verify_fixed = _line(drafting, lambda s: s.verify_s)
@@ -206,8 +209,7 @@ def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
     rest = [max(s.step_s - s.retrieval_s - s.draft_s - s.target_s - s.verify_s - s.commit_s, 0.0) for s in drafting]
     plain_s, plain_fixed = _line(plain, lambda s: s.step_s - s.target_s)
     around = float(np.median(rest)) + fixed + verify_fixed + commit_fixed
-    return {
-        "retrieval_s": retrieval_s,
+    return retrieval_s, {
         "verify_s": verify_s,
         "commit_s": commit_s,
         "step_overhead_s": Estimate.exact(around, "measured"),
@@ -225,7 +227,7 @@ def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
 
     Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
     """
-    groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
+    groups: dict[tuple[Policy, int], list[SeenStep]] = {}
     for s in seen:
         groups.setdefault((s.policy, s.timing.rows), []).append(s)
     ratios = np.log([_ratio(cost, group) for group in groups.values()])
@@ -239,18 +241,22 @@ def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
 
 def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
     """Mean over steps, but for those that took over `HALTED` times the median: the machine was elsewhere."""
-    ratios = np.array([s.timing.step_s / _summed(cost, s) for s in group])
+    model = cost.model()
+    ratios = np.array([s.timing.step_s / _summed(model, s) for s in group])
     return float(np.mean(ratios[ratios <= HALTED * np.median(ratios)]))
 
 
-def _summed(cost: Cost, s: SeenStep) -> float:
-    rows = s.timing.rows
-    total = float(cost.target_forward.at(rows, s.timing.width, s.context))
-    if s.policy.shape == "off":
-        return total + rows * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
-    each = cost.verify_s.value + cost.commit_s.value
-    if s.policy.retrieval is not None:
-        each += cost.retrieval_s.value
-    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.joined is not None else 0.0
-    drafting = cost.drafting_s(rows, s.forwards, s.context) + growing
-    return total + drafting + rows * each + cost.step_overhead_s.value
+def _summed(open_model: StepModel, s: SeenStep) -> float:
+    """What the sum of the terms says of a step that was seen."""
+    off, policy, forwards = s.policy.shape == "off", s.policy, s.forwards
+    asked = {policy.asks: Forwards(forwards)} if policy.asks is not None and len(forwards) else {}
+    looked = {} if policy.retrieved is None else {policy.retrieved.drafter: Forwards(1.0)}
+    conditions = StepConditions(
+        batch=s.timing.rows,
+        context=s.context,
+        tokens=s.timing.width,
+        forwards=asked | looked,
+        growths=0 if policy.kind != "grown" else 1 + len(forwards),
+        drafting=not off,
+    )
+    return float(open_model.seconds(conditions))
