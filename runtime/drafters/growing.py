@@ -40,7 +40,8 @@ def growing(
     floor = np.full(count, price)
     numbers = np.empty((5, count, int(budgets.max())), np.int32)
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
-    grown, locks = GrownBatch(*numbers, chances, made), holding(indices)
+    tokens, parents, matches, sources, law = numbers
+    grown, locks = GrownBatch(tokens, parents, matches, sources, law, chances, made), holding(indices)
 
     def grow() -> GrownBatch:
         with locks:

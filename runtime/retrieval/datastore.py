@@ -254,7 +254,7 @@ def _pieces(text: NDArray[np.int32]) -> list[NDArray[np.int32]]:
     return [piece for piece in pieces if piece.size]
 
 
-def _check(holds: bool, path: object, got: str) -> None:
+def _check(holds: object, path: object, got: str) -> None:
     require(
         bool(holds),
         f"`{path}` must be a datastore of version {_VERSION}, whole",

@@ -322,7 +322,8 @@ def grow_batch(
         part(*cuts[0])
         for task in waiting:
             task.result()
-    return GrownBatch(*numbers, chances, made)
+    tokens, parents, matches, sources, law = numbers
+    return GrownBatch(tokens, parents, matches, sources, law, chances, made)
 
 
 def holding(indices: Sequence[RetrievalIndex]) -> AbstractContextManager[object]:
