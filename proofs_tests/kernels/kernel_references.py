@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reader_theory.rules import Greedy, TargetOnly
 from runtime.drafters.trie import DraftTrie
-from runtime.engine.picker import pick
+from runtime.engine.picker import token_scores
 from runtime.engine.sampling import SamplingParams
 
 Walk = tuple[list[int], list[int]]
@@ -24,11 +25,13 @@ def trie_of(case: dict[str, NDArray[Any]], row: int) -> DraftTrie:
 
 
 def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
-    """The engine's own walk, with the uniform of each node."""
+    """The rule's own tokens, with the uniform of each node."""
     params = SamplingParams(temperature=float(case["temperature"][row]))
-    logits = torch.from_numpy(case["logits"][row])
+    rule, logits = Greedy() if params.greedy else TargetOnly(), torch.from_numpy(case["logits"][row])
     return trie_of(case, row).follow(
-        lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
+        lambda path: rule.next_token(
+            token_scores(logits[path[-1]], params, []), lambda _, count: case["uniforms"][row, path[-1]].repeat(count)
+        )
     )
 
 
