@@ -49,7 +49,7 @@ ASSUMED_SPREAD = {
     "drafter head": 0.4,
     "all-reduce": 0.5,
 }
-"""Relative half-width of each term's 95 % interval where nothing was fitted; `UNKNOWN_SPREAD` where it is not listed."""
+"""Relative half-width of each term's 95 % interval where nothing was fitted; `UNKNOWN_SPREAD` of those not listed."""
 UNKNOWN_SPREAD = 0.8
 DRAFT, RETRIEVAL = "draft", "retrieval"
 """Names of the drafters whose forwards and look-ups it prices."""
@@ -142,9 +142,8 @@ class StepCost:
         shape = self.drafter if name.startswith("drafter") else self.target
         if self.fits is None or shape is None or shape.experts is not None:
             return None
-        products, attention = (
-            find(self.device, shape) for find in (self.fits.products_spread, self.fits.attention_spread)
-        )
+        products = self.fits.products_spread(self.device, shape)
+        attention = self.fits.attention_spread(self.device, shape)
         if name in ("target linear", "target head", "padding", "drafter head"):
             return None if name == "drafter head" and self.drafter_head is not None else products
         if name == "drafter":
