@@ -17,7 +17,6 @@ from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntr
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
 
 __all__ = ["Study", "Weighed", "make_plan"]
 
@@ -153,7 +152,7 @@ class Study:
         """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
         self.context = self.mean_context if context is None else float(context)
         proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
-        if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
+        if proved is not None and proved[0].nodes and proved[0].by_level() not in self.trees:
             self.trees.append(proved[0].by_level())
         alone = [DraftPolicy(), *map(DraftPolicy.of, self.trees), *(DraftPolicy(retrieval=c) for c in self.chains)]
         first = self._ranked(self._weigh(alone), batch)
@@ -325,8 +324,7 @@ class Study:
 def _replayed(policy: DraftPolicy) -> ReplayPolicy:
     chain = policy.retrieval
     cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
-    tree = policy.tree if policy.parents else DraftTree.empty()
-    return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
+    return ReplayPolicy(policy.tree, cap, policy.skip_draft_at_match)
 
 
 def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:

@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.documents import DraftPolicy, RetrievalPolicy
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 VOCABULARY = 64
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "mistral")
 
-TREE = DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
+TREE = TokenTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
 RETRIEVAL = RetrievalPolicy(min_match=1, offset=2, factor=2, max_tokens=8)
 POLICIES = {
     "off": DraftPolicy(),
-    "chain": DraftPolicy.of(DraftTree.chain(3)),
+    "chain": DraftPolicy.of(TokenTree.chain(3)),
     "tree": DraftPolicy.of(TREE),
     "retrieval": DraftPolicy(retrieval=RETRIEVAL),
     "both": DraftPolicy.of(TREE, RETRIEVAL),

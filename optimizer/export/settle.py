@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from optimizer.export.formats import EngineFormat
 from reader_theory.documents.plan import DraftPolicy, Plan, PlanEntry, RetrievalPolicy
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Choice", "Family", "entries_of", "policy_named", "settle", "weighed_policies"]
 
@@ -155,10 +155,10 @@ def weighed_policies(plan: Plan, workload: str) -> list[DraftPolicy]:
 
 def _spine(policy: DraftPolicy) -> DraftPolicy:
     """The chain of first candidates in a policy's tree."""
-    tree, node, length = policy.tree, ROOT, 0
-    while (first := [int(child) for child in tree.children(node) if tree.ranks[child] == 0]) != []:
+    tree, node, length = policy.tree, 0, 0
+    while (first := [child for child in tree.children(node) if tree.ranks[child] == 0]) != []:
         node, length = first[0], length + 1
-    return DraftPolicy.of(DraftTree.chain(length))
+    return DraftPolicy.of(TokenTree.chain(length))
 
 
 def policy_named(name: str) -> DraftPolicy | None:
@@ -175,7 +175,7 @@ def policy_named(name: str) -> DraftPolicy | None:
     if match is None or not name:
         return None
     told = match.groupdict()
-    tree = DraftTree.chain(int(told["length"] or 0))
+    tree = TokenTree.chain(int(told["length"] or 0))
     if told["most"] is None:
         return DraftPolicy.of(tree)
     offset, factor = float(told["offset"]), float(told["factor"])

@@ -13,7 +13,6 @@ from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import RetrievalCap, replay
 from reader_theory.documents import Cost, Plan, RunRecord, Trace
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees import DraftTree
 from reader_theory.validate import validate
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -64,8 +63,9 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
     done = engine.generate([prompt.tokens for prompt in _prompts(0)], params)
     chain = policy.retrieval
     cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
-    tree = policy.tree if policy.parents else DraftTree.empty()
-    predicted = replay(trace, tree, retrieval_cap=cap, skip_draft_at_match=policy.skip_draft_at_match, first_position=1)
+    predicted = replay(
+        trace, policy.tree, retrieval_cap=cap, skip_draft_at_match=policy.skip_draft_at_match, first_position=1
+    )
     assert [completion.steps for completion in done] == predicted.steps.tolist()
     assert [len(completion.tokens) - 1 for completion in done] == predicted.tokens.tolist()
     assert done[0].tokens == trace.columns["token"][:TOKENS].tolist()

@@ -35,12 +35,12 @@ from reader_theory.documents import (
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 STAMP = Stamp(made_at="2026-01-01T00:00:00+00:00", machine="a machine", cores=2, python="3.11.7", versions={}, seed=1)
 RETRIEVAL = RetrievalPolicy(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
-CHAIN_3 = DraftPolicy.of(DraftTree.chain(3))
-TREE = DraftPolicy.of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
+CHAIN_3 = DraftPolicy.of(TokenTree.chain(3))
+TREE = DraftPolicy.of(TokenTree([-1, 0, 0, 1, 1, 3]))
 OFF = DraftPolicy()
 MAPS = (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.95)),)
 JOINED = DraftPolicy(joined=JoinedPolicy(nodes=8, levels=2, skip_draft_at=0.7, maps=MAPS))
@@ -65,7 +65,7 @@ def entry(
             step_s=estimate(tokens_per_step / tokens_per_s),
             tokens_per_s=estimate(tokens_per_s),
             speed_up=estimate(tokens_per_s / 60),
-            nodes_per_step=float(len(policy.parents)),
+            nodes_per_step=float(policy.tree.nodes),
             terms_s={"target": tokens_per_step / tokens_per_s},
         ),
         price=0.01,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from proofs_tests.engine.test_engine_law import DRAFT, GRID, LENGTH, PROMPTS, TARGET, _exact_law
 from reader_theory.documents import DraftPolicy, JoinedPolicy, SourceMap
 from reader_theory.errors import DocumentError, InvalidInputError
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import NeuralDrafter
@@ -31,7 +31,7 @@ from runtime.retrieval.index import GrownBatch, RetrievalIndex, grow_batch
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 RNG = np.random.default_rng(8)
 SMALL = RNG.dirichlet(np.ones(4), 4)
-STATIC = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
+STATIC = TokenTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
 
 
 def laws_at_root(law: np.ndarray, trust: float = 0.5, maps: tuple[SourceMap, ...] = ()) -> NeuralLaws:
@@ -41,7 +41,7 @@ def laws_at_root(law: np.ndarray, trust: float = 0.5, maps: tuple[SourceMap, ...
     return laws
 
 
-def drafted(text: list[int], policy: JoinedPolicy, budget: int = 512, static: DraftTree | None = None) -> GrownBatch:
+def drafted(text: list[int], policy: JoinedPolicy, budget: int = 512, static: TokenTree | None = None) -> GrownBatch:
     neural = NeuralDrafter(TableModel(SMALL), 1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))

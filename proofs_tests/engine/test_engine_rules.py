@@ -19,7 +19,7 @@ from reader_theory.errors import InvalidInputError
 from reader_theory.rules.cases import Case
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.rules.races import race_law
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters import sampled as sampled_drafts
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import RULES, SamplingParams
@@ -31,8 +31,8 @@ TARGET = np.stack([np.roll(_TARGET, shift, axis=1) for shift in range(4)])
 DRAFT = np.array([[2, 0, 2, 0], [1, 1, 0, 2], [0, 0, 2, 2], [1, 3, 0, 0]]) / 4
 PROMPT, LENGTH = [1, 2, 1], 4
 PROMPTS = [PROMPT, [0], [3, 3]]
-TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-SHAPES = {"chain": DraftTree.chain(2), "tree": TREE}
+TREE = TokenTree.from_rank_paths([(0,), (1,), (0, 0)])
+SHAPES = {"chain": TokenTree.chain(2), "tree": TREE}
 DRAWN = ("chain", "block", "multi_round", "without_replacement", "traversal")
 Text = tuple[int, ...]
 
@@ -49,7 +49,7 @@ def _exact(length: int = LENGTH, laws: NDArray[Any] = TARGET) -> dict[Text, floa
     return law
 
 
-def _engine(tree: DraftTree, retrieval: RetrievalPolicy | None = None, target: NDArray[Any] = TARGET) -> Engine:
+def _engine(tree: TokenTree, retrieval: RetrievalPolicy | None = None, target: NDArray[Any] = TARGET) -> Engine:
     policy = DraftPolicy.of(tree, retrieval)
     return Engine(TableModel(target), TableModel(DRAFT), policy=policy, max_batch=1, max_context=32)
 
@@ -132,7 +132,7 @@ def test_gumbel_coupled_text_depends_on_the_noise_and_not_on_the_drafter() -> No
         for draft, policy in (
             (None, DraftPolicy()),
             (TableModel(DRAFT), DraftPolicy.of(TREE)),
-            (TableModel(_TARGET), DraftPolicy.of(DraftTree.chain(3))),
+            (TableModel(_TARGET), DraftPolicy.of(TokenTree.chain(3))),
         )
     ]
     assert texts[0] == texts[1] == texts[2]
@@ -158,7 +158,7 @@ def test_an_unknown_rule_is_refused() -> None:
 
 def test_a_shared_stream_of_uniforms_is_caught() -> None:
     """Drafting, acceptance and recovery share their numbers."""
-    engine = _engine(DraftTree.chain(2))
+    engine = _engine(TokenTree.chain(2))
 
     def run(forks: Forks) -> Text:
         shared = {step: forks.uniforms(LENGTH) for step in range(LENGTH + 1)}
@@ -179,7 +179,7 @@ def test_a_draft_that_is_not_drawn_from_its_declared_law_is_refused(rule: str, m
     wrong = lambda law, uniforms, scheme: right(np.roll(law, 1), uniforms, scheme)  # noqa: E731
     monkeypatch.setattr(sampled_drafts, "draw_children", wrong)
     with pytest.raises(InvalidInputError, match="law"):
-        _engine(DraftTree.chain(2)).generate([PROMPT] * 8, _params(rule))
+        _engine(TokenTree.chain(2)).generate([PROMPT] * 8, _params(rule))
 
 
 @pytest.mark.parametrize("rule", ["chain", "traversal"])
@@ -195,7 +195,7 @@ def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypa
 
     monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
     monkeypatch.setattr("runtime.engine.step.DrawnDraft", Lies)
-    tree = DraftTree.chain(2)
+    tree = TokenTree.chain(2)
     assert _gap(_engine_law(_engine(tree), _params(rule)), _exact()) > 0.01
 
 
@@ -214,7 +214,7 @@ def test_batches_of_mixed_rules_equal_single_runs() -> None:
 def test_penalties_see_the_path_in_draft_and_target() -> None:
     """With a model that drafts for itself and a penalty on both, every drawn token of a chain is kept."""
     laws = np.full((4, 4), 0.25) + 0.1 * np.eye(4) - 0.025
-    policy = DraftPolicy.of(DraftTree.chain(3))
+    policy = DraftPolicy.of(TokenTree.chain(3))
     engine = Engine(TableModel(laws), TableModel(laws), policy=policy, max_batch=2, max_context=64)
     params = SamplingParams(temperature=1.0, max_new_tokens=33, repetition_penalty=1.7, verification="chain")
     done = engine.generate([PROMPT, [0]], params)

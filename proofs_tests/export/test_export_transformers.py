@@ -74,7 +74,7 @@ def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, polic
     tokens, widths = forwards(model, lambda: model.generate(prompt, generation_config=config, **extra))
 
     assert tokens == plain
-    most = 1 + max(len(policy.parents), policy.retrieval.max_tokens if policy.retrieval else 0)
+    most = 1 + max(policy.tree.nodes, policy.retrieval.max_tokens if policy.retrieval else 0)
     assert max(widths[1:]) == most, "a step verifies the pending token and the planned drafts"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reader_theory.rules.base import walk_down
 from reader_theory.rules.cases import Case
+from reader_theory.rules.draft_law import ROOT
 from reader_theory.rules.greedy import follow
 from reader_theory.rules.laws import residual, without_token
 from reader_theory.rules.verifiers import (
@@ -33,7 +34,6 @@ from reader_theory.rules.verifiers import (
     verify_batch,
 )
 from reader_theory.rules.verifiers.multi_round import try_in_turn
-from reader_theory.trees import ROOT
 
 Walk = tuple[list[int], int]
 Array = NDArray[Any]

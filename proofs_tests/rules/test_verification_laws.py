@@ -41,7 +41,7 @@ from reader_theory.rules.verifiers import (
     WithoutReplacement,
     race,
 )
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from reader_theory.trees.bounds import transport_bound, transport_program
 
 SEEDS = st.integers(0, 10**6)
@@ -81,7 +81,7 @@ def test_runtime_emits_the_tokens_that_theory_says_on_a_chain(case: Case) -> Non
 @pytest.mark.parametrize("parents", [(-1, -1, 0), (-1, -1, 1)])
 def test_traversal_of_the_runtime_and_of_theory_emit_one_law(scheme: Any, parents: tuple[int, ...]) -> None:
     case = flat(parents, scheme, 3)
-    tree = DraftTree(parents, range(len(parents)))
+    tree = TokenTree([-1, *(parent + 1 for parent in parents)])
     law = {text: mass for text, mass in emitted_law(Traversal(), case).items() if mass}
     assert law == traversal.traversal_law(tree, scheme, case.target, case.draft)
     assert tokens_a_step(law) == traversal.expected_tokens(tree, scheme, case.target, case.draft)
@@ -90,8 +90,8 @@ def test_traversal_of_the_runtime_and_of_theory_emit_one_law(scheme: Any, parent
 def test_target_only_emits_the_sum_of_path_probabilities() -> None:
     case = cases_for("deterministic")[3]
     draft = case.drafted()
-    tree = DraftTree(draft.parents, range(len(draft)))
-    expected = target_only.expected_tokens(tree, draft.tokens.tolist(), case.target_rows(draft))
+    tree = TokenTree(np.append(-1, draft.parents + 1))
+    expected = target_only.expected_tokens(tree, [0, *draft.tokens.tolist()], case.target_rows(draft))
     assert tokens_a_step(emitted_law(TargetOnly(), case)) == expected
 
 

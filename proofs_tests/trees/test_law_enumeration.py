@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from reader_theory.errors import NotADistributionError
 from reader_theory.trees import (
-    ROOT,
-    DraftTree,
+    TokenTree,
     continue_with_target,
     emitted_entropy_nats,
     emitted_law,
@@ -38,10 +37,10 @@ def target_of(weights: Sequence[int]) -> Target:
     return target
 
 
-def target_only(choose: Choose, target: Target, tree: DraftTree) -> list[int]:
+def target_only(choose: Choose, target: Target, tree: TokenTree) -> list[int]:
     """Draw from the target, follow the child that carries the token; a node's rank is its token."""
-    emitted, node = [choose(target(()))], ROOT
-    while found := [c for c in tree.children(node).tolist() if tree.ranks[c] == emitted[-1]]:
+    emitted, node = [choose(target(()))], 0
+    while found := [c for c in tree.children(node) if tree.ranks[c] == emitted[-1]]:
         node = found[0]
         emitted.append(choose(target(tuple(emitted))))
     return emitted
@@ -59,7 +58,7 @@ def chain_rejection(choose: Choose, target: Target, draft: Target, residual: boo
 
 
 weights = st.lists(st.integers(0, 4), min_size=V, max_size=V).filter(any)
-TREE = DraftTree.from_rank_paths([(0, 1), (0, 2), (2, 0), (3,)])
+TREE = TokenTree.from_rank_paths([(0, 1), (0, 2), (2, 0), (3,)])
 
 
 @settings(max_examples=12)
@@ -85,8 +84,8 @@ def test_a_resampled_target_is_caught() -> None:
 def test_tokens_a_step_are_the_mean_length_of_the_emitted_string(weights: list[int]) -> None:
     target = target_of(weights)
     law = emitted_law(target_only, target, TREE)
-    paths = [tuple(int(TREE.ranks[node]) for node in TREE.path(leaf)) for leaf in range(len(TREE))]
-    conditional = np.array([float(target(path[:-1])[path[-1]]) for path in paths])
+    paths = TREE.rank_paths()
+    conditional = np.array([1, *(float(target(path[:-1])[path[-1]]) for path in paths[1:])])
     value = tokens_per_step(path_probability(TREE, conditional))
     assert value == pytest.approx(float(sum(len(text) * p for text, p in law.items())))
 
@@ -96,9 +95,9 @@ def test_tokens_a_step_are_the_mean_length_of_the_emitted_string(weights: list[i
 def test_entropy_of_the_emitted_string_is_the_entropy_met_on_the_way(weights: list[int]) -> None:
     target = target_of(weights)
     law = np.array([float(p) for p in emitted_law(target_only, target, TREE).values()])
-    paths = [tuple(int(TREE.ranks[node]) for node in TREE.path(leaf)) for leaf in range(len(TREE))]
+    paths = TREE.rank_paths()
     path = np.array([float(joint_law(target, len(p)).get(p, Fraction(0))) for p in paths])
-    entropies = np.array([entropy_nats(np.array(target(p), dtype=float)) for p in [(), *paths]])
+    entropies = np.array([entropy_nats(np.array(target(p), dtype=float)) for p in paths])
     assert emitted_entropy_nats(path, entropies) == pytest.approx(entropy_nats(law / law.sum()), abs=1e-9)
 
 

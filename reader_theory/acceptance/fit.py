@@ -18,7 +18,7 @@ from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, MatchedFi
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["REFERENCE_LENGTHS", "fit_acceptance"]
 
@@ -155,10 +155,10 @@ def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
 def _references(trace: Trace, name: str, drafted: bool, offered: bool, resampler: _Resampler) -> dict[str, Estimate]:
     policies: dict[str, ReplayPolicy] = {}
     if drafted:
-        policies |= {f"chain {k}": ReplayPolicy(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
+        policies |= {f"chain {k}": ReplayPolicy(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
     if offered:
         caps = {k: RetrievalCap(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
-        policies |= {f"retrieval {k}": ReplayPolicy(DraftTree.empty(), cap) for k, cap in caps.items()}
+        policies |= {f"retrieval {k}": ReplayPolicy(TokenTree.empty(), cap) for k, cap in caps.items()}
     results = replay_many(trace, policies.values(), workload=name)
     return {key: _tokens_per_step(result, resampler) for key, result in zip(policies, results, strict=True)}
 

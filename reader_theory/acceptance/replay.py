@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["ReplayPolicy", "ReplayResult", "RetrievalCap", "replay", "replay_many"]
 
@@ -65,7 +65,7 @@ _OFF = RetrievalCap(min_match=_NEVER, offset=0.0, factor=0.0, max_tokens=0)
 class ReplayPolicy:
     """What a step drafts: a static tree of neural ranks, a capped retrieved chain, or both in one trie."""
 
-    tree: DraftTree
+    tree: TokenTree
     retrieval_cap: RetrievalCap | None = None
     skip_draft_at_match: int | None = None
 
@@ -133,7 +133,7 @@ class ReplayResult:
 
 def replay(
     trace: Trace,
-    tree: DraftTree,
+    tree: TokenTree,
     *,
     retrieval_cap: RetrievalCap | None = None,
     workload: str | None = None,
@@ -148,7 +148,7 @@ def replay(
     Parameters
     ----------
     trace : Trace
-    tree : DraftTree
+    tree : TokenTree
         Nodes are ranks of the neural draft.
     retrieval_cap : RetrievalCap, optional
         Retrieval is off when left out.
@@ -213,12 +213,12 @@ def _replay_one(trace: Trace, policy: ReplayPolicy, walked: _Walked) -> ReplayRe
     _check_ranks(trace, tree)
     prompts = len(walked.prompts)
     counts = np.zeros((5, prompts), dtype=np.int64)
-    nodes = np.zeros((prompts, len(tree) + cap.max_tokens + 1), dtype=np.int32)
+    nodes = np.zeros((prompts, len(tree) + cap.max_tokens), dtype=np.int32)
     accepted = np.zeros((prompts, max(tree.depth, cap.max_tokens) + 1), dtype=np.int32)
     skip = _NEVER if policy.skip_draft_at_match is None else policy.skip_draft_at_match
     walk(
         walked.starts, walked.ends, walked.draft_rank, walked.match_length, walked.offered, walked.run,
-        _child_table(tree), len(tree), skip, cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens,
+        _child_table(tree), tree.nodes, skip, cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens,
         counts, nodes, accepted,
     )  # fmt: skip
     return ReplayResult(
@@ -233,8 +233,8 @@ def _replay_one(trace: Trace, policy: ReplayPolicy, walked: _Walked) -> ReplayRe
     )
 
 
-def _check_ranks(trace: Trace, tree: DraftTree) -> None:
-    highest = int(tree.ranks.max(initial=-1))
+def _check_ranks(trace: Trace, tree: TokenTree) -> None:
+    highest = int(tree.ranks.max()) if tree.nodes else -1
     require(
         highest < trace.candidates,
         "`tree` must only use ranks that the trace recorded",
@@ -243,8 +243,8 @@ def _check_ranks(trace: Trace, tree: DraftTree) -> None:
     )
 
 
-def _child_table(tree: DraftTree) -> Ints:
-    """(N + 1, R) int32: number of the child at a rank, 0 for none; row and number 0 are the root."""
-    table = np.zeros((len(tree) + 1, int(tree.ranks.max(initial=0)) + 1), dtype=np.int32)
-    table[tree.parents + 1, tree.ranks] = np.arange(1, len(tree) + 1)
+def _child_table(tree: TokenTree) -> Ints:
+    """(N + 1, R) int32: the child of a node at a rank, 0 for none."""
+    table = np.zeros((len(tree), int(tree.ranks.max()) + 1), dtype=np.int32)
+    table[tree.parents[1:], tree.ranks[1:]] = np.arange(1, len(tree))
     return table

@@ -13,7 +13,7 @@ from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.joined import JoinedPolicy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Candidate", "DraftPolicy", "Plan", "PlanEntry", "Prediction", "RetrievalPolicy"]
 
@@ -40,8 +40,8 @@ class DraftPolicy(Frozen):
     the draft is asked, and there is no chain.
     """
 
-    parents: tuple[int, ...] = ()
-    ranks: tuple[int, ...] = ()
+    parents: tuple[int, ...] = Field(default=(), description="of the tree's nodes, the root first; empty for no tree")
+    ranks: tuple[int, ...] = Field(default=(), description="of the tree's nodes, the root first")
     retrieval: RetrievalPolicy | None = None
     skip_draft_at_match: int | None = Field(
         default=None, description="the neural draft does not run on a row whose match is at least this long"
@@ -67,9 +67,9 @@ class DraftPolicy(Frozen):
         return self
 
     @property
-    def tree(self) -> DraftTree:
-        """The neural draft's tree."""
-        return DraftTree(self.parents, self.ranks)
+    def tree(self) -> TokenTree:
+        """The neural draft's tree; the root alone where there is none."""
+        return TokenTree(self.parents, self.ranks) if self.parents else TokenTree.empty()
 
     @property
     def shape(self) -> Literal["off", "chain", "tree"]:
@@ -96,7 +96,7 @@ class DraftPolicy(Frozen):
         parts: list[str] = []
         if self.parents:
             tree = self.tree
-            parts.append(f"chain {len(tree)}" if tree.is_chain else f"tree {len(tree)}x{tree.depth}")
+            parts.append(f"chain {tree.nodes}" if tree.is_chain else f"tree {tree.nodes}x{tree.depth}")
         if self.retrieval is not None:
             r = self.retrieval
             parts.append(f"retrieval {r.max_tokens} ({r.offset:g}+{r.factor:g}m, m>={r.min_match})")
@@ -109,16 +109,15 @@ class DraftPolicy(Frozen):
         if not self.parents:
             return np.empty(0)
         tree = self.tree
-        inner = np.unique(tree.parents[tree.parents >= 0])
-        widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
-        return np.concatenate([[pending], widths])
+        widths = np.bincount(tree.depths[list(tree.inner)])
+        return np.concatenate([[pending], widths[1:]])
 
     @classmethod
-    def of(cls, tree: DraftTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:
+    def of(cls, tree: TokenTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:
         """Policy from a tree of the neural draft's ranks."""
         return cls(
-            parents=tuple(tree.parents.tolist()),
-            ranks=tuple(tree.ranks.tolist()),
+            parents=tuple(tree.parents.tolist()) if tree.nodes else (),
+            ranks=tuple(tree.ranks.tolist()) if tree.nodes else (),
             retrieval=retrieval,
             skip_draft_at_match=skip,
         )

@@ -130,7 +130,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
             step_s=Estimate.exact(step_s, "predicted"),
             tokens_per_s=rate,
             speed_up=rate.scaled(gain / rate.value),
-            nodes_per_step=float(len(cell.policy.parents)) if cell.nodes_per_step is None else cell.nodes_per_step,
+            nodes_per_step=float(cell.policy.tree.nodes) if cell.nodes_per_step is None else cell.nodes_per_step,
             terms_s={"step": step_s},
         ),
         price=max(cell.price, 0.0),

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, require
-from reader_theory.rules.draft_law import DraftLaw, Scheme
+from reader_theory.rules.draft_law import ROOT, DraftLaw, Scheme
 from reader_theory.rules.laws import as_laws
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import Stream, VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["Verified", "Verifier", "verify_batch", "walk_down"]
 

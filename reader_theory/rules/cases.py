@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_draft
 from reader_theory.rules.race import race
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 
 __all__ = ["Case", "Laws", "cases_for", "node_paths", "table"]
 
@@ -59,9 +59,13 @@ class Case:
         return f"a {self.scheme} draft with parents {list(self.parents)} over {self.vocabulary} tokens"
 
     @property
+    def _tree(self) -> TokenTree:
+        return TokenTree([-1, *(parent + 1 for parent in self.parents)])
+
+    @property
     def depth(self) -> int:
         """Depth of the tree."""
-        return DraftTree(self.parents, range(len(self.parents))).depth
+        return self._tree.depth
 
     @property
     def vocabulary(self) -> int:
@@ -70,16 +74,16 @@ class Case:
 
     def drafted(self, drafting: NDArray[Any] | None = None, noise: NDArray[Any] | None = None) -> DraftLaw:
         """The draft for these drafting uniforms (sampled schemes) or this coupling noise (coupled)."""
-        tree = DraftTree(self.parents, range(len(self.parents)))
+        tree = self._tree
         if self.scheme in DRAWN:
             assert drafting is not None
-            return draw_draft(tree, self.scheme, self.draft, drafting)
-        paths: dict[int, Text] = {ROOT: ()}
-        for node in (ROOT, *range(len(tree))):
-            children, law = tree.children(node).tolist(), self.draft(paths[node])
+            return draw_draft(tree, self.scheme, self.draft, np.append(drafting[:1], drafting))
+        paths: dict[int, Text] = {0: ()}
+        for node in range(len(tree)):
+            children, law = tree.children(node), self.draft(paths[node])
             ranked = np.argsort(-law, kind="stable") if noise is None else _finish(law, noise[len(paths[node])])
             paths |= {child: (*paths[node], int(ranked[i])) for i, child in enumerate(children)}
-        return DraftLaw([paths[node][-1] for node in range(len(tree))], self.parents, self.scheme)
+        return DraftLaw([paths[node][-1] for node in range(1, len(tree))], self.parents, self.scheme)
 
     def target_rows(self, draft: DraftLaw) -> NDArray[Any]:
         """(N + 1, V) laws of the target at the root and after each node."""

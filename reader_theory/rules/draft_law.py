@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from reader_theory.errors import InvalidInputError, NotATreeError, require
 from reader_theory.rules.laws import as_laws, without_token
 from reader_theory.rules.pick import pick_token
-from reader_theory.trees import ROOT
 
 __all__ = ["DRAWN", "SCHEMES", "DraftLaw", "Scheme"]
+
+ROOT = -1
+"""Parent of a node that hangs off the last committed token."""
 
 Scheme = Literal["deterministic", "chain", "iid", "without_replacement", "coupled"]
 SCHEMES: tuple[Scheme, ...] = ("deterministic", "chain", "iid", "without_replacement", "coupled")

@@ -12,7 +12,7 @@ from reader_theory.errors import require
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.laws import without_token
 from reader_theory.rules.pick import pick_token
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 
 __all__ = ["draw_children", "draw_draft"]
 
@@ -45,27 +45,27 @@ def draw_children(law: NDArray[Any], uniforms: ArrayLike, scheme: Scheme) -> lis
 
 
 def draw_draft(
-    tree: DraftTree, scheme: Scheme, law: Callable[[tuple[int, ...]], NDArray[Any]], uniforms: NDArray[Any]
+    tree: TokenTree, scheme: Scheme, law: Callable[[tuple[int, ...]], NDArray[Any]], uniforms: NDArray[Any]
 ) -> DraftLaw:
     """Draw a draft of the shape of `tree`; a node that its parent's law cannot fill is left out with all below it.
 
     Parameters
     ----------
-    tree : DraftTree
+    tree : TokenTree
         Shape, a function of the prefix only.
     scheme : {"chain", "iid", "without_replacement"}
         How siblings are drawn.
     law : callable
         Law q after the tokens of a path, the empty path being the root.
-    uniforms : (N,) in [0, 1)
-        One a node, from the drafting stream.
+    uniforms : (N + 1,) in [0, 1)
+        One a node, from the drafting stream; that of the root is not read.
     """
-    paths: dict[int, tuple[int, ...]] = {ROOT: ()}
-    place: dict[int, int] = {ROOT: ROOT}
+    paths: dict[int, tuple[int, ...]] = {0: ()}
+    place: dict[int, int] = {0: -1}
     kept: list[int] = []
     rows: list[NDArray[Any]] = []
-    for parent in (ROOT, *range(len(tree))):
-        children = tree.children(parent).tolist()
+    for parent in range(len(tree)):
+        children = tree.children(parent)
         if parent not in paths or not children:
             continue
         rows.append(law(paths[parent]))

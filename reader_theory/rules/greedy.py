@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.rules.base import Verifier
-from reader_theory.rules.draft_law import SCHEMES, DraftLaw
+from reader_theory.rules.draft_law import ROOT, SCHEMES, DraftLaw
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["Greedy", "follow"]
 

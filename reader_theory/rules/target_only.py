@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.rules.laws import as_laws
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 
 __all__ = ["acceptance_probability", "expected_tokens", "path_probabilities"]
 
@@ -28,24 +28,24 @@ def acceptance_probability(target: ArrayLike, tokens: Sequence[int]) -> Any:
     return as_laws(target, "target")[list(tokens)].sum()
 
 
-def path_probabilities(tree: DraftTree, tokens: Sequence[int], target: ArrayLike) -> NDArray[Any]:
-    """(N,) probability that each node is accepted: the product of the target's probabilities along its path.
+def path_probabilities(tree: TokenTree, tokens: Sequence[int], target: ArrayLike) -> NDArray[Any]:
+    """(N + 1,) probability that each node is accepted: the product of the target's probabilities along its path.
 
     Parameters
     ----------
-    tree : DraftTree of N nodes
-    tokens : sequence of N int
-        Token of each node, distinct among siblings.
+    tree : TokenTree of N nodes
+    tokens : sequence of N + 1 int
+        Token of each node, distinct among siblings; that of the root is not read.
     target : (N + 1, V), each row sums to 1
-        Law at the root (row 0) and after each node (row node + 1).
+        Law after each node.
     """
     laws = as_laws(target, "target")
-    reached: dict[int, Any] = {ROOT: 1}
-    for node, parent in enumerate(tree.parents.tolist()):
-        reached[node] = reached[parent] * laws[parent + 1, tokens[node]]
-    return np.array([reached[node] for node in range(len(tree))], dtype=laws.dtype)
+    reached: list[Any] = [1]
+    for node, parent in enumerate(tree.parents.tolist()[1:], start=1):
+        reached.append(reached[parent] * laws[parent, tokens[node]])
+    return np.array(reached, dtype=laws.dtype)
 
 
-def expected_tokens(tree: DraftTree, tokens: Sequence[int], target: ArrayLike) -> Any:
-    """Tokens a step, 1 + sum of the path probabilities; exact for laws of fractions."""
-    return 1 + path_probabilities(tree, tokens, target).sum()
+def expected_tokens(tree: TokenTree, tokens: Sequence[int], target: ArrayLike) -> Any:
+    """Tokens a step, the sum of the path probabilities; exact for laws of fractions."""
+    return path_probabilities(tree, tokens, target).sum()

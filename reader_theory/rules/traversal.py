@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reader_theory.rules.chain import Laws
 from reader_theory.rules.laws import without_token
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 from reader_theory.trees.law import Choose, Law, emitted_law
 
 __all__ = ["expected_tokens", "traversal_law"]
@@ -24,12 +24,12 @@ __all__ = ["expected_tokens", "traversal_law"]
 Scheme = Literal["chain", "iid", "without_replacement"]
 
 
-def traversal_law(tree: DraftTree, scheme: Scheme, target: Laws, draft: Laws) -> Law:
+def traversal_law(tree: TokenTree, scheme: Scheme, target: Laws, draft: Laws) -> Law:
     """Law of the emitted string over drafts and verification, for small vocabularies and trees.
 
     Parameters
     ----------
-    tree : DraftTree
+    tree : TokenTree
         Shape; siblings are drawn in order, and a node that the draft law cannot fill is left out with all below it.
     scheme : {"chain", "iid", "without_replacement"}
         How siblings are drawn.
@@ -43,7 +43,7 @@ def traversal_law(tree: DraftTree, scheme: Scheme, target: Laws, draft: Laws) ->
     return emitted_law(run)
 
 
-def expected_tokens(tree: DraftTree, scheme: Scheme, target: Laws, draft: Laws) -> Fraction:
+def expected_tokens(tree: TokenTree, scheme: Scheme, target: Laws, draft: Laws) -> Fraction:
     """Tokens a step, exactly; see `traversal_law`."""
     law = traversal_law(tree, scheme, target, draft)
     return sum((probability * len(text) for text, probability in law.items()), Fraction(0))
@@ -54,24 +54,24 @@ class _Run:
     """One way that the draws and the coins can fall."""
 
     choose: Choose
-    tree: DraftTree
+    tree: TokenTree
     scheme: Scheme
     target: Laws
     draft: Laws
-    paths: dict[int, tuple[int, ...]] = field(default_factory=lambda: {ROOT: ()})
+    paths: dict[int, tuple[int, ...]] = field(default_factory=lambda: {0: ()})
 
     def emitted(self) -> tuple[int, ...]:
-        for parent in (ROOT, *range(len(self.tree))):
+        for parent in range(len(self.tree)):
             if parent in self.paths:
                 self._draw_below(parent)
-        end = self._settle(ROOT, Fraction(1))
+        end = self._settle(0, Fraction(1))
         assert end is not None
         node, law = end
         return (*self.paths[node], self.choose(law.tolist()))
 
     def _draw_below(self, parent: int) -> None:
         law = self.draft(self.paths[parent])
-        for child in self.tree.children(parent).tolist():
+        for child in self.tree.children(parent):
             if not np.any(law > 0):
                 return
             token = self.choose(law.tolist())
@@ -81,7 +81,7 @@ class _Run:
     def _settle(self, node: int, reach: Any) -> tuple[int, NDArray[Any]] | None:
         """Where the walk ends, at or below `node`, and the law of the token added; None when all are rejected."""
         left, law = self.target(self.paths[node]), self.draft(self.paths[node])
-        for child in (child for child in self.tree.children(node).tolist() if child in self.paths):
+        for child in (child for child in self.tree.children(node) if child in self.paths):
             token = self.paths[child][-1]
             end = self._settle(child, min(reach * left[token] / law[token], Fraction(1)))
             if end is not None:
@@ -90,7 +90,7 @@ class _Run:
             mass = surplus.sum()
             reach, left = (mass / (mass + 1 - reach), surplus / mass) if mass > 0 else (mass, left)
             law = self._left_to_draw(law, token)
-        return (node, left) if node == ROOT or self.choose([reach, 1 - reach]) == 0 else None
+        return (node, left) if node == 0 or self.choose([reach, 1 - reach]) == 0 else None
 
     def _left_to_draw(self, law: NDArray[Any], token: int) -> NDArray[Any]:
         return without_token(law, token) if self.scheme == "without_replacement" else law

@@ -12,7 +12,7 @@ import numpy as np
 from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.engine.timing import StepTiming
 from runtime.measure.in_situ import (
@@ -189,9 +189,9 @@ def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
     policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
     if not drafted:
         return policies
-    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
+    small = TokenTree.from_rank_paths([(0,), (1,), (0, 0)])
     joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
-    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
+    static = [DraftPolicy.of(TokenTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
     return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
 
 

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from reader_theory.rules.base import Verifier
-from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.draft_law import ROOT, DraftLaw
 from reader_theory.rules.greedy import follow
 from reader_theory.rules.race import race
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["GumbelCoupled"]
 

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.rules.base import Verifier
-from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.draft_law import ROOT, DraftLaw
 from reader_theory.rules.laws import without_token
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["Traversal"]
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from reader_theory.rules.base import Verifier
-from reader_theory.rules.draft_law import SCHEMES, DraftLaw
+from reader_theory.rules.draft_law import ROOT, SCHEMES, DraftLaw
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.typical import acceptable
-from reader_theory.trees import ROOT
 
 __all__ = ["TypicalLossy"]
 
