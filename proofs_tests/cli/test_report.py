@@ -71,7 +71,7 @@ def run_of(plan: Plan, path: Path, **changes: Any) -> RunRecord:
                 plain_decode_s=tokens / 60,
             )
         )  # fmt: skip
-    columns = {name: np.ones(2 * len(cells)) for name in record.columns}
+    columns = examples.run_columns(2 * len(cells))
     columns["cell"] = np.repeat(np.arange(len(cells)), 2)
     fields = record.model_dump() | {"cells": cells, "plan": plan.fingerprint(), "requests": ()} | changes
     for name in ("arrays", "kind", "schema_version"):
@@ -168,7 +168,7 @@ def test_a_plan_alone_with_its_run_is_enough(part: Part) -> None:
     assert "Acceptance" not in page
 
 
-@pytest.mark.parametrize("changes", [{"verification": "typical", "lossless": False}, {"lossless": False}])
+@pytest.mark.parametrize("changes", [{"verification": "typical_lossy", "lossless": False}, {"lossless": False}])
 def test_lossy_verification_is_named_lossy(plan: Plan, tmp_path: Path, changes: dict[str, Any]) -> None:
     record = run_of(plan, tmp_path / "run.json", **changes)
     page = render_report([Part(plan, record, validate(plan, record))])

@@ -16,6 +16,7 @@ from reader_theory.documents import (
     Cost,
     CostTable,
     Document,
+    DrafterCost,
     DraftPolicy,
     JoinedPolicy,
     JoinedRecord,
@@ -117,10 +118,16 @@ def cost() -> Cost:
     table = CostTable(batch=(1, 4), tokens=(1, 8), context=(16, 256), seconds=grid, relative_spread=0.05)
     small = Estimate(value=1e-4, low=9e-5, high=1.1e-4, origin="measured")
     return Cost(
-        stamp=STAMP, device="cpu", target="a/target", draft=None, dtype="float32", target_forward=table,
-        draft_forward=None, retrieval_s=small, verify_s=small, commit_s=small, step_overhead_s=small,
-        plain_overhead_s=small, closure=Estimate.exact(1.0, "measured"),
+        stamp=STAMP, device="cpu", target="a/target", dtype="float32", target_forward=table,
+        drafters={"retrieval": DrafterCost(term="lookups", row_s=small)}, verify_s=small, commit_s=small,
+        step_overhead_s=small, plain_overhead_s=small, closure=Estimate.exact(1.0, "measured"),
     )  # fmt: skip
+
+
+def run_columns(steps: int) -> dict[str, NDArray[Any]]:
+    """Ones, of cell 0, in the kinds of number that a run writes."""
+    columns = {name: np.ones(steps, np.float64 if name.endswith("_s") else np.int32) for name in RUN_COLUMNS}
+    return columns | {"cell": np.zeros(steps, np.int32)}
 
 
 def run_record(path: Path) -> RunRecord:
@@ -130,7 +137,7 @@ def run_record(path: Path) -> RunRecord:
     )  # fmt: skip
     request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
     return RunRecord.create(
-        path, {name: np.ones(4) for name in RUN_COLUMNS}, stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
+        path, run_columns(4), stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
         dtype="float32", temperature=0.0, verification="greedy", lossless=True, plan=None, new_tokens=8, cells=(cell,),
         requests=(request,),
     )  # fmt: skip

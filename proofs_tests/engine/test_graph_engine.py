@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.engine import GraphEngine
 from runtime.engine.graphs.packed import Packed
 from runtime.engine.sampling import SamplingParams
+from runtime.models.base import LanguageModel, Output
 from runtime.models.load import wrap
-from runtime.models.target import LanguageModel
 
 PROMPTS = [prompt.tokens for prompt in random_prompts(7)]
 
@@ -72,7 +73,7 @@ class Cramped(LanguageModel):
             raise torch.OutOfMemoryError("no room for the cache")
         return self.model.new_cache(rows, slots)
 
-    def logits(
+    def forward(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
@@ -80,11 +81,12 @@ class Cramped(LanguageModel):
         cache: RowCache,
         *,
         last_only: bool = False,
-    ) -> torch.Tensor:
+        hidden: Sequence[int] = (),
+    ) -> Output:
         decoding = cache.start is None
         if decoding and tokens.numel() > self.tokens:
             raise torch.OutOfMemoryError("no room for the forward")
-        return self.model.logits(tokens, positions, mask, cache, last_only=last_only)
+        return self.model.forward(tokens, positions, mask, cache, last_only=last_only, hidden=hidden)
 
 
 def test_a_bucket_without_memory_is_cut_and_said() -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.kernels.top import draft_level
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
-from runtime.models.target import LanguageModel
 
 __all__ = ["NeuralDrafter"]
 

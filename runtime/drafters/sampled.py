@@ -24,17 +24,7 @@ from runtime.engine.processors import target_law
 from runtime.engine.sampling import SamplingParams
 from runtime.models.inputs import forward_trees
 
-__all__ = ["SCHEME_OF", "Ask", "DrawnDraft", "draw_drafts", "shape_for"]
-
-SCHEME_OF: dict[str, Scheme] = {
-    "chain": "chain",
-    "block": "chain",
-    "multi_round": "iid",
-    "without_replacement": "without_replacement",
-    "traversal": "without_replacement",
-    "gumbel": "coupled",
-}
-"""How a rule wants its drafts drawn; every other rule takes the draft's most likely tokens."""
+__all__ = ["Ask", "DrawnDraft", "draw_drafts", "shape_for"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Ask:
     tree : TokenTree, by level
         Shape; ranks are read by the deterministic scheme only.
     scheme : str
-        One of `SCHEME_OF`, or ``deterministic``.
+        How its rule wants drafts drawn.
     text : list of int
         Prompt and output so far; read by a penalty only.
     uniforms : (N + 1,) in [0, 1)
@@ -87,9 +77,9 @@ class DrawnDraft:
 
 
 @lru_cache(maxsize=1024)
-def shape_for(tree: TokenTree, rule: str, depth: int, nodes: int) -> TokenTree:
-    """The tree as a rule can draw it, no deeper than `depth` and of at most `nodes` nodes; rules of chains take one."""
-    if SCHEME_OF.get(rule) == "chain":
+def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenTree:
+    """The tree as a scheme can draw it, no deeper than `depth` and of at most `nodes` nodes; a chain for chains."""
+    if scheme == "chain":
         return TokenTree.chain(min(tree.depth, depth, nodes))
     return tree.prune(nodes=nodes, depth=depth)
 

@@ -69,7 +69,7 @@ class Counters:
     ) -> None:
         """Rows of a step before it is committed; `retrieved` counts each row's nodes from retrieval, root included."""
         for row, (request, draft, count) in enumerate(zip(requests, drafts, retrieved, strict=True)):
-            self._rules[request.params.rule] += 1
+            self._rules[request.params.rule.name] += 1
             if len(draft) > 1:
                 drawn = isinstance(draft, DrawnDraft)
                 told = [] if drawn else draft.sources

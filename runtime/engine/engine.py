@@ -28,8 +28,8 @@ from runtime.engine.timing import KEPT, StepTiming
 from runtime.engine.verifying import Layout, lay_out, walk_rows
 from runtime.engine.walks import first_token
 from runtime.kernels.verify import Walks
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
-from runtime.models.target import LanguageModel
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import RetrievalIndex
 

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import require
 from runtime.engine.request import Completion, Request
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
+from runtime.models.text import encode_text
 
 __all__ = ["check_vocabularies", "completed", "encode", "refusal"]
 
@@ -24,7 +25,7 @@ def encode(prompt: str | ArrayLike, tokenizer: Any) -> NDArray[np.int64]:
             got="a str, and an engine without one",
             fix="Pass `tokenizer=`, or token ids.",
         )
-        prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        prompt = encode_text(tokenizer, prompt)
     return np.asarray(prompt, dtype=np.int64).reshape(-1)
 
 

@@ -10,8 +10,8 @@ import torch
 from reader_theory.errors import require
 from reader_theory.memory import token_capacity
 from runtime.cache.rows import RowCache
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
 
 __all__ = ["is_out_of_memory", "slots_within"]
 

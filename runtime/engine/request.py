@@ -9,7 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.rules.base import At
+from reader_theory.rules.greedy import Greedy
 from reader_theory.rules.streams import Stream
+from reader_theory.rules.target_only import TargetOnly
 from runtime.engine.sampling import SamplingParams
 from runtime.retrieval.index import RetrievalIndex
 
@@ -34,7 +37,7 @@ class Completion:
     accepted : int
         Draft tokens emitted.
     verification : str
-        Rule that verified its drafts; a lossy one's name ends in ``_lossy``.
+        Rule that verified its drafts.
     lossless : bool
         Whether that rule keeps the target's law.
     """
@@ -73,10 +76,9 @@ class Request:
 
     @cached_property
     def follows(self) -> bool:
-        """Whether it emits the target's own tokens, the most likely or drawn from its plain softmax."""
-        params = self.params
-        drawn = params.rule == "target_only" and params.plain
-        return drawn or (params.greedy and params.repetition_penalty == 1.0)
+        """Whether kernels walk its drafts: greedy without a penalty, or target only on the plain softmax."""
+        params, rule = self.params, type(self.params.rule)
+        return (rule is TargetOnly and params.plain) or (rule is Greedy and params.repetition_penalty == 1.0)
 
     @property
     def room(self) -> int:
@@ -87,6 +89,11 @@ class Request:
     def most_tokens(self) -> int:
         """Tokens that its row holds at the end."""
         return len(self.prompt) + self.params.max_new_tokens
+
+    def numbers_at(self, position: int) -> At:
+        """Numbers of an output position, by stream."""
+        own = self.uniforms[position : position + 1]
+        return lambda stream, count: own if stream == "recovery" else self.streams(stream, position, count)
 
     @property
     def text(self) -> list[int]:
@@ -115,6 +122,6 @@ class Request:
             self.finish or "cancelled",
             self.steps,
             self.accepted,
-            verification=self.params.rule,
+            verification=self.params.rule.name,
             lossless=self.params.lossless,
         )

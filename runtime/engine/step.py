@@ -10,7 +10,7 @@ from reader_theory.documents import DraftPolicy
 from reader_theory.trees import TokenTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.sampled import SCHEME_OF, Ask, DrawnDraft, draw_drafts, shape_for
+from runtime.drafters.sampled import Ask, DrawnDraft, draw_drafts, shape_for
 from runtime.drafters.trie import DraftTrie
 from runtime.engine.request import Request
 from runtime.retrieval.index import RetrievalIndex
@@ -80,7 +80,7 @@ class Drafting:
         if max(len(r.prompt) + len(r.output) for r in rows) + tree.depth > self.drafter.model.max_positions:
             want.clear()
             return [*tries]
-        if any(rows[row].params.rule in SCHEME_OF for row in want):
+        if any(rows[row].params.rule.scheme != "deterministic" for row in want):
             return self._drawn(tree, rows, tries, want, spare)
         tokens = self.drafter.propose(len(tries), tree)
         for row in want:
@@ -94,7 +94,8 @@ class Drafting:
     ) -> Drafts:
         """Both sources in one tree; rows whose rule needs drafts drawn from a law get none."""
         assert policy.joined is not None
-        room = np.array([0 if r.params.rule in SCHEME_OF else min(r.room - 1, spare(r)) for r in rows], dtype=np.int64)
+        own = [r.params.rule.scheme == "deterministic" for r in rows]
+        room = np.array([min(r.room - 1, spare(r)) if o else 0 for r, o in zip(rows, own, strict=True)], dtype=np.int64)
         budgets = np.where(room > 0, np.array([spare(r) for r in rows], dtype=np.int64), 0)
         longest = max(len(request.text) for request in rows)
         static = policy.tree if policy.parents else None
@@ -126,11 +127,11 @@ class Drafting:
 
     def _ask(self, request: Request, tree: TokenTree, spare: Spare) -> Ask:
         assert self.drafter is not None
-        rule, emitted, vocabulary = request.params.rule, len(request.output), self.drafter.model.vocabulary
-        shape = shape_for(tree, rule, request.room - 1, spare(request))
+        scheme, emitted, vocabulary = request.params.rule.scheme, len(request.output), self.drafter.model.vocabulary
+        shape = shape_for(tree, scheme, request.room - 1, spare(request))
         return Ask(
             tree=shape,
-            scheme=SCHEME_OF.get(rule, "deterministic"),
+            scheme=scheme,
             params=request.params,
             text=request.text if request.params.repetition_penalty != 1.0 else [],
             uniforms=np.append(0.0, request.streams("drafting", request.steps + 1, shape.nodes)),

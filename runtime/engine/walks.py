@@ -1,7 +1,8 @@
 """What a row emits: its drafts walked by the rule that its request asks for.
 
-Greedy, target-only and Gumbel-coupled rows follow the target's own tokens down a trie, whoever built it. Rules that
-need the law of the draft, and the lossy one, go through their verifier.
+A rule that follows the target's own tokens walks down a trie, whoever built it. A draft drawn from a law, and whatever
+else the rule verifies itself, goes through its `verify`. A rule that needs drawn drafts and has none follows the
+target as `TargetOnly` does.
 """
 
 from __future__ import annotations
@@ -10,19 +11,13 @@ from collections.abc import Callable
 
 import torch
 
-from reader_theory.rules.base import Verifier
+from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
-from reader_theory.rules.race import race
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.rules.verifiers.block import Block
-from reader_theory.rules.verifiers.chain import ChainRejection
-from reader_theory.rules.verifiers.multi_round import MultiRound
-from reader_theory.rules.verifiers.traversal import Traversal
-from reader_theory.rules.verifiers.typical import TypicalLossy
-from reader_theory.rules.verifiers.without_replacement import WithoutReplacement
+from reader_theory.rules.target_only import TargetOnly
 from runtime.drafters.sampled import DrawnDraft
 from runtime.drafters.trie import DraftTrie
-from runtime.engine.picker import pick, token_law
+from runtime.engine.picker import token_scores
 from runtime.engine.processors import target_law
 from runtime.engine.request import Request
 
@@ -31,10 +26,7 @@ __all__ = ["Walk", "first_token", "walk"]
 Walk = tuple[list[int], list[int]]
 """Nodes whose cache entries are kept, the root first, and the tokens that the row emits."""
 
-_VERIFIERS: dict[str, Verifier] = {
-    rule.name: rule
-    for rule in (ChainRejection(), MultiRound(), WithoutReplacement(), Block(), Traversal(), TypicalLossy())
-}
+_TARGET_ONLY = TargetOnly()
 
 
 def first_token(request: Request, logits: torch.Tensor) -> int:
@@ -44,10 +36,11 @@ def first_token(request: Request, logits: torch.Tensor) -> int:
 
 def walk(request: Request, draft: DraftTrie | DrawnDraft, logits: torch.Tensor) -> Walk:
     """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
+    rule = request.params.rule
     if isinstance(draft, DrawnDraft) and draft.scheme != "deterministic":
         return _verified(request, draft, draft.law, logits)
     assert isinstance(draft, DraftTrie)
-    if request.params.rule == "typical_lossy":
+    if not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
         law = DraftLaw(draft.tokens[1:], [parent - 1 for parent in draft.parents[1:]], "deterministic")
         return _verified(request, draft, law, logits)
     return draft.follow(_own_token(request, draft, logits))
@@ -66,11 +59,9 @@ def _own_token(request: Request, trie: DraftTrie, logits: torch.Tensor) -> Calla
 
 def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
     """The target's own token at an output position: a function of the prefix and of that position's numbers."""
-    params = request.params
-    if params.rule == "gumbel":
-        noise = request.streams("coupling", position, logits.shape[-1])
-        return race(token_law(logits, params, text), noise)[0]
-    return pick(logits, params, text, 0.0 if params.greedy else request.uniforms[position])
+    rule = request.params.rule
+    follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
+    return follows.next_token(token_scores(logits, request.params, text), request.numbers_at(position))
 
 
 def _verified(request: Request, draft: DraftTrie | DrawnDraft, law: DraftLaw, logits: torch.Tensor) -> Walk:
@@ -78,7 +69,7 @@ def _verified(request: Request, draft: DraftTrie | DrawnDraft, law: DraftLaw, lo
     prefixes = _prefixes(request.text, draft) if request.params.repetition_penalty != 1.0 else None
     laws = target_law(logits[: nodes + 1], request.params, prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
-    verified = _VERIFIERS[request.params.rule].verify(law, laws, uniforms)
+    verified = request.params.rule.verify(law, laws, uniforms)
     return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
 
 

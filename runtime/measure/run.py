@@ -20,7 +20,7 @@ from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.timing import StepTiming, columns_of
 from runtime.measure.record import Progress, PromptLike, teacher_forced
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 
@@ -171,7 +171,7 @@ def measure_cells(
         device=Stamp.now().machine,
         dtype=dtype,
         temperature=temperature,
-        verification=params.rule,
+        verification=params.rule.name,
         lossless=params.lossless,
         plan=plan,
         new_tokens=new_tokens,

@@ -14,7 +14,7 @@ from proofs_tests.benchmarks.gpu.sweep import POLICIES
 from runtime.engine.graphs.engine import GraphEngine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.house import house_folder
-from runtime.models.target import load_transformers
+from runtime.models.transformers import load_transformers
 
 
 def peers(pair: Pair, settings: Settings) -> list[dict[str, Any]]:

@@ -25,13 +25,13 @@ from reader_theory.trees import TokenTree
 from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticVerifying
-from runtime.engine.picker import pick
 from runtime.engine.request import Completion, Request
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.timing import KEPT, StepTiming
+from runtime.engine.walks import first_token
 from runtime.kernels.commit import KVPool
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
 from runtime.retrieval.index import RetrievalIndex
 
 __all__ = ["GraphEngine"]
@@ -148,7 +148,7 @@ class GraphEngine:
         """
         tokens, number = np.asarray(prompt, dtype=np.int64).reshape(-1), self._numbers
         self._numbers += 1
-        plain = params.plain and params.rule in ("greedy", "target_only")
+        plain = params.plain and params.rule.name in ("greedy", "target_only")
         require(plain, "requests must be greedy or of the plain softmax", got=params, fix="Use `Engine`.")
         most = self.max_context - params.max_new_tokens
         inside = 0 < len(tokens) < most and int(tokens.min()) >= 0 and int(tokens.max()) < self.target.vocabulary
@@ -354,8 +354,7 @@ class GraphEngine:
             start, request, row = perf_counter(), self.waiting.popleft(), len(self.rows)
             self.cache.lengths[row] = 0
             logits = prefill(self.target, self.cache, request.prompt, row)
-            uniform = float(request.uniforms[0]) if len(request.uniforms) else 0.0
-            first = request.emit([pick(logits, request.params, [], uniform)])
+            first = request.emit([first_token(request, logits)])
             request.index = RetrievalIndex(request.prompt.astype(np.int32))
             if self.draft_cache is not None and self.draft is not None:
                 self.draft_cache.lengths[row] = 0
