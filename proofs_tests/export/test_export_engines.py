@@ -27,21 +27,20 @@ from optimizer.export import (
     sglang_flags,
     vllm_flag,
 )
-from optimizer.export.settle import policy_named
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, TREE, entry, plan
-from reader_theory.documents.plan import DraftPolicy, Plan, RetrievalPolicy
+from reader_theory.documents import Chain, Plan, Policy, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.trees.tree import TokenTree
 
-LOOKUP = DraftPolicy(retrieval=RetrievalPolicy(min_match=1, offset=6, factor=0, max_tokens=6))
-LOOKUP_FROM_3 = DraftPolicy(retrieval=RetrievalPolicy(min_match=3, offset=6, factor=0, max_tokens=6))
-SUFFIX = DraftPolicy(retrieval=RetrievalPolicy(min_match=1, offset=0, factor=2.0, max_tokens=8))
-CAPPED = DraftPolicy(retrieval=RETRIEVAL)
-BOTH = DraftPolicy.of(TokenTree.chain(2), RETRIEVAL)
+LOOKUP = Chain(min_match=1, offset=6, factor=0, max_tokens=6)
+LOOKUP_FROM_3 = Chain(min_match=3, offset=6, factor=0, max_tokens=6)
+SUFFIX = Chain(min_match=1, offset=0, factor=2.0, max_tokens=8)
+CAPPED = RETRIEVAL
+BOTH = policy_of(TokenTree.chain(2), RETRIEVAL)
 
 
 def chains(*lengths: int, batches: tuple[int, ...] = (1, 4, 16)) -> Plan:
-    policies = [DraftPolicy.of(TokenTree.chain(length)) for length in lengths]
+    policies = [policy_of(TokenTree.chain(length)) for length in lengths]
     return plan(*(entry(batch, policy) for batch, policy in zip(batches, policies, strict=False)))
 
 
@@ -123,10 +122,10 @@ def test_a_schedule_read_by_another_engines_rule_is_caught() -> None:
 
 
 @pytest.mark.parametrize("policy", [OFF, CHAIN_3, LOOKUP, LOOKUP_FROM_3, SUFFIX])
-def test_what_vllm_runs_satisfies_its_fields(policy: DraftPolicy) -> None:
+def test_what_vllm_runs_satisfies_its_fields(policy: Policy) -> None:
     config = check("vllm", export_vllm(plan(entry(1, policy)), "chat"))
     assert config.get("num_speculative_tokens", 0) == max(
-        policy.tree.nodes, policy.retrieval.max_tokens if policy.retrieval else 0
+        policy.tree.nodes, policy.retrieved.max_tokens if policy.retrieved else 0
     )
 
 
@@ -161,7 +160,7 @@ def test_sglang_reserves_by_its_own_formula() -> None:
 
 @pytest.mark.parametrize("policy", [TREE, BOTH, CAPPED])
 @pytest.mark.parametrize("export", [export_vllm, export_sglang, export_tensorrt_llm])
-def test_what_a_chain_engine_cannot_run_is_refused_with_the_loss(export: Any, policy: DraftPolicy) -> None:
+def test_what_a_chain_engine_cannot_run_is_refused_with_the_loss(export: Any, policy: Policy) -> None:
     made = plan(entry(1, policy, tokens_per_step=2.5, tokens_per_s=120))
     with pytest.raises(UnsupportedByEngineError) as caught:
         export(made, "chat")
@@ -206,7 +205,7 @@ def test_tensorrt_llm_is_longest_at_the_smallest_batch() -> None:
 
 
 def test_dynamic_trees_keep_the_engines_bounds() -> None:
-    wide = plan(entry(1, DraftPolicy.of(TokenTree([-1] + [0] * 3 + [1] * 3 + [2] * 3))))
+    wide = plan(entry(1, policy_of(TokenTree([-1] + [0] * 3 + [1] * 3 + [2] * 3))))
     exported = check("sglang", export_sglang_dynamic_tree(wide, "chat", 1))
     assert exported["flags"]["speculative-num-draft-tokens"] - 1 <= 3 + (2 - 1) * 3**2
     with pytest.raises(UnsupportedByEngineError, match=r"3 \* 2 = 6 nodes"):
@@ -220,17 +219,6 @@ def test_dynamic_trees_keep_the_engines_bounds() -> None:
     for refuse in (export_sglang_dynamic_tree, export_tensorrt_llm_dynamic_tree):
         with pytest.raises(UnsupportedByEngineError, match="Export a chain"):
             refuse(plan(entry(1, CHAIN_3)), "chat", 1)
-
-
-@pytest.mark.parametrize("policy", [OFF, CHAIN_3, LOOKUP, LOOKUP_FROM_3, SUFFIX, CAPPED, BOTH])
-def test_a_name_tells_the_policy(policy: DraftPolicy) -> None:
-    assert policy_named(policy.name) == policy
-
-
-def test_the_name_of_a_tree_does_not_tell_its_shape() -> None:
-    assert policy_named(TREE.name) is None
-    assert policy_named("") is None
-    assert policy_named("chain 3 and more") is None
 
 
 @pytest.mark.parametrize(

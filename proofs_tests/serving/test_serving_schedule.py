@@ -55,7 +55,7 @@ def test_a_step_is_never_cheaper_than_its_level_widths_make_it(parts: Any) -> No
     assert problem.nodes == 12 and problem.depth == 5
     for cell in told.cells:
         assert cell.policy is not None and cell.step_s is not None
-        widths = [1, *cell.policy.tree.level_widths.tolist()[:-1]] if cell.policy.parents else []
+        widths = [1, *cell.policy.tree.level_widths.tolist()[:-1]] if cell.policy.fixed else []
         forward = float(cost.target_forward.at(cell.batch, cell.policy.tree.nodes + 1, cell.context))
         drafting = sum(float(cost.draft_forward.at(cell.batch, width, cell.context)) for width in widths)
         assert cell.step_s >= forward + drafting - 1e-12
@@ -127,7 +127,7 @@ def test_a_schedule_exports_its_batches_to_vllm_with_the_loss_stated(parts: Any)
     assert sorted(rows) == list(BATCHES)
     for batch, row in rows.items():
         cell = told.cell("simulated", 64, batch)
-        weighed = {each.name: each.tokens_per_s for each in cell.candidates}
+        weighed = {each.policy.name: each.tokens_per_s for each in cell.candidates}
         assert row["exported"] in weighed and row["tokens_per_s"] == pytest.approx(weighed[row["exported"]])
         assert 0 <= row["lost_percent"] < 100 and max(weighed.values()) <= cell.tokens_per_s * (1 + 1e-12)
 

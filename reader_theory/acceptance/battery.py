@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from reader_theory.acceptance.base import AcceptanceModel, PathwiseModel, model_from_dict
-from reader_theory.acceptance.replay import RetrievalCap, replay
+from reader_theory.acceptance.replay import replay
 from reader_theory.acceptance.simulated import simulated_trace
+from reader_theory.documents.policy import Chain, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.trees.tree import TokenTree
 from reader_theory.trees.value import siblings_sum
@@ -80,11 +81,7 @@ def _check_probabilities(model: AcceptanceModel, tree: TokenTree, context_tokens
 def _check_value(model: AcceptanceModel, tree: TokenTree) -> None:
     value = model.tokens_per_step(tree)
     expected = float(model.path_probability(tree).sum())
-    _holds(
-        "tokens a step are the sum of path probabilities",
-        abs(value - expected) < 1e-9,
-        (value, expected),
-    )
+    _holds("tokens a step are the sum of path probabilities", abs(value - expected) < 1e-9, (value, expected))
     _holds("a step emits between 1 and depth + 1 tokens", 1 <= value <= tree.depth + 1 + _SLACK, value)
     smaller = tree.prune(nodes=tree.nodes - 1)
     _holds(
@@ -110,10 +107,10 @@ def _check_fit(kind: type[AcceptanceModel]) -> None:
     """On independent positions every model's chain of three agrees with the exact replay."""
     trace = simulated_trace(prompts=100, tokens=400, seed=1)
     if kind.sources == ("retrieval",):
-        trace, cap = _independent_copies(trace), RetrievalCap(min_match=1, offset=3, factor=0, max_tokens=3)
-        replayed = replay(trace, TokenTree.empty(), retrieval_cap=cap).tokens_per_step
+        trace, chain = _independent_copies(trace), Chain(min_match=1, offset=3, factor=0, max_tokens=3)
+        replayed = replay(trace, chain).tokens_per_step
     else:
-        replayed = replay(trace, TokenTree.chain(3)).tokens_per_step
+        replayed = replay(trace, Static.of(TokenTree.chain(3))).tokens_per_step
     predicted = kind.fit(trace).tokens_per_step(TokenTree.chain(3, kind.sources[0]))
     near = abs(predicted / replayed - 1) < 0.02
     _holds("its fit predicts the trace it was fitted on within 2 %", near, (predicted, replayed))

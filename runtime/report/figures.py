@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reader_theory.documents import Comparison, Cost, CostTable, DraftPolicy, Plan, RunRecord, Validation
+from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
 from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
@@ -73,15 +73,15 @@ def _logarithmic(ax: Any) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def tree_figure(policy: DraftPolicy, fitted: WorkloadFit | None) -> str:
+def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
     tree, known = policy.tree, fitted is not None and (fitted.rank_depth is not None or not policy.tree.nodes)
     probability = np.ones(1)
     if fitted is not None and fitted.rank_depth is not None:
         probability = fitted.rank_depth.model.path_probability(tree)
     parents, ranks, sources = tree.parents.tolist(), tree.ranks.tolist(), [*tree.sources]
-    if policy.retrieval is not None:
-        chain = TokenTree.chain(min(policy.retrieval.max_tokens, SHOWN_CHAIN), "retrieval")
+    if policy.retrieved is not None:
+        chain = TokenTree.chain(min(policy.retrieved.max_tokens, SHOWN_CHAIN), "retrieval")
         parents += [0, *range(len(tree), len(tree) + chain.nodes - 1)]
         ranks += chain.ranks[1:].tolist()
         sources += chain.sources[1:]
