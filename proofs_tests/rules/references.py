@@ -32,7 +32,7 @@ class _Run:
     paths: dict[int, tuple[int, ...]] = field(default_factory=lambda: {0: ()})
 
     def emitted(self) -> tuple[int, ...]:
-        for parent in range(len(self.tree)):
+        for parent in self.tree.inner:
             if parent in self.paths:
                 self._draw_below(parent)
         end = self._settle(0, Fraction(1))

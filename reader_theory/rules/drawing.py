@@ -58,21 +58,18 @@ def draw_draft(
     law : callable
         Law q after the tokens of a path, the empty path being the root.
     uniforms : (N + 1,) in [0, 1)
-        One a node, from the drafting stream; that of the root is not read.
+        One a node, from the drafting stream; the root's is not read.
     """
     paths: dict[int, tuple[int, ...]] = {0: ()}
-    place: dict[int, int] = {0: -1}
-    kept: list[int] = []
     rows: list[NDArray[Any]] = []
-    for parent in range(len(tree)):
-        children = tree.children(parent)
-        if parent not in paths or not children:
+    for parent in tree.inner:
+        if parent not in paths:
             continue
+        children = tree.children(parent)
         rows.append(law(paths[parent]))
         tokens = draw_children(rows[-1], uniforms[children], scheme)
-        kept += children[: len(tokens)]
         paths |= {node: (*paths[parent], token) for node, token in zip(children, tokens, strict=False)}
-    kept.sort()
-    place |= {node: i for i, node in enumerate(kept)}
-    parents = [place[int(tree.parents[node])] for node in kept]
-    return DraftLaw([paths[node][-1] for node in kept], parents, scheme, np.array(rows), uniforms[kept])
+    kept = sorted(paths)
+    tokens = [0, *(paths[node][-1] for node in kept[1:])]
+    parents = [-1, *(kept.index(int(tree.parents[node])) for node in kept[1:])]
+    return DraftLaw(TokenTree(parents, tokens=tokens), scheme, np.array(rows), uniforms[kept])

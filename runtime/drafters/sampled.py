@@ -68,12 +68,12 @@ class DrawnDraft:
 
     @property
     def law(self) -> DraftLaw:
-        """The draft as a verifier takes it, the root left out."""
+        """The draft as a rule verifies it."""
         drawn = self.scheme in DRAWN
         laws = np.array(self.laws) if self.laws else np.zeros((0, 0))
-        parents = [parent - 1 for parent in self.parents[1:]]
-        with_ = np.array(self.drawn_with) if drawn else None
-        return DraftLaw(self.tokens[1:], parents, self.scheme, laws if drawn else None, with_)
+        numbers = np.array([0, *self.drawn_with]) if drawn else None
+        tree = TokenTree(self.parents, tokens=self.tokens)
+        return DraftLaw(tree, self.scheme, laws if drawn else None, numbers)
 
 
 @lru_cache(maxsize=1024)
