@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,8 +66,9 @@ def show(file: File, as_json: options.AsJson = False) -> None:
     _tell(_opened(file), file, as_json)
 
 
-for _command in (build, add, show):
-    app.command(_command.__name__)(guarded(_command))
+_COMMANDS: dict[str, Callable[..., None]] = {"build": build, "add": add, "show": show}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(guarded(_command))
 
 
 def _opened(path: Path) -> Datastore:
