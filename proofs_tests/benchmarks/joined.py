@@ -25,7 +25,7 @@ from optimizer.acceptance import RankAcceptance
 from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
-from reader_theory.documents import JoinedPolicy, Trace
+from reader_theory.documents import Grown, Trace
 from reader_theory.trees import DraftTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
@@ -65,7 +65,7 @@ def answers(target: LanguageModel, prompts: Sequence[PromptTokens], temperature:
 
 
 def replay(
-    draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequence[Pair], static: DraftTree | None = None
+    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: DraftTree | None = None
 ) -> dict[str, float]:
     """Tokens, nodes and draft-side seconds a row and step; the first token comes from the prompt's forward."""
     slots = max(len(p) + len(o) for p, o in pairs) + LEVELS * (policy.width + 1) + 64
@@ -173,7 +173,7 @@ def one_workload(
         static = options.pop("static", None)
         rows = []
         for nodes in budgets:
-            policy = JoinedPolicy(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
+            policy = Grown(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
             found = replay(model, policy, test, static[nodes] if static else None)
             rows.append({"budget": nodes, "price": policy.price, **found})
             print(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Policy
 from runtime.cache.rows import RowCache
 from runtime.drafters.trie import DraftTrie
 from runtime.engine.engine import Engine
@@ -52,7 +52,7 @@ class _Planted(Drafting):
         self.wrong: list[list[tuple[int, int]]] = []
         self.truth: dict[str, tuple[int, ...]] = {}
 
-    def retrieve(self, policy: DraftPolicy, rows: Any, spare: Any) -> tuple[list[DraftTrie], list[int]]:
+    def retrieve(self, policy: Policy, rows: Any, spare: Any) -> tuple[list[DraftTrie], list[int]]:
         tries = [DraftTrie(request.output[-1]) for request in rows]
         for row, (request, trie) in enumerate(zip(rows, tries, strict=True)):
             following = self.truth[request.id][len(request.output) :]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.documents.joined import JoinedPolicy
+from reader_theory.documents.policy import Grown
 from reader_theory.errors import require
 from reader_theory.trees import DraftTree
 from runtime.drafters.growing import Grow, growing
@@ -47,11 +47,11 @@ class JoinedDrafter:
     def __init__(self, neural: NeuralDrafter | None) -> None:
         self.neural = neural
         self.forwards: list[NDArray[np.int64]] = []
-        self._made: tuple[JoinedPolicy, DraftTree | None, NeuralLaws] | None = None
+        self._made: tuple[Grown, DraftTree | None, NeuralLaws] | None = None
 
     def propose(
         self,
-        policy: JoinedPolicy,
+        policy: Grown,
         indices: Sequence[RetrievalIndex],
         budgets: NDArray[np.int64],
         static: DraftTree | None = None,
@@ -81,7 +81,11 @@ class JoinedDrafter:
         laws = self._laws(policy, static, len(texts))
         grow = growing(texts, np.maximum(most, 1), policy.price, laws.addresses)
         levels = policy.levels if static is None else static.depth
-        fits = policy.draft and self.neural is not None and longest + levels <= self.neural.model.max_positions
+        fits = (
+            policy.drafter is not None
+            and self.neural is not None
+            and longest + levels <= self.neural.model.max_positions
+        )
         self.forwards = []
         asked = fits and bool(most.any()) and not self._rests(policy, grow)
         if asked:
@@ -89,7 +93,7 @@ class JoinedDrafter:
         grown = grow()
         return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
 
-    def _laws(self, policy: JoinedPolicy, static: DraftTree | None, rows: int) -> NeuralLaws:
+    def _laws(self, policy: Grown, static: DraftTree | None, rows: int) -> NeuralLaws:
         """Empty laws; those of the step before where it had as many rows under the same policy."""
         if self._made is not None:
             last, below, laws = self._made
@@ -100,14 +104,14 @@ class JoinedDrafter:
         self._made = (policy, static, laws)
         return laws
 
-    def _rests(self, policy: JoinedPolicy, grow: Grow) -> bool:
+    def _rests(self, policy: Grown, grow: Grow) -> bool:
         """Whether retrieval alone is sure of what follows in every row."""
         if policy.skip_draft_at is None or not policy.retrieval:
             return False
         first: GrownBatch = grow()
         return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
 
-    def _ask(self, policy: JoinedPolicy, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
+    def _ask(self, policy: Grown, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
         """Fill `laws`: the root's, then a forward a level."""
         assert self.neural is not None
         rows = len(laws.counts)
@@ -153,15 +157,15 @@ class JoinedDrafter:
         written += counts
 
 
-def _laws(policy: JoinedPolicy, static: DraftTree | None) -> int:
+def _laws(policy: Grown, static: DraftTree | None) -> int:
     """Most laws of a row, the root's among them."""
-    if not policy.draft:
+    if policy.drafter is None:
         return 1
     return 1 + (policy.levels * policy.width if static is None else len(static))
 
 
 def _likeliest(
-    policy: JoinedPolicy, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
+    policy: Grown, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> Chosen:
     """The grown nodes right below the newest laws, `low` .. `high` - 1, that have no law yet."""
     found: Chosen = []

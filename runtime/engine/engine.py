@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.documents import DraftPolicy, Plan
+from reader_theory.documents import Off, Plan, Policy
 from reader_theory.errors import InvalidInputError
 from reader_theory.rules.streams import Stream, stream_uniforms
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
@@ -23,7 +23,7 @@ from runtime.engine.memory import is_out_of_memory, slots_within
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.scheduler import Scheduler
-from runtime.engine.step import Drafting, Drafts, most_nodes
+from runtime.engine.step import Drafting, Drafts
 from runtime.engine.timing import KEPT, StepTiming
 from runtime.engine.verifying import Layout, lay_out, walk_rows
 from runtime.engine.walks import first_token
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "PolicyChoice"]
 
-PolicyChoice = Callable[[int, float], DraftPolicy]
+PolicyChoice = Callable[[int, float], Policy]
 """Policy for a number of rows and their mean context in tokens."""
 
-OFF = DraftPolicy()
+OFF = Off()
 _DRAFT_SCRATCH = 1024
 
 
@@ -54,7 +54,7 @@ class Engine:
         Whose law the output keeps, by the rule that each request asks for (`SamplingParams.verification`).
     draft : LanguageModel, optional
         Needed by policies with a neural tree.
-    policy : DraftPolicy, Plan, or callable from a number of rows and their mean context to a DraftPolicy
+    policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
     max_batch : int
         Most requests at once; the others wait.
@@ -66,7 +66,7 @@ class Engine:
     monitor : DriftMonitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for joined policies; what the engine itself puts out joins only by `Datastore.add`.
+        Past outputs for grown policies; what the engine itself puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     """
@@ -76,7 +76,7 @@ class Engine:
         target: LanguageModel,
         draft: LanguageModel | None = None,
         *,
-        policy: DraftPolicy | Plan | PolicyChoice = OFF,
+        policy: Policy | Plan | PolicyChoice = OFF,
         max_batch: int = 8,
         max_context: int | None = None,
         kv_tokens: int | None = None,
@@ -132,13 +132,13 @@ class Engine:
         small = None if draft is None else load_model(draft, "float32")
         return cls(load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options)
 
-    def use(self, policy: DraftPolicy | Plan | PolicyChoice) -> None:
+    def use(self, policy: Policy | Plan | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
         chosen = _schedule_of(policy) if isinstance(policy, Plan) else policy
         self._policy: PolicyChoice = chosen if callable(chosen) else lambda _rows, _context: chosen
         some = ((rows, context) for rows in range(1, self.max_batch + 1) for context in (1.0, float(self.max_context)))
         self.scheduler.scratch = max(
-            CATCH_UP if self.drafter else 1, *(most_nodes(self._policy(*cell)) for cell in some)
+            CATCH_UP if self.drafter else 1, *(1 + self._policy(*cell).most_nodes for cell in some)
         )
 
     @property
@@ -244,7 +244,7 @@ class Engine:
         self._leave()
         return bool(self.rows or self.waiting)
 
-    def _run(self, policy: DraftPolicy) -> None:
+    def _run(self, policy: Policy) -> None:
         start, catching_up = perf_counter(), self._draft_prefill_s
         tries, want_draft = self.drafting.retrieve(policy, self.rows, self._spare)
         retrieved_nodes = [len(trie) for trie in tries]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Grown, Policy
 from reader_theory.trees import DraftTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
@@ -15,7 +15,7 @@ from runtime.drafters.trie import DraftTrie
 from runtime.engine.request import Request
 from runtime.retrieval.index import RetrievalIndex
 
-__all__ = ["Drafting", "Drafts", "most_nodes"]
+__all__ = ["Drafting", "Drafts"]
 
 Drafts = list[DraftTrie | DrawnDraft]
 """One a row."""
@@ -23,19 +23,11 @@ Spare = Callable[[Request], int]
 """Draft nodes that a request's row has slots for."""
 
 
-def most_nodes(policy: DraftPolicy) -> int:
-    """Most nodes that a row verifies, or that the draft is asked at, in a step, the root included."""
-    if policy.joined is not None:
-        joined = policy.joined
-        return 1 + max(joined.nodes, len(policy.parents) or joined.levels * (joined.width + 1))
-    return 1 + len(policy.parents) + (policy.retrieval.max_tokens if policy.retrieval else 0)
-
-
 _Shape = tuple[DraftTree, list[int], list[int]]
 """A tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
 
 
-def _shape_of(policy: DraftPolicy) -> _Shape:
+def _shape_of(policy: Policy) -> _Shape:
     tree = policy.tree.by_level()
     return tree, tree.parents.tolist(), np.cumsum([0, *tree.level_widths]).tolist()
 
@@ -45,32 +37,31 @@ class Drafting:
 
     def __init__(self, drafter: NeuralDrafter | None) -> None:
         self.drafter, self.joined = drafter, JoinedDrafter(drafter)
-        self._shaped: tuple[DraftPolicy, _Shape] | None = None
+        self._shaped: tuple[Policy, _Shape] | None = None
 
-    def retrieve(self, policy: DraftPolicy, rows: Sequence[Request], spare: Spare) -> tuple[list[DraftTrie], list[int]]:
+    def retrieve(self, policy: Policy, rows: Sequence[Request], spare: Spare) -> tuple[list[DraftTrie], list[int]]:
         """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""
         tries = [DraftTrie(request.output[-1]) for request in rows]
-        if policy.joined is not None:
+        if policy.kind == "grown":
             return tries, list(range(len(rows)))
-        neural = list(range(len(rows))) if policy.parents and self.drafter else []
-        if policy.retrieval is not None:
+        neural = list(range(len(rows))) if policy.fixed is not None and self.drafter else []
+        if (chain := policy.retrieved) is not None:
             for request, trie in zip(rows, tries, strict=True):
-                cap = min(policy.retrieval.cap(_index(request).match_length), request.room - 1, spare(request))
+                cap = min(chain.cap(_index(request).match_length), request.room - 1, spare(request))
                 if cap > 0:
                     trie.add_chain(_index(request).chain(cap).tolist())
-        skip = policy.skip_draft_at_match
-        if skip is not None:
-            neural = [row for row in neural if _index(rows[row]).match_length < skip]
+        if policy.kind == "union" and policy.skip_at_match is not None:
+            neural = [row for row in neural if _index(rows[row]).match_length < policy.skip_at_match]
         return tries, neural
 
     def draft(
-        self, policy: DraftPolicy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
+        self, policy: Policy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
     ) -> Drafts:
         """The neural draft of the rows `want` beside what was retrieved; `want` is emptied where it cannot run.
 
         Nodes that a row could never emit, or has no slot for, are left out.
         """
-        if policy.joined is not None:
+        if policy.kind == "grown":
             return self._joined(policy, rows, tries, want, spare)
         if not want or self.drafter is None:
             return [*tries]
@@ -90,16 +81,15 @@ class Drafting:
         return [*tries]
 
     def _joined(
-        self, policy: DraftPolicy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
+        self, policy: Grown, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
     ) -> Drafts:
         """Both sources in one tree; rows whose rule needs drafts drawn from a law get none."""
-        assert policy.joined is not None
         own = [r.params.rule.scheme == "deterministic" for r in rows]
         room = np.array([min(r.room - 1, spare(r)) if o else 0 for r, o in zip(rows, own, strict=True)], dtype=np.int64)
         budgets = np.where(room > 0, np.array([spare(r) for r in rows], dtype=np.int64), 0)
         longest = max(len(request.text) for request in rows)
-        static = policy.tree if policy.parents else None
-        grown, asked = self.joined.propose(policy.joined, [_index(r) for r in rows], budgets, static, longest)
+        static = policy.tree if policy.asked is not None else None
+        grown, asked = self.joined.propose(policy, [_index(r) for r in rows], budgets, static, longest)
         if not asked:
             want.clear()
         offered_by = grown._replace(tokens=grown.sources)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Off, Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.rules.streams import stream_uniforms
 from reader_theory.trees import DraftTree
@@ -52,8 +52,8 @@ class GraphEngine:
     target : LanguageModel
     draft : LanguageModel, optional
         On the target's device.
-    policy : DraftPolicy
-        A tree of the draft's ranks, a retrieved chain, both, or nothing. Joined policies are left to `Engine`.
+    policy : Policy
+        A tree of the draft's ranks, a retrieved chain, both, or nothing. Grown policies are left to `Engine`.
     max_batch, max_context : int
         Rows, and tokens of prompt and output a row. Where memory for the rows' cache is missing they are halved.
     contexts : sequence of int, optional
@@ -72,7 +72,7 @@ class GraphEngine:
         target: LanguageModel,
         draft: LanguageModel | None = None,
         *,
-        policy: DraftPolicy | None = None,
+        policy: Policy | None = None,
         max_batch: int = 8,
         max_context: int = 1024,
         contexts: Sequence[int] | None = None,
@@ -93,21 +93,21 @@ class GraphEngine:
         self.pending: list[list[int]] = []
         self.timings, self.prefill_s = deque[StepTiming](maxlen=KEPT), 0.0
         self._numbers = 0
-        self._parts: dict[DraftPolicy, _Parts] = {}
-        self._drafted: dict[tuple[DraftPolicy, int], torch.Tensor] = {}
-        self.use(policy or DraftPolicy())
+        self._parts: dict[Policy, _Parts] = {}
+        self._drafted: dict[tuple[Policy, int], torch.Tensor] = {}
+        self.use(policy or Off())
 
-    def use(self, policy: DraftPolicy) -> None:
+    def use(self, policy: Policy) -> None:
         """Draft by `policy` from the next step on."""
         require(
-            policy.joined is None,
+            policy.kind != "grown",
             "`policy` must be a tree of ranks, a chain, or both",
             got=policy.name,
-            fix="Run joined policies by `Engine`.",
+            fix="Run grown policies by `Engine`.",
         )
         self.policy = policy
-        self.tree = policy.tree.by_level() if policy.parents and self.draft is not None else DraftTree.empty()
-        self.chain = policy.retrieval.max_tokens if policy.retrieval else 0
+        self.tree = policy.tree.by_level() if policy.fixed is not None and self.draft is not None else DraftTree.empty()
+        self.chain = policy.retrieved.max_tokens if policy.retrieved else 0
         most = 1 + len(self.tree) + self.chain
         require(
             most <= SCRATCH - FRESH,
@@ -199,13 +199,13 @@ class GraphEngine:
         return bool(self.rows or self.waiting)
 
     def _skips(self, request: Request) -> bool:
-        skip = self.policy.skip_draft_at_match
+        skip = self.policy.skip_at_match if self.policy.kind == "union" else None
         return skip is not None and _index(request).match_length >= skip
 
     def _chain(self, request: Request) -> NDArray[np.int32]:
-        retrieval = self.policy.retrieval
+        chain = self.policy.retrieved
         index = _index(request)
-        cap = 0 if retrieval is None else min(retrieval.cap(index.match_length), request.room - 1)
+        cap = 0 if chain is None else min(chain.cap(index.match_length), request.room - 1)
         return index.chain(cap) if cap > 0 else np.zeros(0, np.int32)
 
     def _draft(self) -> torch.Tensor | None:
