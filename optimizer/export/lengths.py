@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optimizer.export.settle import Choice
 from reader_theory.documents import Chain, Plan, PlanEntry, Policy, Static
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = [
     "LONGEST",
@@ -30,7 +30,7 @@ def chain_length(policy: Policy) -> int | None:
     """Length of a neural chain without retrieval, 0 for "off"; None for anything else."""
     tree = policy.tree
     first = policy.kind in ("off", "static") and tree.is_chain and not tree.ranks.any()
-    return len(tree) if first else None
+    return tree.nodes if first else None
 
 
 def constant_length(policy: Policy) -> int | None:
@@ -44,7 +44,7 @@ def constant_length(policy: Policy) -> int | None:
 def drafted_tokens(policy: Policy) -> int:
     """Most tokens that a step of a neural tree or of a retrieved chain offers."""
     if policy.retrieved is None:
-        return len(policy.tree)
+        return policy.tree.nodes
     constant = constant_length(policy)
     return policy.retrieved.max_tokens if constant is None else constant
 
@@ -68,7 +68,7 @@ def static_chains(entry: PlanEntry) -> list[Policy]:
     """Chains of the drafter that the entry's plan asks or weighed, of every length up to `LONGEST`."""
     asked = [policy.asks for policy in (entry.policy, *(each.policy for each in entry.candidates))]
     names = dict.fromkeys(name for name in asked if name is not None)
-    return [Static.of(DraftTree.chain(k), name) for name in names for k in range(1, LONGEST + 1)]
+    return [Static.of(TokenTree.chain(k), name) for name in names for k in range(1, LONGEST + 1)]
 
 
 def draft_model(plan: Plan) -> str:

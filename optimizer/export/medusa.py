@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
 from optimizer.export.settle import Family
 from reader_theory.documents.policy import Policy
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Medusa", "tree_of_choices"]
 
@@ -28,7 +28,7 @@ class Medusa(Exporter):
 
     def write(self, settled: Settled, options: ExportOptions) -> list[list[int]]:
         """One path of ranks a node."""
-        paths = settled.policies[0].tree.rank_paths()
+        paths = settled.policies[0].tree.rank_paths()[1:]
         return [list(path) for path in sorted(paths, key=lambda path: (len(path), path))]
 
     def _runs(self, policy: Policy, number: int) -> bool:
@@ -37,12 +37,12 @@ class Medusa(Exporter):
         return policy.retrieved is None and within
 
 
-def tree_of_choices(choices: Sequence[Sequence[int]]) -> DraftTree:
+def tree_of_choices(choices: Sequence[Sequence[int]]) -> TokenTree:
     """The draft tree of Medusa or EAGLE-1 choices.
 
     Examples
     --------
     >>> tree_of_choices([[0], [1], [0, 0]]).parents.tolist()
-    [-1, -1, 0]
+    [-1, 0, 0, 1]
     """
-    return DraftTree.from_rank_paths(choices)
+    return TokenTree.from_rank_paths(choices)

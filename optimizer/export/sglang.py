@@ -25,7 +25,6 @@ from optimizer.export.lengths import (
 from optimizer.export.settle import Choice, Family
 from reader_theory.documents import Plan, PlanEntry, Policy
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT
 
 __all__ = ["Sglang", "reserved_kv_slots", "sglang_flags"]
 
@@ -110,17 +109,17 @@ class Sglang(Exporter):
         algorithm = self.format.choice("algorithm", options.method or "EAGLE3", "tree_algorithms")
         policy = plan.entry(workload, options.batch).policy
         tree = policy.tree
-        topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
+        topk = max(len(tree.children(node)) for node in range(len(tree)))
         most = topk + (tree.depth - 1) * topk**2
         require(
-            policy.kind == "static" and topk > 1 and len(tree) <= most,
+            policy.kind == "static" and topk > 1 and tree.nodes <= most,
             f"{self.format.title} must be given a fixed tree without retrieval, of at most topk + (steps - 1) topk^2 "
             "nodes",
             got=f"{policy.name}, topk {topk}, at most {most} nodes",
             fix="Export a chain, without `--dynamic-tree`.",
             error=UnsupportedByEngineError,
         )
-        flags = _neural_flags(algorithm, draft_model(plan), steps=tree.depth, topk=topk, nodes=len(tree))
+        flags = _neural_flags(algorithm, draft_model(plan), steps=tree.depth, topk=topk, nodes=tree.nodes)
         running = {} if options.max_batch is None else {"max-running-requests": options.max_batch}
         return {"flags": flags | running, "adaptive_config": None}
 

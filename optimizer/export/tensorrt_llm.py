@@ -24,7 +24,7 @@ from optimizer.export.lengths import (
 from optimizer.export.settle import Family
 from reader_theory.documents import Plan, PlanEntry, Policy, Static, Union
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["TensorRtLlm"]
 
@@ -107,9 +107,9 @@ class TensorRtLlm(Exporter):
         method = self.format.choice("decoding_type", options.method or "Eagle3", "tree_types")
         policy = plan.entry(workload, options.batch).policy
         tree = policy.tree
-        topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
+        topk = max(len(tree.children(node)) for node in range(len(tree)))
         require(
-            policy.kind == "static" and topk > 1 and len(tree) <= topk * tree.depth,
+            policy.kind == "static" and topk > 1 and tree.nodes <= topk * tree.depth,
             f"{self.format.title} must be given a fixed tree without retrieval, of at most topK * depth nodes",
             got=f"{policy.name}, {topk} * {tree.depth} = {topk * tree.depth} nodes",
             fix="Export a chain, without `--dynamic-tree`.",
@@ -119,7 +119,7 @@ class TensorRtLlm(Exporter):
             "decoding_type": method,
             "speculative_model": draft_model(plan),
             "max_draft_len": tree.depth,
-            "max_total_draft_tokens": len(tree),
+            "max_total_draft_tokens": tree.nodes,
             "use_dynamic_tree": True,
             "dynamic_tree_max_topK": topk,
         }
@@ -193,7 +193,7 @@ def _with_automaton(static: Static, threshold: int) -> Union:
 def _unions(policy: Policy) -> list[Policy]:
     if policy.kind != "union":
         return []
-    spine = Static.of(DraftTree.chain(policy.static.tree.depth), policy.static.drafter)
+    spine = Static.of(TokenTree.chain(policy.static.tree.depth), policy.static.drafter)
     return [_with_automaton(spine, policy.skip_at_match or policy.chain.min_match)]
 
 

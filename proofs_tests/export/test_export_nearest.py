@@ -20,7 +20,7 @@ from proofs_tests.export.exports import export_sglang, export_tensorrt_llm, expo
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from reader_theory.documents import Chain, Plan, Policy, Union, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 from runtime.cli import export as cli
 from runtime.cli._shared import guarded
 
@@ -79,7 +79,7 @@ def test_what_vllm_has_removed_is_refused_with_why(method: str) -> None:
 
 
 def by_batch() -> Plan:
-    return plan(entry(1, CHAIN_3), entry(8, policy_of(DraftTree.chain(1))))
+    return plan(entry(1, CHAIN_3), entry(8, policy_of(TokenTree.chain(1))))
 
 
 @pytest.mark.parametrize("method", ["draft_model", "eagle", "eagle3", "mtp", "dflash", "dspark"])
@@ -132,7 +132,7 @@ def test_ngram_of_tensorrt_llm_takes_the_newest_match_of_its_own_request() -> No
 
 def with_automaton(length: int, threshold: int) -> Union:
     chain = Chain(min_match=threshold, offset=length, factor=0, max_tokens=length)
-    made = policy_of(DraftTree.chain(length), chain, threshold)
+    made = policy_of(TokenTree.chain(length), chain, threshold)
     assert isinstance(made, Union)
     return made
 
@@ -142,7 +142,7 @@ def test_a_draft_that_rests_at_long_matches_is_an_automaton() -> None:
     assert (config["sa_config"], config["max_draft_len"]) == ({"threshold": 6}, 4)
     with pytest.raises(UnsupportedByEngineError):
         export_tensorrt_llm(plan(entry(1, with_automaton(4, 6))), method="Draft_Target")
-    loose = policy_of(DraftTree.chain(4), EAGER, 6)
+    loose = policy_of(TokenTree.chain(4), EAGER, 6)
     told = entry(1, loose, 3.0, 140.0)
     bare = plan(told.model_copy(update={"candidates": told.candidates[-1:]}))
     near = check("tensorrt-llm", export_tensorrt_llm(bare, method="Eagle3", nearest=True))
