@@ -24,6 +24,7 @@ def pick_token(law: Any, uniform: Any) -> int:
     >>> [pick_token(np.array([0.0, 0.5, 0.5, 0.0]), uniform) for uniform in (0.0, 0.5, 1 - 2**-53)]
     [1, 2, 2]
     """
-    cumulative = np.cumsum(law)
-    token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    cumulative: Any = np.cumsum(law)
+    place: Any = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    token = int(place)
     return token if token < len(law) else int(np.flatnonzero(law)[-1])
