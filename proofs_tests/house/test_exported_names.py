@@ -96,9 +96,7 @@ def unused(path: Path) -> list[str]:
 
 def test_every_exported_name_has_a_user() -> None:
     idle = {str(path.relative_to(HOUSE)): unused(path) for path in sources(*PACKAGES)}
-    assert {path: names for path, names in idle.items() if names} == {}, (
-        "use it, or take it out"
-    )
+    assert {path: names for path, names in idle.items() if names} == {}, "use it, or take it out"
 
 
 def test_what_is_offered_to_the_public_is_exported() -> None:
