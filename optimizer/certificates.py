@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,57 +9,18 @@ from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
 from optimizer.bounds import exact_first_rank_tokens, most_tokens, most_weighted_tokens, rate_bound_by_levels
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
+from optimizer.schedule import Schedule
+from optimizer.solution import TOLERANCE, Certificate, Solution
 from reader_theory.errors import ReaderTheoryError
 from reader_theory.trees.tree import TokenTree
 
-if TYPE_CHECKING:
-    from optimizer.schedule import Schedule
-    from optimizer.solution import Solution
-
-__all__ = ["Certificate", "UncertifiedError", "certify", "certify_schedule"]
+__all__ = ["UncertifiedError", "certify", "certify_schedule"]
 
 Floats = NDArray[np.float64]
-TOLERANCE = 1e-9
 
 
 class UncertifiedError(ReaderTheoryError):
     """A solver's answer did not stand: a bug of the solver, never of the user."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What an independent check found.
-
-    Parameters
-    ----------
-    violations : tuple of str
-        Rules that the answer breaks, claims that are false, and better answers that were missed; empty when it stands.
-    value : float, tokens a second
-        Recomputed from the trees.
-    upper_bound : float, tokens a second
-        No answer of the problem can exceed it.
-    attained : bool
-        Whether the bound is one that some answer attains, so that any gap is the solver's fault.
-    """
-
-    violations: tuple[str, ...]
-    value: float
-    upper_bound: float
-    attained: bool
-
-    @property
-    def valid(self) -> bool:
-        """Whether nothing speaks against the answer."""
-        return not self.violations
-
-    @property
-    def gap(self) -> float:
-        """(bound - value) / bound, >= 0."""
-        return max(0.0, 1 - self.value / self.upper_bound) if self.upper_bound > 0 else 0.0
-
-    def proves_optimal(self, tolerance: float = TOLERANCE) -> bool:
-        """Whether the answer stands and the gap is closed."""
-        return self.valid and self.gap <= tolerance
 
 
 def certify(problem: Problem, solution: Solution, *, thorough: bool = False) -> Certificate:
