@@ -3,7 +3,7 @@
 Each measured step is a row of predicted terms; non-negative least squares on relative errors find their factors. What
 is assumed of them before (the prior) has two parts: a factor that all terms share, as a machine or an engine is slower
 as a whole, and what each term is off by beside it. So a measured step is met, and others move along with it. Where
-points are enough to tell, bad ones are weighed down (Huber), by the scatter of all, never by the prediction's own error.
+points are enough to tell, bad ones are weighed down (Huber), by the scatter of all, never by the prediction's error.
 It says which terms the points cannot tell apart, and which point to measure next (D-optimal; Fedorov 1972).
 """
 
