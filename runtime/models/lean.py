@@ -19,7 +19,7 @@ from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 from runtime.models.memory import give_back
 
-__all__ = ["LeanModel", "Weights", "is_lean", "is_untouched"]
+__all__ = ["LeanModel", "Weights", "is_lean"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
