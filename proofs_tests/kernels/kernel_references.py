@@ -9,28 +9,21 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.rules.verifiers import ChainRejection, DraftLaw, MultiRound, VerifyUniforms, WithoutReplacement
-from runtime.drafters.trie import DraftTrie
-from runtime.engine.picker import pick
+from runtime.engine.processors import pick
 from runtime.engine.sampling import SamplingParams
+from runtime.engine.step import follow
 from runtime.retrieval.suffix_index import SuffixIndex
 
 Walk = tuple[list[int], list[int]]
-
-
-def trie_of(case: dict[str, NDArray[Any]], row: int) -> DraftTrie:
-    """The row's tree as a trie."""
-    trie = DraftTrie(int(case["tokens"][row, 0]))
-    for node in range(1, int(case["counts"][row])):
-        assert trie.child(int(case["parents"][row, node]), int(case["tokens"][row, node])) == node
-    return trie
 
 
 def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
     """The engine's own walk, with the uniform of each node."""
     params = SamplingParams(temperature=float(case["temperature"][row]))
     logits = torch.from_numpy(case["logits"][row])
-    return trie_of(case, row).follow(
-        lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
+    tokens, parents = (case[name][row, : case["counts"][row]].tolist() for name in ("tokens", "parents"))
+    return follow(
+        tokens, parents, lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
     )
 
 

@@ -1,143 +1,246 @@
-"""What a step drafts: each row's retrieved chain and neural tree in one trie, or a draft drawn for the row's rule."""
+"""A step's four parts: drafts of all rows, the target's forward over them, what each row keeps and emits, the commit.
+
+A backend runs them. This file has the one that calls each model as it is; `runtime.engine.graphs` has the one in
+static shapes. Greedy, target-only and Gumbel-coupled rows follow the target's own tokens down a tree, whoever drafted
+it. Rules that need the law of the draft, and the lossy one, go through their verifier.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from reader_theory.documents import DraftPolicy
-from reader_theory.trees import DraftTree
-from runtime.drafters.joined import JoinedDrafter
-from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.sampled import SCHEME_OF, Ask, DrawnDraft, draw_drafts, shape_for
-from runtime.drafters.trie import DraftTrie
+from reader_theory.rules.base import Verifier
+from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.race import race
+from reader_theory.rules.streams import VerifyUniforms
+from reader_theory.rules.verifiers.block import Block
+from reader_theory.rules.verifiers.chain import ChainRejection
+from reader_theory.rules.verifiers.multi_round import MultiRound
+from reader_theory.rules.verifiers.traversal import Traversal
+from reader_theory.rules.verifiers.typical import TypicalLossy
+from reader_theory.rules.verifiers.without_replacement import WithoutReplacement
+from runtime.cache.rows import RowCache
+from runtime.drafters.base import Drafter, Proposal
+from runtime.drafters.parts import Part, proposed
 from runtime.engine.request import Request
-from runtime.retrieval.index import RetrievalIndex
+from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
+from runtime.models.inputs import forward_trees
+from runtime.models.target import LanguageModel
 
-__all__ = ["Drafting", "Drafts", "most_nodes"]
+__all__ = ["Backend", "Eager", "Verified", "first_token", "follow", "walk_rows"]
 
-Drafts = list[DraftTrie | DrawnDraft]
-"""One a row."""
-Spare = Callable[[Request], int]
-"""Draft nodes that a request's row has slots for."""
-
-
-def most_nodes(policy: DraftPolicy) -> int:
-    """Most nodes that a row verifies, or that the draft is asked at, in a step, the root included."""
-    if policy.joined is not None:
-        joined = policy.joined
-        return 1 + max(joined.nodes, len(policy.parents) or joined.levels * (joined.width + 1))
-    return 1 + len(policy.parents) + (policy.retrieval.max_tokens if policy.retrieval else 0)
+_DRAFT_SCRATCH = 1024
+_VERIFIERS: dict[str, Verifier] = {
+    rule.name: rule
+    for rule in (ChainRejection(), MultiRound(), WithoutReplacement(), Block(), Traversal(), TypicalLossy())
+}
 
 
-_Shape = tuple[DraftTree, list[int], list[int]]
-"""A tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
+class Verified(NamedTuple):
+    """What a step came to: what was offered in the end, each row's walk, and when the target's forward had ended."""
+
+    proposal: Proposal
+    walks: Walks
+    forwarded: float
+    width: int
 
 
-def _shape_of(policy: DraftPolicy) -> _Shape:
-    tree = policy.tree.by_level()
-    return tree, tree.parents.tolist(), np.cumsum([0, *tree.level_widths]).tolist()
+class Backend(ABC):
+    """Runs the parts of a step.
+
+    Attributes
+    ----------
+    cache : RowCache
+        Of the target.
+    max_batch : int
+        Most rows; fewer than were asked for where memory is missing.
+    fallbacks : list of str
+        What was cut because memory ran out.
+    """
+
+    name: str
+    cache: RowCache
+    max_batch: int
+    fallbacks: list[str]
+
+    @abstractmethod
+    def check(self, policy: Any) -> None:
+        """Refuse a policy that it cannot run."""
+
+    @abstractmethod
+    def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
+        """Have memory for rows of so many slots: exactly so much where it is bounded."""
+
+    @abstractmethod
+    def propose(
+        self, parts: tuple[Part, ...], rows: Sequence[Request], spare: list[int], seconds: dict[str, float]
+    ) -> Any:
+        """Drafts of all rows, for `verify`; adds to `seconds` what each term of the cost took."""
+
+    @abstractmethod
+    def verify(self, rows: Sequence[Request], proposal: Any) -> Verified:
+        """The target's forward, and what each row keeps and emits."""
+
+    @abstractmethod
+    def commit(self, walks: Walks) -> None:
+        """Keep what was accepted in the cache."""
 
 
-class Drafting:
-    """Drafts for the rows of an engine, in two calls so that each source is timed by itself."""
+class Eager(Backend):
+    """Calls each model as it is, in shapes that follow the rows."""
 
-    def __init__(self, drafter: NeuralDrafter | None) -> None:
-        self.drafter, self.joined = drafter, JoinedDrafter(drafter)
-        self._shaped: tuple[DraftPolicy, _Shape] | None = None
+    name = "eager"
 
-    def retrieve(self, policy: DraftPolicy, rows: Sequence[Request], spare: Spare) -> tuple[list[DraftTrie], list[int]]:
-        """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""
-        tries = [DraftTrie(request.output[-1]) for request in rows]
-        if policy.joined is not None:
-            return tries, list(range(len(rows)))
-        neural = list(range(len(rows))) if policy.parents and self.drafter else []
-        if policy.retrieval is not None:
-            for request, trie in zip(rows, tries, strict=True):
-                cap = min(policy.retrieval.cap(_index(request).match_length), request.room - 1, spare(request))
-                if cap > 0:
-                    trie.add_chain(_index(request).chain(cap).tolist())
-        skip = policy.skip_draft_at_match
-        if skip is not None:
-            neural = [row for row in neural if _index(rows[row]).match_length < skip]
-        return tries, neural
+    def __init__(
+        self, target: LanguageModel, drafters: Mapping[str, Drafter], max_batch: int, max_context: int
+    ) -> None:
+        self.target, self.max_batch, self.fallbacks = target, max_batch, []
+        self.cache = target.new_cache(max_batch, max_context)
+        for name, drafter in drafters.items():
+            drafter.open(name, max_batch, max_context + _DRAFT_SCRATCH)
+        self.caches = [self.cache, *(cache for one in drafters.values() if (cache := one.cache) is not None)]
 
-    def draft(
-        self, policy: DraftPolicy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """The neural draft of the rows `want` beside what was retrieved; `want` is emptied where it cannot run.
+    def check(self, policy: Any) -> None:
+        pass
 
-        Nodes that a row could never emit, or has no slot for, are left out.
-        """
-        if policy.joined is not None:
-            return self._joined(policy, rows, tries, want, spare)
-        if not want or self.drafter is None:
-            return [*tries]
-        if self._shaped is None or self._shaped[0] is not policy:  # a policy's hash takes longer than the rest
-            self._shaped = policy, _shape_of(policy)
-        tree, parents, down_to = self._shaped[1]
-        if max(len(r.prompt) + len(r.output) for r in rows) + tree.depth > self.drafter.model.max_positions:
-            want.clear()
-            return [*tries]
-        if any(rows[row].params.rule in SCHEME_OF for row in want):
-            return self._drawn(tree, rows, tries, want, spare)
-        tokens = self.drafter.propose(len(tries), tree)
-        for row in want:
-            request, trie = rows[row], tries[row]
-            kept = min(down_to[min(request.room - 1, tree.depth)], spare(request) - len(trie) + 1)
-            trie.add_tree(tokens[row, :kept].tolist(), parents[:kept])
-        return [*tries]
+    def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
+        for cache in self.caches:
+            if bounded:
+                cache.fit(rows, min(slots, cache.slots))
+            elif rows > cache.held_rows or slots > cache.held_slots:
+                cache.fit(max(cache.rows, rows), max(min(slots, cache.slots), cache.held_slots))
 
-    def _joined(
-        self, policy: DraftPolicy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """Both sources in one tree; rows whose rule needs drafts drawn from a law get none."""
-        assert policy.joined is not None
-        room = np.array([0 if r.params.rule in SCHEME_OF else min(r.room - 1, spare(r)) for r in rows], dtype=np.int64)
-        budgets = np.where(room > 0, np.array([spare(r) for r in rows], dtype=np.int64), 0)
-        longest = max(len(request.text) for request in rows)
-        static = policy.tree if policy.parents else None
-        grown, asked = self.joined.propose(policy.joined, [_index(r) for r in rows], budgets, static, longest)
-        if not asked:
-            want.clear()
-        offered_by = grown._replace(tokens=grown.sources)
-        for row, trie in enumerate(tries):
-            trie.add_tree(*grown.down_to(row, int(room[row])))
-            trie.sources = offered_by.down_to(row, int(room[row]))[0]
-        return [*tries]
+    def propose(
+        self, parts: tuple[Part, ...], rows: Sequence[Request], spare: list[int], seconds: dict[str, float]
+    ) -> Proposal:
+        return proposed(parts, rows, spare, seconds)
 
-    def _drawn(
-        self, tree: DraftTree, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """Drafts where some row's rule needs them drawn from the draft's law; retrieval then stays out of that row."""
-        assert self.drafter is not None
-        asks = [self._ask(request, tree, spare) if row in want else None for row, request in enumerate(rows)]
-        drawn = draw_drafts(self.drafter, [request.output[-1] for request in rows], asks)
-        drafts: Drafts = [*tries]
-        for row in want:
-            if drawn[row].scheme in ("deterministic", "coupled"):
-                kept = max(spare(rows[row]) - len(tries[row]) + 1, 0)
-                above = [parent - 1 for parent in drawn[row].parents[1:]]
-                tries[row].add_tree(drawn[row].tokens[1 : kept + 1], above[:kept])
-            else:
-                drafts[row] = drawn[row]
-        return drafts
+    def verify(self, rows: Sequence[Request], proposal: Proposal) -> Verified:
+        trees = proposal.trees
+        logits = forward_trees(self.target, self.cache, *trees.arrays)
+        forwarded = perf_counter()
+        return Verified(proposal, walk_rows(rows, proposal, logits), forwarded, trees.tokens.shape[1])
 
-    def _ask(self, request: Request, tree: DraftTree, spare: Spare) -> Ask:
-        assert self.drafter is not None
-        rule, emitted, vocabulary = request.params.rule, len(request.output), self.drafter.model.vocabulary
-        shape = shape_for(tree, rule, request.room - 1, spare(request))
-        return Ask(
-            tree=shape,
-            scheme=SCHEME_OF.get(rule, "deterministic"),
-            params=request.params,
-            text=request.text if request.params.repetition_penalty != 1.0 else [],
-            uniforms=request.streams("drafting", request.steps + 1, len(shape)),
-            noise=lambda depth: request.streams("coupling", emitted + depth, vocabulary),
-        )
+    def commit(self, walks: Walks) -> None:
+        self.cache.commit(walks.path, walks.kept)
 
 
-def _index(request: Request) -> RetrievalIndex:
-    assert request.index is not None, "an admitted request has its index"
-    return request.index
+# ---- what each row keeps and emits
+
+
+def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> Walks:
+    """Path and emitted tokens of each row, as NumPy arrays; (B, Q, V) logits after each node.
+
+    Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
+    """
+    trees, laws = proposal.trees, proposal.laws
+    compiled = [r.follows and (laws is None or laws[row] is None) for row, r in enumerate(requests)]
+    if not any(compiled):
+        walks = Walks(*(np.full(shape, -1) for shape in (trees.tokens.shape, len(requests), trees.tokens.shape)))
+    elif all(request.params.greedy for request in requests):
+        walks = _greedy(trees, logits)
+    else:
+        walks = _drawn(requests, trees, logits)
+    for row, done in enumerate(compiled):
+        if done:
+            continue
+        path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
+        walks.kept[row] = len(path)
+        walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
+    return walks
+
+
+def _greedy(trees: TokenTrees, logits: torch.Tensor) -> Walks:
+    if not logits.is_cuda:
+        return verify_greedy(logits, *trees.arrays, trusted=True)
+    return _fetched(verify_greedy(logits, *(torch.from_numpy(x).to(logits.device) for x in trees.arrays)))
+
+
+def _drawn(requests: Sequence[Request], trees: TokenTrees, logits: torch.Tensor) -> Walks:
+    """Each node reads the uniform of the output position that follows it."""
+    temperature = np.array([request.params.temperature for request in requests], dtype=np.float64)
+    uniforms = np.zeros(trees.tokens.shape)
+    for row, (request, parents) in enumerate(zip(requests, trees.parents.tolist(), strict=True)):
+        if not request.params.greedy:
+            positions = [len(request.output)]
+            for parent in parents[1:]:
+                positions.append(positions[parent] + 1 if parent >= 0 else 0)
+            uniforms[row] = request.uniforms[np.minimum(positions, len(request.uniforms) - 1)]
+    if not logits.is_cuda:
+        return verify_target_only(logits, temperature, *trees.arrays, uniforms, trusted=True)
+    there = [torch.from_numpy(x).to(logits.device) for x in (temperature, *trees.arrays, uniforms)]
+    return _fetched(verify_target_only(logits, *there))
+
+
+def _fetched(walks: Walks) -> Walks:
+    return Walks(*(x.cpu().numpy() for x in walks))
+
+
+_Path = tuple[list[int], list[int]]
+"""Nodes whose cache entries are kept, the root first, and the tokens that the row emits."""
+
+
+def first_token(request: Request, logits: torch.Tensor) -> int:
+    """The token after the prompt, from (V,) logits."""
+    return _token_after(request, logits, request.prompt.tolist(), 0)
+
+
+def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Path:
+    """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
+    count = int(trees.counts[row])
+    tokens, parents = trees.tokens[row, :count].tolist(), trees.parents[row, :count].tolist()
+    if law is None and request.params.rule == "typical_lossy":
+        law = DraftLaw(tokens[1:], [parent - 1 for parent in parents[1:]], "deterministic")
+    if law is None:
+        return follow(tokens, parents, _own_token(request, tokens, logits))
+    prefixes = _prefixes(request.text, tokens, parents) if request.reads_prefix else None
+    nodes, step = len(law), request.steps + 1
+    laws = request.token_law(logits[: nodes + 1], prefixes).numpy(force=True)
+    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
+    verified = _VERIFIERS[request.params.rule].verify(law, laws, uniforms)
+    return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
+
+
+def follow(tokens: list[int], parents: list[int], pick: Callable[[list[int]], int]) -> _Path:
+    """Walk down along the target's own tokens; `pick` is called once a node, in order, and for no node off the path."""
+    children = dict(zip(zip(parents, tokens, strict=True), range(len(tokens)), strict=True))
+    path, emitted = [0], []
+    while True:
+        emitted.append(pick(path))
+        following = children.get((path[-1], emitted[-1]))
+        if following is None:
+            return path, emitted
+        path.append(following)
+
+
+def _own_token(request: Request, tokens: list[int], logits: torch.Tensor) -> Callable[[list[int]], int]:
+    text = request.text if request.reads_prefix else []
+    emitted, last = len(request.output), request.params.max_new_tokens - 1
+
+    def token(path: list[int]) -> int:
+        before = [*text, *(tokens[node] for node in path[1:])]
+        return _token_after(request, logits[path[-1]], before, min(emitted + len(path) - 1, last))
+
+    return token
+
+
+def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
+    """The target's own token at an output position: a function of the prefix and of that position's numbers."""
+    if request.params.rule == "gumbel":
+        noise = request.streams("coupling", position, logits.shape[-1])
+        return race(request.token_law.of_token(logits, text), noise)[0]
+    return request.token_law.pick(logits, text, 0.0 if request.params.greedy else request.uniforms[position])
+
+
+def _prefixes(text: list[int], tokens: list[int], parents: list[int]) -> list[list[int]]:
+    """Text before each node's successor, the root's first."""
+    found: list[list[int]] = [text]
+    for token, parent in zip(tokens[1:], parents[1:], strict=True):
+        found.append([*found[parent], token])
+    return found

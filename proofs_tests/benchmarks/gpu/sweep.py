@@ -10,11 +10,11 @@ from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
 from reader_theory.documents import DraftPolicy, RetrievalPolicy
 from reader_theory.trees import DraftTree
+from runtime.engine.counters import StepTiming
 from runtime.engine.graphs.buckets import Bucket
 from runtime.engine.graphs.engine import GraphEngine
 from runtime.engine.graphs.forward import StaticForward
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.timing import StepTiming
 
 WARM_STEPS = 2
 TEMPERATURE = 0.8
