@@ -5,6 +5,7 @@
 #   make test-slow  the tests left out of `make test`
 #   make lint       ruff and pyright
 #   make bench      our generation beside its peers, in one run
+#   make engines    vLLM and llama.cpp on the CPU, in an environment of their own (.venv-engines), as peers
 #   make notebooks  execute every notebook in place
 #   make clean      remove caches, builds and out/; `rm -rf .venv` removes the environment
 #
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c c
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow lint bench notebooks clean
+.PHONY: help install demo test test-slow lint bench engines notebooks clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -54,6 +55,16 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m proofs_tests.benchmarks.peers
+
+ENGINES := .venv-engines
+engines: $(ENGINES)/.installed
+
+$(ENGINES)/.installed: proofs_tests/benchmarks/engines/requirements.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) torch==2.13.0
+	$(ENGINES)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $<
+	$(ENGINES)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec  # they do not fit a CPU build of torch
+	@touch $@
 
 notebooks: $(STAMP)
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

@@ -35,9 +35,9 @@ from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import trace_of
+from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.load import load_model, load_tokenizer
-from runtime.models.target import LanguageModel
 from runtime.retrieval.index import RetrievalIndex
 
 BUDGETS = (2, 4, 8, 16, 32, 64)

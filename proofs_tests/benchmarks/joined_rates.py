@@ -27,10 +27,10 @@ from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import record_trace
 from runtime.measure.replay import joined_family
 from runtime.measure.run import Task, measure_cells
+from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
-from runtime.models.target import LanguageModel
 
 KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
 FINALISTS = 2

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from proofs_tests.benchmarks._report import write_report
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.cpu.lanes import block_max
-from runtime.kernels.match import suffix_match, trie_lookup
 from runtime.kernels.merge import merge_candidates
 from runtime.kernels.tree_inputs import fill_tree_inputs
-from runtime.kernels.verify import verify_greedy, verify_rejection, verify_target_only, verify_without_replacement
+from runtime.kernels.verify import verify_greedy, verify_target_only
 
 GOAL = 1.5
 
@@ -89,7 +88,7 @@ def floor_s(case: Case, rate: dict[str, float]) -> float:
 
 
 def verification(rng: np.random.Generator, scale: int) -> list[Case]:
-    """Greedy and target-only on paths that are accepted to the end; rejection of every first draft."""
+    """Greedy and target-only on paths that are accepted to the end."""
     batch, width, vocabulary = 4 * scale, 5, 32_000
     logits = aligned(rng.normal(size=(batch, width, vocabulary)).astype(np.float32))
     parents = np.tile(np.arange(width) - 1, (batch, 1))
@@ -97,13 +96,6 @@ def verification(rng: np.random.Generator, scale: int) -> list[Case]:
     best = accepted(logits.argmax(-1))
     drawn = np.array([draw(*pair) for pair in zip(logits.reshape(-1, vocabulary), uniforms.reshape(-1), strict=True)])
     drawn = accepted(drawn.reshape(batch, width))
-    target, draft = (rng.random((batch, 2, vocabulary)) for _ in range(2))
-    target[:, 0, 1] = 0.0
-    target, draft = (aligned(x / x.sum(-1, keepdims=True)) for x in (target, draft))
-    pair = np.tile([[0, 1]], (batch, 1)), np.tile([[-1, 0]], (batch, 1)), np.full(batch, 2)
-    rejected = dict(target=target, draft=draft, tokens=pair[0], parents=pair[1], counts=pair[2])
-    rejected |= dict(acceptance=np.full((batch, 2), 0.999), recovery=rng.random((batch, 2)))
-    laws = 2 * vocabulary * 8 * batch
     shape = f"{batch} rows, {vocabulary} tokens"
     return [
         Case("verify_greedy", lambda _: verify_greedy(logits, best, parents, counts), logits.nbytes, 0, shape),
@@ -114,8 +106,6 @@ def verification(rng: np.random.Generator, scale: int) -> list[Case]:
             0,
             shape,
         ),
-        Case("verify_rejection", lambda _: verify_rejection(**rejected), laws, 0, shape),
-        Case("verify_without_replacement", lambda _: verify_without_replacement(**rejected), laws, 0, shape),
     ]
 
 
@@ -157,38 +147,21 @@ def movement(rng: np.random.Generator, scale: int) -> list[Case]:
     ]
 
 
-def search(rng: np.random.Generator, scale: int) -> list[Case]:
-    """Texts of many tokens, and many tries."""
-    text = rng.integers(0, 32_000, (scale, 1 << 19)).astype(np.int32)
-    lengths = np.full(scale, text.shape[1])
+def merging(rng: np.random.Generator, scale: int) -> list[Case]:
+    """Many tries."""
     batch, size = 4096 * scale, 32
-    parents = np.tile((np.arange(size) - 1) // 2, (batch, 1))
-    tokens = rng.integers(0, 32_000, (batch, size))
-    chance = rng.random((batch, size))
-    root, budgets = np.zeros(batch, np.int64), np.full(batch, 16)
-    above = np.maximum(parents, -1)
+    above = np.tile((np.arange(size) - 1) // 2, (batch, 1))
     above[:, 0] = -1
-    counts = np.full(batch, size)
-    query = np.ascontiguousarray(tokens[:, [1, 3, 7, 15]])
-    offered = tokens.nbytes + parents.nbytes + chance.nbytes
-    out = batch * (17 * 24 + 8)
+    tokens, chance = rng.integers(0, 32_000, (batch, size)), rng.random((batch, size))
+    root, budgets = np.zeros(batch, np.int64), np.full(batch, 16)
+    offered, out = tokens.nbytes + above.nbytes + chance.nbytes, batch * (17 * 24 + 8)
     return [
-        Case(
-            "suffix_match", lambda _: suffix_match(text, lengths), text.nbytes, 0, f"{scale} texts of {1 << 19} tokens"
-        ),
         Case(
             "merge_candidates",
             lambda _: merge_candidates(root, tokens, above, chance, budgets, 16, 0.1),
             offered,
             out,
             f"{batch} rows of {size} candidates",
-        ),
-        Case(
-            "trie_lookup",
-            lambda _: trie_lookup(tokens, above, counts, query),
-            tokens.nbytes // 2 + parents.nbytes // 2 + query.nbytes,
-            query.nbytes,
-            f"{batch} tries of {size} nodes",
         ),
     ]
 
@@ -198,7 +171,7 @@ def measure(scale: int, repeats: int) -> dict[str, Any]:
     rate = rates(16 * scale, repeats)
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
-    for case in (case for make in (verification, movement, search) for case in make(rng, scale)):
+    for case in (case for make in (verification, movement, merging) for case in make(rng, scale)):
         times = seconds(case.run, repeats)
         floor, took = floor_s(case, rate), float(np.median(times))
         rows.append(

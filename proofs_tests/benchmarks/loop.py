@@ -28,10 +28,10 @@ from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import record_trace
 from runtime.measure.run import Task, measure_cells, run_plan
 from runtime.measure.sweep import sweep_grid, sweep_policies
+from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
-from runtime.models.target import LanguageModel
 
 WORKLOADS = ("code", "copy", "prose")
 FINALISTS, FINALS = 4, 2

@@ -25,10 +25,10 @@ from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import house_prompts
 from runtime.measure.run import _near_tie
+from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
-from runtime.models.target import LanguageModel
 
 TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 0, 0)])
 RETRIEVAL = RetrievalPolicy(min_match=2, offset=0, factor=1, max_tokens=12)

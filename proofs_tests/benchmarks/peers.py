@@ -39,7 +39,7 @@ from runtime.measure.record import record_trace
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import DTYPES, load_tokenizer, wrap
-from runtime.models.target import load_transformers
+from runtime.models.transformers import load_transformers
 
 WORKLOADS = ("code", "copy", "prose")
 LOOKUPS, ASSISTANTS = (4, 10, 20), (2, 4, 8)

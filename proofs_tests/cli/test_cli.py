@@ -166,7 +166,7 @@ def test_a_bug_is_not_dressed_up_as_bad_input(tmp_path: Path, monkeypatch: pytes
 
 def test_a_missing_library_names_the_extra_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for module in ("runtime.models.load", "runtime.models.target"):
+    for module in ("runtime.models.load", "runtime.models.transformers"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     done = invoke("record", "--target", tmp_path, "--output", tmp_path / "trace.json")
     assert done.exit_code == 2
@@ -216,7 +216,7 @@ def test_prompts_keep_their_ids_workloads_and_order(tmp_path: Path) -> None:
         (b'{"text": "a"}\nnot json\n', "line 2"),
         (b'{"id": "x"}\n', "`text`"),
         (b'{"text": "  "}\n', "not empty"),
-        (b'["text"]\n', "line 1"),
+        (b"[1]\n", "item 1"),
         (b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "there once"),
         (b"\n", "at least one prompt"),
         (b'{"text": "\xff"}\n', "UTF-8"),

@@ -21,8 +21,8 @@ from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.record import record_trace
 from runtime.measure.run import run_plan
 from runtime.measure.sweep import sweep_policies
+from runtime.models.base import LanguageModel
 from runtime.models.load import wrap
-from runtime.models.target import LanguageModel
 
 TOKENS = 24
 

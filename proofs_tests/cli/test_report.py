@@ -71,7 +71,7 @@ def run_of(plan: Plan, path: Path, **changes: Any) -> RunRecord:
                 plain_decode_s=tokens / 60,
             )
         )  # fmt: skip
-    columns = {name: np.ones(2 * len(cells)) for name in record.columns}
+    columns = examples.run_columns(2 * len(cells))
     columns["cell"] = np.repeat(np.arange(len(cells)), 2)
     fields = record.model_dump() | {"cells": cells, "plan": plan.fingerprint(), "requests": ()} | changes
     for name in ("arrays", "kind", "schema_version"):

@@ -123,6 +123,12 @@ def cost() -> Cost:
     )  # fmt: skip
 
 
+def run_columns(steps: int) -> dict[str, NDArray[Any]]:
+    """Ones, of cell 0, in the kinds of number that a run writes."""
+    columns = {name: np.ones(steps, np.float64 if name.endswith("_s") else np.int32) for name in RUN_COLUMNS}
+    return columns | {"cell": np.zeros(steps, np.int32)}
+
+
 def run_record(path: Path) -> RunRecord:
     cell = RunCell(
         workload="chat", batch=1, policy="chain 3", prompts=1, output_tokens=8, steps=4, row_steps=4, decode_s=0.1,
@@ -130,7 +136,7 @@ def run_record(path: Path) -> RunRecord:
     )  # fmt: skip
     request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
     return RunRecord.create(
-        path, {name: np.ones(4) for name in RUN_COLUMNS}, stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
+        path, run_columns(4), stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
         dtype="float32", temperature=0.0, verification="greedy", lossless=True, plan=None, new_tokens=8, cells=(cell,),
         requests=(request,),
     )  # fmt: skip

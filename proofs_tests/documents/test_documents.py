@@ -240,10 +240,10 @@ def test_a_failed_write_leaves_the_old_document(made: dict[str, tuple[Path, Docu
     path, document = made["cost"]
     before = path.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
+    def full(file: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         document.write(path)
     assert path.read_bytes() == before

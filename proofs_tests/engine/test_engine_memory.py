@@ -14,8 +14,8 @@ from reader_theory.memory import Layout, reserved_tokens
 from runtime.cache.rows import RowCache
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.models.base import LanguageModel, Output
 from runtime.models.load import wrap
-from runtime.models.target import LanguageModel
 
 
 def _engine(**options: Any) -> Engine:
@@ -87,10 +87,10 @@ class _RunsOut(LanguageModel):
     def new_cache(self, rows: int, slots: int) -> RowCache:
         return self.model.new_cache(rows, slots)
 
-    def logits(self, tokens: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, *others: Any, **options: Any) -> Output:
         if self.fails(tokens):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 EB")
-        return self.model.logits(tokens, *others, **options)
+        return self.model.forward(tokens, *others, **options)
 
 
 @pytest.mark.parametrize("where", ["prefill", "target step", "draft step"])
@@ -113,7 +113,7 @@ def test_a_request_that_runs_out_of_memory_ends_alone(where: str) -> None:
 
 def test_an_error_that_is_no_lack_of_memory_is_not_hidden() -> None:
     class Broken(_RunsOut):
-        def logits(self, tokens: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        def forward(self, tokens: torch.Tensor, *others: Any, **options: Any) -> Output:
             raise RuntimeError("shapes do not match")
 
     engine = Engine(Broken(wrap(tiny_model("llama")), None), max_context=64)

@@ -1,4 +1,4 @@
-"""Random batches for the kernels: trees, laws, texts, candidates and key-value stores, the same for every twin."""
+"""Random batches for the kernels: trees, candidates and key-value stores, the same for every twin."""
 
 from __future__ import annotations
 
@@ -25,27 +25,6 @@ def trees(rng: np.random.Generator, batch: int, width: int, vocabulary: int, *, 
             parents[b, node], tokens[b, node] = parent, token
             counts[b] += 1
     return {"tokens": tokens, "parents": parents, "counts": counts}
-
-
-def laws(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
-    """Laws along the last axis, about a third of their entries 0."""
-    weights = rng.random(shape) * (rng.random(shape) > 0.35)
-    weights[..., 0] += 1e-3
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def rejection(rng: np.random.Generator, batch: int, width: int, vocabulary: int, repeats: bool) -> Arrays:
-    """Arguments of the rejection kernels; offered tokens have draft probability above 0."""
-    case = trees(rng, batch, width, vocabulary, repeats=repeats)
-    target, draft = laws(rng, batch, width, vocabulary), laws(rng, batch, width, vocabulary)
-    draft = (draft + 1e-2) / (draft + 1e-2).sum(-1, keepdims=True)
-    return {
-        "target": target,
-        "draft": draft,
-        **case,
-        "acceptance": rng.random((batch, width)),
-        "recovery": rng.random((batch, width)),
-    }
 
 
 def sampling(rng: np.random.Generator, batch: int, width: int, vocabulary: int, dtype: str = "float32") -> Arrays:
@@ -82,14 +61,6 @@ def candidates(rng: np.random.Generator, batch: int, size: int) -> Arrays:
         "parents": parents.astype(np.int64),
         "probability": np.round(rng.random((batch, size)), 1),
         "budgets": rng.integers(0, size + 2, batch),
-    }
-
-
-def texts(rng: np.random.Generator, batch: int, size: int, vocabulary: int = 3) -> Arrays:
-    """(B, T) int32 texts of few tokens, and their lengths."""
-    return {
-        "text": rng.integers(0, vocabulary, (batch, size)).astype(np.int32),
-        "lengths": rng.integers(0, size + 1, batch),
     }
 
 

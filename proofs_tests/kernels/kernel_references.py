@@ -8,39 +8,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.rules.verifiers import ChainRejection, DraftLaw, MultiRound, VerifyUniforms, WithoutReplacement
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.engine.processors import pick
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.step import follow
-from runtime.retrieval.suffix_index import SuffixIndex
 
 Walk = tuple[list[int], list[int]]
+
+
+def tree_of(case: dict[str, NDArray[Any]], row: int) -> TokenTree:
+    """The row's tree."""
+    return TokenTrees(case["tokens"], case["parents"], case["counts"])[row]
 
 
 def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
     """The engine's own walk, with the uniform of each node."""
     params = SamplingParams(temperature=float(case["temperature"][row]))
     logits = torch.from_numpy(case["logits"][row])
-    tokens, parents = (case[name][row, : case["counts"][row]].tolist() for name in ("tokens", "parents"))
-    return follow(
-        tokens, parents, lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
+    return tree_of(case, row).follow(
+        lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
     )
-
-
-def rejection(case: dict[str, NDArray[Any]], row: int, distinct: bool) -> Walk:
-    """The verification rules of the package, node numbers shifted by the root."""
-    count = int(case["counts"][row])
-    parents = case["parents"][row, 1:count] - 1
-    inner = sorted(set(parents.tolist()))
-    scheme: Any = "without_replacement" if distinct else "iid"
-    rule = WithoutReplacement() if distinct else MultiRound()
-    if not distinct and np.array_equal(parents, np.arange(count - 1) - 1):
-        scheme, rule = "chain", ChainRejection()
-    law = case["draft"][row, np.array(inner, dtype=np.int64) + 1]
-    draft = DraftLaw(case["tokens"][row, 1:count], parents, scheme, law)
-    uniforms = VerifyUniforms(case["acceptance"][row, 1:count], case["recovery"][row, :count])
-    done = rule.verify(draft, case["target"][row, :count], uniforms)
-    return [0, *(node + 1 for node in done.accepted)], list(done.emitted)
 
 
 def walk_of(walks: Any, row: int) -> Walk:
@@ -97,8 +83,3 @@ def merged(case: dict[str, NDArray[Any]], row: int, nodes: int, price: float) ->
     kept = [path for path in chance if path in set(likeliest)]
     place = {(): 0} | {path: i + 1 for i, path in enumerate(kept)}
     return [(path[-1], place[path[:-1]], chance[path]) for path in kept]
-
-
-def index_of(case: dict[str, NDArray[Any]], row: int, max_depth: int) -> SuffixIndex:
-    """The suffix index of a text."""
-    return SuffixIndex(case["text"][row, : case["lengths"][row]], max_depth=max_depth)

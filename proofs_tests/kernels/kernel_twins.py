@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from proofs_tests.kernels import kernel_cases as cases
-from runtime.kernels import commit, match, merge, tree_inputs, verify
+from runtime.kernels import commit, merge, tree_inputs, verify
 
 Outputs = list[torch.Tensor]
 Call = Callable[[], Outputs]
@@ -31,19 +31,10 @@ def calls(rng: np.random.Generator, device: str = "cpu") -> dict[str, Call]:
     vocabulary = int(rng.choice([4, 7, 33, 900]))
     walk = tensors(cases.sampling(rng, batch, width, vocabulary), device)
     tree = {name: walk[name] for name in ("tokens", "parents", "counts")}
-    rounds = tensors(cases.rejection(rng, batch, width, vocabulary, repeats=True), device)
-    distinct = tensors(cases.rejection(rng, batch, width, vocabulary, repeats=False), device)
-    text = tensors(cases.texts(rng, batch, int(rng.integers(0, 40))), device)
     offered = tensors(cases.candidates(rng, batch, int(rng.integers(0, 20))), device)
-    query = torch.from_numpy(rng.integers(0, 4, (batch, 5))).to(device)
-    nodes, depth = int(rng.integers(0, 12)), int(rng.integers(1, 6))
+    nodes = int(rng.integers(0, 12))
     found: dict[str, Call] = {
-        "suffix_match": lambda: list(match.suffix_match(**text, max_depth=depth)),
-        "suffix_chain": lambda: list(match.suffix_chain(**text, max_tokens=9, max_depth=depth)),
-        "trie_lookup": lambda: [match.trie_lookup(**tree, query=query)],
         "merge_candidates": lambda: list(merge.merge_candidates(**offered, nodes=nodes, price=0.2)),
-        "verify_rejection": lambda: list(verify.verify_rejection(**rounds)),
-        "verify_without_replacement": lambda: list(verify.verify_without_replacement(**distinct)),
     }
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         logits = walk["logits"].to(dtype)
@@ -90,24 +81,21 @@ def equal(ours: Outputs, theirs: Outputs) -> bool:
     return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(ours, theirs, strict=True))
 
 
-NUMBA = ("suffix_match", "suffix_chain", "trie_lookup", "merge_candidates")
+NUMBA = ("merge_candidates",)
 
 
 def main(rounds: int) -> int:
     """Compare the simulator's outputs with the CPU twins'; the number of calls that differ."""
-    from runtime.kernels.gpu import match as gpu_match
     from runtime.kernels.gpu import merge as gpu_merge
 
-    gpu_match.THREADS = gpu_merge.THREADS = 4
+    gpu_merge.THREADS = 4
     wrong = 0
     for seed in range(rounds):
         both = [calls(np.random.default_rng(seed)) for _ in range(2)]
         expected = {name: both[0][name]() for name in NUMBA}
-        for door in (match, merge):
-            door.on_gpu = lambda *arrays: True  # pyright: ignore
+        merge.on_gpu = lambda *arrays: True  # pyright: ignore
         found = {name: both[1][name]() for name in NUMBA}
-        for door in (match, merge):
-            door.on_gpu = lambda *arrays: False  # pyright: ignore
+        merge.on_gpu = lambda *arrays: False  # pyright: ignore
         bad = [name for name in NUMBA if not equal(found[name], expected[name])]
         wrong += len(bad)
         if bad:

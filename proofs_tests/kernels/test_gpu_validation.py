@@ -46,5 +46,5 @@ def test_the_rehearsal_ends_within_two_minutes_of_work(tmp_path: Path, capsys: p
 
 def test_the_kernels_are_measured_against_a_floor() -> None:
     found = kernels.measure(scale=2, repeats=1)
-    assert len(found["rows"]) == 9 and min(found["bytes_per_s"].values()) > 0
+    assert len(found["rows"]) == 5 and min(found["bytes_per_s"].values()) > 0
     assert all(row["over_floor"] > 0 and row["floor_s"] > 0 for row in found["rows"])

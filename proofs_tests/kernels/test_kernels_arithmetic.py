@@ -1,4 +1,4 @@
-"""What the CPU twins do by vectors: powers, draws that float32 is sure of, places in long texts, cuts among ties."""
+"""What the CPU twins do by vectors: powers, draws that float32 is sure of, cuts among ties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from proofs_tests.kernels import kernel_cases as cases
 from proofs_tests.kernels import kernel_references as truth
 from runtime.kernels._door import host
 from runtime.kernels.cpu import powers, softmax
-from runtime.kernels.match import suffix_match
 from runtime.kernels.merge import merge_candidates
 
 seeds = st.integers(0, 2**32 - 1)
@@ -105,15 +104,6 @@ def test_extreme_temperatures_are_the_limits(temperature: float) -> None:
     row, rooms = np.array([1.0, 3.0, 2.0, -np.inf], np.float32), softmax.rooms_for(4)
     drawn = [softmax.draw(row, temperature, u, rooms) for u in (0.1, 0.5, 0.9)]
     assert drawn == ([1, 1, 1] if temperature < 1 else [0, 1, 2])
-
-
-@given(seeds, st.sampled_from([1, 5, 400, 3000]), st.integers(1100, 4200))
-@settings(max_examples=25)
-def test_matches_in_long_texts_equal_the_index(seed: int, vocabulary: int, size: int) -> None:
-    case = cases.texts(np.random.default_rng(seed), 1, size, vocabulary)
-    case["lengths"] = np.array([size])
-    matches, index = suffix_match(**case, max_depth=6), truth.index_of(case, 0, 6)
-    assert tuple(int(x[0]) for x in matches) == (index.match_length, index.match_count, index.match_position)
 
 
 @given(seeds, st.sampled_from([1.0, 1e-3, 1e-15]), st.integers(1, 300), st.booleans())

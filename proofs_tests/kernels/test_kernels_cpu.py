@@ -16,11 +16,9 @@ from proofs_tests.kernels import kernel_references as truth
 from reader_theory.errors import InvalidInputError, NotATreeError
 from runtime.drafters.parts import TreeBuilder
 from runtime.kernels.commit import KVPool, commit
-from runtime.kernels.cpu.rejection import pairwise_sum
-from runtime.kernels.match import suffix_chain, suffix_match, trie_lookup
 from runtime.kernels.merge import merge_candidates
 from runtime.kernels.tree_inputs import fill_tree_inputs
-from runtime.kernels.verify import verify_greedy, verify_rejection, verify_target_only, verify_without_replacement
+from runtime.kernels.verify import verify_greedy, verify_target_only
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 9)
@@ -59,25 +57,8 @@ def test_greedy_follows_argmax_in_every_dtype(seed: int, batch: int, width: int,
         best = logits.argmax(-1)
         walks = verify_greedy(logits, *tree)
         for b in range(batch):
-            expected = truth.trie_of(case, b).follow(lambda path, row=best[b]: int(row[path[-1]]))
+            expected = truth.tree_of(case, b).follow(lambda path, row=best[b]: int(row[path[-1]]))
             assert truth.walk_of(walks, b) == expected
-
-
-@given(seeds, sizes, st.integers(1, 7), st.sampled_from([4, 5, 150, 2500]), st.booleans())
-@settings(max_examples=80)
-def test_rejection_decides_as_the_rules_do(seed: int, batch: int, width: int, vocabulary: int, distinct: bool) -> None:
-    case = cases.rejection(np.random.default_rng(seed), batch, width, vocabulary, repeats=not distinct)
-    kernel = verify_without_replacement if distinct else verify_rejection
-    walks = kernel(**case)
-    expected = [truth.rejection(case, b, distinct) for b in range(batch)]
-    assert [truth.walk_of(walks, b) for b in range(batch)] == expected
-
-
-@given(seeds, st.integers(0, 700))
-@settings(max_examples=60)
-def test_sums_equal_numpy_bit_by_bit(seed: int, size: int) -> None:
-    row = np.random.default_rng(seed).random(size)
-    assert pairwise_sum(row) == row.sum()
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 6), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
@@ -92,32 +73,6 @@ def test_commit_moves_the_path_and_nothing_else(seed: int, batch: int, width: in
     assert np.array_equal(lengths, case["lengths"] + case["kept"])
     for store, wanted in zip(stores, expected, strict=True):
         assert np.array_equal(store.double().numpy(), wanted)
-
-
-@given(seeds, sizes, st.integers(0, 90), st.integers(1, 6), st.integers(1, 30))
-@settings(max_examples=80)
-def test_suffix_match_and_chain_equal_the_index(seed: int, batch: int, size: int, depth: int, most: int) -> None:
-    case = cases.texts(np.random.default_rng(seed), batch, size)
-    matches = suffix_match(**case, max_depth=depth)
-    tokens, made = suffix_chain(**case, max_tokens=most, max_depth=depth)
-    for b in range(batch):
-        index = truth.index_of(case, b, depth)
-        assert tuple(int(x[b]) for x in matches) == (index.match_length, index.match_count, index.match_position)
-        assert tokens[b, : made[b]].tolist() == index.chain(most).tolist()
-        assert (tokens[b, made[b] :] == -1).all()
-
-
-@given(seeds, sizes, sizes, st.integers(0, 6))
-@settings(max_examples=50)
-def test_trie_lookup_follows_the_query(seed: int, batch: int, width: int, size: int) -> None:
-    rng = np.random.default_rng(seed)
-    case, query = cases.trees(rng, batch, width, 3), rng.integers(0, 3, (batch, size))
-    found = trie_lookup(**case, query=query)
-    for b in range(batch):
-        trie, node = truth.trie_of(case, b), 0
-        for i, token in enumerate(query[b].tolist()):
-            node = trie.children.get((node, token), -1) if node >= 0 else -1
-            assert found[b, i] == node
 
 
 @given(seeds, sizes, st.integers(0, 25), st.integers(0, 20), st.sampled_from([0.0, 0.3, 0.95]))
@@ -154,7 +109,6 @@ def bad_calls() -> dict[str, tuple[type[Exception], str, Callable[[], Any]]]:
     kv = [torch.zeros(2, 1, 8, 4)]
     odd = torch.zeros(2, 1, 8, 1, dtype=torch.bfloat16)
     pool, path = KVPool.of(kv, kv), np.array([[0, 1], [0, 1]])
-    text = cases.texts(rng, 2, 6)
     two = np.array([2, 2])
 
     def tree(**other: Any) -> Callable[[], Any]:
@@ -179,12 +133,6 @@ def bad_calls() -> dict[str, tuple[type[Exception], str, Callable[[], Any]]]:
         "rows beyond the pool": (InvalidInputError, "rows", lambda: commit(pool, two, path, two, first_row=1)),
         "layers that differ": (InvalidInputError, "layer 1", lambda: KVPool.of(kv * 2, [*kv, kv[0].double()])),
         "entries of odd bytes": (InvalidInputError, "4 bytes", lambda: KVPool.of([odd], [odd])),
-        "a text shorter than said": (
-            InvalidInputError,
-            "`lengths`",
-            lambda: suffix_match(text["text"], np.array([7, 1])),
-        ),
-        "a chain of no tokens": (InvalidInputError, "`max_tokens`", lambda: suffix_chain(**text, max_tokens=0)),
         "a negative price": (InvalidInputError, "`price`", lambda: merge_candidates(**merge, nodes=3, price=-1.0)),
         "a candidate before its parent": (
             NotATreeError,

@@ -101,9 +101,6 @@ def test_sources_assemble_with_nvcc_without_spills(source: str, card: int, tmp_p
 
 
 NUMBA_SIGNATURES = {
-    "_suffix_match": "void(int32[:, ::1], int64[::1], int64, int64[::1], int64[::1], int64[::1])",
-    "_suffix_chain": "void(int32[:, ::1], int64[::1], int64, int32[:, ::1], int32[:, ::1], int64[::1])",
-    "_trie_lookup": "void(int64[:, ::1], int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])",
     "_merge": "void(int64[::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
     "float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1])",
 }
@@ -116,10 +113,10 @@ def test_numba_kernels_compile_to_ptx(kernel: str, card: int, monkeypatch: pytes
     from numba.core import sigutils
     from numba.cuda.cudadrv.error import NvvmSupportError
 
-    from runtime.kernels.gpu import match, merge
+    from runtime.kernels.gpu import merge
 
     arguments, _ = sigutils.normalize_signature(NUMBA_SIGNATURES[kernel])
-    body = getattr(match if hasattr(match, kernel) else merge, kernel).py_func
+    body = getattr(merge, kernel).py_func
     # device functions are compiled for the card that is there; here one is named instead
     named = SimpleNamespace(compute_capability=divmod(card, 10))
     monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: named)
@@ -164,7 +161,7 @@ def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
 @pytest.mark.slow
 def test_numba_kernels_do_in_the_simulator_what_the_cpu_twin_does() -> None:
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "proofs_tests.kernels.kernel_twins", "8"]
+    command = [sys.executable, "-m", "proofs_tests.kernels.kernel_twins", "32"]
     done = subprocess.run(command, cwd=HOUSE, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "32 calls compared, 0 differ" in done.stdout

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from reader_theory.documents.base import Frozen, write_atomically
 from reader_theory.errors import DocumentError, require
@@ -26,6 +27,19 @@ class ArrayFile(Frozen):
     name: str
     sha256: str
     rows: int
+
+    @field_validator("name")
+    @classmethod
+    def _beside(cls, name: str) -> str:
+        """A bare file name: what a document names lies in the document's own folder."""
+        require(
+            name not in (".", "..") and not any(mark in name for mark in "/\\:\0"),
+            "`name` must be the bare name of a file beside the document",
+            got=repr(name),
+            fix="Move the arrays beside their document and name them without a folder.",
+            error=DocumentError,
+        )
+        return name
 
     @classmethod
     def write(cls, path: Path, columns: Columns) -> ArrayFile:
@@ -66,8 +80,23 @@ class ArrayFile(Frozen):
             fix="It is truncated, damaged or of another run: restore it, or make the document again.",
             error=DocumentError,
         )
-        table = pq.read_table(io.BytesIO(content))
-        return {name: _column(table[name]) for name in table.column_names}
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            columns = {name: _column(table[name]) for name in table.column_names}
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+            raise DocumentError(
+                f"`{path}` must be Parquet with flat columns, or rows of one length in each",
+                got=str(error)[:200],
+                fix="The file was not written by `reader`: make the document again.",
+            ) from None
+        require(
+            table.num_rows == self.rows,
+            f"`{path}` must have the {self.rows} rows that its document says",
+            got=table.num_rows,
+            fix="The document was edited: restore it, or make it again.",
+            error=DocumentError,
+        )
+        return columns
 
 
 def _pyarrow() -> tuple[Any, Any]:

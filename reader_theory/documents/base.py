@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,7 +45,7 @@ class Stamp(Frozen):
     python: str
     versions: dict[str, str]
     seed: int | None = None
-    commit: str | None = None
+    commit: str | None = Field(default=None, description="of this package's own repository, where it runs from one")
 
     @classmethod
     def now(cls, *, seed: int | None = None, machine: str | None = None) -> Stamp:
@@ -122,12 +124,15 @@ def read_document(path: str | Path, kinds: dict[str, type[Document]]) -> Documen
     return kinds[str(kind)].read(path)
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes | memoryview) -> Path:
     """Write `content` to a temporary file beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}.tmp")
     try:
-        scratch.write_bytes(content)
+        with scratch.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -179,14 +184,23 @@ def _installed(name: str) -> str | None:
 
 @lru_cache
 def _commit() -> str | None:
-    here = Path(__file__).parent
+    """Commit of this package's repository; None where the files around it are somebody else's."""
+    house = Path(__file__).resolve().parents[2]
+    project = house / "pyproject.toml"
+    if not project.is_file() or not re.search(r'^name = "reader-theory"$', project.read_text("utf-8"), re.MULTILINE):
+        return None
+    where = _git(house, "rev-parse", "--show-toplevel")
+    return _git(house, "rev-parse", "--short=12", "HEAD") if where and Path(where).resolve() == house else None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says in `folder`, whichever repository the process itself was started for."""
+    free = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
-        )
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, env=free)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 @lru_cache

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Frozen
+from reader_theory.documents.columns import Within, check_values
 from reader_theory.errors import DocumentError, require
 
 __all__ = ["JOINED_COLUMNS", "OFFERS", "JoinedPolicy", "JoinedRecord", "SourceMap"]
@@ -117,7 +118,7 @@ class JoinedRecord(Frozen):
         path: Path | None = None,
     ) -> JoinedRecord:
         """Check `columns`, and write them to `path`; keep them in memory without one."""
-        _check(columns)
+        _check(columns, len(policies))
         kept = ArrayFile(name="", sha256="", rows=len(columns["policy"]))
         record = cls(policies=policies, maps=maps, arrays=ArrayFile.write(path, columns) if path else kept)
         record._columns = columns
@@ -126,7 +127,7 @@ class JoinedRecord(Frozen):
     def load(self, folder: Path) -> None:
         """Read the columns that lie in `folder`."""
         self._columns = self.arrays.read(folder)
-        _check(self._columns)
+        _check(self._columns, len(self.policies))
 
     @property
     def columns(self) -> Columns:
@@ -135,7 +136,7 @@ class JoinedRecord(Frozen):
         return self._columns
 
 
-def _check(columns: Columns) -> None:
+def _check(columns: Columns, policies: int) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     require(
         columns.keys() == JOINED_COLUMNS.keys() and len(set(lengths.values())) == 1,
@@ -144,3 +145,5 @@ def _check(columns: Columns) -> None:
         fix="Record the trace again with this version.",
         error=DocumentError,
     )
+    bounds = {name: Within(dims=2 if name == "forwards" else 1) for name in JOINED_COLUMNS}
+    check_values(columns, bounds | {"policy": Within(high=policies - 1)}, "a joined record")

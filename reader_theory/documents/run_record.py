@@ -10,6 +10,8 @@ from pydantic import Field, PrivateAttr
 
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.columns import Within, check_values
+from reader_theory.errors import DocumentError, require
 
 __all__ = ["RUN_COLUMNS", "RequestRecord", "RunCell", "RunRecord"]
 
@@ -102,6 +104,7 @@ class RunRecord(Document):
     def create(cls, path: str | Path, columns: Columns, **fields: Any) -> RunRecord:
         """Write `columns` beside `path`, then the document itself."""
         path = Path(path)
+        _check(columns, len(fields["cells"]))
         record = cls(arrays=ArrayFile.write(path.with_suffix(".parquet"), columns), **fields)
         record._columns = columns
         record.write(path)
@@ -111,6 +114,7 @@ class RunRecord(Document):
     def read(cls, path: str | Path) -> Self:
         record = super().read(path)
         record._columns = record.arrays.read(Path(path).parent)
+        _check(record._columns, len(record.cells))
         return record
 
     @cached_property
@@ -118,3 +122,15 @@ class RunRecord(Document):
         """The arrays, by the names of `RUN_COLUMNS`."""
         assert self._columns is not None, "a run record is made by create or read"
         return self._columns
+
+
+def _check(columns: Columns, cells: int) -> None:
+    require(
+        columns.keys() == RUN_COLUMNS.keys(),
+        "a run record must have exactly the columns of `RUN_COLUMNS`",
+        got=sorted(columns),
+        fix="Run it again with this version.",
+        error=DocumentError,
+    )
+    bounds = {name: Within.seconds() if name.endswith("_s") else Within() for name in RUN_COLUMNS}
+    check_values(columns, bounds | {"cell": Within(high=cells - 1)}, "a run record")

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.columns import Within, check_prompts, check_values
 from reader_theory.documents.joined import JoinedRecord
 from reader_theory.errors import DocumentError, require
 
@@ -33,6 +34,14 @@ TRACE_COLUMNS: dict[str, str] = {
     "retrieval_run": "(T,) int32: leading tokens of that chain that equal what the target emitted from here on",
 }
 """Columns of a trace, one row a position. A token at rank r extends a draft path by its rank-r child."""
+_VALUES = {
+    **dict.fromkeys(("prompt", "position", "token", "context_tokens"), Within()),
+    "draft_rank": Within(low=-1),
+    "draft_probability": Within.probability(dims=2),
+    "overlap": Within.probability(nan=True),
+    "target_probability": Within.probability(),
+    **dict.fromkeys(("match_length", "match_count", "retrieval_offered", "retrieval_run"), Within()),
+}
 
 
 class TracePrompt(Frozen):
@@ -77,7 +86,7 @@ class Trace(Document):
             If a column is missing, unknown, empty, or of another length.
         """
         path = Path(path)
-        check_columns(columns)
+        check_columns(columns, len(fields.get("prompts", ())))
         arrays = ArrayFile.write(path.with_suffix(".parquet"), columns)
         trace = cls(arrays=arrays, **fields)
         trace._columns = columns
@@ -88,7 +97,7 @@ class Trace(Document):
     def read(cls, path: str | Path) -> Self:
         trace = super().read(path)
         trace._columns = trace.arrays.read(Path(path).parent)
-        check_columns(trace._columns)
+        check_columns(trace._columns, len(trace.prompts))
         if trace.joined is not None:
             trace.joined.load(Path(path).parent)
         return trace
@@ -96,7 +105,7 @@ class Trace(Document):
     @classmethod
     def in_memory(cls, columns: Columns, **fields: Any) -> Trace:
         """A trace that lies in no file: for simulation and tests."""
-        check_columns(columns)
+        check_columns(columns, len(fields.get("prompts", ())))
         trace = cls(arrays=ArrayFile(name="", sha256="", rows=len(columns["prompt"])), **fields)
         trace._columns = columns
         return trace
@@ -128,8 +137,8 @@ class Trace(Document):
         return np.unique(names, return_inverse=True)[1]
 
 
-def check_columns(columns: Columns) -> None:
-    """Raise `DocumentError` unless `columns` are those of a trace."""
+def check_columns(columns: Columns, prompts: int) -> None:
+    """Raise `DocumentError` unless `columns` are those of a trace of so many `prompts`, with values that can be."""
     missing, unknown = TRACE_COLUMNS.keys() - columns.keys(), columns.keys() - TRACE_COLUMNS.keys()
     require(
         not missing and not unknown,
@@ -144,5 +153,16 @@ def check_columns(columns: Columns) -> None:
         "the columns of a trace must have one common length above 0",
         got=str(lengths),
         fix="Record at least one prompt with at least one output token.",
+        error=DocumentError,
+    )
+    check_values(columns, _VALUES, "a trace")
+    check_prompts(columns["prompt"], columns["position"], prompts, "a trace")
+    ranks, offered, run = (columns[name] for name in ("draft_rank", "retrieval_offered", "retrieval_run"))
+    candidates = columns["draft_probability"].shape[1]
+    require(
+        bool((ranks < max(candidates, 1)).all()) and bool((run <= offered).all()),
+        f"`draft_rank` must lie below the {candidates} recorded candidates, and `retrieval_run` within what is offered",
+        got=f"ranks up to {int(ranks.max())}, a run of up to {int((run - offered).max())} more than offered",
+        fix="The file was damaged or edited: record it again.",
         error=DocumentError,
     )

@@ -1,5 +1,6 @@
 """Draft trees: their shape, masks, value, law and bounds."""
 
+from reader_theory.trees.batch import TokenTrees
 from reader_theory.trees.bounds import (
     emitted_entropy_nats,
     entropy_bound_tokens,
@@ -20,13 +21,15 @@ from reader_theory.trees.masks import (
     tree_parents,
     unpack_mask,
 )
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import ROOT, DraftTree, TokenTree
 from reader_theory.trees.value import path_probability, tokens_per_step
 
 __all__ = [
     "ROOT",
     "DraftTree",
     "Growmap",
+    "TokenTree",
+    "TokenTrees",
     "ancestor_mask",
     "continue_with_target",
     "draw",

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from reader_theory.errors import require
 from runtime.cache.rows import RowLayer
-from runtime.models.target import LanguageModel, hidden_value
+from runtime.models.base import LanguageModel, hidden_value
 
 __all__ = ["RectangularCache", "forward_rectangle"]
 

@@ -13,7 +13,7 @@ from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
     from runtime.measure.prompts import PromptTokens
-    from runtime.models.target import LanguageModel
+    from runtime.models.base import LanguageModel
 
 __all__ = ["Models", "load_models", "load_prompt_tokens", "named", "quiet", "source_of"]
 

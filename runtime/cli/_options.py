@@ -28,7 +28,9 @@ Draft = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help='JSONL rows {"text", optional "id" and "workload"}; the house prompts when left out.'),
+    typer.Option(
+        help="File or folder of prompts, in any format of `reader import prompts`; the house prompts when left out."
+    ),
 ]
 Workloads = Annotated[list[str] | None, typer.Option("--workload", help="Only this one; repeatable.")]
 Split = Annotated[str, typer.Option(help="Which house prompts: fit, test, or all.")]

@@ -10,6 +10,7 @@ from runtime.cli import export, import_
 from runtime.cli._shared import guarded
 from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
+from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
 from runtime.cli.inflate import inflate
 from runtime.cli.plan import plan
@@ -30,6 +31,7 @@ app = typer.Typer(
     "2 bad input, 3 no feasible plan, or with --strict a measurement outside its interval.",
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "fetch": fetch,
     "record": record,
     "fit": fit,
     "calibrate": calibrate,

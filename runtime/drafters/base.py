@@ -18,7 +18,7 @@ from reader_theory.registry import Registry
 from reader_theory.rules.draft_law import DraftLaw, Scheme
 from reader_theory.trees import TokenTrees
 from runtime.cache.rows import RowCache
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["DRAFTERS", "Drafter", "NoDrafter", "Proposal", "Row", "gathered", "roots_alone"]
 
@@ -147,7 +147,6 @@ class Drafter(ABC):
         return np.empty(0)
 
 
-@DRAFTERS.register
 class NoDrafter(Drafter):
     """Offers nothing: plain decoding."""
 
@@ -164,6 +163,9 @@ class NoDrafter(Drafter):
 
     def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
         return roots_alone(rows)
+
+
+DRAFTERS.register(NoDrafter)
 
 
 @lru_cache(maxsize=256)

@@ -34,7 +34,6 @@ Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """By row, the nodes where the draft is asked: the law above each, and its token."""
 
 
-@DRAFTERS.register
 class JoinedDrafter(Drafter):
     """Grows a tree for each row of a batch from two drafters, each of which keeps its own rows.
 
@@ -200,6 +199,9 @@ class JoinedDrafter(Drafter):
                 slots = written[row] + np.arange(n)
                 laws.add(row, above, tokens, slots, best[row, :n], chances[row, :n])
         written += counts
+
+
+DRAFTERS.register(JoinedDrafter)
 
 
 def _laws(policy: JoinedPolicy, static: DraftTree | None) -> int:

@@ -23,8 +23,8 @@ from runtime.cache.rows import RowCache
 from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
 from runtime.drafters.sampled import Ask, draw_drafts
 from runtime.kernels.top import draft_level
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
-from runtime.models.target import LanguageModel
 
 __all__ = ["NeuralDrafter"]
 
@@ -123,7 +123,6 @@ class _Shape:
         return cls(tree, above, np.cumsum([0, *tree.level_widths]).tolist(), inner)
 
 
-@DRAFTERS.register
 class NeuralDrafter(Drafter):
     """Drafts for the rows of a batch from one model with a cache of its own.
 
@@ -266,3 +265,6 @@ class NeuralDrafter(Drafter):
         """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
         logits, last = self._catch_up(rows)
         return logits[torch.arange(rows), torch.tensor(last)].unsqueeze(1)
+
+
+DRAFTERS.register(NeuralDrafter)

@@ -17,7 +17,7 @@ from reader_theory.acceptance.calibration import Calibration, Scored, calibrate
 from reader_theory.documents.joined import OFFERS, SourceMap
 from reader_theory.errors import require
 from runtime.drafters.laws import NeuralLaws, gridded
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import RetrievalIndex
 

@@ -19,7 +19,6 @@ from runtime.retrieval.index import RetrievalIndex
 __all__ = ["RetrievalDrafter"]
 
 
-@DRAFTERS.register
 class RetrievalDrafter(Drafter):
     """Chains from an index over each row's text.
 
@@ -61,3 +60,6 @@ class RetrievalDrafter(Drafter):
         if not any(map(len, found)):
             return roots_alone(rows, sure)
         return Proposal(gathered(rows, found, name=self.name), matches=sure)
+
+
+DRAFTERS.register(RetrievalDrafter)

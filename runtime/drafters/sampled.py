@@ -21,8 +21,8 @@ from reader_theory.rules.race import race
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Row
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
-from runtime.models.target import LanguageModel
 
 __all__ = ["Ask", "DrawnDraft", "draw_drafts", "shape_for"]
 
@@ -81,7 +81,7 @@ class DrawnDraft:
 
 @lru_cache(maxsize=1024)
 def shape_for(tree: DraftTree, scheme: Scheme, depth: int, nodes: int) -> DraftTree:
-    """The tree as a scheme can draw it, no deeper than `depth`, of at most `nodes` nodes; a chain where it draws one."""
+    """What a scheme can draw of a tree: no deeper than `depth`, at most `nodes` nodes, a chain where it draws one."""
     if scheme == "chain":
         return DraftTree.chain(min(tree.depth, depth, nodes))
     kept = min(int(np.searchsorted(tree.depths, depth, side="right")), nodes)

@@ -24,8 +24,9 @@ from runtime.engine.sampling import SamplingParams
 from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
 from runtime.engine.step import Backend, Eager, first_token
 from runtime.kernels.verify import Walks
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
+from runtime.models.vocabulary import Vocabulary, check_pair
 from runtime.retrieval.datastore import Datastore
 
 __all__ = ["Engine", "PolicyChoice"]
@@ -422,15 +423,9 @@ def _backend(chosen: BackendChoice) -> Callable[[LanguageModel, Mapping[str, Dra
 
 
 def _check_vocabularies(target: LanguageModel, drafters: Mapping[str, Drafter]) -> None:
-    """Refuse drafters of another vocabulary."""
     for drafter in drafters.values():
-        model = drafter.model
-        require(
-            model is None or model.vocabulary == target.vocabulary,
-            "`target` and `draft` must share one vocabulary",
-            got=f"{target.vocabulary} and {model.vocabulary if model else 0} tokens",
-            fix="Choose a draft trained with the target's tokenizer, or plan for retrieval alone.",
-        )
+        if drafter.model is not None:
+            check_pair(Vocabulary(target.vocabulary), Vocabulary(drafter.model.vocabulary))
 
 
 def _schedule_of(plan: Plan, workload: str | None = None) -> PolicyChoice:

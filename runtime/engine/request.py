@@ -15,6 +15,7 @@ from reader_theory.rules.draft_law import Scheme
 from reader_theory.rules.streams import Stream, stream_uniforms
 from runtime.engine.processors import TokenLaw
 from runtime.engine.sampling import SamplingParams
+from runtime.models.text import encode_text
 
 __all__ = ["Completion", "Request", "Streams"]
 
@@ -95,7 +96,7 @@ class Request:
             return self.token_law.follows
         return self.params.rule == "target_only" and self.token_law.plain
 
-    @cached_property
+    @property
     def scheme(self) -> Scheme:
         """How its rule wants drafts drawn."""
         return SCHEME_OF.get(self.params.rule, "deterministic")
@@ -202,5 +203,5 @@ def encode(prompt: str | ArrayLike, tokenizer: Any) -> NDArray[np.int64]:
             got="a str, and an engine without one",
             fix="Pass `tokenizer=`, or token ids.",
         )
-        prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        prompt = encode_text(tokenizer, prompt)
     return np.asarray(prompt, dtype=np.int64).reshape(-1)

@@ -15,8 +15,8 @@ from reader_theory.errors import require
 from reader_theory.memory import Layout, reserved_tokens, token_capacity
 from runtime.cache.rows import RowCache, compact
 from runtime.engine.request import Request
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
 
 __all__ = ["Scheduler", "is_out_of_memory", "slots_within"]
 

@@ -25,15 +25,16 @@ from reader_theory.rules.verifiers.multi_round import MultiRound
 from reader_theory.rules.verifiers.traversal import Traversal
 from reader_theory.rules.verifiers.typical import TypicalLossy
 from reader_theory.rules.verifiers.without_replacement import WithoutReplacement
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.parts import Part, proposed
 from runtime.engine.request import Request
 from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
-from runtime.models.target import LanguageModel
 
-__all__ = ["Backend", "Eager", "Verified", "first_token", "follow", "walk_rows"]
+__all__ = ["Backend", "Eager", "Verified", "first_token", "walk_rows"]
 
 _DRAFT_SCRATCH = 1024
 _VERIFIERS: dict[str, Verifier] = {
@@ -193,13 +194,12 @@ def first_token(request: Request, logits: torch.Tensor) -> int:
 
 def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Path:
     """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
-    count = int(trees.counts[row])
-    tokens, parents = trees.tokens[row, :count].tolist(), trees.parents[row, :count].tolist()
+    tree = trees[row]
     if law is None and request.params.rule == "typical_lossy":
-        law = DraftLaw(tokens[1:], [parent - 1 for parent in parents[1:]], "deterministic")
+        law = _undrawn(tree)
     if law is None:
-        return follow(tokens, parents, _own_token(request, tokens, logits))
-    prefixes = _prefixes(request.text, tokens, parents) if request.reads_prefix else None
+        return tree.follow(_own_token(request, tree, logits))
+    prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
     nodes, step = len(law), request.steps + 1
     laws = request.token_law(logits[: nodes + 1], prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
@@ -207,20 +207,14 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
     return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
 
 
-def follow(tokens: list[int], parents: list[int], pick: Callable[[list[int]], int]) -> _Path:
-    """Walk down along the target's own tokens; `pick` is called once a node, in order, and for no node off the path."""
-    children = dict(zip(zip(parents, tokens, strict=True), range(len(tokens)), strict=True))
-    path, emitted = [0], []
-    while True:
-        emitted.append(pick(path))
-        following = children.get((path[-1], emitted[-1]))
-        if following is None:
-            return path, emitted
-        path.append(following)
+def _undrawn(tree: TokenTree) -> DraftLaw:
+    assert tree.tokens is not None, "the engine's trees have tokens"
+    return DraftLaw(tree.tokens[1:], tree.parents[1:] - 1, "deterministic")
 
 
-def _own_token(request: Request, tokens: list[int], logits: torch.Tensor) -> Callable[[list[int]], int]:
-    text = request.text if request.reads_prefix else []
+def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Callable[[list[int]], int]:
+    assert tree.tokens is not None, "the engine's trees have tokens"
+    text, tokens = request.text if request.reads_prefix else [], tree.tokens.tolist()
     emitted, last = len(request.output), request.params.max_new_tokens - 1
 
     def token(path: list[int]) -> int:
@@ -238,9 +232,10 @@ def _token_after(request: Request, logits: torch.Tensor, text: list[int], positi
     return request.token_law.pick(logits, text, 0.0 if request.params.greedy else request.uniforms[position])
 
 
-def _prefixes(text: list[int], tokens: list[int], parents: list[int]) -> list[list[int]]:
+def _prefixes(text: list[int], tree: TokenTree) -> list[list[int]]:
     """Text before each node's successor, the root's first."""
+    assert tree.tokens is not None, "the engine's trees have tokens"
     found: list[list[int]] = [text]
-    for token, parent in zip(tokens[1:], parents[1:], strict=True):
+    for token, parent in zip(tree.tokens.tolist()[1:], tree.parents.tolist()[1:], strict=True):
         found.append([*found[parent], token])
     return found

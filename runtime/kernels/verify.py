@@ -15,7 +15,7 @@ from reader_theory.errors import NotATreeError, require
 from runtime.kernels._door import FLOATS, Array, Sizes, empty_like_of, host, on_gpu
 from runtime.kernels.cpu import verify as cpu
 
-__all__ = ["Walks", "verify_greedy", "verify_rejection", "verify_target_only", "verify_without_replacement"]
+__all__ = ["Walks", "verify_greedy", "verify_target_only"]
 
 
 class Walks(NamedTuple):
@@ -105,62 +105,6 @@ def verify_greedy(logits: Array, tokens: Array, parents: Array, counts: Array, *
         gpu.verify_greedy(logits, tokens, parents, counts, *walks)
         return walks
     _refuse(cpu.verify_greedy(*map(host, (logits, tokens, parents, counts, *walks))), counts, sizes)
-    return walks
-
-
-def verify_rejection(
-    target: Array, draft: Array, tokens: Array, parents: Array, counts: Array, acceptance: Array, recovery: Array
-) -> Walks:
-    """Chain and multi-round rejection: try the children of a node in turn, each against what earlier ones left.
-
-    Parameters
-    ----------
-    target, draft : (B, Q, V) float64, rows sum to 1
-        Laws after each node; a row of `draft` is the law that the node's children were drawn from, and is read only
-        where there are some.
-    tokens, parents : (B, Q) int64
-        As in `verify_target_only`, but siblings may repeat a token: they stand in the order in which they were drawn.
-    counts : (B,) int64, in [1, Q]
-    acceptance : (B, Q) float64 in [0, 1)
-        Decides whether a node is kept; that of node 0 is not read.
-    recovery : (B, Q) float64 in [0, 1)
-        Picks the token after a node where the walk ends.
-
-    Raises
-    ------
-    InvalidInputError
-        As `verify_target_only`.
-    """
-    return _reject("verify_rejection", target, draft, tokens, parents, counts, acceptance, recovery)
-
-
-def verify_without_replacement(
-    target: Array, draft: Array, tokens: Array, parents: Array, counts: Array, acceptance: Array, recovery: Array
-) -> Walks:
-    """Rejection where siblings are distinct draws: after each rejection both laws lose what was tried.
-
-    Parameters and errors as in `verify_rejection`.
-    """
-    return _reject("verify_without_replacement", target, draft, tokens, parents, counts, acceptance, recovery)
-
-
-def _reject(rule: str, target: Array, draft: Array, *rest: Array) -> Walks:
-    tokens, parents, counts, acceptance, recovery = rest
-    sizes = _sizes(tokens, parents, counts)
-    sizes.take("target", target, ("B", "Q", "V"), ("float64",))
-    sizes.take("draft", draft, ("B", "Q", "V"), ("float64",))
-    sizes.take("acceptance", acceptance, ("B", "Q"), ("float64",))
-    sizes.take("recovery", recovery, ("B", "Q"), ("float64",))
-    walks = _walks(target, sizes)
-    scratch = empty_like_of(target, (sizes["B"], 2, sizes["V"]), "float64")
-    if on_gpu(target, draft, *rest):
-        from runtime.kernels.gpu import verify as gpu
-
-        getattr(gpu, rule)(target, draft, *rest, scratch, *walks)
-        return walks
-    from runtime.kernels.cpu import rejection as cpu
-
-    _refuse(getattr(cpu, rule)(*map(host, (target, draft, *rest, scratch, *walks))), counts, sizes)
     return walks
 
 

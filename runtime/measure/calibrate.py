@@ -25,8 +25,8 @@ from runtime.measure.in_situ import (
     watch_steps,
 )
 from runtime.measure.record import Progress, PromptLike
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
-from runtime.models.target import LanguageModel
 
 __all__ = ["calibrate_cost"]
 

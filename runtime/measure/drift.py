@@ -19,7 +19,7 @@ from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.errors import require
 from runtime.engine.request import Request
 from runtime.measure.record import trace_of
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["DriftMonitor", "Replan"]
 

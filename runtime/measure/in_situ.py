@@ -22,7 +22,7 @@ from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.record import Progress, PromptLike
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = [
     "SeenStep",

@@ -1,8 +1,7 @@
-"""Prompts as tokens: from a JSONL file of the user's, or the ones that ship with the house models."""
+"""Prompts as tokens: from a file of the user's, or the ones that ship with the house models."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.errors import require
+from runtime.models.text import encode_chat, encode_text
 
 __all__ = ["DEFAULT_WORKLOAD", "PromptTokens", "house_prompts", "read_prompts"]
 
 DEFAULT_WORKLOAD = "default"
 """Workload of a prompt that names none."""
-
-_ROW = 'Write one JSON object a line, such as {"id": "a-1", "workload": "chat", "text": "..."}; `text` alone will do.'
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +51,14 @@ class PromptTokens:
 def read_prompts(
     path: str | Path, tokenizer: Any, *, workloads: Sequence[str] | None = None, limit: int | None = None
 ) -> list[PromptTokens]:
-    """Prompts of a JSONL file, in its order.
+    """Prompts of a file or folder in any format that `runtime.importers` knows, in its order.
 
     Parameters
     ----------
     path : str or Path
-        Rows ``{"text": ..., "id": optional, "workload": optional}``; blank lines are skipped.
+        Rows ``{"text": ..., "id": optional, "workload": optional}``, or see `read_prompt_file`.
     tokenizer : transformers tokenizer
+        Its chat template renders conversations, its special tokens are added once.
     workloads : sequence of str, optional
         Only these.
     limit : int, optional
@@ -68,21 +67,15 @@ def read_prompts(
     Raises
     ------
     InvalidInputError
-        If a line is not such a row, an id is there twice, or nothing is left.
+        If a row is none of these, an id is there twice, or nothing is left.
     """
-    path = Path(path)
-    require(
-        path.is_file(), "`prompts` must be a JSONL file", got=f"`{path}`, which is not a file", fix="Check the path."
-    )
-    rows = [_row(path, number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
-    found = Counter(row["id"] for row in rows)
-    twice = [name for name, count in found.items() if count > 1]
-    require(
-        not twice, f"every `id` of `{path}` must be there once", got=f"twice or more: {twice[:5]}", fix="Rename them."
-    )
-    known = sorted({row["workload"] for row in rows})
-    chosen = _chosen(workloads, known, f"`{path}`")
-    return _encoded((tuple(row.values()) for row in rows), chosen, tokenizer, limit)
+    from runtime.importers.prompts import read_prompt_file
+
+    _check_limit(limit)
+    prompts = read_prompt_file(path).prompts
+    chosen = _chosen(workloads, sorted({prompt.workload for prompt in prompts}), f"`{path}`")
+    rows = ((p.id, p.workload, (p.messages, p.tools) if p.messages else p.text, p.source) for p in prompts)
+    return _encoded(rows, chosen, tokenizer, limit)
 
 
 def house_prompts(
@@ -106,33 +99,6 @@ def house_prompts(
     return _encoded(rows, chosen, tokenizer, limit)
 
 
-def _lines(path: Path) -> list[str]:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        bad = f"byte {content[error.start]:#04x} at offset {error.start}"
-        require(False, f"`{path}` must be UTF-8 text", got=bad, fix="Save it as UTF-8.")
-        raise
-
-
-def _row(path: Path, number: int, line: str) -> dict[str, str]:
-    where = f"line {number} of `{path}`"
-    try:
-        raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        require(False, f"{where} must be one JSON object", got=str(error), fix=_ROW)
-        raise
-    right = isinstance(raw, dict) and isinstance(raw.get("text"), str) and raw["text"].strip() != ""
-    require(right, f"{where} must be an object with a `text` that is not empty", got=f"{raw!r:.120}", fix=_ROW)
-    return {
-        "id": str(raw.get("id", f"{path.stem}-{number:03d}")),
-        "workload": str(raw.get("workload", DEFAULT_WORKLOAD)),
-        "text": raw["text"],
-        "source": str(raw.get("source", "")),
-    }
-
-
 def _chosen(wanted: Sequence[str] | None, known: Sequence[str], where: str) -> Sequence[str]:
     unknown = sorted(set(wanted or ()) - set(known))
     require(
@@ -144,16 +110,21 @@ def _chosen(wanted: Sequence[str] | None, known: Sequence[str], where: str) -> S
     return wanted or known
 
 
-def _encoded(
-    rows: Iterable[tuple[str, ...]], workloads: Sequence[str], tokenizer: Any, limit: int | None
-) -> list[PromptTokens]:
+def _check_limit(limit: int | None) -> None:
     require(limit is None or limit >= 1, "`limit` must be >= 1", got=limit, fix="Leave it out for every prompt.")
+
+
+def _encoded(
+    rows: Iterable[tuple[str, str, Any, str]], workloads: Sequence[str], tokenizer: Any, limit: int | None
+) -> list[PromptTokens]:
+    _check_limit(limit)
     kept: list[PromptTokens] = []
     taken: Counter[str] = Counter()
-    for name, workload, text, source in rows:
+    for name, workload, told, source in rows:
         if workload not in workloads or (limit is not None and taken[workload] >= limit):
             continue
         taken[workload] += 1
-        kept.append(PromptTokens(name, workload, np.asarray(tokenizer(text)["input_ids"], dtype=np.int64), source))
+        tokens = encode_text(tokenizer, told) if isinstance(told, str) else encode_chat(tokenizer, *told)
+        kept.append(PromptTokens(name, workload, tokens, source))
     require(bool(kept), "there must be at least one prompt", got="none", fix="Give a file with prompts, or a workload.")
     return kept

@@ -14,8 +14,8 @@ from reader_theory.documents import JoinedPolicy, Stamp, Trace, TracePrompt
 from reader_theory.errors import require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
-from runtime.models.target import LanguageModel
 from runtime.retrieval.suffix_index import record_positions
 
 __all__ = ["Progress", "PromptLike", "record_trace", "teacher_forced", "trace_of"]

@@ -21,7 +21,7 @@ from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import fit_offers, record_offers
 from runtime.measure.record import Progress, PromptLike
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
 __all__ = ["joined_family", "record_joined", "replay_joined"]

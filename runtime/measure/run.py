@@ -19,7 +19,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.record import Progress, PromptLike, teacher_forced
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 

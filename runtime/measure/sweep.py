@@ -10,7 +10,7 @@ from reader_theory.documents import DraftPolicy, JoinedPolicy, Plan, RetrievalPo
 from reader_theory.trees import DraftTree
 from runtime.measure.record import Progress, PromptLike
 from runtime.measure.run import Task, measure_cells, planned_tasks
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["sweep_grid", "sweep_policies"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from runtime.cache.rows import RowCache
 from runtime.kernels.tree_inputs import TreeInputs
-from runtime.models.target import LanguageModel, hidden_value
+from runtime.models.base import LanguageModel, Output, hidden_value
 
-__all__ = ["forward_trees", "prefill"]
+__all__ = ["forward_trees", "prefill", "run_prompt", "run_trees"]
 
 WHOLE = 64
 """Forwards of trees see a multiple of so many slots, so that one view of a mask lasts for some steps."""
@@ -30,7 +31,20 @@ def forward_trees(
     counts: NDArray[np.int64],
     scratch: NDArray[np.int64] | None = None,
 ) -> torch.Tensor:
-    """Logits after each node of each row's tree.
+    """(B, Q, V) logits after each node of each row's tree; arguments as `run_trees` takes them."""
+    return run_trees(model, cache, tokens, parents, counts, scratch).logits
+
+
+def run_trees(
+    model: LanguageModel,
+    cache: RowCache,
+    tokens: NDArray[np.int64],
+    parents: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    scratch: NDArray[np.int64] | None = None,
+    hidden: Sequence[int] = (),
+) -> Output:
+    """Logits after each node of each row's tree, and the hidden states of layers asked for.
 
     Parameters
     ----------
@@ -42,10 +56,8 @@ def forward_trees(
         Nodes of each row in this forward.
     scratch : (B,) int64, optional
         Nodes of each row that earlier forwards already wrote; none when left out.
-
-    Returns
-    -------
-    (B, Q, V) of the model's dtype
+    hidden : layers
+        See `LanguageModel.forward`.
     """
     batch, queries = tokens.shape
     lengths = cache.lengths[:batch]
@@ -60,10 +72,10 @@ def forward_trees(
     if cache.start is None:
         cache.slot_index = inputs.slots
     if model.device.type == "cpu":
-        return model.logits(inputs.tokens, inputs.positions, mask, cache)
+        return model.forward(inputs.tokens, inputs.positions, mask, cache, hidden=hidden)
     cache.row_index, cache.slot_index = (x.to(model.device) for x in (cache.row_index, cache.slot_index))
     asked, positions = (x.to(model.device) for x in (inputs.tokens, inputs.positions))
-    return model.logits(asked, positions, None if mask is None else mask.to(model.device), cache)
+    return model.forward(asked, positions, None if mask is None else mask.to(model.device), cache, hidden=hidden)
 
 
 def _inputs(cache: RowCache, batch: int, queries: int, dtype: torch.dtype) -> TreeInputs:
@@ -86,20 +98,35 @@ def prefill(
     model: LanguageModel, cache: RowCache, tokens: NDArray[np.int64], row: int, chunk: int = 512
 ) -> torch.Tensor:
     """Run `tokens` into `row` after what it holds, in chunks, and commit them; (V,) logits after the last."""
-    logits: torch.Tensor | None = None
+    return run_prompt(model, cache, tokens, row, chunk).logits[0, -1]
+
+
+def run_prompt(
+    model: LanguageModel,
+    cache: RowCache,
+    tokens: NDArray[np.int64],
+    row: int,
+    chunk: int = 512,
+    hidden: Sequence[int] = (),
+) -> Output:
+    """The same: logits after the last token, (1, 1, V), and the hidden states of all, (1, len(tokens), d) a layer."""
+    outputs: list[Output] = []
     for start in range(0, len(tokens), chunk):
         part = tokens[start : start + chunk]
         base = int(cache.lengths[row])
         width = cache.begin([base], len(part), first_row=row)
         seen = np.arange(width)[None, :] <= (base + np.arange(len(part)))[:, None]
         mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(hidden_value(model.dtype))))
-        logits = model.logits(
+        out = model.forward(
             torch.from_numpy(part[None]).to(model.device),
             torch.from_numpy((base + np.arange(len(part)))[None]).to(model.device),
             mask[None, None].to(model.device, model.dtype),
             cache,
             last_only=True,
-        )[0, -1]
+            hidden=hidden,
+        )
+        outputs.append(out)
         cache.lengths[row] = base + len(part)
-    assert logits is not None, "a prompt has at least one token"
-    return logits
+    assert outputs, "a prompt has at least one token"
+    states = (torch.cat([out.hidden[i] for out in outputs], dim=1) for i in range(len(hidden)))
+    return Output(outputs[-1].logits, tuple(states))

@@ -6,6 +6,7 @@ their weights are reordered so that the halves of a rotary pair lie side by side
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from runtime.cache.rows import RowCache
+from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear
-from runtime.models.target import LanguageModel
 
 __all__ = ["LeanModel", "is_lean"]
 
@@ -124,7 +125,7 @@ class LeanModel(LanguageModel):
         return cache
 
     @torch.inference_mode()
-    def logits(
+    def forward(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
@@ -132,14 +133,18 @@ class LeanModel(LanguageModel):
         cache: RowCache,
         *,
         last_only: bool = False,
-    ) -> torch.Tensor:
+        hidden: Sequence[int] = (),
+    ) -> Output:
         batch, queries = tokens.shape
         x = self.embedding[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
         fold = self._fold(queries)
         if mask is not None and fold > 1:
             mask = mask.expand(-1, fold, -1, -1).reshape(batch, 1, fold * queries, -1)
-        for layer, store in zip(self.layers, cache.stores, strict=True):
+        before: dict[int, torch.Tensor] = {}
+        for i, (layer, store) in enumerate(zip(self.layers, cache.stores, strict=True)):
+            if i in hidden:
+                before[i] = x.view(batch, queries, -1)
             x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
@@ -147,7 +152,8 @@ class LeanModel(LanguageModel):
         if last_only:
             x = x.view(batch, queries, -1)[:, -1]
         x = functional.rms_norm(x, x.shape[-1:], self.norm, self.eps)
-        return self.head(x).view(batch, -1, self.vocabulary)
+        logits = self.head(x).view(batch, -1, self.vocabulary)
+        return Output(logits, tuple(before[i] for i in hidden))
 
     def _fold(self, queries: int) -> int:
         """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.

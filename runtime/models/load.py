@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 
 from reader_theory.errors import InvalidInputError, require
+from runtime.models.base import LanguageModel
 from runtime.models.lean import LeanModel, is_lean
-from runtime.models.target import LanguageModel, TransformersModel, load_transformers
+from runtime.models.transformers import TransformersModel, load_transformers
 
 __all__ = ["DTYPES", "load_model", "load_tokenizer", "wrap"]
 

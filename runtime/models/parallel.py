@@ -12,7 +12,7 @@ from typing import Any
 
 from reader_theory.errors import require
 from runtime.models.load import DTYPES
-from runtime.models.target import TransformersModel
+from runtime.models.transformers import TransformersModel
 
 __all__ = ["load_parallel"]
 

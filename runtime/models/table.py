@@ -6,13 +6,15 @@ through the mask: a wrong mask, position, commit or length gives a wrong law, as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from reader_theory.errors import require
 from runtime.cache.rows import RowCache
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel, Output
 
 __all__ = ["TableModel"]
 
@@ -41,7 +43,7 @@ class TableModel(LanguageModel):
     def new_cache(self, rows: int, slots: int) -> RowCache:
         return RowCache(1, rows, slots)
 
-    def logits(
+    def forward(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
@@ -49,7 +51,8 @@ class TableModel(LanguageModel):
         cache: RowCache,
         *,
         last_only: bool = False,
-    ) -> torch.Tensor:
+        hidden: Sequence[int] = (),
+    ) -> Output:
         entries = torch.stack((tokens, positions), dim=-1).to(self.dtype).unsqueeze(1)
         held, _ = cache.stores[0].update(entries, entries)
         batch, queries = tokens.shape
@@ -59,7 +62,7 @@ class TableModel(LanguageModel):
                 seen = held[b, 0] if mask is None else held[b, 0, mask[b, 0, i] == 0]
                 out[b, i] = self._law(seen.numpy())
         with np.errstate(divide="ignore"):
-            return torch.from_numpy(np.log(out[:, -1:] if last_only else out))
+            return Output(torch.from_numpy(np.log(out[:, -1:] if last_only else out)))
 
     def _law(self, seen: np.ndarray) -> np.ndarray:
         ordered = seen[np.argsort(seen[:, 1], kind="stable")]

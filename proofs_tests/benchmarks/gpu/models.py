@@ -15,7 +15,7 @@ from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_tokenizer
-from runtime.models.target import load_transformers
+from runtime.models.transformers import load_transformers
 
 SPARE = 4096
 """Positions beyond the longest context."""

@@ -32,8 +32,8 @@ from runtime.engine.request import Request
 from runtime.engine.step import Backend, Verified, walk_rows
 from runtime.kernels.commit import KVPool
 from runtime.kernels.verify import Walks
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.target import LanguageModel
 
 __all__ = ["Graphs"]
 

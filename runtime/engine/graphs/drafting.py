@@ -12,7 +12,7 @@ from runtime.engine.graphs.capture import Captured
 from runtime.engine.graphs.forward import StaticForward
 from runtime.engine.graphs.packed import Packed
 from runtime.kernels.top import draft_level
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["StaticDrafting"]
 

@@ -6,7 +6,7 @@ import torch
 
 from runtime.cache.rows import RowCache
 from runtime.kernels.tree_inputs import fill_tree_inputs
-from runtime.models.target import LanguageModel, hidden_value
+from runtime.models.base import LanguageModel, hidden_value
 
 __all__ = ["StaticForward"]
 

@@ -15,7 +15,7 @@ from runtime.engine.graphs.packed import Packed
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.merge import Merged, merge_candidates
 from runtime.kernels.verify import verify_target_only
-from runtime.models.target import LanguageModel
+from runtime.models.base import LanguageModel
 
 __all__ = ["StaticLogits", "StaticVerifying"]
 

@@ -11,7 +11,7 @@ from numba import njit
 from runtime.kernels.cpu.lanes import ask_for, bits32, float32_of, float64_of, fma, larger
 from runtime.retrieval.bodies.memory import bits_of
 
-__all__ = ["AHEAD", "exact_exp2", "exact_weigh", "exact_weights_into", "exp2", "total_of", "weigh", "weights_into"]
+__all__ = ["AHEAD", "exact_weigh", "exact_weights_into", "total_of", "weigh", "weights_into"]
 
 SINGLE = np.array(
     [1.0, 0.6931469670652649, 0.2402211972396918, 0.05550713272875391, 0.009675541331021392, 0.0013276472167819944],

@@ -15,7 +15,7 @@ from numba import njit
 from runtime.kernels.cpu.lanes import block_max, borrowed, floats, fma, larger
 from runtime.kernels.cpu.powers import AHEAD, exact_weigh, exact_weights_into, total_of, weigh, weights_into
 
-__all__ = ["BLOCK", "Rooms", "block_at", "doubt", "draw", "exact_draw", "lent", "picked", "rooms_for", "sure_draw"]
+__all__ = ["BLOCK", "draw", "lent", "rooms_for"]
 
 BLOCK = 1024
 """Entries whose weights are summed before any is looked at alone."""

@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["SOURCES", "THREADS", "launch", "launch_numba", "source_of"]
 
-SOURCES = ("tree_inputs", "verify", "rejection", "commit")
+SOURCES = ("tree_inputs", "verify", "commit")
 """CUDA sources of this folder; each is compiled behind `common.cu`."""
 THREADS = 256
 """Threads a block; at most MAX_THREADS of `common.cu`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.kernels.gpu import _launch
 
-__all__ = ["verify_greedy", "verify_rejection", "verify_target_only", "verify_without_replacement"]
+__all__ = ["verify_greedy", "verify_target_only"]
 
 
 def verify_target_only(
@@ -32,18 +32,3 @@ def verify_greedy(logits: Any, tokens: Any, parents: Any, counts: Any, path: Any
     batch, width, vocabulary = logits.shape
     name = f"verify_greedy_{str(logits.dtype).removeprefix('torch.')}"
     _launch.launch("verify", name, (batch,), (logits, tokens, parents, counts, width, vocabulary, path, kept, emitted))
-
-
-def verify_rejection(target: Any, *rest: Any) -> None:
-    """As the door says; scratch, `path`, `kept` and `emitted` are the last four arguments."""
-    _reject("verify_rejection", target, *rest)
-
-
-def verify_without_replacement(target: Any, *rest: Any) -> None:
-    """As the door says; scratch, `path`, `kept` and `emitted` are the last four arguments."""
-    _reject("verify_without_replacement", target, *rest)
-
-
-def _reject(kernel: str, target: Any, *rest: Any) -> None:
-    batch, width, vocabulary = target.shape
-    _launch.launch("rejection", kernel, (batch,), (target, *rest[:6], width, vocabulary, *rest[6:]))

@@ -11,7 +11,7 @@ from runtime.retrieval.bodies import context_tree as tree
 from runtime.retrieval.bodies import store as sorted_store
 from runtime.retrieval.bodies.memory import int32_at, lean, place_of, word_at
 
-__all__ = ["CORRECTED", "DEPTHS", "END_TOKEN", "ESCAPE", "INSERTED", "KINDS", "PARAMETERS", "REPLACED", "Desk"]
+__all__ = ["END_TOKEN", "ESCAPE", "KINDS", "PARAMETERS", "Desk"]
 
 DEPTHS = sorted_store.CAP + 1
 """Match lengths 0 to 32; longer ones count as 32."""

@@ -24,7 +24,7 @@ from runtime.retrieval.bodies import laws as neural
 from runtime.retrieval.bodies import store as sorted_store
 from runtime.retrieval.bodies.memory import float64_at, int32_at, int64_at, lean, prefetch
 
-__all__ = ["DELTA", "PARAMETERS", "SHARED", "STORE", "grow", "grow_many", "locate", "offers"]
+__all__ = ["DELTA", "PARAMETERS", "STORE", "grow", "grow_many", "locate", "offers"]
 
 DELTA, STORE, PARAMETERS, SHARED = 0, 1, 2, 4
 """Words of what requests share: addresses of the delta's header, the datastore's header and the parameters."""

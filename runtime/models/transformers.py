@@ -1,9 +1,8 @@
-"""A causal language model as the engine sees it: tokens, positions and a mask in, logits out, a row cache beside it."""
+"""Any transformers causal model that takes a 4-D float mask, and how a folder becomes one."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +10,9 @@ import torch
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.cache.rows import RowCache
+from runtime.models.base import LanguageModel, Output
 
-__all__ = ["LanguageModel", "TransformersModel", "hidden_value", "load_transformers"]
-
-
-@lru_cache
-def hidden_value(dtype: torch.dtype) -> float:
-    """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32."""
-    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
-
-
-class LanguageModel(ABC):
-    """A model with forwards over a `RowCache`.
-
-    A float mask (not a boolean one) is used throughout: transformers' eager attention takes a boolean mask
-    silently wrong.
-    """
-
-    vocabulary: int
-    max_positions: int
-    dtype: torch.dtype
-    device: torch.device
-    name: str
-
-    @abstractmethod
-    def new_cache(self, rows: int, slots: int) -> RowCache:
-        """An empty cache for at most `rows` rows of `slots` tokens."""
-
-    @abstractmethod
-    def logits(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: RowCache,
-        *,
-        last_only: bool = False,
-    ) -> torch.Tensor:
-        """Logits after each token, given what its mask row lets it see; `cache.begin` has been called.
-
-        Parameters
-        ----------
-        tokens, positions : (B, Q) int64
-        mask : (B, 1, Q, W) of the model's dtype, or None where Q is 1 and every slot is seen
-            0 for a slot that counts, `hidden_value` for one that does not; W is the width that `begin` returned.
-        cache : RowCache
-            Written in the slots that `begin` named.
-        last_only : bool
-            Only those after the last token, as a prompt needs.
-
-        Returns
-        -------
-        (B, Q, V), or (B, 1, V) with `last_only`, of the model's dtype
-        """
+__all__ = ["TransformersModel", "load_transformers"]
 
 
 class TransformersModel(LanguageModel):
@@ -83,7 +32,7 @@ class TransformersModel(LanguageModel):
         return RowCache(self.layers, rows, slots)
 
     @torch.inference_mode()
-    def logits(
+    def forward(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
@@ -91,7 +40,8 @@ class TransformersModel(LanguageModel):
         cache: RowCache,
         *,
         last_only: bool = False,
-    ) -> torch.Tensor:
+        hidden: Sequence[int] = (),
+    ) -> Output:
         if mask is None:
             mask = torch.zeros((tokens.shape[0], 1, tokens.shape[1], cache.width), dtype=self.dtype, device=self.device)
         out = self.model(
@@ -101,8 +51,9 @@ class TransformersModel(LanguageModel):
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=int(last_only),
+            output_hidden_states=bool(hidden),
         )
-        return out.logits
+        return Output(out.logits, tuple(out.hidden_states[layer] for layer in hidden) if hidden else ())
 
 
 def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu") -> Any:

@@ -1,0 +1,73 @@
+"""vLLM on the CPU as a peer: ``python vllm_worker.py FOLDER DTYPE METHOD ROWS THREADS``.
+
+METHOD is plain, ngram:K or suffix:K.
+
+Runs in its own environment (`make engines`), so that it imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker import serve
+
+
+def main() -> None:
+    folder, dtype, method, rows, threads = sys.argv[1:6]
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": threads,
+    }
+    import torch
+    from vllm import LLM, SamplingParams
+    from vllm import __version__ as version
+
+    torch.set_num_threads(int(threads))
+    name, _, drafts = method.partition(":")
+    speculative: dict[str, Any] = {}
+    if name == "ngram":
+        lookup = {
+            "method": "ngram",
+            "num_speculative_tokens": int(drafts),
+            "prompt_lookup_max": 4,
+            "prompt_lookup_min": 2,
+        }
+        speculative = {"speculative_config": lookup}
+    elif name == "suffix":
+        speculative = {"speculative_config": {"method": "suffix", "num_speculative_tokens": int(drafts)}}
+    llm = LLM(
+        folder, dtype=dtype, enforce_eager=True, max_model_len=1024, max_num_seqs=int(rows), disable_log_stats=False,
+        enable_prefix_caching=False, **speculative,
+    )  # fmt: skip
+
+    def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=end is None)
+        start = time.perf_counter()
+        done = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        seconds = time.perf_counter() - start
+        tokens = [list(each.outputs[0].token_ids) for each in done]
+        return {"tokens": tokens, "counts": [len(t) for t in tokens], "texts": [each.outputs[0].text for each in done],
+                "seconds": seconds, "metrics": _metrics(llm)}  # fmt: skip
+
+    serve(generate, {"engine": "vllm", "version": version, "method": method, "dtype": dtype})
+
+
+def _metrics(llm: Any) -> dict[str, Any]:
+    """Counters of speculative decoding since the start."""
+    found: dict[str, Any] = {}
+    for metric in llm.get_metrics():
+        if "spec_decode" in metric.name:
+            found[metric.name] = getattr(metric, "values", None) or getattr(metric, "value", None)
+    return found
+
+
+if __name__ == "__main__":
+    main()

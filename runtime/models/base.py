@@ -1,0 +1,93 @@
+"""A causal language model as the engine sees it: tokens, positions and a mask in, logits out, a row cache beside it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from runtime.cache.rows import RowCache
+
+__all__ = ["LanguageModel", "Output", "hidden_value"]
+
+
+@lru_cache
+def hidden_value(dtype: torch.dtype) -> float:
+    """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32."""
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward gives.
+
+    Parameters
+    ----------
+    logits : (B, Q, V), or (B, 1, V) after the last token alone
+        Of the model's dtype.
+    hidden : one (B, Q, d) tensor for each layer asked for, in that order
+        The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; of all Q tokens
+        even where logits are of the last alone.
+    """
+
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...] = ()
+
+
+class LanguageModel(ABC):
+    """A model with forwards over a `RowCache`.
+
+    A float mask (not a boolean one) is used throughout: transformers' eager attention takes a boolean mask
+    silently wrong.
+    """
+
+    vocabulary: int
+    max_positions: int
+    dtype: torch.dtype
+    device: torch.device
+    name: str
+
+    @abstractmethod
+    def new_cache(self, rows: int, slots: int) -> RowCache:
+        """An empty cache for at most `rows` rows of `slots` tokens."""
+
+    @abstractmethod
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
+        hidden: Sequence[int] = (),
+    ) -> Output:
+        """Logits after each token, given what its mask row lets it see; `cache.begin` has been called.
+
+        Parameters
+        ----------
+        tokens, positions : (B, Q) int64
+        mask : (B, 1, Q, W) of the model's dtype, or None where Q is 1 and every slot is seen
+            0 for a slot that counts, `hidden_value` for one that does not; W is the width that `begin` returned.
+        cache : RowCache
+            Written in the slots that `begin` named.
+        last_only : bool
+            Only the logits after the last token, as a prompt needs.
+        hidden : layers, each in 0 .. L - 1
+            Whose inputs are to be given too.
+        """
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
+    ) -> torch.Tensor:
+        """The logits of `forward` alone."""
+        return self.forward(tokens, positions, mask, cache, last_only=last_only).logits
