@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.acceptance import frozen
+from reader_theory.cost.terms import Forwards, StepConditions, StepModel
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["LevelCost", "Memory", "Objective", "TabulatedCost", "tabulated"]
+__all__ = ["LevelCost", "Memory", "Objective", "TabulatedCost", "level_cost", "level_seconds", "tabulated"]
 
 Floats = NDArray[np.float64]
 
@@ -128,6 +129,48 @@ def tabulated(cost: TabulatedCost | LevelCost) -> TabulatedCost:
         got=type(cost).__name__,
         fix="Use the solver `levels` or `relaxation` for drafting that is paid by level width.",
     )
+
+
+def level_seconds(
+    plain: StepModel, drafting: StepModel, drafter: str, batch: ArrayLike, context: ArrayLike, nodes: int
+) -> tuple[Floats, Floats]:
+    """Seconds of a step by what enters each forward of the drafter, and by what is verified.
+
+    Parameters
+    ----------
+    plain, drafting : StepModel
+        The equation of a step of plain decoding, and of one in which `drafter` drafts.
+    batch, context : (...)
+        Rows, and cached tokens of each; broadcast against one another.
+    nodes : int
+        N, the largest tree.
+
+    Returns
+    -------
+    draft_s : (..., max(N, 2) + 1)
+        Seconds that one more forward over w tokens a row adds; a forward over none is never read.
+    verify_s : (..., N + 1)
+        Everything else of a step that verifies n nodes; plain decoding at 0.
+    """
+    rows, cached = (np.asarray(x, dtype=np.float64)[..., None] for x in (batch, context))
+    widths, sizes = np.maximum(np.arange(max(nodes, 2) + 1), 1), np.arange(nodes + 1)
+    alone = StepConditions(batch=rows, context=cached, tokens=2.0, drafting=True)
+    asked = replace(alone, forwards={drafter: Forwards(widths[:, None])})
+    draft_s = np.maximum(drafting.seconds(asked) - drafting.seconds(alone), 0.0)
+    verify_s = np.where(
+        sizes > 0,
+        drafting.seconds(StepConditions(batch=rows, context=cached, tokens=sizes + 1, drafting=True)),
+        plain.seconds(StepConditions(batch=rows, context=cached)),
+    )
+    return draft_s, verify_s
+
+
+def level_cost(
+    plain: StepModel, drafting: StepModel, drafter: str, *, batch: float, context: float, nodes: int, depth: int
+) -> LevelCost:
+    """`level_seconds` at one batch and context, as a planner takes them: each level at its own width."""
+    draft_s, verify_s = level_seconds(plain, drafting, drafter, batch, context, nodes)
+    return LevelCost(np.tile(draft_s[: nodes + 1] if nodes > 0 else draft_s, (depth, 1)), verify_s)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.replay import ReplayResult
+from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Cost, DraftPolicy
+from reader_theory.documents.cost import DRAFT, RETRIEVAL
 from reader_theory.estimate import Estimate
 
-__all__ = ["StepForecast", "occupancy", "step_forecast"]
+__all__ = ["StepForecast", "drafters_of", "interval", "occupancy", "step_forecast"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,22 +41,19 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     term; the draft runs when any row wants it.
     """
     widest = _widest(result.nodes_histogram.sum(axis=0), batch)
-    nodes = np.arange(len(widest))
-    used = widest > 0
-    forward = float(widest[used] @ cost.target_forward.at(batch, nodes[used] + 1, context))
-    scale = cost.closure_of(policy.drafters).value
-    if policy.shape == "off":
-        around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
-        return StepForecast(batch, {"target": scale * forward, "overhead": scale * around})
-    terms = {
-        "target": forward,
-        "draft": _drafting(cost, policy, result, batch, context),
-        "retrieval": batch * cost.retrieval_s.value if policy.retrieval is not None else 0.0,
-        "verify": batch * cost.verify_s.value,
-        "commit": batch * cost.commit_s.value,
-        "overhead": cost.step_overhead_s.value,
-    }
-    return StepForecast(batch, {name: scale * seconds for name, seconds in terms.items()})
+    used = np.flatnonzero(widest > 0)
+    forwards = _drafting(policy, result, batch)
+    grown = 0.0 if policy.joined is None else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
+    conditions = StepConditions(
+        batch=batch, context=context, tokens=used + 1, forwards=forwards, growths=grown, drafting=policy.shape != "off"
+    )
+    parts = cost.model(drafters_of(policy)).parts(conditions)
+    return StepForecast(batch, {name: float(np.sum(widest[used] * seconds)) for name, seconds in parts.items()})
+
+
+def drafters_of(policy: DraftPolicy) -> tuple[str, ...]:
+    """Names of the drafters of a policy, as the cost knows them; none for plain decoding."""
+    return {"off": (), "both": (DRAFT, RETRIEVAL)}.get(policy.drafters, (policy.drafters,))
 
 
 def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
@@ -62,20 +61,19 @@ def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
     return np.diff(np.cumsum(histogram / histogram.sum()) ** batch, prepend=0.0)
 
 
-def _drafting(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> float:
-    """Seconds of the draft's forwards, and of growing a joined tree between them.
+def _drafting(policy: DraftPolicy, result: ReplayResult, batch: int) -> dict[str, Forwards]:
+    """What the drafters run in the mean: look-ups of a chain in every step, and the draft when any row wants it.
 
-    A forward runs when any row wants it: with the tokens of the row that has most where these were recorded.
+    A forward has the tokens of the row that has most, where these were recorded.
     """
+    looked = {} if policy.retrieval is None else {RETRIEVAL: Forwards(1.0)}
     if result.forwards_histogram is None:
-        drafted = 1.0 - (1.0 - result.drafted_steps.sum() / max(int(result.steps.sum()), 1)) ** batch
-        return drafted * cost.drafting_s(batch, policy.forward_sizes(result.tokens_per_step), context)
-    seconds = times = 0.0
-    for histogram in result.forwards_histogram:
-        chance = _widest(histogram, batch)
-        seconds += sum(p * cost.drafting_s(batch, [size], context) for size, p in enumerate(chance) if size and p > 0)
-        times += float(chance[1:].sum())
-    return seconds + cost.growing_s(batch, 1.0 + times)
+        sizes = policy.forward_sizes(result.tokens_per_step)
+        chance = 1.0 - (1.0 - result.drafted_steps.sum() / max(int(result.steps.sum()), 1)) ** batch
+        return looked | ({DRAFT: Forwards(sizes, chance)} if len(sizes) else {})
+    chances = np.array([_widest(histogram, batch)[1:] for histogram in result.forwards_histogram])
+    sizes = np.nonzero(chances > 0)[-1] + 1
+    return looked | ({DRAFT: Forwards(sizes, chances[chances > 0])} if len(sizes) else {})
 
 
 def occupancy(steps: Ints, batch: int) -> Ints:

@@ -9,11 +9,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
+from optimizer.forecast import StepForecast, drafters_of, interval, occupancy, step_forecast
 from optimizer.policies import certified_tree, neural_trees, policy_family, retrieval_policies
 from reader_theory.acceptance.recorded import recorded_joined
 from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
+from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
+from reader_theory.documents.cost import DRAFT
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -140,7 +142,7 @@ class Study:
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
         self.fitted, self.limits = fit.workload(workload), (max_nodes, max_depth)
         fitted = self.fitted
-        drafted = cost.draft_forward is not None and trace.draft is not None
+        drafted = DRAFT in cost.drafters and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
         self.joined = self._recorded()
         self._cache = {weighed.policy: weighed for weighed in self.joined}
@@ -206,7 +208,7 @@ class Study:
             got="a cost without `growth_s`",
             fix="Calibrate again with this version, or record without --joined.",
         )
-        drafted = self.cost.draft_forward is not None
+        drafted = DRAFT in self.cost.drafters
         return [Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
 
     def _weigh(self, policies: Sequence[DraftPolicy]) -> list[Weighed]:
@@ -309,7 +311,7 @@ class Study:
         return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
 
     def _cost_noise(self, policy: DraftPolicy, stream: int) -> Floats:
-        closure = self.cost.closure_of(policy.drafters)
+        closure = self.cost.closure_of(drafters_of(policy))
         width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
@@ -317,8 +319,10 @@ class Study:
     def _price(self, step: StepForecast, weighed: Weighed, batch: int) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
-        at = self.cost.target_forward.at(batch, [nodes + 1, nodes + 2], self.context)
-        slope = max(float(at[1] - at[0]) * self.cost.closure_of(weighed.policy.drafters).value, 0.0)
+        asked = StepConditions(
+            batch=batch, context=self.context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True
+        )
+        slope = max(float(np.diff(self.cost.model(drafters_of(weighed.policy)).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import Certificate
-from optimizer.cost import LevelCost
+from optimizer.cost import level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solvers.best_first import best_first_order
 from reader_theory.documents import Cost, DraftPolicy, RetrievalPolicy
+from reader_theory.documents.cost import DRAFT
 from reader_theory.documents.fit import WorkloadFit
 from reader_theory.trees.tree import DraftTree
 
@@ -49,22 +50,16 @@ def certified_tree(
 
     None where there is no draft to plan for.
     """
-    if fit.rank_depth is None or cost.draft_forward is None:
+    if fit.rank_depth is None or DRAFT not in cost.drafters:
         return None
     table = np.asarray(fit.rank_depth.value, dtype=np.float64)[:max_depth]
-    nodes, levels = np.arange(max_nodes + 1), len(table)
-    widths = np.arange(max_nodes + 1)
-    draft_s = np.tile(cost.draft_forward.at(batch, np.maximum(widths, 1), context), (levels, 1))
-    around = cost.step_overhead_s.value + batch * (cost.verify_s.value + cost.commit_s.value)
-    verify_s = cost.target_forward.at(batch, nodes + 1, context) + around
-    plain_around = batch * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
-    verify_s[0] = cost.target_forward.at(batch, 1, context) + plain_around
-    scale = cost.closure_of("draft").value
     problem = TreeProblem(
         RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
-        LevelCost(scale * draft_s, scale * verify_s),
+        level_cost(
+            cost.model(), cost.model((DRAFT,)), DRAFT, batch=batch, context=context, nodes=max_nodes, depth=len(table)
+        ),
         max_nodes,
-        max_depth=levels,
+        max_depth=len(table),
         batch=batch,
     )
     solution = solve(problem)

@@ -12,40 +12,20 @@ from typing import Any
 import numpy as np
 
 from optimizer.acceptance import RankAcceptance
-from optimizer.cost import LevelCost, Memory
+from optimizer.cost import Memory, level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
 from reader_theory.cost.device import Device
 from reader_theory.cost.model import ModelShape
-from reader_theory.cost.step import StepConditions, StepCost
+from reader_theory.cost.step import DRAFT, StepCost
+from reader_theory.cost.terms import StepConditions
 from reader_theory.errors import require
 from reader_theory.memory.budget import memory_budget
 
-__all__ = ["NO_DRAFTER", "PredictedCells", "predicted_levels"]
+__all__ = ["NO_DRAFTER", "PredictedCells"]
 
 NO_DRAFTER = "none"
-
-
-def predicted_levels(step: StepCost, *, batch: float, context: float, max_nodes: int, max_depth: int) -> LevelCost:
-    """Seconds of every level width and tree size of a step that is predicted term by term.
-
-    Parameters
-    ----------
-    step : StepCost
-        With a drafter; it is charged for each level by the nodes that enter it.
-    batch, context : float
-        Requests, and cached tokens of each.
-    """
-
-    def seconds(widths: tuple[int, ...], levels: int) -> float:
-        conditions = StepConditions(batch=batch, context=context, level_widths=widths, drafted_levels=levels)
-        return sum(term.value for term in step.terms(conditions).values())
-
-    verify_s = np.array([seconds((n,) if n else (), 0) for n in range(max_nodes + 1)])
-    root = seconds((1, 1), 1) - seconds((1, 1), 0)
-    widths = [root, root, *(seconds((w, 1), 2) - seconds((w, 1), 1) for w in range(2, max_nodes + 1))]
-    return LevelCost(np.tile(np.maximum(widths, 0.0), (max_depth, 1)), verify_s)
 
 
 @dataclass(frozen=True)
@@ -93,8 +73,8 @@ class PredictedCells:
             return {"status": Status.INFEASIBLE.value, "advice": f"The weights alone are {short:.1f} GiB too many."}
         problem = TreeProblem(
             RankAcceptance(self._law(cell, drafted=bool(drafters))),
-            predicted_levels(
-                step, batch=batch, context=context, max_nodes=self.max_nodes, max_depth=self.max_depth
+            level_cost(
+                step.model, step.model, DRAFT, batch=batch, context=context, nodes=self.max_nodes, depth=self.max_depth
             ),
             self.max_nodes,
             max_depth=self.max_depth,
@@ -126,10 +106,10 @@ class PredictedCells:
         if answer.status is Status.INFEASIBLE:
             return {"status": answer.status.value, "advice": answer.advice}
         assert answer.certificate is not None, "the planner certifies every answer"
-        conditions = StepConditions(
-            batch=problem.batch, context=problem.context_tokens, level_widths=tuple(answer.tree.level_widths.tolist())
+        conditions = StepConditions.of_levels(
+            answer.tree.level_widths.tolist(), batch=problem.batch, context=problem.context_tokens
         )
-        whole, off = step.seconds(conditions), float(problem.cost.verify_s[0])  # type: ignore[union-attr]
+        whole, off = step.model.estimate(conditions), float(problem.cost.verify_s[0])  # type: ignore[union-attr]
         return {
             "status": answer.status.value,
             "policy": f"{answer.shape} {len(answer.tree)}x{answer.tree.depth}" if len(answer.tree) else "off",

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.acceptance import RankAcceptance
-from optimizer.cost import Memory, Objective
+from optimizer.cost import Memory, Objective, level_seconds
 from optimizer.plan import Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.serving_sources import Sourced, sourced_cells
-from reader_theory.documents import Candidate, Cost, CostTable, DraftPolicy, Stamp, Trace
+from reader_theory.cost.terms import StepConditions
+from reader_theory.documents import Candidate, Cost, DraftPolicy, Stamp, Trace
+from reader_theory.documents.cost import DRAFT
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
@@ -95,11 +97,10 @@ def serving_schedule(
         cells += [
             _cell(name, table, found, b, c, others.get((b, c))) for c in range(len(columns)) for b in range(len(rows))
         ]
-        prefill_s = float(cost.target_forward.at(1, prompt, 0)) * cost.closure.value
+        prefill_s = float(cost.model().parts(StepConditions(context=0, tokens=prompt))["target"])
         points += [_point(name, found, others, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
-    assert cost.draft is not None, "schedule_problem refuses a cost without a draft"
     return ServingSchedule(
-        stamp=Stamp.now(), target=cost.target, draft=cost.draft, device=cost.device, dtype=cost.dtype,
+        stamp=Stamp.now(), target=cost.target, draft=cost.draft or DRAFT, device=cost.device, dtype=cost.dtype,
         temperature=fit.temperature, fit=fit.fingerprint(), cost=cost.fingerprint(), rate_per_s=rate_per_s,
         slo_s=slo_s, output_tokens=output, prompt_tokens=prompt, kv_tokens=kv_tokens, solver=solver,
         cells=tuple(cells), points=tuple(points),
@@ -122,38 +123,26 @@ def schedule_problem(
     Drafting is charged by level for one node and by node for the others, at the steepest slope of the measured draft
     forward, so that a step is never cheaper than its level widths make it.
     """
+    drafted = DRAFT in cost.drafters
     require(
-        table is not None and cost.draft_forward is not None and cost.draft is not None,
+        table is not None and drafted,
         "a schedule must have a neural draft, in the fit and in the cost",
-        got=f"a fit {'with' if table else 'without'} a draft, a cost {'with' if cost.draft_forward else 'without'}",
+        got=f"a fit {'with' if table else 'without'} a draft, a cost {'with' if drafted else 'without'}",
         fix="Record and calibrate with --draft, or plan retrieval by `reader plan --batch ...` without --rate.",
     )
-    assert table is not None and cost.draft_forward is not None
+    assert table is not None
     law = np.asarray(table.value, dtype=np.float64)[:max_depth]
     acceptance = RankAcceptance(law / np.maximum(law.sum(axis=1, keepdims=True), 1.0))
     rows, columns = np.array(batches)[:, None], np.array(contexts)[None, :]
-    each, slope = _drafting(cost.draft_forward, rows, columns, max_nodes)
-    nodes = np.arange(max_nodes + 1)
-    verify_s = cost.target_forward.at(rows[..., None], nodes + 1, columns[..., None])
-    around = cost.step_overhead_s.value + rows * (cost.verify_s.value + cost.commit_s.value)
-    verify_s = verify_s + np.where(nodes > 0, around[..., None] + slope[..., None] * nodes, 0.0)
-    verify_s[..., 0] += cost.plain_step_overhead_s.value + rows * cost.plain_overhead_s.value
-    draft_s = each[..., None] * np.arange(acceptance.depth + 1)
+    widths, verify_s = level_seconds(cost.model(), cost.model((DRAFT,)), DRAFT, rows, columns, max_nodes)
+    one, nodes = widths[..., 1:2], np.arange(max_nodes + 1)
+    secant = (widths[..., 2:] - one) / np.arange(1, widths.shape[-1] - 1, dtype=np.float64)
+    verify_s = verify_s + np.maximum(secant.max(axis=-1, keepdims=True), 0.0) * nodes
     return ScheduleProblem(
-        (acceptance,), batches, tuple(float(c) for c in contexts), cost.closure.value * verify_s,
-        cost.closure.value * draft_s, None if kv_tokens is None else Memory(float(kv_tokens), 1.0),
+        (acceptance,), batches, tuple(float(c) for c in contexts), verify_s, one * np.arange(acceptance.depth + 1),
+        None if kv_tokens is None else Memory(float(kv_tokens), 1.0),
         objective=Objective() if slo_s is None else Objective("goodput", latency_target_s=slo_s),
     )  # fmt: skip
-
-
-def _drafting(
-    table: CostTable, rows: NDArray[np.int_], columns: NDArray[np.int_], widest: int
-) -> tuple[Floats, Floats]:
-    """(B, C) seconds of a level of one node, and of each further node."""
-    width = np.arange(2, max(widest, 2) + 1)
-    one = table.at(rows, 1, columns)
-    secant = (table.at(rows[..., None], width, columns[..., None]) - one[..., None]) / (width - 1)
-    return one, np.maximum(secant.max(axis=-1), 0.0)
 
 
 def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int, other: Sourced | None) -> ScheduleCell:

@@ -21,7 +21,8 @@ from reader_theory.cost.device import find_device
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.roofline import Roofline
 from reader_theory.cost.runs import StepFit, fit_steps, predict_steps
-from reader_theory.cost.step import StepConditions, StepCost
+from reader_theory.cost.step import StepCost
+from reader_theory.cost.terms import StepConditions
 from reader_theory.memory.budget import memory_budget
 from reader_theory.serving.load import AffineLoad
 from reader_theory.serving.runs import RunSetting, choose_depth, replay_run
@@ -77,12 +78,13 @@ def spec_sheet(cost: StepCost) -> StepCost:
 
 def step_function(cost: StepCost) -> StepTime:
     """Seconds of a step of the replay, tabulated by requests, 16 tokens of context, and prefill."""
+    model = cost.unscaled
 
     @cache
     def seconds(decoding: int, context: int, prefill: int) -> float:
         prompts = max(prefill - (decoding == 0), 0)
         conditions = StepConditions(batch=max(decoding, 1), context=context * 16 + 8, prefill_tokens=prompts)
-        return sum(cost.raw_terms(conditions).values())
+        return float(model.seconds(conditions))
 
     return lambda decoding, cached, prefill: seconds(decoding, int(cached / max(decoding, 1)) // 16, int(prefill))
 

@@ -168,7 +168,7 @@ def test_a_plan_alone_with_its_run_is_enough(part: Part) -> None:
     assert "Acceptance" not in page
 
 
-@pytest.mark.parametrize("changes", [{"verification": "typical", "lossless": False}, {"lossless": False}])
+@pytest.mark.parametrize("changes", [{"verification": "typical_lossy", "lossless": False}, {"lossless": False}])
 def test_lossy_verification_is_named_lossy(plan: Plan, tmp_path: Path, changes: dict[str, Any]) -> None:
     record = run_of(plan, tmp_path / "run.json", **changes)
     page = render_report([Part(plan, record, validate(plan, record))])

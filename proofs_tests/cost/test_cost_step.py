@@ -12,17 +12,18 @@ from reader_theory.cost.device import find_device
 from reader_theory.cost.head import DrafterHead, break_even_acceptance, throughput_ratio
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.padding import padded_tokens
-from reader_theory.cost.step import TERMS, StepConditions, StepCost
+from reader_theory.cost.step import STEP_TERMS, StepCost
+from reader_theory.cost.terms import StepConditions
 from reader_theory.errors import InvalidInputError
 
 STEP = StepCost(known_shape("Qwen3-32B"), find_device("H100-PCIe"), drafter=known_shape("Qwen3-1.7B"))
-CHAIN = StepConditions(context=246, level_widths=(1, 1, 1))
+CHAIN = StepConditions.of_levels(context=246, level_widths=(1, 1, 1))
 
 
 def test_a_step_is_the_sum_of_its_named_terms() -> None:
-    terms = STEP.terms(CHAIN)
-    assert tuple(terms) == TERMS
-    total = STEP.seconds(CHAIN)
+    terms = STEP.model.estimates(CHAIN)
+    assert tuple(terms) == STEP_TERMS
+    total = STEP.model.estimate(CHAIN)
     assert total.value == pytest.approx(sum(term.value for term in terms.values()))
     assert total.low < total.value < total.high
     assert all(term.low <= term.value <= term.high for term in terms.values())
@@ -31,10 +32,23 @@ def test_a_step_is_the_sum_of_its_named_terms() -> None:
 @given(batch=st.integers(1, 256), context=st.integers(16, 8192), depth=st.integers(0, 6))
 def test_more_work_never_costs_less_without_padding(batch: int, context: int, depth: int) -> None:
     cost = StepCost(STEP.target, STEP.device, drafter=STEP.drafter, graphs=False)
-    base = cost.seconds(StepConditions(batch=batch, context=context, level_widths=(1,) * depth)).value
-    assert cost.seconds(StepConditions(batch=batch, context=context, level_widths=(1,) * (depth + 1))).value > base
-    assert cost.seconds(StepConditions(batch=batch, context=context + 512, level_widths=(1,) * depth)).value > base
-    assert cost.seconds(StepConditions(batch=batch + 1, context=context, level_widths=(1,) * depth)).value >= base
+    base = cost.model.estimate(StepConditions.of_levels(batch=batch, context=context, level_widths=(1,) * depth)).value
+    assert (
+        cost.model.estimate(
+            StepConditions.of_levels(batch=batch, context=context, level_widths=(1,) * (depth + 1))
+        ).value
+        > base
+    )
+    assert (
+        cost.model.estimate(
+            StepConditions.of_levels(batch=batch, context=context + 512, level_widths=(1,) * depth)
+        ).value
+        > base
+    )
+    assert (
+        cost.model.estimate(StepConditions.of_levels(batch=batch + 1, context=context, level_widths=(1,) * depth)).value
+        >= base
+    )
 
 
 def test_padding_is_a_staircase_up_to_the_largest_graph() -> None:
@@ -44,25 +58,29 @@ def test_padding_is_a_staircase_up_to_the_largest_graph() -> None:
 
 def test_a_wide_level_costs_the_drafter_more_than_a_narrow_one_at_a_large_batch() -> None:
     narrow, wide = (
-        STEP.terms(StepConditions(batch=256, context=64, level_widths=(w, w)))["drafter"].value for w in (1, 8)
+        STEP.model.estimates(StepConditions.of_levels(batch=256, context=64, level_widths=(w, w)))["drafter"].value
+        for w in (1, 8)
     )
     assert wide > 1.5 * narrow
 
 
 def test_attention_without_split_kv_dominates_a_tree_at_long_context() -> None:
-    asked = StepConditions(context=32768, level_widths=(8, 8))
-    whole = StepCost(STEP.target, STEP.device, split_kv=False).terms(asked)["target attention"].value
-    assert whole > 3 * STEP.terms(asked)["target attention"].value
+    asked = StepConditions.of_levels(context=32768, level_widths=(8, 8))
+    whole = StepCost(STEP.target, STEP.device, split_kv=False).model.estimates(asked)["target attention"].value
+    assert whole > 3 * STEP.model.estimates(asked)["target attention"].value
 
 
 def test_without_graphs_every_launch_is_paid() -> None:
     eager = StepCost(STEP.target, STEP.device, graphs=False)
-    assert eager.terms(StepConditions())["launch"].value > 2 * STEP.terms(StepConditions())["launch"].value
+    assert (
+        eager.model.estimates(StepConditions())["launch"].value
+        > 2 * STEP.model.estimates(StepConditions())["launch"].value
+    )
 
 
 def test_tensor_parallelism_trades_weights_for_all_reduce() -> None:
-    four = StepCost(STEP.target, find_device("H100-SXM"), tensor_parallel=4).terms(StepConditions())
-    one = StepCost(STEP.target, find_device("H100-SXM")).terms(StepConditions())
+    four = StepCost(STEP.target, find_device("H100-SXM"), tensor_parallel=4).model.estimates(StepConditions())
+    one = StepCost(STEP.target, find_device("H100-SXM")).model.estimates(StepConditions())
     assert four["target linear"].value < 0.3 * one["target linear"].value
     assert one["all-reduce"].value == 0 < four["all-reduce"].value
 
@@ -83,22 +101,28 @@ def test_a_smaller_head_pays_exactly_above_its_break_even() -> None:
 
 def test_one_measured_step_is_met_and_others_come_nearer() -> None:
     truth = StepCost(STEP.target, STEP.device, drafter=STEP.drafter, scale={"target linear": 1.12, "drafter": 1.12})
-    points = [StepConditions(context=246), CHAIN, StepConditions(batch=32, context=246, level_widths=(1,) * 5)]
-    measured = [truth.seconds(point).value for point in points]
+    points = [
+        StepConditions(context=246),
+        CHAIN,
+        StepConditions.of_levels(batch=32, context=246, level_widths=(1,) * 5),
+    ]
+    measured = [truth.model.estimate(point).value for point in points]
     found = calibrate(STEP, points[:1], measured[:1])
     assert abs(found.residuals[0]) < 0.02
-    assert abs(found.step.seconds(points[1]).value - measured[1]) < abs(STEP.seconds(points[1]).value - measured[1])
+    assert abs(found.step.model.estimate(points[1]).value - measured[1]) < abs(
+        STEP.model.estimate(points[1]).value - measured[1]
+    )
 
 
 def test_enough_points_recover_the_factors_in_spite_of_an_outlier() -> None:
     truth = StepCost(STEP.target, STEP.device, drafter=STEP.drafter, scale={"target linear": 0.9, "drafter": 1.3})
     points = [
-        StepConditions(batch=b, context=c, level_widths=(1,) * k)
+        StepConditions.of_levels(batch=b, context=c, level_widths=(1,) * k)
         for b in (1, 16, 128)
         for c in (100, 4000)
         for k in (0, 2, 5)
     ]
-    measured = np.array([truth.seconds(point).value for point in points])
+    measured = np.array([truth.model.estimate(point).value for point in points])
     measured[4] *= 1.6
     found = calibrate(STEP, points, measured)
     assert found.factors["target linear"].value == pytest.approx(0.9, abs=0.03)
@@ -114,8 +138,11 @@ def test_terms_that_always_move_together_are_named() -> None:
 
 def test_the_next_point_is_the_one_that_shows_what_is_unknown() -> None:
     seen = [StepConditions(batch=b, context=100) for b in (1, 2, 4)]
-    found = calibrate(STEP, seen, [STEP.seconds(point).value for point in seen])
-    candidates = [StepConditions(batch=2, context=100), StepConditions(batch=64, context=100, level_widths=(1,) * 5)]
+    found = calibrate(STEP, seen, [STEP.model.estimate(point).value for point in seen])
+    candidates = [
+        StepConditions(batch=2, context=100),
+        StepConditions.of_levels(batch=64, context=100, level_widths=(1,) * 5),
+    ]
     index, gain = next_point(found, candidates)
     assert index == 1 and gain > 1
 

@@ -16,6 +16,7 @@ from reader_theory.documents import (
     Cost,
     CostTable,
     Document,
+    DrafterCost,
     DraftPolicy,
     JoinedPolicy,
     JoinedRecord,
@@ -117,9 +118,9 @@ def cost() -> Cost:
     table = CostTable(batch=(1, 4), tokens=(1, 8), context=(16, 256), seconds=grid, relative_spread=0.05)
     small = Estimate(value=1e-4, low=9e-5, high=1.1e-4, origin="measured")
     return Cost(
-        stamp=STAMP, device="cpu", target="a/target", draft=None, dtype="float32", target_forward=table,
-        draft_forward=None, retrieval_s=small, verify_s=small, commit_s=small, step_overhead_s=small,
-        plain_overhead_s=small, closure=Estimate.exact(1.0, "measured"),
+        stamp=STAMP, device="cpu", target="a/target", dtype="float32", target_forward=table,
+        drafters={"retrieval": DrafterCost(term="lookups", row_s=small)}, verify_s=small, commit_s=small,
+        step_overhead_s=small, plain_overhead_s=small, closure=Estimate.exact(1.0, "measured"),
     )  # fmt: skip
 
 

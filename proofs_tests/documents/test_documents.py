@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from proofs_tests.documents import documents_examples as examples
+from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import (
     JOINED_COLUMNS,
     Cost,
@@ -225,7 +226,8 @@ def test_a_trace_of_version_1_is_read_and_keeps_its_fingerprint(made: dict[str, 
 def test_a_cost_of_version_1_does_not_price_growth(made: dict[str, tuple[Path, Any]]) -> None:
     path, _ = made["cost"]
     damage(path, schema_version=1, growth_s=None, growth_step_s=None)
-    assert Cost.read(path).growth_s is None and Cost.read(path).growing_s(4, 2) == 0.0
+    assert Cost.read(path).growth_s is None
+    assert "growth" not in Cost.read(path).model(("draft",)).parts(StepConditions(growths=2.0))
 
 
 def test_a_trace_with_other_columns_is_not_written(tmp_path: Path) -> None:

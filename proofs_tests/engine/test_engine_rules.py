@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from reader_theory.documents import DraftPolicy, RetrievalPolicy
 from reader_theory.errors import InvalidInputError
+from reader_theory.rules import RULES
 from reader_theory.rules.cases import Case
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.rules.races import race_law
 from reader_theory.trees import DraftTree
 from runtime.drafters import sampled as sampled_drafts
 from runtime.engine.engine import Engine
-from runtime.engine.sampling import RULES, SamplingParams
+from runtime.engine.sampling import SamplingParams
 from runtime.models.table import TableModel
 
 # Order 2, so that a wrong cache entry changes the law; two or three tokens are possible after each context.
@@ -33,6 +34,7 @@ PROMPT, LENGTH = [1, 2, 1], 4
 PROMPTS = [PROMPT, [0], [3, 3]]
 TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
 SHAPES = {"chain": DraftTree.chain(2), "tree": TREE}
+SAMPLING = [rule.name for rule in RULES if rule.decodes == "sampling"]
 DRAWN = ("chain", "block", "multi_round", "without_replacement", "traversal")
 Text = tuple[int, ...]
 
@@ -143,7 +145,7 @@ def test_typical_acceptance_is_lossy_and_says_so() -> None:
     assert _gap(_engine_law(engine, _params("typical_lossy")), _exact()) > 0.05
     done = engine.generate([PROMPT], _params("typical_lossy"))[0]
     assert done.verification == "typical_lossy" and not done.lossless
-    assert all(engine.generate([PROMPT], _params(rule))[0].lossless for rule in RULES if rule != "typical_lossy")
+    assert all(engine.generate([PROMPT], _params(rule))[0].lossless for rule in SAMPLING if rule != "typical_lossy")
     greedy = engine.generate([PROMPT], SamplingParams(max_new_tokens=4, verification="typical_lossy"))[0]
     assert greedy.verification == "greedy" and greedy.lossless
 
@@ -200,7 +202,7 @@ def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypa
 
 def test_batches_of_mixed_rules_equal_single_runs() -> None:
     prompts = [PROMPT, [0, 3], [2], [3, 1, 0, 2], [1], [2, 2, 0], [0, 1], [3]]
-    asked = [SamplingParams(temperature=1.0, max_new_tokens=12, verification=rule, seed=4) for rule in RULES]
+    asked = [SamplingParams(temperature=1.0, max_new_tokens=12, verification=rule, seed=4) for rule in SAMPLING]
     asked[0] = SamplingParams(max_new_tokens=12)
     policy = DraftPolicy.of(TREE, RetrievalPolicy(min_match=2, offset=1, factor=0, max_tokens=2))
     texts = []

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from optimizer.export import ENGINES
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, TREE, entry, plan
-from proofs_tests.importers.test_import_metrics import COUNTS, scrape, sglang_log
+from proofs_tests.importers.test_import_metrics import COUNTS, scrape
 from proofs_tests.importers.test_import_prompts import CONVERSATION, jsonl, sharegpt
+from proofs_tests.importers.test_import_records import sglang_log
 from reader_theory.documents.imported import ImportedAcceptance
 from runtime.cli import export, import_
 from runtime.cli._shared import guarded

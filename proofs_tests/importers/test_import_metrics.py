@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from reader_theory.acceptance.rank_depth import RankDepth
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import DraftTree
-from runtime.importers import read_sglang_log, read_vllm_metrics
+from runtime.importers import read_acceptance
 
 COUNTS = np.array([[1000, 800, 480, 240]])
 """Drafts, and drafts accepted to depth 1, 2, 3: conditionals 0.8, 0.6, 0.5."""
@@ -75,7 +77,7 @@ def told(folder: Path, *texts: str) -> ImportedAcceptance:
     paths = [folder / f"metrics-{i}.txt" for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    return read_vllm_metrics(paths)
+    return read_acceptance(paths)
 
 
 FORMS = {
@@ -112,7 +114,7 @@ def test_successive_scrapes_become_windows(tmp_path: Path, in_one_file: bool) ->
     windows = growing(6)
     texts = [scrape(total) for total in windows.cumsum(axis=0)]
     found = told(tmp_path, "".join(texts)) if in_one_file else told(tmp_path, *texts)
-    direct = ImportedAcceptance.from_counts(windows, engine="vllm", source=found.source)
+    direct = ImportedAcceptance.from_counts(windows, engine="vllm", source=found.source, model="a/target")
     assert found.model_copy(update={"stamp": direct.stamp}) == direct
     assert found.windows == 6 and not found.notes
 
@@ -152,7 +154,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="line 2"):
         told(tmp_path, json.dumps(stats(COUNTS[0])) + "\n{half")
     with pytest.raises(InvalidInputError, match="must exist"):
-        read_vllm_metrics(tmp_path / "nowhere.txt")
+        read_acceptance(tmp_path / "nowhere.txt")
 
 
 @pytest.fixture(scope="module")
@@ -164,51 +166,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_random_text_is_refused_with_the_same_error(noise: Path, text: str) -> None:
     noise.write_text(text)
     with pytest.raises(InvalidInputError):
-        read_vllm_metrics(noise)
-
-
-def sglang_log(lengths: list[float], running: list[int], arguments: str = "speculative_num_steps=3, ") -> str:
-    lines = [f"[2026-01-01 00:00:00] server_args=ServerArgs(model_path='t', {arguments}tp_size=1)"]
-    lines += [
-        f"[2026-01-01 00:00:01 TP0] Decode batch, #running-req: {n}, #token: 100, token usage: 0.01, "
-        f"accept len: {length:.2f}, accept rate: 0.33, cuda graph: True, gen throughput (token/s): 99.00, #queue-req: 0"
-        for length, n in zip(lengths, running, strict=True)
-    ]
-    return "\n".join(lines)
-
-
-def test_sglang_lengths_give_the_acceptance_that_would_make_them(tmp_path: Path) -> None:
-    path = tmp_path / "server.log"
-    length = 1 + 0.7 + 0.7**2 + 0.7**3
-    path.write_text(sglang_log([length - 0.2, length + 0.2, length] * 3, [4, 4, 9] * 3))
-    found = read_sglang_log(path)
-    np.testing.assert_allclose(found.table, np.full((3, 1), 0.7), atol=2e-3)
-    assert found.depths[0].conditional.low < 0.7 < found.depths[0].conditional.high
-    assert found.tokens_per_step.value == pytest.approx(length, abs=5e-3)
-    assert found.windows == 9 and found.depths[0].conditional.origin == "fitted"
-    assert any("one acceptance at every depth is assumed" in note for note in found.notes)
-
-
-def test_running_requests_weigh_the_lines(tmp_path: Path) -> None:
-    path = tmp_path / "server.log"
-    path.write_text(sglang_log([1.0, 4.0], [1, 3]))
-    assert read_sglang_log(path).tokens_per_step.value == pytest.approx(3.25)
-
-
-def test_what_an_sglang_log_does_not_say_is_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "server.log"
-    path.write_text(sglang_log([2.0], [1], arguments=""))
-    with pytest.raises(InvalidInputError, match="--num-steps"):
-        read_sglang_log(path)
-    assert len(read_sglang_log(path, num_steps=5).depths) == 5
-    with pytest.raises(InvalidInputError, match=r"between 1 and depth \+ 1 = 2"):
-        path.write_text(sglang_log([2.5], [1]))
-        read_sglang_log(path, num_steps=1)
-    with pytest.raises(InvalidInputError, match="decode lines"):
-        path.write_text("nothing of interest")
-        read_sglang_log(path)
-    path.write_text(sglang_log([2.0], [1], arguments="speculative_num_steps=3, speculative_eagle_topk=4, "))
-    assert any("best of topk" in note for note in read_sglang_log(path).notes)
+        read_acceptance(noise)
 
 
 def test_an_import_is_a_rank_depth_model_of_a_chain() -> None:
@@ -256,3 +214,128 @@ def test_intervals_cover_when_requests_differ() -> None:
 def test_binomial_intervals_would_not_cover() -> None:
     """The planted bug: one window knows of no spread between requests, and says so in its note."""
     assert coverage(fold=20) < 0.8
+
+
+EXPOSITIONS = {
+    "timestamps": lambda text: re.sub(r"(?m)^(vllm.*)$", r"\1 1762000000000", text),
+    "exponents": lambda text: re.sub(r"(?m)^(vllm\S*) (\d+)\.0$", lambda m: f"{m[1]} {float(m[2]):e}", text),
+    "spaces and tabs": lambda text: re.sub(r"(?m)^(vllm\S*) ", "\\1 \t ", text),
+    "quotes and braces in a label": lambda text: text.replace('"a/target"', r'"a \"b\" {c}, d=\"e\" \\ f"'),
+    "an exemplar": lambda text: re.sub(r"(?m)^(vllm:spec.*)$", r'\1 # {trace_id="a"} 1.0 1762000000.1', text),
+    "Windows lines": lambda text: text.replace("\n", "\r\n"),
+    "other metrics between": lambda text: text.replace("\n", '\nother_total{a="b"} 3\nnot a metric at all\n'),
+    "a pod's labels": lambda text: text.replace('model_name="a/target"', 'pod="p-1",model_name="a/target",job="vllm"'),
+}
+
+
+@pytest.mark.parametrize("name", EXPOSITIONS)
+def test_whatever_an_exposition_holds_is_read(tmp_path: Path, name: str) -> None:
+    found = told(tmp_path, EXPOSITIONS[name](scrape(COUNTS[0])))
+    np.testing.assert_allclose(found.table, [[0.8], [0.6], [0.5]], rtol=1e-12)
+    assert found.model is not None
+
+
+def test_a_damaged_sample_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"line 2.*half"):
+        told(tmp_path, scrape(COUNTS[0]).split("\n")[2] + '\nvllm:spec_decode_num_drafts_total{a="half')
+
+
+@pytest.mark.parametrize("label", ["model_name", "instance"])
+def test_models_and_servers_are_never_added_up(tmp_path: Path, label: str) -> None:
+    first = scrape(COUNTS[0]).replace("{engine", '{instance="one",engine')
+    other = first.replace("a/target", "b/target") if label == "model_name" else first.replace("one", "two")
+    other = other.replace("800.0", "900.0")
+    with pytest.raises(InvalidInputError, match=f"never added up.*--only {label}="):
+        told(tmp_path, first + other)
+    (tmp_path / "both.txt").write_text(first + other)
+    wanted = {"model_name": "b/target"} if label == "model_name" else {"instance": "two"}
+    found = read_acceptance(tmp_path / "both.txt", only=wanted)
+    assert found.table[0, 0] == 0.9 and found.model == wanted.get("model_name", "a/target")
+
+
+def test_an_engine_that_started_anew_leaves_the_other_alone(tmp_path: Path) -> None:
+    w = growing(4)
+    texts = [
+        scrape(w[0]) + scrape(w[1], engine=1),
+        scrape(w[2]) + scrape(w[1] + w[3], engine=1),
+    ]
+    if w[2][0] >= w[0][0]:
+        texts[1] = scrape(w[2] // 2) + scrape(w[1] + w[3], engine=1)
+        expected = w[0] + w[1] + w[2] // 2 + w[3]
+    else:
+        expected = w.sum(axis=0)
+    found = told(tmp_path, *texts)
+    assert [found.drafts, *(each.accepted for each in found.depths)] == expected.tolist()
+
+
+def test_windows_of_other_lengths_tell_their_own_depths(tmp_path: Path) -> None:
+    """A server that drafts 3 tokens, then 1: depth 1 has all drafts, depths 2 and 3 those of the first alone."""
+    found = told(tmp_path, log_line(COUNTS[0]) + log_line(np.array([1000, 400])))
+    np.testing.assert_allclose(found.table[:, 0], [0.6, 0.6, 0.5], atol=2e-3)
+    assert [each.reached for each in found.depths] == pytest.approx([2000, 800, 480], rel=2e-3)
+    assert found.tokens_per_step.value == pytest.approx((1000 + 1520 + 1000 + 400) / 2000, rel=2e-3)
+    assert any("1, 3 tokens" in note for note in found.notes)
+
+
+def test_a_survivor_row_that_ends_early_is_told_apart_from_one_that_rejects() -> None:
+    found = ImportedAcceptance.from_counts([[100, 50, 25], [100, 50, np.nan]], engine="vllm", source="m")
+    assert [(each.reached, each.accepted) for each in found.depths] == [(200, 100), (50, 25)]
+    with pytest.raises(InvalidInputError, match="`survivors`"):
+        ImportedAcceptance.from_counts([[100, np.nan, 25]], engine="vllm", source="m")
+
+
+OLDER = {
+    "0.9": "SpecDecoding metrics: Draft acceptance rate: 50.7%, Mean acceptance length: 2.52, Accepted: 1520 tokens, "
+    "Drafted: 3000 tokens, Per-position acceptance rate: 0.800, 0.480, 0.240",
+    "0.8": "SpecDecoding metrics: Draft acceptance rate: 50.7%, Accepted: 1520 tokens, Drafted: 3000 tokens",
+    "first": "Speculative metrics: Draft acceptance rate: 0.642, System efficiency: 0.630, Number of speculative "
+    "tokens: 3, Number of accepted tokens: 1520, Number of draft tokens: 3000, Number of emitted tokens: 2520.",
+}
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_older_log_lines_of_vllm_are_read(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "server.log"
+    path.write_text(f"INFO 04-01 [metrics.py:1] {OLDER[version]}\n")
+    found = read_acceptance(path, depth=3)
+    assert found.tokens_per_step.value == pytest.approx(2.52)
+    assert (found.depth, found.by_depth) == (3, version == "0.9")
+    if version == "0.8":
+        with pytest.raises(InvalidInputError, match="--num-steps"):
+            read_acceptance(path)
+
+
+def test_the_first_version_counts_from_the_start(tmp_path: Path) -> None:
+    lines = [OLDER["first"], OLDER["first"].replace("3000", "6000").replace("2520", "4040")]
+    (tmp_path / "s.log").write_text("\n".join(lines))
+    found = read_acceptance(tmp_path / "s.log")
+    assert (found.windows, found.drafts) == (2, 2000)
+    assert found.tokens_per_step.value == pytest.approx(2.02)
+
+
+def test_a_mean_length_with_steps_that_changed_is_one_acceptance(tmp_path: Path) -> None:
+    """0.7 at every depth, drafts of 1 and of 3: the one acceptance that makes both means is found."""
+    lengths = [1.7, 1 + 0.7 + 0.7**2 + 0.7**3]
+    found = ImportedAcceptance.from_mean_lengths(lengths, [50, 50], depth=[1, 3], engine="sglang", source="m")
+    np.testing.assert_allclose(found.table[:, 0], 0.7, atol=1e-9)
+    assert [each.reached for each in found.depths] == pytest.approx([100, 35, 24.5])
+
+
+def test_few_drafts_have_wide_intervals() -> None:
+    """One line of eight requests cannot tell a mean length to better than what eight drafts tell."""
+    narrow = ImportedAcceptance.from_mean_lengths([2.0], [8000], depth=3, engine="sglang", source="m").tokens_per_step
+    wide = ImportedAcceptance.from_mean_lengths([2.0], [8], depth=3, engine="sglang", source="m").tokens_per_step
+    assert wide.high - wide.low > 20 * (narrow.high - narrow.low) > 0
+    full = ImportedAcceptance.from_counts([[10, 10, 10]], engine="vllm", source="m")
+    assert full.tokens_per_step.low < 3 == full.tokens_per_step.value
+    assert all(each.conditional.low < 0.9 for each in full.depths)
+
+
+def test_a_compressed_log_is_read(tmp_path: Path) -> None:
+    (tmp_path / "server.log.gz").write_bytes(gzip.compress(log_line(COUNTS[0]).encode()))
+    assert read_acceptance(tmp_path / "server.log.gz").depth == 3
+
+
+def test_nothing_is_told_past_the_depth_that_was_counted() -> None:
+    found = ImportedAcceptance.from_counts([[100, 50, 0, 0]], engine="vllm", source="m")
+    assert (found.depth, found.rank_depth.model.table.shape) == (2, (2, 1))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reader_theory.rules import Greedy, TargetOnly
 from reader_theory.trees import TokenTree, TokenTrees
-from runtime.engine.processors import pick
+from runtime.engine.processors import TokenLaw
 from runtime.engine.sampling import SamplingParams
 
 Walk = tuple[list[int], list[int]]
@@ -21,11 +22,14 @@ def tree_of(case: dict[str, NDArray[Any]], row: int) -> TokenTree:
 
 
 def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
-    """The engine's own walk, with the uniform of each node."""
+    """The rule's own tokens, with the uniform of each node."""
     params = SamplingParams(temperature=float(case["temperature"][row]))
-    logits = torch.from_numpy(case["logits"][row])
+    rule, logits = Greedy() if params.greedy else TargetOnly(), torch.from_numpy(case["logits"][row])
+    law = TokenLaw(params)
     return tree_of(case, row).follow(
-        lambda path: pick(logits[path[-1]], params, [], float(case["uniforms"][row, path[-1]]))
+        lambda path: rule.next_token(
+            law.scores(logits[path[-1]], []), lambda _, count: case["uniforms"][row, path[-1]].repeat(count)
+        )
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from proofs_tests.documents.documents_examples import STAMP
 from reader_theory.acceptance import fit_acceptance, simulated_trace
 from reader_theory.documents import Cost, CostTable, Trace
+from reader_theory.documents.cost import DRAFT, RETRIEVAL, DrafterCost
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.estimate import Estimate
 
@@ -22,9 +23,13 @@ def cost(target_s: float = 0.02, row_s: float = 2e-4, draft_s: float = 1e-3) -> 
     axes = {"batch": batch, "tokens": tokens, "context": context, "relative_spread": 0.05}
     small = Estimate.exact(1e-5, "measured")
     return Cost(
-        stamp=STAMP, device="cpu", target="a/target", draft="a/draft", dtype="float32",
-        target_forward=CostTable(**axes, seconds=slow.tolist()), draft_forward=CostTable(**axes, seconds=fast.tolist()),
-        retrieval_s=small, verify_s=small, commit_s=small, step_overhead_s=small, plain_overhead_s=small,
+        stamp=STAMP, device="cpu", target="a/target", dtype="float32",
+        target_forward=CostTable(**axes, seconds=slow.tolist()),
+        drafters={
+            DRAFT: DrafterCost(model="a/draft", forward=CostTable(**axes, seconds=fast.tolist())),
+            RETRIEVAL: DrafterCost(term="lookups", row_s=small),
+        },
+        verify_s=small, commit_s=small, step_overhead_s=small, plain_overhead_s=small,
         closure=Estimate.exact(1.0, "measured"),
     )  # fmt: skip
 

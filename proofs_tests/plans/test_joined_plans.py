@@ -152,19 +152,23 @@ def priced(**changes: Any) -> Cost:
 def test_a_step_costs_its_forwards_its_growth_and_its_widest_row(recorded: Trace) -> None:
     assert recorded.joined is not None
     columns, costs = recorded.joined.columns, priced()
+    assert costs.draft_forward is not None
     for number, (policy, result) in enumerate(recorded_joined(recorded, "a")):
         mine = (columns["policy"] == number) & (columns["prompt"] < 4)
         asked, nodes = columns["forwards"][mine], columns["nodes"][mine]
         drafting = [
-            costs.drafting_s(1, sizes[sizes > 0], 80.0) + costs.growing_s(1, 1 + (sizes > 0).sum()) for sizes in asked
+            (costs.draft_forward.at(1, sizes[sizes > 0], 80.0).sum(), (1 + (sizes > 0).sum()) * (2e-5 + 1e-4))
+            for sizes in asked
         ]
         found = step_forecast(costs, policy, result, 1, 80.0)
-        assert found.terms_s["draft"] == pytest.approx(np.mean(drafting))
+        drafted = [found.terms_s["draft"], found.terms_s["growth"]]
+        assert drafted == pytest.approx(np.mean(drafting, axis=0).tolist())
         assert found.terms_s["target"] == pytest.approx(np.mean(costs.target_forward.at(1, nodes + 1, 80.0)))
         crowd = step_forecast(costs, policy, result, 200, 80.0)
         ran = asked.max(axis=0)
-        widest = costs.drafting_s(200, ran[ran > 0], 80.0) + costs.growing_s(200, 1 + (ran > 0).sum())
-        assert crowd.terms_s["draft"] == pytest.approx(widest, rel=0.02), "200 rows: some row has the most"
+        widest = costs.draft_forward.at(200, ran[ran > 0], 80.0).sum(), (1 + (ran > 0).sum()) * (200 * 2e-5 + 1e-4)
+        drafted = [crowd.terms_s["draft"], crowd.terms_s["growth"]]
+        assert sum(drafted) == pytest.approx(sum(widest), rel=0.02), "200 rows: some row has the most"
 
 
 def with_joined(made: Trace, emitted: int, policy: JoinedPolicy) -> Trace:
@@ -210,7 +214,7 @@ def test_a_cost_that_does_not_price_growth_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_policy_with_a_draft_is_left_out_where_the_cost_has_none(tmp_path: Path) -> None:
-    alone = priced(draft=None, draft_forward=None)
+    alone = priced(drafters={"retrieval": cost().drafters["retrieval"]})
     for policy, there in ((JoinedPolicy(nodes=8), False), (JoinedPolicy(nodes=8, draft=False), True)):
         made = with_joined(trace(tmp_path / "trace.json"), 6, policy)
         (found,) = make_plan(fit(made), alone, made, batches=(1,), resamples=100).entries

@@ -14,7 +14,7 @@ from proofs_tests.documents.documents_examples import STAMP
 from proofs_tests.plans.plan_examples import fit
 from proofs_tests.tiny import TinyPrompt, tiny_model
 from reader_theory.acceptance import simulated_trace
-from reader_theory.documents import Cost, CostTable, Plan
+from reader_theory.documents import Cost, CostTable, DrafterCost, Plan
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.estimate import Estimate
 from reader_theory.validate import validate
@@ -34,10 +34,13 @@ def cost(contexts: tuple[int, ...] = (SHORT, LONG)) -> Cost:
     axes = {"batch": batch, "tokens": tokens, "context": contexts, "relative_spread": 0.05}
     small = Estimate.exact(1e-5, "measured")
     return Cost(
-        stamp=STAMP, device="cpu", target="a/target", draft="a/draft", dtype="float32",
+        stamp=STAMP, device="cpu", target="a/target", dtype="float32",
         target_forward=CostTable(**axes, seconds=slow.tolist()),
-        draft_forward=CostTable(**axes, seconds=np.full(slow.shape, 1e-4).tolist()),
-        retrieval_s=small, verify_s=small, commit_s=small, step_overhead_s=small, plain_overhead_s=small,
+        drafters={
+            "draft": DrafterCost(forward=CostTable(**axes, seconds=np.full(slow.shape, 1e-4).tolist())),
+            "retrieval": DrafterCost(term="lookups", row_s=small),
+        },
+        verify_s=small, commit_s=small, step_overhead_s=small, plain_overhead_s=small,
         closure=Estimate.exact(1.0, "measured"),
     )  # fmt: skip
 

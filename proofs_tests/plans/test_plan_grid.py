@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from optimizer.predicted import PredictedCells, predicted_levels
+from optimizer.cost import level_cost
+from optimizer.predicted import PredictedCells
 from proofs_tests.plans import plan_examples as examples
 from reader_theory.cost import StepConditions, StepCost, find_device, known_shape
 from runtime.cli.main import app
@@ -68,9 +69,9 @@ def test_rows_of_other_limits_are_not_taken_up(folder: Path) -> None:
 
 def test_levels_of_a_predicted_step_add_up_to_the_step() -> None:
     step = StepCost(known_shape("Qwen3-8B"), find_device("H100-SXM"), drafter=known_shape("Qwen3-1.7B"))
-    levels = predicted_levels(step, batch=4, context=512, max_nodes=12, max_depth=4)
+    levels = level_cost(step.model, step.model, "draft", batch=4, context=512, nodes=12, depth=4)
     for widths in ((), (3,), (4, 2), (2, 5, 1, 3)):
-        whole = step.seconds(StepConditions(batch=4, context=512, level_widths=widths)).value
+        whole = step.model.estimate(StepConditions.of_levels(batch=4, context=512, level_widths=widths)).value
         assert levels.step_s(widths) == pytest.approx(whole, rel=1e-9)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.rules.cases import Case, Laws
-from reader_theory.rules.exact import Forks, outcome_law
-from reader_theory.rules.verifiers import DraftLaw, Verifier, VerifyUniforms
-from reader_theory.trees.law import Law
+from reader_theory.rules import DraftLaw, Rule, VerifyUniforms
+from reader_theory.rules.cases import Case
+from reader_theory.rules.exact import Forks, Law, outcome_law
+from reader_theory.rules.laws import Laws
 
 Drafter = Callable[[Case, NDArray[Any]], DraftLaw]
 Share = Callable[[NDArray[Any], VerifyUniforms], VerifyUniforms]
@@ -29,14 +29,14 @@ def separate(drafting: NDArray[Any], uniforms: VerifyUniforms) -> VerifyUniforms
     return uniforms
 
 
-def step_law(verifier: Verifier, case: Case, drafter: Drafter = honest_drafter, share: Share = separate) -> Law:
+def step_law(rule: Rule, case: Case, drafter: Drafter = honest_drafter, share: Share = separate) -> Law:
     """Exact law of one step, drafting and verification run together on uniforms that `share` may mix up."""
 
     def run(forks: Forks) -> tuple[int, ...]:
         drafting = forks.uniforms(len(case.parents))
         draft = drafter(case, drafting)
         uniforms = VerifyUniforms(forks.uniforms(len(draft)), forks.uniforms(len(draft) + 1))
-        return verifier.verify(draft, case.target_rows(draft), share(drafting, uniforms)).emitted
+        return rule.verify(draft, case.target_rows(draft), share(drafting, uniforms)).emitted
 
     return outcome_law(run)
 

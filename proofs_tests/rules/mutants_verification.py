@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.rules.base import walk_down
-from reader_theory.rules.cases import Case
-from reader_theory.rules.greedy import follow
-from reader_theory.rules.laws import residual, without_token
-from reader_theory.rules.verifiers import (
+from reader_theory.rules import (
     Block,
     ChainRejection,
     DraftLaw,
     Greedy,
     GumbelCoupled,
     MultiRound,
+    Rule,
     TargetOnly,
     Traversal,
     TypicalLossy,
     Verified,
-    Verifier,
     VerifyUniforms,
     WithoutReplacement,
-    pick_token,
-    race,
     verify_batch,
 )
-from reader_theory.rules.verifiers.multi_round import try_in_turn
+from reader_theory.rules.base import At, walk_down
+from reader_theory.rules.cases import Case
+from reader_theory.rules.laws import residual, without_token
+from reader_theory.rules.multi_round import try_in_turn
+from reader_theory.rules.pick import pick_token
 from reader_theory.trees import ROOT
 
 Walk = tuple[list[int], int]
@@ -190,22 +189,22 @@ class OneNoise(GumbelCoupled):
 
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
         assert uniforms.coupling is not None
-        noise = uniforms.coupling[0]
-        return follow(draft, lambda node: race(target[node + 1], noise)[0])
+        one = np.tile(uniforms.coupling[:1], (len(uniforms.coupling), 1))
+        return super()._walk(draft, target, replace(uniforms, coupling=one))
 
 
 class OneUniform(TargetOnly):
     """Draws every position with one number."""
 
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
-        return follow(draft, lambda node: pick_token(target[node + 1], uniforms.recovery[0]))
+        return super()._walk(draft, target, replace(uniforms, recovery=uniforms.recovery[:1].repeat(len(target))))
 
 
 class LastOfTies(Greedy):
     """Takes the highest id among equal logits, where plain decoding takes the lowest."""
 
-    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
-        return follow(draft, lambda node: int(np.flatnonzero(target[node + 1] == target[node + 1].max())[-1]))
+    def next_token(self, law: Array, numbers: At) -> int:
+        return int(np.flatnonzero(law == law.max())[-1])
 
 
 class UnsaidTypical(TypicalLossy):
@@ -219,6 +218,20 @@ class ShyTypical(TypicalLossy):
     """Typical acceptance whose name says nothing."""
 
     name = "typical"
+
+
+class ForgetfulOfRounds(MultiRound):
+    """Lossless, but tries the first sibling alone: what it says that it accepts is more than it accepts."""
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, self._decide)
+
+    @staticmethod
+    def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
+        for child in draft.children(node)[:1]:
+            law, token = draft.law_at(node), int(draft.tokens[child])
+            return (child, target) if acceptance[child] * law[token] < target[token] else (None, residual(target, law))
+        return None, target
 
 
 LOSSY_IN_SECRET = (
@@ -293,13 +306,13 @@ def recovery_from_drafting(drafting: Array, uniforms: VerifyUniforms) -> VerifyU
 
 
 def padded_batch(
-    verifier: Verifier, drafts: Sequence[DraftLaw], targets: Sequence[Array], uniforms: Sequence[VerifyUniforms]
+    rule: Rule, drafts: Sequence[DraftLaw], targets: Sequence[Array], uniforms: Sequence[VerifyUniforms]
 ) -> list[Verified]:
     """Finds each request's laws as if all drafts were as long as the longest, in rows that are not padded."""
     rows = np.concatenate([*targets, targets[0], targets[0]])
     stride = max(map(len, targets))
     found = [rows[i * stride : i * stride + len(draft) + 1] for i, draft in enumerate(drafts)]
-    return verify_batch(verifier, drafts, found, uniforms)
+    return verify_batch(rule, drafts, found, uniforms)
 
 
 def acceptance_from_drafting(drafting: Array, uniforms: VerifyUniforms) -> VerifyUniforms:

@@ -14,26 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofs_tests.rules.exact import random_laws, step_law, tokens_a_step
-from reader_theory.rules.cases import Case, cases_for, table
-from reader_theory.rules.enumeration import emitted_law, kept_law, law_gap
-from reader_theory.rules.exact import outcome_law
-from reader_theory.rules.races import race_law
-from reader_theory.rules.verifiers import (
+from reader_theory.rules import (
+    RULES,
     Block,
     ChainRejection,
-    Greedy,
     GumbelCoupled,
     MultiRound,
-    TargetOnly,
+    Rule,
     Traversal,
     TypicalLossy,
     Verified,
-    Verifier,
+    VerifyUniforms,
     WithoutReplacement,
-    check_verifier,
 )
+from reader_theory.rules.battery import check_rule
+from reader_theory.rules.cases import Case, cases_for, table
+from reader_theory.rules.enumeration import emitted_law, kept_law
+from reader_theory.rules.exact import law_gap, outcome_law
+from reader_theory.rules.races import race_law
 
-LOSSLESS = (Greedy, TargetOnly, ChainRejection, MultiRound, WithoutReplacement, Block, Traversal, GumbelCoupled)
 SAMPLED = (
     (ChainRejection, "chain"),
     (MultiRound, "iid"),
@@ -43,21 +42,21 @@ SAMPLED = (
 TREES = ((-1, -1), (-1, 0), (-1, -1, 0), (-1, -1, 1))
 
 
-@pytest.mark.parametrize("rule", [*LOSSLESS, TypicalLossy])
-def test_verifier_is_what_it_declares(rule: type[Verifier]) -> None:
-    check_verifier(rule())
+@pytest.mark.parametrize("rule", list(RULES), ids=lambda rule: rule.name)
+def test_rule_is_what_it_declares(rule: Rule) -> None:
+    check_rule(rule)
 
 
-def test_every_lossless_rule_and_no_other_is_named_so() -> None:
-    assert all(rule.lossless and not rule.name.endswith("_lossy") for rule in LOSSLESS)
-    assert not TypicalLossy.lossless and TypicalLossy.name == "typical_lossy"
+def test_every_rule_but_typical_acceptance_says_that_it_is_lossless() -> None:
+    assert [rule.name for rule in RULES if not rule.lossless] == ["typical_lossy"]
+    assert len(RULES.names) == 9
 
 
 @pytest.mark.parametrize(("rule", "scheme"), [*SAMPLED, (Traversal, "iid"), (Traversal, "without_replacement")])
 @given(seed=st.integers(0, 10**6), tree=st.sampled_from(TREES))
 @settings(max_examples=3)
 def test_emitted_string_has_the_target_law_for_random_laws(
-    rule: type[Verifier], scheme: str, seed: int, tree: tuple[int, ...]
+    rule: type[Rule], scheme: str, seed: int, tree: tuple[int, ...]
 ) -> None:
     shape = (-1, 0) if scheme == "chain" else tree
     case = Case(shape, scheme, random_laws(seed), random_laws(seed + 1))  # type: ignore[arg-type]
@@ -137,8 +136,6 @@ def test_cutting_keeps_the_stop_token_and_nothing_after_it() -> None:
 
 
 def _coupled_text(case: Case, rows: np.ndarray) -> tuple[int, ...]:
-    from reader_theory.rules.verifiers import VerifyUniforms
-
     draft = case.drafted(noise=rows if case.scheme == "coupled" else None)
     half = np.full(len(draft) + 1, 0.5)
     return GumbelCoupled().verify(draft, case.target_rows(draft), VerifyUniforms(half[1:], half, rows)).emitted

@@ -16,22 +16,20 @@ from scipy.stats import chisquare
 
 from proofs_tests.rules.exact import random_law
 from proofs_tests.rules.mutants_verification import ResampledTarget
-from reader_theory.rules.cases import Case
-from reader_theory.rules.verifiers import (
+from reader_theory.rules import (
     Block,
     ChainRejection,
     GumbelCoupled,
     MultiRound,
+    Rule,
     TargetOnly,
     Traversal,
-    Verifier,
     VerifyUniforms,
     WithoutReplacement,
-    coupling_uniforms,
-    pick_token,
-    stream_uniforms,
-    verify_uniforms,
 )
+from reader_theory.rules.cases import Case
+from reader_theory.rules.pick import pick_token
+from reader_theory.rules.streams import coupling_uniforms, stream_uniforms, verify_uniforms
 
 V, STEPS = 12, 4000
 RULES = (
@@ -52,7 +50,7 @@ def markov(seed: int, smoothing: float) -> Callable[[tuple[int, ...]], NDArray[n
     return lambda text: mixed[text[-1] if text else V]
 
 
-def p_value(verifier: Verifier, scheme: str, parents: tuple[int, ...]) -> float:
+def p_value(rule: Rule, scheme: str, parents: tuple[int, ...]) -> float:
     case = Case(parents, scheme, markov(1, 0.0), markov(1, 0.8))  # type: ignore[arg-type]
     counts = np.zeros((V, V))
     for step in range(STEPS):
@@ -60,7 +58,7 @@ def p_value(verifier: Verifier, scheme: str, parents: tuple[int, ...]) -> float:
         drafting = stream_uniforms(5, 0, step, "drafting", len(parents))
         draft = case.drafted(drafting, noise if scheme == "coupled" else None)
         some = verify_uniforms(5, 0, step, len(draft))
-        text = verifier.verify(
+        text = rule.verify(
             draft, case.target_rows(draft), VerifyUniforms(some.acceptance, some.recovery, noise)
         ).emitted
         if len(text) == 1:
@@ -77,7 +75,7 @@ def p_value(verifier: Verifier, scheme: str, parents: tuple[int, ...]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rule", "scheme", "parents"), RULES)
-def test_two_tokens_have_the_target_law(rule: type[Verifier], scheme: str, parents: tuple[int, ...]) -> None:
+def test_two_tokens_have_the_target_law(rule: type[Rule], scheme: str, parents: tuple[int, ...]) -> None:
     assert p_value(rule(), scheme, parents) > LEVEL
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proofs_tests.rules.exact import random_law
 from reader_theory.errors import InvalidInputError
-from reader_theory.rules.verifiers import coupling_uniforms, pick_token, pick_tokens, stream_uniforms, verify_uniforms
+from reader_theory.rules.pick import pick_token
+from reader_theory.rules.streams import coupling_uniforms, stream_uniforms, verify_uniforms
 from runtime.engine.sampling import SamplingParams
 
 LAST = 1 - 2.0**-53
@@ -56,31 +57,12 @@ def test_a_pick_has_positive_probability(seed: int, vocabulary: int, uniform: fl
     assert law[pick_token(law, uniform)] > 0
 
 
-def test_torch_picks_what_numpy_picks() -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    laws = np.stack([random_law(rng, 300) for _ in range(400)])
-    uniforms = rng.random(400)
-    uniforms[:3] = 0.0, LAST, 0.5
-    picked = pick_tokens(laws, uniforms)
-    assert pick_tokens(torch.from_numpy(laws), torch.from_numpy(uniforms)).tolist() == picked.tolist()
-    assert (laws[np.arange(400), picked] > 0).all()
-
-
-def test_torch_mends_a_pick_that_a_scan_in_parallel_got_wrong() -> None:
-    torch = pytest.importorskip("torch")
-    from reader_theory.rules.pick import _nearest_possible
-
-    law = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.3, 0.7]])
-    assert _nearest_possible(law, torch.tensor([[2], [1]])).tolist() == [[1], [3]]
-
-
 @given(st.integers(0, 10**6))
 @settings(max_examples=20)
 def test_picks_follow_the_law(seed: int) -> None:
     law = random_law(np.random.default_rng(seed), 7)
     grid = (np.arange(700) + 0.5) / 700
-    counts = np.bincount(pick_tokens(np.tile(law, (700, 1)), grid), minlength=7)
+    counts = np.bincount([pick_token(law, uniform) for uniform in grid], minlength=7)
     np.testing.assert_allclose(counts / 700, law, atol=1.1 / 700)
 
 

@@ -57,7 +57,8 @@ def test_a_step_is_never_cheaper_than_its_level_widths_make_it(parts: Any) -> No
         assert cell.policy is not None and cell.step_s is not None
         widths = [1, *cell.policy.tree.level_widths.tolist()[:-1]] if cell.policy.parents else []
         forward = float(cost.target_forward.at(cell.batch, len(cell.policy.parents) + 1, cell.context))
-        assert cell.step_s >= forward + cost.drafting_s(cell.batch, widths, cell.context) - 1e-12
+        drafting = sum(float(cost.draft_forward.at(cell.batch, width, cell.context)) for width in widths)
+        assert cell.step_s >= forward + drafting - 1e-12
 
 
 def test_a_larger_rate_settles_at_a_larger_batch_until_none_sustains_it(parts: Any) -> None:
@@ -144,4 +145,4 @@ def test_what_makes_no_sense_ends_with_code_2(parts: Any, words: list[str]) -> N
 def test_a_trace_without_a_draft_is_sent_to_the_plan_of_retrieval(parts: Any) -> None:
     _, fit, cost, trace = parts
     with pytest.raises(InvalidInputError, match="neural draft"):
-        serving_schedule(fit, cost.model_copy(update={"draft_forward": None}), trace, rate_per_s=1.0)
+        serving_schedule(fit, cost.model_copy(update={"drafters": {}}), trace, rate_per_s=1.0)

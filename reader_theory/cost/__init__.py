@@ -11,18 +11,25 @@ from reader_theory.cost.linear import fit_linear, predict_linear
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.roofline import Roofline, fit_roofline, p_norm, spec_sheet_s
 from reader_theory.cost.runs import fit_steps, predict_steps
-from reader_theory.cost.step import StepConditions, StepCost
+from reader_theory.cost.step import StepCost
+from reader_theory.cost.terms import TERMS, Forwards, FunctionTerm, StepConditions, StepModel, Term, TermMaker
 from reader_theory.cost.tree_attention import fit_tree_attention, predict_tree_attention
 
 __all__ = [
+    "TERMS",
     "AllReduce",
     "Calibration",
     "Device",
     "DrafterHead",
+    "Forwards",
+    "FunctionTerm",
     "ModelShape",
     "Roofline",
     "StepConditions",
     "StepCost",
+    "StepModel",
+    "Term",
+    "TermMaker",
     "break_even_acceptance",
     "calibrate",
     "confounded_terms",

@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.cost.step import TERMS, StepConditions, StepCost
+from reader_theory.cost.step import STEP_TERMS, StepCost
+from reader_theory.cost.terms import StepConditions
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -151,8 +152,9 @@ def next_point(
 
 
 def _design(step: StepCost, points: Sequence[StepConditions]) -> tuple[Array, tuple[str, ...]]:
-    rows = [step.raw_terms(point) for point in points]
-    return np.array([[row[name] for name in TERMS] for row in rows]), TERMS
+    model = step.unscaled
+    parts = [model.parts(point) for point in points]
+    return np.array([[float(row[name]) for name in STEP_TERMS] for row in parts]), STEP_TERMS
 
 
 def _robust_factors(relative: Array, prior: Array, noise: float) -> Array:

@@ -10,7 +10,7 @@ with rho_tau the ratio of tokens a step, kappa the head's share of the step over
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,11 +58,11 @@ class DrafterHead(Frozen):
         """Logits that the head gives."""
         return self.kept or self.vocabulary
 
-    def bytes_moved(self, rows: float, bytes_per_weight: float = 2.0) -> float:
+    def bytes_moved(self, rows: Any, bytes_per_weight: float = 2.0) -> Any:
         """Bytes of one call on `rows` positions: weights once, logits written."""
         return bytes_per_weight * self.weights + 2.0 * rows * (self.hidden + self.outputs)
 
-    def flops(self, rows: float) -> float:
+    def flops(self, rows: Any) -> Any:
         """FLOPs of one call on `rows` positions."""
         return 2.0 * rows * self.weights
 

@@ -7,9 +7,11 @@ weights. Reads the JSON that a checkpoint carries; needs no other package.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from reader_theory.cost.configuration import bits_per_weight, expert_sizes, latent_sizes, one_of, read_configuration
@@ -31,7 +33,7 @@ class Experts(Frozen):
     shared_intermediate: int = 0
     dense_layers: int = 0
 
-    def touched(self, tokens: float) -> float:
+    def touched(self, tokens: Any) -> Any:
         """Expected number of experts that `tokens` tokens visit: count (1 - (1 - active / count)^tokens)."""
         return self.count * (1.0 - (1.0 - self.active / self.count) ** tokens)
 
@@ -46,14 +48,18 @@ class LatentAttention(Frozen):
     value_dim: int
 
 
-class Operator(Frozen):
-    """One operator of a forward on one device: bytes and FLOPs over all its layers, and how many launches that is."""
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """One operator of a forward on one device: bytes and FLOPs over all its layers, and how many launches that is.
+
+    `moved_bytes` are weights, activations and KV read and written; arrays where the forward's tokens are.
+    """
 
     name: str
     kind: OperatorKind
     weight_bytes: float
-    moved_bytes: float = Field(description="weights, activations and KV read and written")
-    flops: float
+    moved_bytes: Any
+    flops: Any
     launches: int
 
 
@@ -172,23 +178,28 @@ class ModelShape(Frozen):
         return 2.0 * self.layers * max(self.kv_heads / tensor_parallel, 1.0) * self.head_dim * bits / 8
 
     def operators(
-        self, tokens: float, *, batch: float = 1, context: float = 0, tensor_parallel: int = 1, kv_bits: float = 16.0
+        self, tokens: Any, *, batch: Any = 1, context: Any = 0, tensor_parallel: int = 1, kv_bits: float = 16.0
     ) -> tuple[Operator, ...]:
-        """Every operator of one forward on one device.
+        """Every operator of a forward on one device; `tokens`, `batch` and `context` may be arrays that broadcast.
 
         Parameters
         ----------
-        tokens : float
+        tokens : (...)
             Tokens of all requests together.
-        batch : float
+        batch : (...)
             Requests.
-        context : float
+        context : (...)
             Tokens already cached, a request.
         tensor_parallel : int
             Devices that share each operator.
         """
         require(
-            tokens >= batch > 0 and context >= 0 and tensor_parallel >= 1,
+            bool(
+                np.all(np.asarray(tokens) >= batch)
+                and np.all(np.asarray(batch) > 0)
+                and np.all(np.asarray(context) >= 0)
+            )
+            and tensor_parallel >= 1,
             "`tokens` must be at least `batch`, which must be positive; `context` >= 0, `tensor_parallel` >= 1",
             got=(tokens, batch, context, tensor_parallel),
             fix="Count the tokens of all requests together.",
@@ -207,7 +218,7 @@ class ModelShape(Frozen):
         parts.append(self._head(tokens, tensor_parallel))
         return tuple(parts)
 
-    def _linear(self, name: str, layers: int, weights: float, tokens: float, tp: int, launches: int) -> Operator:
+    def _linear(self, name: str, layers: int, weights: float, tokens: Any, tp: int, launches: int) -> Operator:
         held = layers * weights * self.weight_bits / 8 / tp
         moved = held + 2.0 * layers * tokens * (3 * self.hidden + 2 * weights / self.hidden / tp)
         flops = 2.0 * layers * weights * tokens / tp
@@ -215,7 +226,7 @@ class ModelShape(Frozen):
             name=name, kind="linear", weight_bytes=held, moved_bytes=moved, flops=flops, launches=layers * launches
         )
 
-    def _attention(self, tokens: float, batch: float, context: float, tp: int, kv_bits: float) -> Operator:
+    def _attention(self, tokens: Any, batch: Any, context: Any, tp: int, kv_bits: float) -> Operator:
         queries = tokens / batch
         kv = self.kv_bytes_per_token(bits=kv_bits, tensor_parallel=tp)
         width = self.head_dim if self.latent is None else self.latent.kv_rank + self.latent.rope_dim
@@ -225,7 +236,7 @@ class ModelShape(Frozen):
             name="attention", kind="attention", weight_bytes=0.0, moved_bytes=moved, flops=flops, launches=self.layers
         )
 
-    def _experts_operator(self, experts: Experts, tokens: float, tp: int) -> Operator:
+    def _experts_operator(self, experts: Experts, tokens: Any, tp: int) -> Operator:
         one, shared = (
             self.feed_forward_parameters(experts.intermediate),
             self.feed_forward_parameters(experts.shared_intermediate),
@@ -239,7 +250,7 @@ class ModelShape(Frozen):
             name="experts", kind="experts", weight_bytes=held, moved_bytes=moved, flops=flops, launches=3 * layers
         )
 
-    def _pointwise(self, tokens: float) -> Operator:
+    def _pointwise(self, tokens: Any) -> Operator:
         moved = 2.0 * self.layers * tokens * 8 * self.hidden
         return Operator(
             name="norms and residuals",
@@ -250,7 +261,7 @@ class ModelShape(Frozen):
             launches=4 * self.layers,
         )
 
-    def _head(self, tokens: float, tp: int) -> Operator:
+    def _head(self, tokens: Any, tp: int) -> Operator:
         held = 2.0 * self.vocabulary * self.hidden / tp
         moved = held + 2.0 * tokens * (self.hidden + self.vocabulary / tp)
         flops = 2.0 * tokens * self.hidden * self.vocabulary / tp

@@ -6,8 +6,8 @@ predicts other depths, loads and drafters on the same engine and card, plain dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ from reader_theory.cost.known import KNOWN, known_shape
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.padding import VLLM_SIZES, padded_tokens
 from reader_theory.cost.roofline import p_norm
+from reader_theory.cost.terms import Forwards, FunctionTerm, StepConditions, StepModel, Term
+from reader_theory.estimate import Origin
 
 __all__ = ["Coefficients", "EngineStep", "Load"]
 
@@ -102,6 +104,23 @@ class Load:
     prefills: Array
     waiting_ratio: Array
 
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """Names of the drafters that ran."""
+        return tuple(sorted(set(self.drafter.tolist()) - {"None"}))
+
+    def conditions(self, prefill_tokens: ArrayLike = 0.0) -> StepConditions:
+        """The runs as conditions of steps, one an entry: a drafter runs a forward of one token for each draft."""
+        times = {name: np.where(self.drafter == name, self.drafts, 0.0)[:, None] for name in self.drafters}
+        return StepConditions(
+            batch=self.running,
+            context=self.context,
+            tokens=self.drafts + 1,
+            forwards={name: Forwards(1.0, each) for name, each in times.items()},
+            drafting=self.drafts > 0,
+            prefill_tokens=prefill_tokens,
+        )
+
     def rows(self, chosen: NDArray[np.bool_]) -> Load:
         """The rows where `chosen` is true."""
         return Load(
@@ -132,32 +151,39 @@ class EngineStep:
     coefficients: Coefficients
     drafters: Mapping[str, ModelShape] = field(default_factory=lambda: dict(KNOWN))
 
-    def terms(self, load: Load, prefill_tokens: ArrayLike = 0.0) -> dict[str, Array]:
-        """Seconds of each named part of a step, for every row of `load`."""
-        c, target = self.coefficients, self.target
-        bandwidth, rate = self.device.bandwidth_bytes_per_s.value, self.device.flops_per_s()
-        verified = load.running * (load.drafts + 1)
-        rows = padded_tokens(np.ceil(verified - 0.3)) + np.asarray(prefill_tokens, dtype=np.float64)
-        body = target.parameters() - target.vocabulary * target.hidden * (1 if target.tied else 2)
-        head = float(target.vocabulary * target.hidden)
-        weights = (body * target.weight_bits / 8 + 2 * head) / (c.bandwidth_share * bandwidth)
-        arithmetic = 2 * (body * rows + head * verified) / (c.flops_share * rate)
-        drafting = load.drafts > 0
-        parts: dict[str, Array] = {
-            "target linear": p_norm(weights, arithmetic, c.p),
-            "target attention": load.running
-            * load.context
-            * (c.attention_ratio * target.kv_bytes_per_token() / bandwidth),
-            "drafter": load.drafts * self._drafter_s(load),
-            "verification": verified * drafting * (c.verify_s * target.vocabulary),
-            "speculation": np.where(drafting, c.speculation_s, 0.0),
-            "host": np.where(rows > VLLM_SIZES[-1], c.host_s + c.eager_s, c.host_s),
+    @property
+    def model(self) -> StepModel:
+        """The equation of a step; a drafter's term goes by its name in `drafter_ratio`."""
+        c, target, bandwidth = self.coefficients, self.target, self.device.bandwidth_bytes_per_s.value
+        reading = c.attention_ratio * target.kv_bytes_per_token() / bandwidth
+        found: dict[str, Callable[[StepConditions], Array]] = {
+            "target linear": self._linear,
+            "target attention": lambda s: np.asarray(s.batch) * s.context * reading,
+            "verification": lambda s: s.verified * s.drafting * (c.verify_s * target.vocabulary),
+            "speculation": lambda s: np.where(s.drafting, c.speculation_s, 0.0),
+            "host": lambda s: np.where(_rows(s) > VLLM_SIZES[-1], c.host_s + c.eager_s, c.host_s),
         }
-        return parts
+        drafters = (DrafterTerm(name, self, ratio) for name, ratio in c.drafter_ratio.items())
+        return StepModel((*(FunctionTerm(name, each, origin="fitted") for name, each in found.items()), *drafters))
 
     def step_s(self, load: Load, prefill_tokens: ArrayLike = 0.0) -> Array:
         """Seconds of a step without prefill (or with `prefill_tokens` of it): what a median gap shows."""
-        return np.sum(list(self.terms(load, prefill_tokens).values()), axis=0)
+        return self._known(load).model.seconds(load.conditions(prefill_tokens))
+
+    def _known(self, load: Load) -> EngineStep:
+        """With a ratio of 1 for every drafter of `load` that was not measured."""
+        ratios = {name: 1.0 for name in load.drafters} | dict(self.coefficients.drafter_ratio)
+        return replace(self, coefficients=replace(self.coefficients, drafter_ratio=ratios))
+
+    def _linear(self, s: StepConditions) -> Array:
+        c, target = self.coefficients, self.target
+        body = target.parameters() - target.vocabulary * target.hidden * (1 if target.tied else 2)
+        head = float(target.vocabulary * target.hidden)
+        weights = (body * target.weight_bits / 8 + 2 * head) / (
+            c.bandwidth_share * self.device.bandwidth_bytes_per_s.value
+        )
+        arithmetic = 2 * (body * _rows(s) + head * s.verified) / (c.flops_share * self.device.flops_per_s())
+        return p_norm(weights, arithmetic, c.p)
 
     def mean_gap_s(self, load: Load) -> Array:
         """Mean seconds between two outputs: prefills, first and repeated, share some steps; the preempted wait."""
@@ -177,20 +203,36 @@ class EngineStep:
         rate = self.coefficients.flops_share * self.device.flops_per_s()
         return flops * tokens / rate + layers * self.coefficients.prefill_layer_s
 
-    def _drafter_s(self, load: Load) -> Array:
-        c, out = self.coefficients, np.zeros(len(load.running))
+    def drafter_s(self, name: str, batch: Array, tokens: Array, context: Array) -> Array:
+        """Seconds of one forward of a drafter over `tokens` a row."""
+        c, shape = self.coefficients, self._shape(name)
         bandwidth, rate = self.device.bandwidth_bytes_per_s.value, self.device.flops_per_s()
-        for name in sorted(set(load.drafter.tolist()) - {"None"}):
-            at, shape = load.drafter == name, self._shape(name)
-            read = shape.parameters() - (0 if shape.tied else shape.vocabulary * shape.hidden)
-            linear = p_norm(
-                2 * read / (c.bandwidth_share * bandwidth),
-                2 * read * load.running[at] / (c.drafter_flops_share * rate),
-                c.p,
-            )
-            kv = c.attention_ratio * shape.kv_bytes_per_token() * load.running[at] * load.context[at] / bandwidth
-            out[at] = (linear + kv + shape.layers * c.drafter_launch_s) * c.drafter_ratio.get(name, 1.0)
-        return out
+        read = shape.parameters() - (0 if shape.tied else shape.vocabulary * shape.hidden)
+        linear = p_norm(
+            2 * read / (c.bandwidth_share * bandwidth), 2 * read * batch * tokens / (c.drafter_flops_share * rate), c.p
+        )
+        kv = c.attention_ratio * shape.kv_bytes_per_token() * batch * context / bandwidth
+        return linear + kv + shape.layers * c.drafter_launch_s
 
     def _shape(self, name: str) -> ModelShape:
         return self.drafters[name] if name in self.drafters else known_shape(name)
+
+
+@dataclass(frozen=True)
+class DrafterTerm(Term):
+    """Forwards of one drafter of an engine."""
+
+    name: str
+    engine: EngineStep
+    ratio: float
+    origin: Origin = "fitted"
+
+    def seconds(self, conditions: StepConditions) -> Array:
+        """Its forwards, times what it took over what its weights and KV predict."""
+        return self.ratio * conditions.over(self.name, lambda b, n, x: self.engine.drafter_s(self.name, b, n, x))
+
+
+def _rows(conditions: StepConditions) -> Array:
+    """Tokens that the target computes: padded to a graph, and prompts beside them."""
+    padded = padded_tokens(np.ceil(conditions.verified - 0.3))
+    return padded + np.asarray(conditions.prefill_tokens, dtype=np.float64)

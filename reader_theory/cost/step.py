@@ -6,25 +6,25 @@ to as few measured steps as there are; `runs` fits an engine's own logs.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
 
 from reader_theory.cost.communication import assumed_all_reduce
 from reader_theory.cost.device import Device
 from reader_theory.cost.head import DrafterHead
-from reader_theory.cost.model import ModelShape, Operator
+from reader_theory.cost.model import ModelShape
 from reader_theory.cost.padding import VLLM_SIZES, padded_tokens
 from reader_theory.cost.roofline import Roofline
-from reader_theory.documents.base import Frozen
+from reader_theory.cost.terms import FunctionTerm, StepConditions, StepModel
+from reader_theory.cost.tree_attention import BLOCK_ROWS
 from reader_theory.errors import require
-from reader_theory.estimate import Estimate
 
-__all__ = ["TERMS", "StepConditions", "StepCost"]
+__all__ = ["STEP_TERMS", "StepCost"]
 
-TERMS = (
+STEP_TERMS = (
     "target linear",
     "target attention",
     "target head",
@@ -46,50 +46,31 @@ ASSUMED_SPREAD = {
     "drafter head": 0.3,
     "all-reduce": 0.5,
 }
-"""Relative half-width of each term's 95 % interval before calibration; 0.8 where a term is not listed."""
+"""Relative half-width of each term's 95 % interval before calibration; `UNKNOWN_SPREAD` where a term is not listed."""
+UNKNOWN_SPREAD = 0.8
+DRAFT, RETRIEVAL = "draft", "retrieval"
+"""Names of the drafters whose forwards and look-ups it prices."""
+Floats = NDArray[np.float64]
 
 
-class StepConditions(Frozen):
-    """What a step is asked to do.
+@dataclass(frozen=True)
+class _Forward:
+    """Seconds of a forward's operators, and how many launches they are."""
 
-    Parameters
-    ----------
-    batch : float
-        Requests.
-    context : float
-        Mean cached tokens of a request.
-    level_widths : tuple of int
-        Nodes of each level of the draft tree of one request, first level first; empty when speculation is off.
-    drafted_levels : int, optional
-        Levels that cost the drafter a step; all of them when None (retrieval's levels cost none).
-    retrieval_queries : int
-        Look-ups a request in a suffix structure.
-    prefill_tokens : float
-        Tokens of prompts in the same step.
-    """
-
-    batch: float = Field(default=1.0, gt=0)
-    context: float = Field(default=512.0, ge=0)
-    level_widths: tuple[int, ...] = ()
-    drafted_levels: int | None = None
-    retrieval_queries: int = 0
-    prefill_tokens: float = 0.0
+    linear: Floats
+    attention: Floats
+    head: Floats
+    launches: int
 
     @property
-    def verified(self) -> float:
-        """Tokens that the target computes, roots included."""
-        return self.batch * (1 + sum(self.level_widths))
-
-    @property
-    def drafter_widths(self) -> tuple[int, ...]:
-        """Nodes that enter the drafter at each of its steps: the root, then each level but the last."""
-        levels = len(self.level_widths) if self.drafted_levels is None else self.drafted_levels
-        return (1, *self.level_widths)[: min(levels, len(self.level_widths))]
+    def body(self) -> Floats:
+        """All but the head."""
+        return self.linear + self.attention
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a step by term.
+    """A step before anything was measured: its `model` has a predicted term for each of `STEP_TERMS`.
 
     Parameters
     ----------
@@ -130,108 +111,103 @@ class StepCost:
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
     spread: Mapping[str, float] = field(default_factory=lambda: dict(ASSUMED_SPREAD))
 
-    def terms(self, conditions: StepConditions) -> dict[str, Estimate]:
-        """Every term of a step, in seconds, with its interval; the names are `TERMS`."""
-        out: dict[str, Estimate] = {}
-        for name, raw in self.raw_terms(conditions).items():
-            value, wide = raw * self.scale.get(name, 1.0), self.spread.get(name, 0.8)
-            origin = "fitted" if name in self.scale else "predicted"
-            out[name] = Estimate(value=value, low=max(value * (1 - wide), 0.0), high=value * (1 + wide), origin=origin)
-        return out
-
-    def seconds(self, conditions: StepConditions) -> Estimate:
-        """The whole step; terms' errors are taken as independent, so their half-widths add in squares."""
-        terms = self.terms(conditions).values()
-        total = math.fsum(term.value for term in terms)
-        half = math.sqrt(math.fsum((term.high - term.value) ** 2 for term in terms))
+    @property
+    def model(self) -> StepModel:
+        """The equation of a step, with every predicted term scaled as `calibrate` says."""
         origin = "fitted" if self.scale else "predicted"
-        return Estimate(value=total, low=max(total - half, 0.0), high=total + half, origin=origin)
+        return StepModel(
+            tuple(
+                FunctionTerm(name, function, self.scale.get(name, 1.0), self.spread.get(name, UNKNOWN_SPREAD), origin)
+                for name, function in self._functions().items()
+            )
+        )
 
-    def raw_terms(self, conditions: StepConditions) -> dict[str, float]:
-        """Seconds of each term before scaling."""
-        asked, batch = conditions.verified + conditions.prefill_tokens, conditions.batch
-        computed = float(padded_tokens(asked, self.graph_sizes)) if self.graphs else asked
-        plain, padded = self._forward(self.target, asked, conditions), self._forward(self.target, computed, conditions)
-        drafter, drafter_head, drafter_launches = self._drafting(conditions)
-        target_launches = sum(operator.launches for operator in plain[3])
-        launches = target_launches + drafter_launches
-        each = self.graph_launch_s if self.graphs and computed <= self.graph_sizes[-1] else self.launch_s
+    @property
+    def unscaled(self) -> StepModel:
+        """The same before `scale`."""
+        return replace(self, scale={}).model
+
+    def _functions(self) -> dict[str, Callable[[StepConditions], Floats]]:
         vocabulary = self.target.vocabulary / self.tensor_parallel
         bandwidth = self.device.bandwidth_bytes_per_s.value
         moved = self.target.kv_bytes_per_token(bits=self.kv_bits, tensor_parallel=self.tensor_parallel)
         return {
-            "target linear": plain[0],
-            "target attention": plain[1],
-            "target head": plain[2],
-            "padding": max(padded[0] - plain[0], 0.0),
-            "drafter": drafter,
-            "drafter head": drafter_head,
-            "retrieval": self.query_s * conditions.retrieval_queries * batch,
-            "verification": 4 * 4.0 * conditions.verified * vocabulary / bandwidth,
-            "commit": 2.0 * moved * conditions.verified / bandwidth,
-            "launch": self.host_s + each * launches,
-            "all-reduce": self._all_reduce(asked),
+            "target linear": lambda c: self._target(c).linear,
+            "target attention": lambda c: self._target(c).attention,
+            "target head": lambda c: self._target(c).head,
+            "padding": lambda c: np.maximum(self._target(c, padded=True).linear - self._target(c).linear, 0.0),
+            "drafter": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).body),
+            "drafter head": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).head),
+            "retrieval": lambda c: c.over(RETRIEVAL, lambda b, n, x: self.query_s * b),
+            "verification": lambda c: 4 * 4.0 * c.verified * vocabulary / bandwidth,
+            "commit": lambda c: 2.0 * moved * c.verified / bandwidth,
+            "launch": self._launch,
+            "all-reduce": lambda c: self._all_reduce(c.verified + c.prefill_tokens),
         }
 
-    def _forward(
-        self, shape: ModelShape, tokens: float, conditions: StepConditions
-    ) -> tuple[float, float, float, tuple[Operator, ...]]:
-        """Seconds of linear operators, attention and head, and the operators themselves."""
+    def _computed(self, conditions: StepConditions) -> Floats:
+        """Tokens that the target's graph computes."""
+        asked = conditions.verified + conditions.prefill_tokens
+        return padded_tokens(asked, self.graph_sizes) if self.graphs else asked
+
+    def _target(self, c: StepConditions, *, padded: bool = False) -> _Forward:
+        asked = self._computed(c) if padded else c.verified + c.prefill_tokens
+        return self._forward(self.target, asked, np.asarray(c.batch, dtype=np.float64), np.asarray(c.context))
+
+    def _drafter(self, batch: Floats, tokens: Floats, context: Floats) -> _Forward:
+        """One forward of the drafter, with the head that it has."""
+        if self.drafter is None:
+            return _Forward(*(np.zeros(()) for _ in range(3)), launches=0)
+        rows = batch * tokens
+        found, chosen = self._forward(self.drafter, rows, batch, context), self.drafter_head
+        if chosen is None:
+            return found
+        return replace(found, head=self.linear.seconds(chosen.bytes_moved(rows), chosen.flops(rows), self.device))
+
+    def _forward(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> _Forward:
         operators = shape.operators(
             tokens,
-            batch=min(conditions.batch, tokens),
-            context=conditions.context,
+            batch=np.minimum(batch, tokens),
+            context=context,
             tensor_parallel=self.tensor_parallel if shape is self.target else 1,
             kv_bits=self.kv_bits,
         )
-        linear = attention = head = 0.0
+        seconds = {"attention": np.zeros(()), "head": np.zeros(()), "linear": np.zeros(())}
         for operator in operators:
-            roof = self.attention if operator.kind == "attention" else self.linear
-            seconds = float(roof.seconds(operator.moved_bytes, operator.flops, self.device))
-            if operator.kind == "attention":
-                attention += max(seconds, self._walk(shape, tokens, conditions))
-            elif operator.kind == "head":
-                head += seconds
-            else:
-                linear += seconds
-        return linear, attention, head, operators
-
-    def _walk(self, shape: ModelShape, tokens: float, conditions: StepConditions) -> float:
-        """Without split-KV: waves of blocks, each walking the whole context, in every layer."""
-        if self.split_kv or tokens <= conditions.batch:
-            return 0.0
-        blocks = conditions.batch * shape.heads / self.tensor_parallel * math.ceil(tokens / conditions.batch / 64)
-        waves = math.ceil(blocks / self.device.multiprocessors.value)
-        return shape.layers * waves * self.walk_s * (conditions.context + tokens / conditions.batch)
-
-    def _drafting(self, conditions: StepConditions) -> tuple[float, float, int]:
-        """Seconds of the drafter's layers and heads over its steps, and its launches."""
-        widths = conditions.drafter_widths
-        if self.drafter is None or not widths:
-            return 0.0, 0.0, 0
-        body = head = 0.0
-        launches = 0
-        for width in widths:
-            rows = conditions.batch * width
-            linear, attention, full_head, operators = self._forward(self.drafter, rows, conditions)
-            launches += sum(operator.launches for operator in operators)
-            body += linear + attention
-            chosen = self.drafter_head
-            head += (
-                full_head
-                if chosen is None
-                else float(self.linear.seconds(chosen.bytes_moved(rows), chosen.flops(rows), self.device))
+            kind = operator.kind if operator.kind in seconds else "linear"
+            roof = self.attention if kind == "attention" else self.linear
+            spent = roof.seconds(operator.moved_bytes, operator.flops, self.device)
+            seconds[kind] = seconds[kind] + (
+                np.maximum(spent, self._walk(shape, tokens, batch, context)) if kind == "attention" else spent
             )
-        return body, head, launches
+        return _Forward(**seconds, launches=sum(operator.launches for operator in operators))
 
-    def _all_reduce(self, tokens: float) -> float:
+    def _walk(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> Floats:
+        """Without split-KV: waves of blocks, each walking the whole context, in every layer."""
+        if self.split_kv:
+            return np.zeros(())
+        queries = tokens / batch
+        blocks = batch * shape.heads / self.tensor_parallel * np.ceil(queries / BLOCK_ROWS)
+        waves = np.ceil(blocks / self.device.multiprocessors.value)
+        return np.where(queries > 1, shape.layers * waves * self.walk_s * (context + queries), 0.0)
+
+    def _launch(self, c: StepConditions) -> Floats:
+        drafting = c.over(DRAFT, lambda b, n, x: np.asarray(self._drafter(b, n, x).launches, dtype=np.float64))
+        launches = self._target(c).launches + drafting
+        captured = self.graphs & (self._computed(c) <= self.graph_sizes[-1])
+        return self.host_s + np.where(captured, self.graph_launch_s, self.launch_s) * launches
+
+    def _all_reduce(self, tokens: Floats) -> Floats:
         if self.tensor_parallel == 1:
-            return 0.0
+            return np.zeros(())
         one = assumed_all_reduce(self.device).seconds(2.0 * tokens * self.target.hidden, self.tensor_parallel)
-        return 2 * self.target.layers * float(one)
+        return 2 * self.target.layers * one
 
     def __post_init__(self) -> None:
-        unknown = sorted((set(self.scale) | set(self.spread)) - set(TERMS))
+        unknown = sorted((set(self.scale) | set(self.spread)) - set(STEP_TERMS))
         require(
-            not unknown, "`scale` and `spread` must name terms of a step", got=unknown, fix=f"Use {', '.join(TERMS)}."
+            not unknown,
+            "`scale` and `spread` must name terms of a step",
+            got=unknown,
+            fix=f"Use {', '.join(STEP_TERMS)}.",
         )

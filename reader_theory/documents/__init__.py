@@ -1,7 +1,7 @@
 """The documents that the stages exchange: frozen, versioned, validated, stamped."""
 
 from reader_theory.documents.base import Document, Stamp, read_document
-from reader_theory.documents.cost import Cost, CostTable
+from reader_theory.documents.cost import Cost, CostTable, DrafterCost
 from reader_theory.documents.joined import JOINED_COLUMNS, JoinedPolicy, JoinedRecord, SourceMap
 from reader_theory.documents.plan import Candidate, DraftPolicy, Plan, PlanEntry, Prediction, RetrievalPolicy
 from reader_theory.documents.run_record import RUN_COLUMNS, RequestRecord, RunCell, RunRecord
@@ -18,6 +18,7 @@ __all__ = [
     "CostTable",
     "Document",
     "DraftPolicy",
+    "DrafterCost",
     "JoinedPolicy",
     "JoinedRecord",
     "Plan",

@@ -1,18 +1,23 @@
-"""Cost: seconds of each named term of a step, as tables measured or predicted over batch, tokens and context."""
+"""Cost: what the terms of a step read, the target's and each drafter's, as tables over batch, tokens and context."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
+from reader_theory.cost.terms import TERMS, FunctionTerm, StepModel, Term
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.estimate import Estimate, Origin
 
-__all__ = ["Cost", "CostTable"]
+__all__ = ["DRAFT", "RETRIEVAL", "Cost", "CostTable", "DrafterCost"]
+
+DRAFT, RETRIEVAL = "draft", "retrieval"
+"""Names of the drafters that are there when nobody names any: a model, and look-ups in the text so far."""
 
 Grid = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -63,28 +68,42 @@ class CostTable(Frozen):
         return np.maximum(total, result.min() * 0.5)
 
 
+class DrafterCost(Frozen):
+    """What a drafter costs a step: the term that prices it, and what that term reads."""
+
+    term: str = Field(default="forwards", description="name of the maker of its term, in `reader_theory.cost.TERMS`")
+    model: str | None = Field(default=None, description="what runs; None for an index of tokens")
+    forward: CostTable | None = Field(default=None, description="seconds of one forward, where it has forwards")
+    row_s: Estimate | None = Field(default=None, description="seconds a row of one look-up, where it has look-ups")
+    parameters: dict[str, float] = Field(default_factory=dict, description="what a term from outside reads")
+
+    @model_validator(mode="after")
+    def _whole(self) -> DrafterCost:
+        needed = {"forwards": "forward", "lookups": "row_s"}.get(self.term)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"a drafter with the term {self.term!r} must have `{needed}`")
+        return self
+
+
 class Cost(Document):
     """What a step costs on one device: the document that `calibrate` writes and `plan` reads.
 
-    A step of B rows, each with a tree of at most N nodes, at context c takes
-
-    ``target(B, N + 1, c) + drafting + B * (retrieval_s + verify_s + commit_s) + step_overhead_s``
-
-    times `closure`, where drafting is one forward of the draft over the tokens emitted since the last draft, and one
-    a level over the nodes that have children. A joined tree is grown once, and once more after each of these forwards,
-    for ``B * growth_s + growth_step_s`` each time.
+    `model` is the equation: the terms of a step of B rows, each with a tree of at most N nodes, at context c are
+    ``target(B, N + 1, c)``; for each drafter its forwards or look-ups; growing the trees of a batch, each time
+    ``B * growth_s + growth_step_s``; ``B * verify_s``, ``B * commit_s``, and ``step_overhead_s``. Plain decoding has
+    ``B * plain_overhead_s + plain_step_overhead_s`` in place of the last three. All times the closure of who drafts.
     """
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
     kind: Literal["cost"] = "cost"
-    schema_version: int = 2
+    schema_version: int = 3
     device: str
     target: str
-    draft: str | None
     dtype: str
     target_forward: CostTable
-    draft_forward: CostTable | None
-    retrieval_s: Estimate = Field(description="seconds a row and step: query and extension of the suffix index")
+    drafters: dict[str, DrafterCost] = Field(
+        default_factory=dict[str, DrafterCost], description="by name; look-ups are a drafter too"
+    )
     verify_s: Estimate = Field(description="seconds a row and step: laws, picking tokens, following the tree")
     commit_s: Estimate = Field(description="seconds a row and step: moving accepted cache entries")
     step_overhead_s: Estimate = Field(description="seconds a drafting step, whatever the batch")
@@ -101,23 +120,73 @@ class Cost(Document):
     growth_step_s: float = Field(default=0.0, ge=0, description="the same a step, whatever the batch")
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")
     closures: dict[str, Estimate] = Field(
-        default_factory=dict, description="the same by who drafts (off, draft, retrieval, both), where it was measured"
+        default_factory=dict, description="the same by who drafts (off, or names joined by +), where it was measured"
     )
 
-    def closure_of(self, drafters: str) -> Estimate:
-        """The closure of steps with these drafters; the general one where there is none of their own."""
-        return self.closures.get(drafters, self.closure)
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, raw: object) -> object:
+        """Versions 1 and 2 had one model that drafts, and look-ups beside it."""
+        told: dict[str, Any] = dict(cast("dict[str, Any]", raw)) if isinstance(raw, dict) else {}
+        if "retrieval_s" not in told:
+            return cast(object, raw)
+        model, forward, row_s = (told.pop(name, None) for name in ("draft", "draft_forward", "retrieval_s"))
+        drafters = {DRAFT: {"model": model, "forward": forward}} if forward is not None else {}
+        if "both" in (closures := dict[str, Any](told.get("closures") or {})):
+            closures[f"{DRAFT}+{RETRIEVAL}"] = closures.pop("both")
+        return told | {
+            "drafters": {**drafters, RETRIEVAL: {"term": "lookups", "row_s": row_s}},
+            "closures": closures,
+            "schema_version": cls.newest,
+        }
 
-    def growing_s(self, batch: float, times: float) -> float:
-        """Seconds of growing the joined trees of a batch so many times; 0 where it was not measured."""
-        return 0.0 if self.growth_s is None else times * (batch * self.growth_s.value + self.growth_step_s)
+    @property
+    def draft(self) -> str | None:
+        """The model behind the drafter called "draft"."""
+        return self.drafters[DRAFT].model if DRAFT in self.drafters else None
 
-    def drafting_s(self, batch: int, forwards: ArrayLike, context: float) -> float:
-        """Seconds of the draft's forwards over these numbers of tokens a row; 0 without a draft."""
-        tokens = np.asarray(forwards, dtype=np.float64)
-        if self.draft_forward is None or tokens.size == 0:
-            return 0.0
-        return float(self.draft_forward.at(batch, tokens, context).sum())
+    @property
+    def draft_forward(self) -> CostTable | None:
+        """Seconds of a forward of the drafter called "draft"."""
+        return self.drafters[DRAFT].forward if DRAFT in self.drafters else None
+
+    def closure_of(self, drafters: Iterable[str]) -> Estimate:
+        """The closure of steps with these drafters, none for plain decoding; the general one where they have none."""
+        return self.closures.get("+".join(sorted(drafters)) or "off", self.closure)
+
+    def model(self, drafters: Iterable[str] = ()) -> StepModel:
+        """The equation of a step in which these draft; none is plain decoding."""
+        names = tuple(drafters)
+        return StepModel((*self._terms(), *self._drafting()), self.closure_of(names))
+
+    def _terms(self) -> tuple[Term, ...]:
+        plain, step = self.plain_step_overhead_s, self.step_overhead_s
+        return (
+            FunctionTerm(
+                "target",
+                lambda c: self.target_forward.at(c.batch, c.tokens, c.context),
+                relative_spread=self.target_forward.relative_spread,
+            ),
+            _rows("verify", self.verify_s),
+            _rows("commit", self.commit_s),
+            FunctionTerm(
+                "overhead",
+                lambda c: np.where(c.drafting, step.value, c.batch * self.plain_overhead_s.value + plain.value),
+            ),
+        )
+
+    def _drafting(self) -> tuple[Term, ...]:
+        found = tuple(TERMS[each.term].term(name, each) for name, each in self.drafters.items())
+        if (growth := self.growth_s) is None:
+            return found
+        grown = FunctionTerm("growth", lambda c: c.growths * (c.batch * growth.value + self.growth_step_s))
+        return (*found, grown)
+
+
+def _rows(name: str, each: Estimate) -> Term:
+    """So much a row of a drafting step."""
+    wide = (each.high - each.low) / (2 * each.value) if each.value > 0 else 0.0
+    return FunctionTerm(name, lambda c: np.where(c.drafting, c.batch * each.value, 0.0), relative_spread=wide)
 
 
 def _locate(

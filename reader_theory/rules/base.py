@@ -1,23 +1,26 @@
-"""What a verifier is: a rule that turns a draft and the target's laws into emitted tokens, given uniforms."""
+"""What a verification rule is: what it emits, given uniforms, and how often it accepts what it was offered."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, require
-from reader_theory.rules.draft_law import DraftLaw, Scheme
+from reader_theory.rules.draft_law import SCHEMES, DraftLaw, Scheme
 from reader_theory.rules.laws import as_laws
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import Stream, VerifyUniforms
 from reader_theory.trees import ROOT
 
-__all__ = ["Verified", "Verifier", "verify_batch", "walk_down"]
+__all__ = ["At", "FollowingRule", "Rule", "Verified", "verify_batch", "walk_down"]
+
+At = Callable[[Stream, int], NDArray[Any]]
+"""(stream, count) -> that many numbers of that stream which belong to one position."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,20 @@ class Verified:
         return Verified(self.accepted[:end], self.emitted[:end])
 
 
-class Verifier(ABC):
-    """A verification rule; `check_verifier` says what the declarations mean.
+@dataclass(frozen=True)
+class Rule(ABC):
+    """A verification rule; `check_rule` says what the declarations mean. A rule's own fields are its parameters.
 
     Attributes
     ----------
     name : str
-        As it stands in records, plans and reports; a lossy rule's name ends in ``_lossy``.
+        As it stands in requests, records, plans and reports; a lossy rule's name ends in ``_lossy``.
     lossless : bool
         Whether the emitted string, continued by the target, has exactly the target's law.
+    scheme : str
+        How drafts are to be drawn for it; ``deterministic`` asks nothing of the draft's law.
     schemes : frozenset of str
-        Drafts that the rule verifies; all others are refused.
+        Drafts that the rule verifies, `scheme` among them; all others are refused.
     streams : frozenset of str
         Streams of uniforms that the rule reads.
     decodes : {"sampling", "greedy"}
@@ -67,9 +73,48 @@ class Verifier(ABC):
 
     name: ClassVar[str]
     lossless: ClassVar[bool]
-    schemes: ClassVar[frozenset[Scheme]]
-    streams: ClassVar[frozenset[Stream]]
+    scheme: ClassVar[Scheme] = "deterministic"
+    schemes: ClassVar[frozenset[Scheme]] = frozenset(SCHEMES)
+    streams: ClassVar[frozenset[Stream]] = frozenset()
     decodes: ClassVar[Literal["sampling", "greedy"]] = "sampling"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The rule's own parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def having(self, parameters: Mapping[str, Any]) -> Self:
+        """The same rule with some of its parameters changed.
+
+        Raises
+        ------
+        InvalidInputError
+            When it has no parameter of that name, or refuses the value.
+        """
+        unknown = sorted(set(parameters) - set(self.parameters))
+        require(
+            not unknown,
+            f"parameters of {self.name} must be among: {', '.join(self.parameters) or 'none, it has no parameter'}",
+            got=unknown,
+            fix="Leave the others out, or choose the rule that has them.",
+        )
+        return replace(self, **parameters) if parameters else self
+
+    @abstractmethod
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """Probability that each of some siblings is the one accepted: the rank vector of the rule at one node.
+
+        Parameters
+        ----------
+        target, draft : (V,), each sums to 1
+            Laws p and q; object arrays of fractions give fractions.
+        draws : int, >= 1
+            Siblings drafted from q as `scheme` says; those of ``deterministic`` are the most likely tokens of q.
+
+        Returns
+        -------
+        (draws,) of the same kind
+        """
 
     def verify(self, draft: DraftLaw, target: ArrayLike, uniforms: VerifyUniforms) -> Verified:
         """Verify one request's draft.
@@ -117,17 +162,47 @@ class Verifier(ABC):
         draft.check(laws.shape[1])
         _check_uniforms("acceptance", uniforms.acceptance, len(draft))
         _check_uniforms("recovery", uniforms.recovery, len(draft) + 1)
+        if "coupling" in self.streams:
+            _check_noise(uniforms.coupling, max(_depths(draft)), laws.shape[1])
 
     @abstractmethod
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         """Accepted nodes from the root's child down, and the token that the target adds."""
 
 
+class FollowingRule(Rule):
+    """A rule that follows the target's own tokens down any tree, for as long as a child carries the next one."""
+
+    @abstractmethod
+    def next_token(self, law: Any, numbers: At) -> int:
+        """The target's own token at a position: a function of its law there and of that position's numbers.
+
+        Parameters
+        ----------
+        law : (V,) float64, sums to 1
+            Whatever has the same order will do (logits, say) for a rule that decodes greedily.
+        numbers : callable
+            Numbers of the position, of the streams that the rule declares: one of ``recovery``, V of ``coupling``.
+        """
+
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        depths = _depths(draft)
+        path: list[int] = []
+        node = ROOT
+        while True:
+            token = self.next_token(target[node + 1], uniforms.at(node + 1, depths[node + 1]))
+            child = next((child for child in draft.children(node) if draft.tokens[child] == token), None)
+            if child is None:
+                return path, token
+            path.append(child)
+            node = child
+
+
 def verify_batch(
-    verifier: Verifier, drafts: Sequence[DraftLaw], targets: Sequence[ArrayLike], uniforms: Sequence[VerifyUniforms]
+    rule: Rule, drafts: Sequence[DraftLaw], targets: Sequence[ArrayLike], uniforms: Sequence[VerifyUniforms]
 ) -> list[Verified]:
     """Verify a ragged batch; each request is verified as if it were alone."""
-    return [verifier.verify(*request) for request in zip(drafts, targets, uniforms, strict=True)]
+    return [rule.verify(*request) for request in zip(drafts, targets, uniforms, strict=True)]
 
 
 Round = Callable[[DraftLaw, int, NDArray[Any], NDArray[Any]], tuple[int | None, NDArray[Any]]]
@@ -144,6 +219,25 @@ def walk_down(draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms, d
             return path, pick_token(law, uniforms.recovery[node + 1])
         path.append(child)
         node = child
+
+
+def _depths(draft: DraftLaw) -> list[int]:
+    """Depth of the root (entry 0) and of each node (entry node + 1)."""
+    depths = [0]
+    parents: list[int] = draft.parents.tolist()
+    for parent in parents:
+        depths.append(depths[parent + 1] + 1)
+    return depths
+
+
+def _check_noise(noise: NDArray[Any] | None, depth: int, vocabulary: int) -> None:
+    rows = noise is not None and noise.ndim == 2 and len(noise) > depth and noise.shape[1] == vocabulary
+    require(
+        rows,
+        "`coupling` must have one row for each depth from the root to the deepest node, one number a token",
+        got=f"shape {None if noise is None else noise.shape} for depth {depth} and {vocabulary} tokens",
+        fix="Draw it with `coupling_uniforms`, and hand the same to the drafter.",
+    )
 
 
 def _check_uniforms(name: str, values: NDArray[Any], count: int) -> None:

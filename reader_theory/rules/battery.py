@@ -1,4 +1,4 @@
-"""What a verifier's declarations mean, run on anyone's verifier: `check_verifier(MyRule())`."""
+"""What a rule's declarations mean, run on anyone's rule: `check_rule(MyRule())`."""
 
 from __future__ import annotations
 
@@ -10,72 +10,107 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError
-from reader_theory.rules.base import Verified, Verifier, verify_batch
-from reader_theory.rules.cases import Case, Text, cases_for, node_paths
+from reader_theory.rules.base import Rule, Verified, verify_batch
+from reader_theory.rules.cases import Case, cases_for, node_paths
 from reader_theory.rules.draft_law import DRAWN, SCHEMES, DraftLaw
-from reader_theory.rules.enumeration import emitted_law, kept_law, law_gap
+from reader_theory.rules.enumeration import emitted_law, kept_law, verified_law
+from reader_theory.rules.exact import Text, law_gap
 from reader_theory.rules.streams import VerifyUniforms, coupling_uniforms, stream_uniforms, verify_uniforms
 
-__all__ = ["check_verifier"]
+__all__ = ["check_rule"]
 
 
-def check_verifier(verifier: Verifier) -> None:
-    """Check, on small cases, every claim that a verifier makes.
+def check_rule(rule: Rule) -> None:
+    """Check, on small cases, every claim that a rule makes.
 
     Lossless: for every scheme that it declares, over trees of several shapes and laws with zeros, the emitted string
     continued by the target has exactly the target's law, by enumeration in fractions. Lossy: some case shows it, and
-    the name says it. What is emitted is always the accepted path's tokens and one more, all of them possible. What it
-    cannot verify it refuses. A request is verified alike alone and in a ragged batch, in fractions and in float64.
+    the name says it. Acceptance: what `acceptance` says of siblings drafted for the rule is what `verify` accepts,
+    exactly, or, where noise couples them, within 5 standard deviations over 2,000 steps. What is emitted is always the
+    accepted path's tokens and one more, all of them possible. What it cannot verify it refuses. A request is verified
+    alike alone and in a ragged batch, in fractions and in float64.
 
     Parameters
     ----------
-    verifier : Verifier
+    rule : Rule
 
     Raises
     ------
     AssertionError
         Naming the claim that fails, and the case that shows it.
     """
-    cases = [case for scheme in sorted(verifier.schemes) for case in cases_for(scheme)]
-    _check_names(verifier)
-    _check_law(verifier, cases)
-    _check_refusals(verifier, [case for case in cases if case.parents])
-    _check_batch(verifier, cases)
+    cases = [case for scheme in sorted(rule.schemes) for case in cases_for(scheme)]
+    _check_names(rule)
+    _check_law(rule, cases)
+    _check_acceptance(rule)
+    _check_refusals(rule, [case for case in cases if case.parents])
+    _check_batch(rule, cases)
 
 
-def _check_names(verifier: Verifier) -> None:
-    says = verifier.name.endswith("_lossy")
-    assert says != verifier.lossless, f"lossy rules, and no others, must have a name in _lossy: {verifier.name}"
-    assert verifier.schemes and verifier.schemes <= set(SCHEMES), f"schemes must be among {SCHEMES}: {verifier.schemes}"
+def _check_names(rule: Rule) -> None:
+    says = rule.name.endswith("_lossy")
+    assert says != rule.lossless, f"lossy rules, and no others, must have a name in _lossy: {rule.name}"
+    assert rule.scheme in rule.schemes, f"scheme must be among the schemes that the rule verifies: {rule.scheme}"
+    assert rule.schemes <= set(SCHEMES), f"schemes must be among {SCHEMES}: {rule.schemes}"
 
 
-def _check_law(verifier: Verifier, cases: Iterable[Case]) -> None:
+def _check_law(rule: Rule, cases: Iterable[Case]) -> None:
     gaps: dict[str, Fraction] = {}
     for case in cases:
-        gap = law_gap(emitted_law(verifier, case), kept_law(verifier, case), case.depth + 1)
+        gap = law_gap(emitted_law(rule, case), kept_law(rule, case), case.depth + 1)
         gaps[str(case)] = gap
-        assert not (verifier.lossless and gap), f"{verifier.name} says that it is lossless, but is {gap} off on {case}"
-    assert verifier.lossless or max(gaps.values()), f"{verifier.name} says that it is lossy, but no case shows it"
+        assert not (rule.lossless and gap), f"{rule.name} says that it is lossless, but is {gap} off on {case}"
+    assert rule.lossless or max(gaps.values()), f"{rule.name} says that it is lossy, but no case shows it"
 
 
-def _check_refusals(verifier: Verifier, cases: Iterable[Case]) -> None:
+def _check_acceptance(rule: Rule, steps: int = 2000) -> None:
+    for case in (case for case in cases_for(rule.scheme) if case.depth == 1):
+        draws = len(case.parents)
+        told = rule.acceptance(case.target(()), case.draft(()), draws)
+        assert np.shape(told) == (draws,), f"{rule.name} must give one probability a sibling, {draws}: {told}"
+        if "coupling" in rule.streams:
+            told = told.astype(np.float64)
+            found, slack = _counted(rule, case, steps), 5 * np.sqrt(np.clip(told * (1 - told), 1e-3, 1) / steps)
+        else:
+            found, slack = _accepted(rule, case), 0
+        assert np.all(abs(found - told) <= slack), f"{rule.name} says that it accepts {told}, not {found}, on {case}"
+
+
+def _accepted(rule: Rule, case: Case) -> NDArray[Any]:
+    """Exact probability that each child of the root is the one accepted."""
+    found = np.array([Fraction(0)] * len(case.parents))
+    for verified, probability in verified_law(rule, case).items():
+        if verified.accepted:
+            found[verified.accepted[0]] += probability
+    return found
+
+
+def _counted(rule: Rule, case: Case, steps: int) -> NDArray[np.float64]:
+    """The same as a share of steps on the engine's own streams; rows of noise are `depth` apart."""
+    accepted = [
+        rule.verify(*_sampled(case, step)).accepted for step in range(0, steps * (case.depth + 1), case.depth + 1)
+    ]
+    return np.bincount([path[0] for path in accepted if path], minlength=len(case.parents)) / steps
+
+
+def _check_refusals(rule: Rule, cases: Iterable[Case]) -> None:
     for case in cases:
         draft, rows, uniforms = _sampled(case, step=0)
         for wrong in (-1, case.vocabulary, case.vocabulary + 7):
             tokens = np.append(draft.tokens[:-1], wrong)
-            _must_refuse(verifier, draft, {"tokens": tokens}, rows, uniforms, f"token {wrong}")
-        _must_refuse(verifier, draft, {}, rows * 0.5, uniforms, "a target that sums to 1/2")
-        _must_refuse(verifier, draft, {}, rows[:-1], uniforms, "a target that lacks a row")
-        for other in sorted(set(SCHEMES) - verifier.schemes):
+            _must_refuse(rule, draft, {"tokens": tokens}, rows, uniforms, f"token {wrong}")
+        _must_refuse(rule, draft, {}, rows * 0.5, uniforms, "a target that sums to 1/2")
+        _must_refuse(rule, draft, {}, rows[:-1], uniforms, "a target that lacks a row")
+        for other in sorted(set(SCHEMES) - rule.schemes):
             law = draft.law if other in DRAWN else None
-            _must_refuse(verifier, draft, {"scheme": other, "law": law}, rows, uniforms, f"scheme {other}")
+            _must_refuse(rule, draft, {"scheme": other, "law": law}, rows, uniforms, f"scheme {other}")
         for law, what in _wrong_laws(draft, case.vocabulary):
-            _must_refuse(verifier, draft, {"law": law}, rows, uniforms, what)
+            _must_refuse(rule, draft, {"law": law}, rows, uniforms, what)
         if draft.scheme != "iid" and len(draft.children()) > 1:
             first, second = draft.children()[:2]
             tokens = draft.tokens.copy()
             tokens[second] = tokens[first]
-            _must_refuse(verifier, draft, {"tokens": tokens}, rows, uniforms, "siblings with one token")
+            _must_refuse(rule, draft, {"tokens": tokens}, rows, uniforms, "siblings with one token")
 
 
 def _wrong_laws(draft: DraftLaw, vocabulary: int) -> list[tuple[NDArray[np.float64], str]]:
@@ -94,7 +129,7 @@ def _wrong_laws(draft: DraftLaw, vocabulary: int) -> list[tuple[NDArray[np.float
 
 
 def _must_refuse(
-    verifier: Verifier,
+    rule: Rule,
     draft: DraftLaw,
     changes: dict[str, Any],
     rows: NDArray[Any],
@@ -102,10 +137,10 @@ def _must_refuse(
     what: str,
 ) -> None:
     try:
-        verifier.verify(_changed(draft, **changes), rows, uniforms)
+        rule.verify(_changed(draft, **changes), rows, uniforms)
     except InvalidInputError:
         return
-    raise AssertionError(f"{verifier.name} must refuse {what} with InvalidInputError")
+    raise AssertionError(f"{rule.name} must refuse {what} with InvalidInputError")
 
 
 def _changed(draft: DraftLaw, **changes: Any) -> DraftLaw:
@@ -124,24 +159,24 @@ def _sampled(case: Case, step: int) -> tuple[DraftLaw, NDArray[np.float64], Veri
     return draft, case.target_rows(exact).astype(np.float64), VerifyUniforms(some.acceptance, some.recovery, noise)
 
 
-def _check_batch(verifier: Verifier, cases: list[Case], steps: int = 5) -> None:
+def _check_batch(rule: Rule, cases: list[Case], steps: int = 5) -> None:
     for step in range(steps):
         batch = [_sampled(case, step) for case in cases]
-        together = verify_batch(verifier, *zip(*batch, strict=True))
-        alone = [verifier.verify(*request) for request in reversed(batch)][::-1]
-        assert together == alone, f"{verifier.name} must verify a request alike alone and in a ragged batch"
-        exact = [_in_fractions(verifier, case, *request) for case, request in zip(cases, batch, strict=True)]
-        assert together == exact, f"{verifier.name} must decide alike in float64 and in fractions"
+        together = verify_batch(rule, *zip(*batch, strict=True))
+        alone = [rule.verify(*request) for request in reversed(batch)][::-1]
+        assert together == alone, f"{rule.name} must verify a request alike alone and in a ragged batch"
+        exact = [_in_fractions(rule, case, *request) for case, request in zip(cases, batch, strict=True)]
+        assert together == exact, f"{rule.name} must decide alike in float64 and in fractions"
 
 
 def _in_fractions(
-    verifier: Verifier, case: Case, draft: DraftLaw, rows: NDArray[np.float64], uniforms: VerifyUniforms
+    rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[np.float64], uniforms: VerifyUniforms
 ) -> Verified:
     exact = np.vectorize(Fraction, otypes=[object])
     law = None if draft.law is None else np.array([case.draft(text) for text in _parent_paths(draft)])
     numbers = [exact(part) if part.size else part for part in (uniforms.acceptance, uniforms.recovery)]
     without = DraftLaw(draft.tokens, draft.parents, draft.scheme, law)
-    return verifier.verify(without, case.target_rows(draft), VerifyUniforms(numbers[0], numbers[1], uniforms.coupling))
+    return rule.verify(without, case.target_rows(draft), VerifyUniforms(numbers[0], numbers[1], uniforms.coupling))
 
 
 def _parent_paths(draft: DraftLaw) -> list[Text]:

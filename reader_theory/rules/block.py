@@ -1,6 +1,6 @@
-"""Block verification of a sampled chain: how many tokens it emits, never fewer than chain rejection.
+"""Block verification: settle a sampled chain as a whole, keeping the longest prefix that any position lets through.
 
-Prefer it wherever a chain is sampled.
+Prefer it to chain rejection wherever a chain is sampled: the expected number of tokens is never less.
 Sun et al. 2025, "Block verification accelerates speculative decoding".
 """
 
@@ -9,74 +9,79 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.errors import require
-from reader_theory.estimate import Estimate
-from reader_theory.rules.chain import Laws, check_strings
-from reader_theory.rules.laws import as_laws
+from reader_theory.rules.base import Rule
+from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.laws import Laws, check_count, one_draw
+from reader_theory.rules.pick import pick_token
+from reader_theory.rules.streams import VerifyUniforms
 
-__all__ = ["estimated_tokens", "expected_tokens_of_laws"]
+__all__ = ["Block"]
 
 
-def expected_tokens_of_laws(target: Laws, draft: Laws, length: int, limit: int = 10**6) -> Any:
-    r"""Tokens a step, exactly, for small vocabularies.
+class Block(Rule):
+    """Keeps the deepest node whose own uniform falls below the chance to end there.
 
-    .. math:: 1 + \sum_{i=1}^{D} \sum_{x^i} w(x^i), \quad w(x^i) = \min(w(x^{i-1}) p(x_i | x^{i-1}), q(x^i)), \quad w()
-    = 1
-
-    w(x^i) is the probability that x^i is drafted and kept: the largest that the joint laws of the two models allow at
-    every prefix at once. Chain rejection keeps the product of min(p, q), which is never more.
-
-    Parameters
-    ----------
-    target, draft : callable
-        Law after a string.
-    length : int, >= 0
-        Tokens drafted.
-    limit : int
-        Strings that may be visited.
+    With r the probability that the block up to a node is kept in the end, r = min(1, r p(x)/q(x)) from node to node.
+    The chance to end at a node that has a successor is S / (S + 1 - r), where S is the mass of the surplus r p - q
+    over the next token; at the last node it is r. The token added after an inner node follows the normalised surplus.
     """
-    total: Any = 1
-    level: dict[tuple[int, ...], tuple[Any, Any]] = {(): (1, 1)}
-    for _ in range(length):
-        check_strings(len(level) * len(target(())), limit)
-        level = {
-            (*text, token): (min(kept * p, drafted * q), drafted * q)
-            for text, (kept, drafted) in level.items()
-            for token, (p, q) in enumerate(zip(target(text), draft(text), strict=True))
-            if p > 0 and q > 0
-        }
-        total += sum(kept for kept, _ in level.values())
-    return total
+
+    name = "block"
+    lossless = True
+    scheme = "chain"
+    schemes = frozenset({"chain"})
+    streams = frozenset({"acceptance", "recovery"})
+
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """One draw survives with 1 - TV(p, q), as in a chain; see `Rule.acceptance`, and `expected_tokens` for more."""
+        return one_draw(target, draft, draws)
+
+    def expected_tokens(self, target: Laws, draft: Laws, length: int) -> Any:
+        r"""Tokens a step, exactly, for small vocabularies.
+
+        .. math:: 1 + \sum_{i=1}^{D} \sum_{x^i} w(x^i), \quad w(x^i) = \min(w(x^{i-1}) p(x_i | x^{i-1}), q(x^i)), \quad
+                  w() = 1
+
+        w(x^i) is the probability that x^i is drafted and kept: the largest that the joint laws of the two models allow
+        at every prefix at once. Chain rejection keeps the product of min(p, q), which is never more.
+        """
+        total: Any = 1
+        level: dict[tuple[int, ...], tuple[Any, Any]] = {(): (1, 1)}
+        for _ in range(length):
+            check_count(len(level) * len(target(())), "strings")
+            level = {
+                (*text, token): (min(kept * p, drafted * q), drafted * q)
+                for text, (kept, drafted) in level.items()
+                for token, (p, q) in enumerate(zip(target(text), draft(text), strict=True))
+                if p > 0 and q > 0
+            }
+            total += sum(kept for kept, _ in level.values())
+        return total
+
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        kept, law = 0, _surplus(draft, target, 0, 1)
+        reach: Any = 1
+        for depth in range(1, len(draft) + 1):
+            token = int(draft.tokens[depth - 1])
+            reach = min(reach * target[depth - 1][token] / draft.law_at(depth - 2)[token], 1)
+            surplus = _surplus(draft, target, depth, reach)
+            if uniforms.acceptance[depth - 1] < _chance_to_end(surplus, reach, last=depth == len(draft)):
+                kept, law = depth, surplus
+        law = law if law.sum() > 0 else target[kept]
+        return list(range(kept)), pick_token(law, uniforms.recovery[kept])
 
 
-def estimated_tokens(target: ArrayLike, draft: ArrayLike, samples: int = 10_000, seed: int = 0) -> Estimate:
-    r"""Tokens a step for vocabularies of any size, from sampled drafts.
+def _surplus(draft: DraftLaw, target: NDArray[Any], depth: int, reach: Any) -> NDArray[Any]:
+    """(V,) what the target puts on the next token beyond the draft; the whole target after the last node."""
+    if depth == len(draft):
+        return target[depth]
+    return np.maximum(reach * target[depth] - draft.law_at(depth - 1), 0)
 
-    A draft is kept up to position i with probability :math:`r_i = \min(1, r_{i-1} p_i(x_i) / q_i(x_i))`.
 
-    Parameters
-    ----------
-    target, draft : (D, V) float64, each row sums to 1
-        Laws at each position, not dependent on the path.
-    samples : int, >= 2
-        Drafts; the interval is the mean's, at 95 %.
-    seed : int
-    """
-    laws, drafts = as_laws(target, "target"), as_laws(draft, "draft")
-    same = laws.ndim == 2 and laws.shape == drafts.shape and samples >= 2
-    require(
-        same,
-        "`target` and `draft` must be (D, V) alike, and `samples` >= 2",
-        got=f"shapes {laws.shape} and {drafts.shape}, {samples} samples",
-        fix="Give one row a position.",
-    )
-    generator = np.random.default_rng(seed)
-    reach, tokens = np.ones(samples), np.ones(samples)
-    for p, q in zip(laws, drafts, strict=True):
-        drawn = generator.choice(len(q), size=samples, p=q)
-        reach = np.minimum(1.0, reach * p[drawn] / q[drawn])
-        tokens += reach
-    mean, half = float(tokens.mean()), 1.96 * float(tokens.std(ddof=1)) / samples**0.5
-    return Estimate(value=mean, low=max(1.0, mean - half), high=min(len(laws) + 1.0, mean + half), origin="predicted")
+def _chance_to_end(surplus: NDArray[Any], reach: Any, *, last: bool) -> Any:
+    if last:
+        return reach
+    mass = surplus.sum()
+    return mass / (mass + 1 - reach) if mass > 0 else mass

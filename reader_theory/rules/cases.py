@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,14 +11,12 @@ from numpy.typing import NDArray
 
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_draft
+from reader_theory.rules.exact import Text
+from reader_theory.rules.laws import Laws, most_likely
 from reader_theory.rules.race import race
 from reader_theory.trees import ROOT, DraftTree
 
-__all__ = ["Case", "Laws", "cases_for", "node_paths", "table"]
-
-Text = tuple[int, ...]
-Laws = Callable[[Text], NDArray[Any]]
-"""Law of the next token after a string, (V,) fractions."""
+__all__ = ["Case", "cases_for", "node_paths", "table"]
 
 TARGET_TWELFTHS = ((5, 0, 5, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
 DRAFT_TWELFTHS = ((3, 3, 0, 6), (1, 5, 6, 0), (2, 4, 5, 1), (4, 4, 4, 0))
@@ -77,7 +74,7 @@ class Case:
         paths: dict[int, Text] = {ROOT: ()}
         for node in (ROOT, *range(len(tree))):
             children, law = tree.children(node).tolist(), self.draft(paths[node])
-            ranked = np.argsort(-law, kind="stable") if noise is None else _finish(law, noise[len(paths[node])])
+            ranked = most_likely(law, len(law)) if noise is None else _finish(law, noise[len(paths[node])])
             paths |= {child: (*paths[node], int(ranked[i])) for i, child in enumerate(children)}
         return DraftLaw([paths[node][-1] for node in range(len(tree))], self.parents, self.scheme)
 
@@ -97,8 +94,9 @@ def node_paths(draft: DraftLaw) -> list[Text]:
 def cases_for(scheme: Scheme) -> list[Case]:
     """Cases over 4 tokens for every shape that the scheme allows, one of them over 5."""
     target, draft = table(TARGET_TWELFTHS), table(DRAFT_TWELFTHS)
+    shapes = CHAINS if scheme == "chain" else SHAPES
     wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
-    return [*(Case(shape, scheme, target, draft) for shape in (CHAINS if scheme == "chain" else SHAPES)), wide]
+    return [*(Case(shape, scheme, target, draft) for shape in shapes), wide]
 
 
 def _finish(law: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:

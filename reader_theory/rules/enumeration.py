@@ -1,4 +1,4 @@
-"""The exact law of what a verifier emits on a case, drafting included, and how far it is from the law to keep."""
+"""The exact law of what a rule emits on a case, drafting included, and the law that it is to keep."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.rules.base import Verified, Verifier
-from reader_theory.rules.cases import Case, Text
+from reader_theory.rules.base import Rule, Verified
+from reader_theory.rules.cases import Case
 from reader_theory.rules.draft_law import DRAWN, DraftLaw
-from reader_theory.rules.exact import Forks, outcome_law
+from reader_theory.rules.exact import Forks, Law, Target, Text, outcome_law
 from reader_theory.rules.races import race_law
 from reader_theory.rules.streams import VerifyUniforms, coupling_uniforms
-from reader_theory.trees.law import Law, Target, continue_with_target, joint_law
 
-__all__ = ["drafts_law", "emitted_law", "kept_law", "law_gap"]
+__all__ = ["emitted_law", "kept_law", "verified_law"]
 
 
-def emitted_law(verifier: Verifier, case: Case) -> Law:
+def emitted_law(rule: Rule, case: Case) -> Law:
     """Exact law of the emitted string, drafting included, through `verify` alone.
 
     A string that is reached at the end point of a cell only comes with probability 0.
     """
-    if "coupling" in verifier.streams:
-        return race_law(lambda noise: _verify(verifier, case, *_raced(case, noise)).emitted, case)
+    if "coupling" in rule.streams:
+        return race_law(lambda noise: _verify(rule, case, *_raced(case, noise)).emitted, case)
 
     law: Law = {}
-    for draft, probability in drafts_law(case):
-        rows = case.target_rows(draft)
-        emitted = partial(_emitted, verifier, case, draft, rows)
-        for text, share in outcome_law(emitted).items():
-            law[text] = law.get(text, Fraction(0)) + probability * share
+    for verified, probability in verified_law(rule, case).items():
+        law[verified.emitted] = law.get(verified.emitted, Fraction(0)) + probability
     return law
 
 
-def drafts_law(case: Case) -> list[tuple[DraftLaw, Fraction]]:
+def verified_law(rule: Rule, case: Case) -> dict[Verified, Fraction]:
+    """Exact law of the accepted path and what it emits, for a rule that reads no coupling noise."""
+    law: dict[Verified, Fraction] = {}
+    for draft, probability in _drafts_law(case):
+        rows = case.target_rows(draft)
+        verified = partial(_verified, rule, case, draft, rows)
+        for found, share in outcome_law(verified).items():
+            law[found] = law.get(found, Fraction(0)) + probability * share
+    return law
+
+
+def _drafts_law(case: Case) -> list[tuple[DraftLaw, Fraction]]:
     """Every draft of the case with its exact probability."""
     if case.scheme not in DRAWN:
         return [(case.drafted(noise=_some_noise(case)), Fraction(1))]
@@ -52,37 +59,26 @@ def drafts_law(case: Case) -> list[tuple[DraftLaw, Fraction]]:
     return [(drafts[key], probability) for key, probability in outcome_law(run).items() if probability]
 
 
-def law_gap(law: Law, target: Target, length: int) -> Fraction:
-    """Total variation between the emitted string continued by the target and the target's own first `length` tokens.
-
-    1 when a string that the target never emits was reached, be it with probability 0.
-    """
-    whole, own = continue_with_target(law, target, length), joint_law(target, length)
-    if set(whole) - set(own):
-        return Fraction(1)
-    return sum((abs(whole.get(text, Fraction(0)) - own[text]) for text in own), Fraction(0)) / 2
-
-
-def kept_law(verifier: Verifier, case: Case) -> Target:
+def kept_law(rule: Rule, case: Case) -> Target:
     """The law that a lossless rule keeps: the target's, or the point mass on its most likely token."""
-    if verifier.decodes == "sampling":
+    if rule.decodes == "sampling":
         return lambda text: case.target(text).tolist()
     return lambda text: [Fraction(int(token == np.argmax(case.target(text)))) for token in range(case.vocabulary)]
 
 
-def _emitted(verifier: Verifier, case: Case, draft: DraftLaw, rows: NDArray[Any], forks: Forks) -> Text:
+def _verified(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], forks: Forks) -> Verified:
     uniforms = VerifyUniforms(forks.uniforms(len(draft)), forks.uniforms(len(draft) + 1))
-    return _verify(verifier, case, draft, rows, uniforms).emitted
+    return _verify(rule, case, draft, rows, uniforms)
 
 
-def _verify(verifier: Verifier, case: Case, draft: DraftLaw, rows: NDArray[Any], uniforms: VerifyUniforms) -> Verified:
+def _verify(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], uniforms: VerifyUniforms) -> Verified:
     """Verify with inputs that nobody may write to, and check that the outcome is a path and one token more."""
     rows.setflags(write=False)
-    verified = verifier.verify(draft, rows, uniforms)
+    verified = rule.verify(draft, rows, uniforms)
     parents = [-1, *verified.accepted[:-1]][: len(verified.accepted)]
     path = [int(draft.parents[node]) for node in verified.accepted] == parents
     tokens = tuple(int(draft.tokens[node]) for node in verified.accepted)
-    told = f"{verifier.name} on {case} gave {verified} for tokens {draft.tokens.tolist()}"
+    told = f"{rule.name} on {case} gave {verified} for tokens {draft.tokens.tolist()}"
     assert path and verified.emitted[:-1] == tokens, f"what is emitted must be an accepted path and one token: {told}"
     assert 0 <= verified.emitted[-1] < case.vocabulary, f"the last token must lie in the vocabulary: {told}"
     return verified

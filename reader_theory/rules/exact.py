@@ -1,9 +1,12 @@
-"""Exact law of what a rule emits, found by running its public `verify` once for every cell of its uniforms.
+"""The exact enumerator: the law of anything that draws, found by running it once for every way its draws can fall.
+
+A program draws through `Forks`: an index by `choose(weights)`, or uniforms, which it may compare with numbers.
 
 A `ForkingUniform` stands for every number of [0, 1) at once. It starts as the whole interval; each comparison that
 could go either way forks the run at that breakpoint. Every outcome comes with the exact probability of its cells, as a
 `Fraction`. A comparison that holds at one end point only is followed too, with probability zero: what it reaches must
-still be possible.
+still be possible. Prefer it to sampling wherever the case is small: equality of fractions needs no tolerance and no
+seed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ForkingUniform", "Forks", "outcome_law"]
+from reader_theory.errors import NotADistributionError, require
+
+__all__ = ["ForkingUniform", "Forks", "Law", "Target", "Text", "continue_with_target", "law_gap", "outcome_law"]
+
+Text = tuple[int, ...]
+Law = dict[Text, Fraction]
+"""Probability of each emitted string."""
+
+Target = Callable[[Text], Sequence[Fraction]]
+"""Law of the next token after a prefix of emitted tokens, (V,) fractions that sum to 1."""
 
 Outcome = TypeVar("Outcome", bound=Hashable)
 
@@ -26,12 +38,30 @@ class Forks:
     """The decisions of one run: replayed as far as they are known, new ones taken at their first possibility."""
 
     planned: tuple[int, ...]
-    taken: list[int] = field(default_factory=list)
-    siblings: list[tuple[int, ...]] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list[int])
+    siblings: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     weight: Fraction = Fraction(1)
 
     def choose(self, weights: Sequence[Fraction]) -> int:
-        """Index of the possibility that this run follows; its weight multiplies the run's."""
+        """An index drawn with these probabilities; one of probability 0 is never drawn.
+
+        Raises
+        ------
+        NotADistributionError
+            If the weights are negative or do not sum to 1.
+        """
+        require(
+            all(weight >= 0 for weight in weights) and sum(weights) == 1,
+            "a rule must draw from weights >= 0 that sum to 1 exactly",
+            got=f"{[str(weight) for weight in weights]}, sum {sum(weights)}",
+            fix="Normalise them as `fractions.Fraction`; floats rarely sum to 1 exactly.",
+            error=NotADistributionError,
+        )
+        possible = [index for index, weight in enumerate(weights) if weight > 0]
+        return possible[self.fork([weights[index] for index in possible])]
+
+    def fork(self, weights: Sequence[Fraction]) -> int:
+        """Index of the possibility that this run follows, be it of probability 0; its weight multiplies the run's."""
         place = len(self.taken)
         if place < len(self.planned):
             index = self.planned[place]
@@ -69,14 +99,14 @@ class _Cell:
         if bound <= self.low:
             return closed and self.left_end and bound == self.low and self._at_left_end()
         share = (bound - self.low) / (self.high - self.low)
-        if self.forks.choose([share, 1 - share]) == 0:
+        if self.forks.fork([share, 1 - share]) == 0:
             self.high = bound
             return True
         self.low, self.left_end = bound, not closed
         return False
 
     def _at_left_end(self) -> bool:
-        if self.forks.choose([Fraction(1), Fraction(0)]) == 1:
+        if self.forks.fork([Fraction(1), Fraction(0)]) == 1:
             self.pinned = self.low
             return True
         self.left_end = False
@@ -171,3 +201,42 @@ def outcome_law(run: Callable[[Forks], Outcome]) -> dict[Outcome, Fraction]:
         waiting += forks.siblings
         law[outcome] = law.get(outcome, Fraction(0)) + forks.weight
     return law
+
+
+def continue_with_target(law: Law, target: Target, length: int) -> Law:
+    """Law of the first `length` tokens, each emitted string drawn on from the target.
+
+    Raises
+    ------
+    NotADistributionError
+        If a string is longer than `length`.
+    """
+    longest = max(map(len, law), default=0)
+    require(
+        longest <= length,
+        "`length` must be at least that of the longest emitted string",
+        got=f"length {length}, a string of {longest} tokens",
+        fix="Pass the depth of the tree plus one, or more.",
+        error=NotADistributionError,
+    )
+    whole: Law = {}
+    pending = list(law.items())
+    while pending:
+        text, probability = pending.pop()
+        if len(text) == length:
+            whole[text] = whole.get(text, Fraction(0)) + probability
+        else:
+            pending += [((*text, token), probability * p) for token, p in enumerate(target(text)) if p > 0]
+    return whole
+
+
+def law_gap(law: Law, target: Target, length: int) -> Fraction:
+    """Total variation between the emitted string continued by the target and the target's own first `length` tokens.
+
+    1 when a string that the target never emits was reached, be it with probability 0.
+    """
+    whole = continue_with_target(law, target, length)
+    own = continue_with_target({(): Fraction(1)}, target, length)
+    if set(whole) - set(own):
+        return Fraction(1)
+    return sum((abs(whole.get(text, Fraction(0)) - own[text]) for text in own), Fraction(0)) / 2

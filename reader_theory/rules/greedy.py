@@ -6,54 +6,29 @@ Stern, Shazeer, Uszkoreit 2018, "Blockwise parallel decoding for deep autoregres
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.rules.base import Verifier
-from reader_theory.rules.draft_law import SCHEMES, DraftLaw
-from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.trees import ROOT
+from reader_theory.rules.base import At, FollowingRule
+from reader_theory.rules.laws import as_pair, most_likely
 
-__all__ = ["Greedy", "follow"]
+__all__ = ["Greedy"]
 
 
-def follow(draft: DraftLaw, token_after: Callable[[int], int]) -> tuple[list[int], int]:
-    """Follow, from the root, the child that carries the token chosen after each node.
-
-    Parameters
-    ----------
-    draft : DraftLaw
-        Siblings carry distinct tokens.
-    token_after : callable
-        Token chosen after a node; asked once for each node on the path, -1 being the root.
-
-    Returns
-    -------
-    list of int, int
-        Nodes followed, and the first chosen token that no child carries.
-    """
-    path: list[int] = []
-    node = ROOT
-    while True:
-        token = token_after(node)
-        child = next((child for child in draft.children(node) if draft.tokens[child] == token), None)
-        if child is None:
-            return path, token
-        path.append(child)
-        node = child
-
-
-class Greedy(Verifier):
+class Greedy(FollowingRule):
     """Emits what plain decoding at temperature 0 emits; of equal logits the lowest id, as argmax takes it."""
 
     name = "greedy"
     lossless = True
-    schemes = frozenset(SCHEMES)
-    streams = frozenset()
     decodes = "greedy"
 
-    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
-        return follow(draft, lambda node: int(np.argmax(target[node + 1])))
+    def next_token(self, law: Any, numbers: At) -> int:
+        """The most likely token."""
+        return int(law.argmax())
+
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """1 at the rank that the draft gives to the target's most likely token; see `Rule.acceptance`."""
+        p, q = as_pair(target, draft)
+        return (most_likely(q, draws) == np.argmax(p)) * p.sum()

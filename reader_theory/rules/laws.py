@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import NotADistributionError, require
 
-__all__ = ["LAW_TOLERANCE", "as_laws", "residual", "without_token"]
+__all__ = [
+    "LAW_TOLERANCE",
+    "Laws",
+    "as_laws",
+    "as_pair",
+    "check_count",
+    "most_likely",
+    "one_draw",
+    "residual",
+    "without_token",
+]
+
+Laws = Callable[[tuple[int, ...]], NDArray[Any]]
+"""Law of the next token after a string of emitted tokens, (V,) float64 or fractions."""
 
 LAW_TOLERANCE = 1e-9
 """How far the sum of a float64 law may be from one; a law of fractions sums to one exactly."""
@@ -46,6 +60,40 @@ def as_laws(values: ArrayLike, name: str) -> NDArray[Any]:
         got = f"shape {laws.shape}, minimum {laws.min()}, sums from {np.min(sums)} to {np.max(sums)}"
         raise NotADistributionError(rule, got=got, fix=fix)
     return laws
+
+
+def as_pair(target: ArrayLike, draft: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two laws over the same tokens, checked."""
+    p, q = as_laws(target, "target"), as_laws(draft, "draft")
+    require(
+        p.shape == q.shape and p.ndim == 1,
+        "`target` and `draft` must be laws over the same tokens",
+        got=f"shapes {p.shape} and {q.shape}",
+        fix="Pad the smaller vocabulary with zeros.",
+    )
+    return p, q
+
+
+def one_draw(target: ArrayLike, draft: ArrayLike, draws: int) -> NDArray[Any]:
+    """(1,) probability 1 - TV(p, q) that a drawn token survives; a chain has no more than one at a node."""
+    p, q = as_pair(target, draft)
+    require(draws == 1, "`draws` must be 1 for a rule of chains", got=draws, fix="Choose a rule that takes siblings.")
+    return np.array([np.minimum(p, q).sum()], dtype=p.dtype)
+
+
+def most_likely(draft: NDArray[Any], draws: int) -> NDArray[np.intp]:
+    """The `draws` most likely tokens, the lowest id first among equals: a draft that draws nothing."""
+    return np.argsort(-draft, kind="stable")[:draws]
+
+
+def check_count(count: int, what: str, limit: int = 10**6) -> None:
+    """Refuse an exact sum over more than `limit` cases."""
+    require(
+        count <= limit,
+        f"an exact sum must visit at most {limit} {what}",
+        got=count,
+        fix="Use fewer tokens, positions or siblings.",
+    )
 
 
 def residual(target: NDArray[Any], draft: NDArray[Any]) -> NDArray[Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.rules.cases import Case, Text
-from reader_theory.trees.law import Law
+from reader_theory.rules.cases import Case
+from reader_theory.rules.exact import Law, Text
 
 __all__ = ["ball_noise", "race_law"]
 

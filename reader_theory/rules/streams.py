@@ -7,6 +7,7 @@ numbers alone or among others, and drafting, acceptance and recovery never share
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,13 @@ class VerifyUniforms:
     acceptance: NDArray[Any]
     recovery: NDArray[Any]
     coupling: NDArray[Any] | None = None
+
+    def at(self, row: int, depth: int) -> Callable[[Stream, int], NDArray[Any]]:
+        """Numbers, by stream, of the token after one node, given its row and its depth."""
+        noise = self.coupling
+        return lambda stream, count: (
+            noise[depth] if stream == "coupling" and noise is not None else self.recovery[row : row + count]
+        )
 
 
 def stream_uniforms(

@@ -1,51 +1,35 @@
-"""Target only: a child is accepted when the target draws its token.
+"""Target only: draw each token from the target, and follow the child that carries it.
 
-Prefer it for trees that retrieval or top-k built; it needs no draft law.
+Prefer it for trees that retrieval or top-k built: it needs no draft law, and is lossless for any tree built without
+looking at the target's draws. A path is accepted with the product of the target's probabilities along it. Its
+sampled-draft cousins accept more where the draft law is close to the target's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.rules.laws import as_laws
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.rules.base import At, FollowingRule
+from reader_theory.rules.laws import as_pair, most_likely
+from reader_theory.rules.pick import pick_token
 
-__all__ = ["acceptance_probability", "expected_tokens", "path_probabilities"]
-
-
-def acceptance_probability(target: ArrayLike, tokens: Sequence[int]) -> Any:
-    """Probability that one of the distinct `tokens` is drawn: their mass under the target.
-
-    Examples
-    --------
-    >>> float(acceptance_probability([0.5, 0.25, 0.25], [0, 2]))
-    0.75
-    """
-    return as_laws(target, "target")[list(tokens)].sum()
+__all__ = ["TargetOnly"]
 
 
-def path_probabilities(tree: DraftTree, tokens: Sequence[int], target: ArrayLike) -> NDArray[Any]:
-    """(N,) probability that each node is accepted: the product of the target's probabilities along its path.
+class TargetOnly(FollowingRule):
+    """One draw from the target at each position, from the recovery stream."""
 
-    Parameters
-    ----------
-    tree : DraftTree of N nodes
-    tokens : sequence of N int
-        Token of each node, distinct among siblings.
-    target : (N + 1, V), each row sums to 1
-        Law at the root (row 0) and after each node (row node + 1).
-    """
-    laws = as_laws(target, "target")
-    reached: dict[int, Any] = {ROOT: 1}
-    for node, parent in enumerate(tree.parents.tolist()):
-        reached[node] = reached[parent] * laws[parent + 1, tokens[node]]
-    return np.array([reached[node] for node in range(len(tree))], dtype=laws.dtype)
+    name = "target_only"
+    lossless = True
+    streams = frozenset({"recovery"})
 
+    def next_token(self, law: Any, numbers: At) -> int:
+        """A draw from the law."""
+        return pick_token(law, numbers("recovery", 1)[0])
 
-def expected_tokens(tree: DraftTree, tokens: Sequence[int], target: ArrayLike) -> Any:
-    """Tokens a step, 1 + sum of the path probabilities; exact for laws of fractions."""
-    return 1 + path_probabilities(tree, tokens, target).sum()
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """The target's probability of each sibling; see `Rule.acceptance`."""
+        p, q = as_pair(target, draft)
+        return p[most_likely(q, draws)]

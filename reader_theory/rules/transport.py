@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import require
-from reader_theory.rules.chain import check_strings
-from reader_theory.rules.laws import as_laws
+from reader_theory.rules.laws import as_pair, check_count
 
 __all__ = ["Offer", "offered_inside", "optimal_acceptance"]
 
@@ -47,13 +46,8 @@ def optimal_acceptance(target: ArrayLike, draft: ArrayLike, draws: int = 1, offe
     >>> round(optimal_acceptance([0.5, 0.5], [0.9, 0.1], draws=2, offer="without_replacement"), 9)
     1.0
     """
-    p, q = as_laws(target, "target"), as_laws(draft, "draft")
-    require(
-        p.shape == q.shape and p.ndim == 1 and draws >= 1,
-        "`target` and `draft` must be laws over the same tokens, and `draws` >= 1",
-        got=f"shapes {p.shape} and {q.shape}, {draws} draws",
-        fix="Pad the smaller vocabulary with zeros.",
-    )
+    p, q = as_pair(target, draft)
+    require(draws >= 1, "`draws` must be at least 1", got=draws, fix="A node without children accepts nothing.")
     drawn = np.flatnonzero(q > 0)
     order = drawn[np.argsort(p[drawn] / q[drawn], kind="stable")]
     inside = offered_inside(q[order], draws, offer)
@@ -66,16 +60,17 @@ def offered_inside(draft: NDArray[Any], draws: int, offer: Offer = "iid") -> NDA
 
     Without replacement, n tokens all lie in A when the n-th finisher in A of a race at rates q comes before the first
     one outside: an integral over the time of the latter, taken by the trapezoid rule in log time for all A at once, or
-    a sum over orders for fractions. A law of fewer than n tokens offers them all.
+    a sum over orders for fractions. A law of fewer than n tokens offers them all; drawn independently, it offers some
+    of them again.
     """
-    draws = min(draws, len(draft))
     if offer == "iid":
         return np.minimum(draft.cumsum(), 1) ** draws
+    draws = min(draws, len(draft))
     return _inside_by_orders(draft, draws) if draft.dtype == object else _inside_by_race(draft, draws)
 
 
 def _inside_by_orders(draft: NDArray[Any], draws: int) -> NDArray[Any]:
-    check_strings(len(draft) ** draws, 10**5)
+    check_count(len(draft) ** draws, "orders", 10**5)
     inside = 0 * draft
     for tokens in permutations(range(len(draft)), draws):
         mass: Any = 1

@@ -1,4 +1,4 @@
-"""Traversal verification of a sampled tree: the law of what it emits and its expected tokens, by exact enumeration.
+"""Traversal verification: settle a sampled tree from its leaves up, so that each whole path has its chance.
 
 Prefer it for sampled trees; on a chain it is block verification.
 Weng et al. 2025, "Traversal verification for speculative tree decoding".
@@ -6,91 +6,80 @@ Weng et al. 2025, "Traversal verification for speculative tree decoding".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.rules.chain import Laws
+from reader_theory.rules.base import Rule
+from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.laws import without_token
-from reader_theory.trees import ROOT, DraftTree
-from reader_theory.trees.law import Choose, Law, emitted_law
+from reader_theory.rules.pick import pick_token
+from reader_theory.rules.streams import VerifyUniforms
+from reader_theory.rules.without_replacement import WithoutReplacement
+from reader_theory.trees import ROOT
 
-__all__ = ["expected_tokens", "traversal_law"]
-
-Scheme = Literal["chain", "iid", "without_replacement"]
+__all__ = ["Traversal"]
 
 
-def traversal_law(tree: DraftTree, scheme: Scheme, target: Laws, draft: Laws) -> Law:
-    """Law of the emitted string over drafts and verification, for small vocabularies and trees.
+class Traversal(Rule):
+    """Visits the children of a node in turn, each with all that hangs below it, and the node itself last.
 
-    Parameters
-    ----------
-    tree : DraftTree
-        Shape; siblings are drawn in order, and a node that the draft law cannot fill is left out with all below it.
-    scheme : {"chain", "iid", "without_replacement"}
-        How siblings are drawn.
-    target, draft : callable
-        Law after a string, (V,) object array of fractions.
+    A node is reached with r = min(1, r' p(x)/q(x)), where r', p and q are its parent's as the elder siblings left
+    them. When a child and all below it are rejected, p becomes the normalised surplus of r' p over q, and r' becomes S
+    / (S + 1 - r'), S being the mass of that surplus; q loses the child's token where siblings are drawn without
+    replacement.
     """
 
-    def run(choose: Choose) -> Sequence[int]:
-        return _Run(choose, tree, scheme, target, draft).emitted()
+    name = "traversal"
+    lossless = True
+    scheme = "without_replacement"
+    schemes = frozenset({"chain", "iid", "without_replacement"})
+    streams = frozenset({"acceptance", "recovery"})
 
-    return emitted_law(run)
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """At one node, that of rejection without replacement; it is deeper down that traversal keeps more."""
+        return WithoutReplacement().acceptance(target, draft, draws)
 
-
-def expected_tokens(tree: DraftTree, scheme: Scheme, target: Laws, draft: Laws) -> Fraction:
-    """Tokens a step, exactly; see `traversal_law`."""
-    law = traversal_law(tree, scheme, target, draft)
-    return sum((probability * len(text) for text, probability in law.items()), Fraction(0))
-
-
-@dataclass
-class _Run:
-    """One way that the draws and the coins can fall."""
-
-    choose: Choose
-    tree: DraftTree
-    scheme: Scheme
-    target: Laws
-    draft: Laws
-    paths: dict[int, tuple[int, ...]] = field(default_factory=lambda: {ROOT: ()})
-
-    def emitted(self) -> tuple[int, ...]:
-        for parent in (ROOT, *range(len(self.tree))):
-            if parent in self.paths:
-                self._draw_below(parent)
-        end = self._settle(ROOT, Fraction(1))
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        end = _settle(_Step(draft, target, uniforms.acceptance), ROOT, 1)
         assert end is not None
         node, law = end
-        return (*self.paths[node], self.choose(law.tolist()))
+        return _path(draft, node), pick_token(law, uniforms.recovery[node + 1])
 
-    def _draw_below(self, parent: int) -> None:
-        law = self.draft(self.paths[parent])
-        for child in self.tree.children(parent).tolist():
-            if not np.any(law > 0):
-                return
-            token = self.choose(law.tolist())
-            self.paths[child] = (*self.paths[parent], token)
-            law = self._left_to_draw(law, token)
 
-    def _settle(self, node: int, reach: Any) -> tuple[int, NDArray[Any]] | None:
-        """Where the walk ends, at or below `node`, and the law of the token added; None when all are rejected."""
-        left, law = self.target(self.paths[node]), self.draft(self.paths[node])
-        for child in (child for child in self.tree.children(node).tolist() if child in self.paths):
-            token = self.paths[child][-1]
-            end = self._settle(child, min(reach * left[token] / law[token], Fraction(1)))
-            if end is not None:
-                return end
-            surplus = np.maximum(reach * left - law, 0)
-            mass = surplus.sum()
-            reach, left = (mass / (mass + 1 - reach), surplus / mass) if mass > 0 else (mass, left)
-            law = self._left_to_draw(law, token)
-        return (node, left) if node == ROOT or self.choose([reach, 1 - reach]) == 0 else None
+@dataclass(frozen=True)
+class _Step:
+    draft: DraftLaw
+    target: NDArray[Any]
+    acceptance: NDArray[Any]
 
-    def _left_to_draw(self, law: NDArray[Any], token: int) -> NDArray[Any]:
-        return without_token(law, token) if self.scheme == "without_replacement" else law
+
+def _settle(step: _Step, node: int, reach: Any) -> tuple[int, NDArray[Any]] | None:
+    """Where the walk ends among `node` and all below it, with the law of the next token; None when all are rejected."""
+    draft, target = step.draft, step.target[node + 1]
+    law = draft.law_at(node) if draft.children(node) else target
+    for child in draft.children(node):
+        token = int(draft.tokens[child])
+        end = _settle(step, child, min(reach * target[token] / law[token], 1))
+        if end is not None:
+            return end
+        reach, target = _after_rejection(reach, target, law)
+        law = without_token(law, token) if draft.scheme == "without_replacement" else law
+    return (node, target) if node == ROOT or step.acceptance[node] < reach else None
+
+
+def _after_rejection(reach: Any, target: NDArray[Any], law: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
+    """The node's own chance and its target once one more child is rejected."""
+    surplus = np.maximum(reach * target - law, 0)
+    mass = surplus.sum()
+    return (mass / (mass + 1 - reach), surplus / mass) if mass > 0 else (mass, target)
+
+
+def _path(draft: DraftLaw, node: int) -> list[int]:
+    path: list[int] = []
+    while node != ROOT:
+        path.append(node)
+        node = int(draft.parents[node])
+    return path[::-1]

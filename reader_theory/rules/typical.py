@@ -1,73 +1,76 @@
-"""Typical acceptance, LOSSY: which tokens it keeps, and how far the emitted law is from the target's.
+"""Typical acceptance, LOSSY: keep a token that the target finds likely enough, whatever its law.
 
-Prefer a lossless rule; this states what is paid for the tokens gained.
-Cai et al. 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding heads".
+Prefer it only where the text may change: it accepts more than any lossless rule, and the emitted law is not the
+target's. Cai et al. 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding heads";
+threshold after Hewitt, Manning, Liang 2022, "Truncation sampling as language model desmoothing".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.rules.laws import as_laws
+from reader_theory.errors import require
+from reader_theory.rules.base import Rule
+from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.laws import as_pair, most_likely
+from reader_theory.rules.pick import pick_token
+from reader_theory.rules.streams import VerifyUniforms
+from reader_theory.trees import ROOT
 
-__all__ = ["acceptable", "acceptance_probability", "distortion", "emitted_law"]
+__all__ = ["TypicalLossy"]
 
 
-def acceptable(target: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> NDArray[np.bool_]:
-    r"""Tokens that the rule keeps.
-
-    .. math:: p_i > \min(\epsilon, \delta e^{-H(p)})
+@dataclass(frozen=True)
+class TypicalLossy(Rule):
+    """Accepts the longest path whose every token has p > min(epsilon, delta exp(-H(p))); lossy.
 
     Parameters
     ----------
-    target : (V,), sums to 1
-        Law p.
-    epsilon, delta : float, in (0, 1)
-        Probability that is always enough; share of exp(-entropy) that is.
-
-    Examples
-    --------
-    >>> acceptable([0.9, 0.1, 0.0]).tolist()
-    [True, True, False]
+    epsilon : float, in (0, 1)
+        Probability that is always enough.
+    delta : float, in (0, 1)
+        Share of exp(-entropy) that is enough.
     """
-    law = as_laws(target, "target")
-    entropy = -sum(float(p) * math.log(p) for p in law if p > 0)
-    threshold = min(epsilon, delta * math.exp(-entropy))
-    return np.array([bool(p > threshold) for p in law])
 
+    name = "typical_lossy"
+    lossless = False
+    streams = frozenset({"recovery"})
 
-def acceptance_probability(
-    target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3
-) -> float:
-    """1 when one of the offered `tokens` is likely enough, 0 otherwise: the rule tosses no coin."""
-    return float(bool(np.any(acceptable(target, epsilon, delta)[list(tokens)])))
+    epsilon: float = 0.09
+    delta: float = 0.3
 
+    def __post_init__(self) -> None:
+        inside = 0 < self.epsilon < 1 and 0 < self.delta < 1
+        require(
+            inside,
+            "`epsilon` and `delta` must lie in (0, 1)",
+            got=(self.epsilon, self.delta),
+            fix="Medusa has 0.09 and 0.3.",
+        )
 
-def emitted_law(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3) -> NDArray[Any]:
-    """(V,) law of the first emitted token when `tokens` are offered in this order; a point mass if one is kept."""
-    law = as_laws(target, "target")
-    likely = acceptable(law, epsilon, delta)
-    kept = next((token for token in tokens if likely[token]), None)
-    if kept is None:
-        return law
-    point = 0 * law
-    point[kept] = point[kept] + 1
-    return point
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """1 at the first sibling that is likely enough: the rule tosses no coin. See `Rule.acceptance`."""
+        p, q = as_pair(target, draft)
+        likely = self._acceptable(p)[most_likely(q, draws)]
+        return (likely & (np.cumsum(likely) == 1)) * p.sum()
 
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        path = self._longest(draft, target, ROOT)
+        row = path[-1] + 1 if path else 0
+        return path, pick_token(target[row], uniforms.recovery[row])
 
-def distortion(target: ArrayLike, tokens: Sequence[int], epsilon: float = 0.09, delta: float = 0.3) -> Any:
-    """Total variation between the emitted token's law and the target's; 0 only where nothing is kept or p is a point.
+    def _longest(self, draft: DraftLaw, target: NDArray[Any], node: int) -> list[int]:
+        if not draft.children(node):
+            return []
+        likely = self._acceptable(target[node + 1])
+        kept = (child for child in draft.children(node) if likely[draft.tokens[child]])
+        return max(([child, *self._longest(draft, target, child)] for child in kept), key=len, default=list[int]())
 
-    Examples
-    --------
-    >>> distortion([0.75, 0.25], [0])
-    0.25
-    """
-    law = as_laws(target, "target")
-    gap = np.abs(emitted_law(law, tokens, epsilon, delta) - law).sum() / 2
-    return gap if law.dtype == object else float(gap)
+    def _acceptable(self, target: NDArray[Any]) -> NDArray[np.bool_]:
+        entropy = -sum(float(p) * math.log(p) for p in target if p > 0)
+        return np.array(target > min(self.epsilon, self.delta * math.exp(-entropy)), dtype=bool)

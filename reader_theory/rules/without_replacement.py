@@ -1,8 +1,7 @@
-"""Rejection without replacement: how often each of several distinct siblings is accepted.
+"""Without replacement: siblings are distinct draws; after each rejection both laws lose what was tried.
 
-Prefer it for sampled trees. No closed form is known beyond one draw: exact by recursion over the rejected tokens, or
-estimated from paths of rejected tokens, whose acceptance is summed in closed form at every round. Chen et al. 2024,
-"Sequoia: scalable, robust, and hardware-aware speculative decoding".
+Prefer it for sampled trees: no node is spent twice on one token.
+Chen et al. 2024, "Sequoia: scalable, robust, and hardware-aware speculative decoding".
 """
 
 from __future__ import annotations
@@ -12,42 +11,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.errors import require
-from reader_theory.estimate import Estimate
-from reader_theory.rules.chain import check_strings
-from reader_theory.rules.laws import as_laws, residual, without_token
+from reader_theory.rules.base import Rule, walk_down
+from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.laws import as_pair, check_count, residual, without_token
+from reader_theory.rules.streams import VerifyUniforms
 
-__all__ = ["acceptance_probability", "estimated_acceptance", "round_acceptance"]
+__all__ = ["WithoutReplacement"]
 
 
-def round_acceptance(target: ArrayLike, draft: ArrayLike, draws: int, limit: int = 10**5) -> NDArray[Any]:
-    """Probability that each of n distinct siblings is the one accepted, exactly: the rank vector of the rule.
+class WithoutReplacement(Rule):
+    """The draft law is renormalised over the tokens that are left after each rejection."""
 
-    Parameters
-    ----------
-    target, draft : (V,), each sums to 1
-        Laws p and q; object arrays of fractions give fractions.
-    draws : int, >= 1
-        Siblings drawn from q without replacement; rounds beyond q's support accept nothing.
-    limit : int
-        Strings of rejected tokens that may be visited, V to the power ``draws - 1``.
+    name = "without_replacement"
+    lossless = True
+    scheme = "without_replacement"
+    schemes = frozenset({"chain", "without_replacement"})
+    streams = frozenset({"acceptance", "recovery"})
 
-    Raises
-    ------
-    InvalidInputError
-        When there are more; use `estimated_acceptance`.
+    def acceptance(self, target: ArrayLike, draft: ArrayLike, draws: int = 1) -> NDArray[Any]:
+        """What each round accepts, by recursion over the rejected tokens; see `Rule.acceptance`.
 
-    Examples
-    --------
-    >>> round_acceptance([0.5, 0.5], [0.9, 0.1], 2).round(12).tolist()
-    [0.6, 0.4]
-    """
-    left, law = as_laws(target, "target"), as_laws(draft, "draft")
-    require(draws >= 1, "`draws` must be at least 1", got=draws, fix="A node without children accepts nothing.")
-    check_strings(len(law) ** (draws - 1), limit)
-    rates = 0 * np.resize(left, draws)
-    _add_rounds(rates, 0, 1, left, law)
-    return rates
+        No closed form is known beyond one draw. Rounds beyond q's support accept nothing.
+
+        Examples
+        --------
+        >>> WithoutReplacement().acceptance([0.5, 0.5], [0.9, 0.1], 2).round(12).tolist()
+        [0.6, 0.4]
+        """
+        left, law = as_pair(target, draft)
+        check_count(len(law) ** (draws - 1), "strings of rejected tokens", 10**5)
+        rates = 0 * np.resize(left, draws)
+        _add_rounds(rates, 0, 1, left, law)
+        return rates
+
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
+        return walk_down(draft, target, uniforms, _decide)
+
+
+def _decide(
+    draft: DraftLaw, node: int, target: NDArray[Any], acceptance: NDArray[Any]
+) -> tuple[int | None, NDArray[Any]]:
+    law = draft.law_at(node) if draft.children(node) else target
+    for child in draft.children(node):
+        token = int(draft.tokens[child])
+        if acceptance[child] * law[token] < target[token]:
+            return child, target
+        target, law = residual(target, law), without_token(law, token)
+    return None, target
 
 
 def _add_rounds(rates: NDArray[Any], place: int, reached: Any, left: NDArray[Any], law: NDArray[Any]) -> None:
@@ -59,47 +69,3 @@ def _add_rounds(rates: NDArray[Any], place: int, reached: Any, left: NDArray[Any
     after = residual(left, law)
     for token in np.flatnonzero(rejected > 0).tolist():
         _add_rounds(rates, place + 1, reached * rejected[token], after, without_token(law, token))
-
-
-def acceptance_probability(target: ArrayLike, draft: ArrayLike, draws: int, limit: int = 10**5) -> Any:
-    """Probability that one of n distinct siblings is accepted, exactly; see `round_acceptance`."""
-    return round_acceptance(target, draft, draws, limit).sum()
-
-
-def estimated_acceptance(
-    target: ArrayLike, draft: ArrayLike, draws: int, samples: int = 1000, seed: int = 0
-) -> Estimate:
-    """The same for vocabularies of any size, from sampled paths of rejected tokens.
-
-    Each sample adds every round's acceptance in closed form and only draws which token was rejected, so that its
-    spread is that of the later rounds alone.
-
-    Parameters
-    ----------
-    target, draft : (V,) float64, each sums to 1
-    draws : int, >= 1
-    samples : int, >= 2
-        Paths; the interval is the mean's, at 95 %.
-    seed : int
-    """
-    left, law = as_laws(target, "target"), as_laws(draft, "draft")
-    require(
-        draws >= 1 and samples >= 2, "`draws` must be >= 1 and `samples` >= 2", got=(draws, samples), fix="Raise them."
-    )
-    generator = np.random.default_rng(seed)
-    values = np.array([_sampled_rounds(left, law, draws, generator) for _ in range(samples)])
-    mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / samples**0.5
-    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), origin="predicted")
-
-
-def _sampled_rounds(left: NDArray[Any], law: NDArray[Any], draws: int, generator: np.random.Generator) -> float:
-    accepted, reached = 0.0, 1.0
-    for _ in range(draws):
-        rejected = np.maximum(law - left, 0)
-        mass = float(rejected.sum())
-        accepted += reached * float(np.minimum(left, law).sum())
-        if mass <= 0 or not np.any(law > 0):
-            break
-        token = int(np.searchsorted(np.cumsum(rejected), generator.random() * mass, side="right").clip(0, len(law) - 1))
-        reached, left, law = reached * mass, residual(left, law), without_token(law, token)
-    return min(accepted, 1.0)

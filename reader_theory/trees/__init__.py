@@ -6,13 +6,10 @@ from reader_theory.trees.bounds import (
     entropy_bound_tokens,
     entropy_nats,
     rank_bound_tokens,
-    transport_bound,
-    transport_program,
     tunstall_growth,
 )
 from reader_theory.trees.drawing import draw, to_svg
 from reader_theory.trees.growmap import Growmap, from_growmap, to_growmap
-from reader_theory.trees.law import continue_with_target, emitted_law, is_lossless, joint_law
 from reader_theory.trees.masks import (
     ancestor_mask,
     pack_mask,
@@ -31,15 +28,11 @@ __all__ = [
     "TokenTree",
     "TokenTrees",
     "ancestor_mask",
-    "continue_with_target",
     "draw",
     "emitted_entropy_nats",
-    "emitted_law",
     "entropy_bound_tokens",
     "entropy_nats",
     "from_growmap",
-    "is_lossless",
-    "joint_law",
     "pack_mask",
     "packed_ancestors",
     "path_probability",
@@ -48,8 +41,6 @@ __all__ = [
     "to_growmap",
     "to_svg",
     "tokens_per_step",
-    "transport_bound",
-    "transport_program",
     "tree_parents",
     "tunstall_growth",
     "unpack_mask",

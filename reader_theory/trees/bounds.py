@@ -1,23 +1,19 @@
-"""What no tree and no verifier can beat."""
+"""What no tree can beat; what no one-step rule can is `reader_theory.rules.transport`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.errors import InvalidInputError, NotADistributionError, require
+from reader_theory.errors import NotADistributionError, require
 
 __all__ = [
     "emitted_entropy_nats",
     "entropy_bound_tokens",
     "entropy_nats",
     "rank_bound_tokens",
-    "transport_bound",
-    "transport_program",
     "tunstall_growth",
 ]
 
@@ -105,62 +101,6 @@ def rank_bound_tokens(ranks: FloatArray) -> float:
         fix="Ranks are distinct tokens: pass the probability of each, not its cumulative sum.",
     )
     return 1 / (1 - total) if total < 1 else math.inf
-
-
-def transport_bound(target: FloatArray, draft: FloatArray, drafts: int = 1) -> float:
-    r"""Probability that any one-step verifier can accept one of n i.i.d. drafts.
-
-    .. math:: \alpha^* = 1 + \min_A\,[p(A) - q(A)^n]
-
-    :math:`p(A) - x^n` is concave in :math:`(p(A), q(A))`, so that prefixes in order of p / q suffice: O(V log V).
-
-    Parameters
-    ----------
-    target, draft : (V,) float64, each sums to 1
-    drafts : int, >= 1
-
-    Returns
-    -------
-    float
-        In [0, 1]; 1 - TV(p, q) when one token is drafted.
-
-    References
-    ----------
-    Sun et al. 2023 (SpecTr); Hu et al. 2025, on the dual over subsets.
-
-    Examples
-    --------
-    >>> round(transport_bound(np.array([0.5, 0.5]), np.array([0.9, 0.1])), 12)
-    0.6
-    """
-    from reader_theory.rules.transport import optimal_acceptance
-
-    return float(optimal_acceptance(_law("target", target), _law("draft", draft), drafts))
-
-
-def transport_program(target: FloatArray, offers: Mapping[tuple[int, ...], float]) -> float:
-    """The same bound as a linear program over couplings, for any law of offered tuples; loads cvxpy. For tiny cases.
-
-    Parameters
-    ----------
-    target : (V,) float64, sums to 1
-    offers : mapping of tuple of int to float, sums to 1
-        Probability of each tuple of drafted tokens.
-    """
-    import cvxpy
-
-    cp: Any = cvxpy
-
-    target = _law("target", target)
-    tuples, weights = list(offers), _law("offers", np.array(list(offers.values())))
-    held = np.array([[token in offer for token in range(len(target))] for offer in tuples], dtype=np.float64)
-    coupling = cp.Variable(held.shape, nonneg=True)
-    marginals = [cp.sum(coupling, axis=1) == weights, cp.sum(coupling, axis=0) == target]
-    problem = cp.Problem(cp.Maximize(cp.sum(cp.multiply(held, coupling))), marginals)
-    value = problem.solve(solver=cp.HIGHS)
-    if problem.status != cp.OPTIMAL:
-        raise InvalidInputError("the transport program must be solvable", got=problem.status, fix="Check both laws.")
-    return float(value)
 
 
 def _law(name: str, law: FloatArray) -> FloatArray:

@@ -22,16 +22,23 @@ def command(
     what: Annotated[
         str,
         typer.Argument(
-            help='"prompts": whatever the file holds, or the name of a format (text, mt-bench, humaneval, sharegpt, '
-            "openai, responses, alpaca, gsm8k). vllm, sglang: acceptance."
+            help='"acceptance" or "prompts": whatever the files hold. Or one form alone: vllm, sglang, llama.cpp, '
+            "speculators; text, mt-bench, humaneval, sharegpt, openai, responses, alpaca, gsm8k."
         ),
     ],
     files: Annotated[
-        list[Path], typer.Argument(help="vllm: metrics or logs in order of time; else one file or folder.")
+        list[Path],
+        typer.Argument(help="Acceptance: metrics, logs, records in order of time. Prompts: file or folder."),
     ],
-    num_steps: Annotated[int | None, typer.Option(min=1, help="sglang: its --speculative-num-steps.")] = None,
+    num_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Acceptance: tokens the server drafts a step, where the files do not tell."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Acceptance: LABEL=VALUE of the one server or workload; repeatable.")
+    ] = None,
     workload: Annotated[
-        str | None, typer.Option(help="Prompts: the workload they are filed under; told by the rows when left out.")
+        str | None, typer.Option(help="The workload that it is filed under; told by the files when left out.")
     ] = None,
     turns: Annotated[int, typer.Option(min=1, help="Prompts: taken of each conversation.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts: taken in all.")] = None,
@@ -45,31 +52,52 @@ def command(
 ) -> None:
     """Acceptance from a server's metrics or log, or prompts from data sets and recorded conversations.
 
-    Example: reader import vllm metrics-1.txt metrics-2.txt -o out/acceptance.json
+    Example: reader import acceptance metrics-1.txt metrics-2.txt -o out/acceptance.json
     """
+    from runtime.importers import PROMPT_FORMATS, acceptance_engines
+
+    engines = acceptance_engines()
     require(
-        len(files) == 1 or what == "vllm",
-        f"{what} must be given one file",
+        what in ("acceptance", "prompts", *engines) or what in PROMPT_FORMATS,
+        "what is imported must be acceptance, prompts, or one form of them",
+        got=repr(what),
+        fix=f"Choose one of acceptance, {', '.join(engines)}; prompts, {', '.join(PROMPT_FORMATS.names)}.",
+        error=InvalidInputError,
+    )
+    if what == "acceptance" or what in engines:
+        from runtime.importers import read_acceptance
+
+        path = output_path(output or Path("out/acceptance.json"), ".json")
+        engine = None if what == "acceptance" else what
+        document = read_acceptance(files, engine=engine, only=_labels(only), depth=num_steps, workload=workload)
+        document.write(path)
+        show_document(document, path, as_json=as_json)
+        if not as_json:
+            for note in document.notes:
+                print(f"note: {note}")
+        return
+    require(
+        len(files) == 1 and not only and num_steps is None,
+        "prompts must be imported from one file or folder, without --only and --num-steps",
         got=f"{len(files)} files",
         fix="Import them one by one.",
         error=InvalidInputError,
     )
-    if what in ("vllm", "sglang"):
-        path = output_path(output or Path("out/acceptance.json"), ".json")
-        document = _acceptance(what, files, num_steps)
-        document.write(path)
-        show_document(document, path, as_json=as_json)
-        return
     path = output_path(output or Path("out/prompts.jsonl"), ".jsonl")
     _show_prompts(_prompts(what, files[0], field, workload, turns, limit, plain), path, as_json)
 
 
-def _acceptance(what: str, files: list[Path], num_steps: int | None) -> Any:
-    from runtime.importers import read_sglang_log, read_vllm_metrics
-
-    if what == "sglang":
-        return read_sglang_log(files[0], num_steps=num_steps)
-    return read_vllm_metrics(files)
+def _labels(only: list[str] | None) -> dict[str, str]:
+    pairs = [told.partition("=") for told in only or ()]
+    bad = ["".join(pair) for pair in pairs if not pair[0] or not pair[1]]
+    require(
+        not bad,
+        "`--only` must be LABEL=VALUE",
+        got=bad,
+        fix="Pass, for example, --only model_name=MODEL.",
+        error=InvalidInputError,
+    )
+    return {label: value for label, _, value in pairs}
 
 
 def _prompts(

@@ -92,7 +92,7 @@ class Counters:
     def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks) -> None:
         """Rows of a step before it is committed."""
         for request in requests:
-            self._rules[request.params.rule] += 1
+            self._rules[request.params.rule.name] += 1
         if proposal.trees.tokens.shape[1] > 1:
             self._later.append((proposal, walks, [request.room for request in requests]))
             if len(self._later) >= 1024:

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from reader_theory.registry import Registry
-from reader_theory.rules.pick import pick_token
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["PROCESSORS", "Processor", "TokenLaw", "pick", "target_law"]
+__all__ = ["PROCESSORS", "Processor", "TokenLaw", "target_law"]
 
 Prefixes = Sequence[Sequence[int]]
 
@@ -210,28 +208,15 @@ class TokenLaw:
             return torch.nn.functional.one_hot(scores.argmax(dim=-1), scores.shape[-1]).double()
         return torch.softmax(scores.double(), dim=-1)
 
-    def of_token(self, logits: Any, prefix: Sequence[int]) -> NDArray[np.float64]:
-        """(V,) law of the next token after `prefix`, from a (V,) tensor of logits."""
+    def scores(self, logits: Any, prefix: Sequence[int]) -> Any:
+        """(V,) law of the next token after `prefix`, from (V,) logits; the logits where greedy decoding reads them."""
+        if self.params.greedy and self.follows:
+            return logits
         if self.plain and not self.params.greedy:
-            scores = logits.double().numpy(force=True) / self.params.temperature
-            weights = np.exp(scores - scores.max())
+            scaled = logits.double().numpy(force=True) / self.params.temperature
+            weights = np.exp(scaled - scaled.max())
             return weights / weights.sum()
         return self(logits.unsqueeze(0), [prefix])[0].numpy(force=True)
-
-    def pick(self, logits: Any, prefix: Sequence[int], uniform: float) -> int:
-        """The token after `prefix`, given (V,) logits and the position's own uniform: its argmax, or one drawn.
-
-        Each output position owns one uniform, so that for a given seed the text does not depend on what was drafted,
-        on how steps cut it up, or on who else is in the batch.
-        """
-        if self.params.greedy and self.follows:
-            return int(logits.argmax())
-        return pick_token(self.of_token(logits, prefix), uniform)
-
-
-def pick(logits: Any, params: SamplingParams, prefix: Sequence[int], uniform: float) -> int:
-    """`TokenLaw.pick` of a request's parameters."""
-    return TokenLaw(params).pick(logits, prefix, uniform)
 
 
 def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | None = None) -> Any:

@@ -11,23 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import require
+from reader_theory.rules.base import At
 from reader_theory.rules.draft_law import Scheme
+from reader_theory.rules.greedy import Greedy
 from reader_theory.rules.streams import Stream, stream_uniforms
+from reader_theory.rules.target_only import TargetOnly
 from runtime.engine.processors import TokenLaw
 from runtime.engine.sampling import SamplingParams
 from runtime.models.text import encode_text
 
 __all__ = ["Completion", "Request", "Streams"]
-
-SCHEME_OF: dict[str, Scheme] = {
-    "chain": "chain",
-    "block": "chain",
-    "multi_round": "iid",
-    "without_replacement": "without_replacement",
-    "traversal": "without_replacement",
-    "gumbel": "coupled",
-}
-"""How a rule wants its drafts drawn; every other rule takes any draft."""
 
 Streams = Callable[[Stream, int, int], NDArray[np.float64]]
 """(stream, step or position, count) -> that many uniforms; the same arguments give the same numbers."""
@@ -48,7 +41,7 @@ class Completion:
     accepted : int
         Draft tokens emitted.
     verification : str
-        Rule that verified its drafts; a lossy one's name ends in ``_lossy``.
+        Rule that verified its drafts.
     lossless : bool
         Whether that rule keeps the target's law.
     """
@@ -91,15 +84,14 @@ class Request:
 
     @cached_property
     def follows(self) -> bool:
-        """Whether it emits the target's own tokens, the most likely or drawn from its plain softmax."""
-        if self.params.greedy:
-            return self.token_law.follows
-        return self.params.rule == "target_only" and self.token_law.plain
+        """Whether kernels walk its drafts: greedy on the model's own logits, or target only on the plain softmax."""
+        rule, law = type(self.params.rule), self.token_law
+        return (rule is TargetOnly and law.plain) or (rule is Greedy and law.follows)
 
     @property
     def scheme(self) -> Scheme:
         """How its rule wants drafts drawn."""
-        return SCHEME_OF.get(self.params.rule, "deterministic")
+        return self.params.rule.scheme
 
     @property
     def reads_prefix(self) -> bool:
@@ -124,6 +116,11 @@ class Request:
     def most_tokens(self) -> int:
         """Tokens that its row holds at the end."""
         return len(self.prompt) + self.params.max_new_tokens
+
+    def numbers_at(self, position: int) -> At:
+        """Numbers of an output position, by stream."""
+        own = self.uniforms[position : position + 1]
+        return lambda stream, count: own if stream == "recovery" else self.streams(stream, position, count)
 
     @property
     def text(self) -> list[int]:
@@ -152,7 +149,7 @@ class Request:
             self.finish or "cancelled",
             self.steps,
             self.accepted,
-            verification=self.params.rule,
+            verification=self.params.rule.name,
             lossless=self.params.lossless,
         )
         return done if tokenizer is None else replace(done, text=tokenizer.decode(done.tokens))

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from reader_theory.errors import require
+from reader_theory.rules import RULES, Rule
 
-__all__ = ["RULES", "SamplingParams"]
-
-RULES = (
-    "target_only",
-    "chain",
-    "multi_round",
-    "without_replacement",
-    "block",
-    "traversal",
-    "gumbel",
-    "typical_lossy",
-)
-"""Rules that a sampled request may ask for, by the names of `reader_theory.rules.verifiers`."""
+__all__ = ["SamplingParams"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,8 @@ class SamplingParams:
     seed : int, in [0, 2**64)
         Seed of the request's uniforms.
     verification : str
-        How drafts are verified when temperature is above 0 (greedy decoding always takes the argmax path).
+        Name of the rule in `reader_theory.rules.RULES` that verifies drafts when temperature is above 0; at 0 it is
+        ``greedy``, the argmax path, unless one is named that decodes greedily too.
         ``target_only`` takes any draft. ``chain``, ``block``, ``multi_round``, ``without_replacement`` and
         ``traversal`` draw drafts from the draft model under this request's temperature, filters and penalty; where the
         policy drafts none from a model, they verify as target_only does. ``gumbel`` couples draft and target by shared
@@ -54,6 +46,8 @@ class SamplingParams:
     processors : tuple of Processor
         Law processors of this request's own, beside those that its other parameters ask for; they run after the
         penalties and before temperature and filters, unless their `order` says otherwise.
+    rule_parameters : mapping of str to a value
+        The rule's own parameters, such as `epsilon` and `delta` of ``typical_lossy``; its own defaults when left out.
 
     Raises
     ------
@@ -76,6 +70,7 @@ class SamplingParams:
     seed: int = 0
     verification: str = "target_only"
     processors: tuple[Any, ...] = ()
+    rule_parameters: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
@@ -93,12 +88,14 @@ class SamplingParams:
         _whole("top_k", self.top_k, 0, "Use 0 to keep every token.")
         _whole("max_new_tokens", self.max_new_tokens, 1, "A request without new tokens needs no engine.")
         _whole("seed", self.seed, 0, "Take a seed from 0 to 2**64 - 1.", high=2**64 - 1)
+        names = [rule.name for rule in RULES if self.greedy or rule.decodes == "sampling"]
         require(
-            self.verification in RULES,
-            f"`verification` must be one of {', '.join(RULES)}",
+            self.verification in names,
+            f"`verification` must be one of {', '.join(names)}",
             got=repr(self.verification),
             fix="Use target_only, which verifies any draft without loss.",
         )
+        RULES[self.verification].having(self.rule_parameters)
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0, "Leave the tuple empty when nothing but the length ends the request.")
 
@@ -107,15 +104,16 @@ class SamplingParams:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
 
-    @property
-    def rule(self) -> str:
-        """Rule that verifies the drafts: greedy at temperature 0, otherwise `verification`."""
-        return "greedy" if self.greedy else self.verification
+    @cached_property
+    def rule(self) -> Rule:
+        """Rule that verifies the drafts, with its parameters."""
+        asked = RULES[self.verification].having(self.rule_parameters)
+        return RULES["greedy"] if self.greedy and asked.decodes != "greedy" else asked
 
     @property
     def lossless(self) -> bool:
         """Whether the output has exactly the target's law."""
-        return not self.rule.endswith("_lossy")
+        return self.rule.lossless
 
 
 def _between(name: str, value: float, low: float, high: float, fix: str, *, open_low: bool = False) -> None:

@@ -15,16 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from reader_theory.rules.base import Verifier
+from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
-from reader_theory.rules.race import race
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.rules.verifiers.block import Block
-from reader_theory.rules.verifiers.chain import ChainRejection
-from reader_theory.rules.verifiers.multi_round import MultiRound
-from reader_theory.rules.verifiers.traversal import Traversal
-from reader_theory.rules.verifiers.typical import TypicalLossy
-from reader_theory.rules.verifiers.without_replacement import WithoutReplacement
+from reader_theory.rules.target_only import TargetOnly
 from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
@@ -37,10 +31,7 @@ from runtime.models.inputs import forward_trees
 __all__ = ["Backend", "Eager", "Verified", "first_token", "walk_rows"]
 
 _DRAFT_SCRATCH = 1024
-_VERIFIERS: dict[str, Verifier] = {
-    rule.name: rule
-    for rule in (ChainRejection(), MultiRound(), WithoutReplacement(), Block(), Traversal(), TypicalLossy())
-}
+_TARGET_ONLY = TargetOnly()
 
 
 class Verified(NamedTuple):
@@ -194,8 +185,8 @@ def first_token(request: Request, logits: torch.Tensor) -> int:
 
 def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Path:
     """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
-    tree = trees[row]
-    if law is None and request.params.rule == "typical_lossy":
+    tree, rule = trees[row], request.params.rule
+    if law is None and not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
         law = _undrawn(tree)
     if law is None:
         return tree.follow(_own_token(request, tree, logits))
@@ -203,7 +194,7 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
     nodes, step = len(law), request.steps + 1
     laws = request.token_law(logits[: nodes + 1], prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
-    verified = _VERIFIERS[request.params.rule].verify(law, laws, uniforms)
+    verified = rule.verify(law, laws, uniforms)
     return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
 
 
@@ -226,10 +217,9 @@ def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Calla
 
 def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
     """The target's own token at an output position: a function of the prefix and of that position's numbers."""
-    if request.params.rule == "gumbel":
-        noise = request.streams("coupling", position, logits.shape[-1])
-        return race(request.token_law.of_token(logits, text), noise)[0]
-    return request.token_law.pick(logits, text, 0.0 if request.params.greedy else request.uniforms[position])
+    rule = request.params.rule
+    follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
+    return follows.next_token(request.token_law.scores(logits, text), request.numbers_at(position))
 
 
 def _prefixes(text: list[int], tree: TokenTree) -> list[list[int]]:

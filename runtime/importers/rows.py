@@ -22,7 +22,7 @@ from typing import Any
 
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["Row", "json_values", "read_rows", "read_text"]
+__all__ = ["Row", "csv_rows", "json_values", "read_rows", "read_text"]
 
 _UNPACK: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
@@ -104,6 +104,24 @@ def json_values(name: str, text: str) -> list[Row] | None:
     return [Row(f"line {number} of `{name}`", number, _line(name, number, line)) for number, line in lines]
 
 
+def csv_rows(name: str, text: str, delimiter: str = ",") -> list[Row]:
+    """Rows of a table of text under a head, without what is empty.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no such table.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise InvalidInputError(
+            f"`{name}` must be a table of text", got=str(error), fix="Copy or download it again."
+        ) from None
+    filled = [{k: v for k, v in row.items() if k is not None and v} for row in rows]
+    return [Row(f"row {number} of `{name}`", number, row) for number, row in enumerate(filled, 1)]
+
+
 def _of_folder(folder: Path) -> Iterator[Row]:
     """Rows of a data set as Hugging Face saves or ships it, or of a folder of files of rows."""
     found = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _hidden(p, folder) and _kind(p) in _known()]
@@ -157,7 +175,7 @@ def _of_file(path: Path) -> Iterator[Row]:
         return
     text = _text(path, content)
     if _kind(path) in (".csv", ".tsv"):
-        yield from _of_csv(path, text)
+        yield from csv_rows(path.name, text, "\t" if _kind(path) == ".tsv" else ",")
         return
     if not text.strip():
         return
@@ -192,18 +210,6 @@ def _of_table(path: Path, content: bytes) -> Iterator[Row]:
         ) from None
     for number, row in enumerate(table.to_pylist(), 1):
         yield Row(f"row {number} of `{path.name}`", number, _without_nulls(row))
-
-
-def _of_csv(path: Path, text: str) -> Iterator[Row]:
-    delimiter = "\t" if _kind(path) == ".tsv" else ","
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise InvalidInputError(
-            f"`{path.name}` must be a table of text", got=str(error), fix="Copy or download it again."
-        ) from None
-    for number, row in enumerate(rows, 1):
-        yield Row(f"row {number} of `{path.name}`", number, {k: v for k, v in row.items() if k is not None and v})
 
 
 def _without_nulls(value: Any) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from reader_theory.cost.terms import Forwards, StepConditions, StepModel
 from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
+from reader_theory.documents.cost import DRAFT, RETRIEVAL, DrafterCost
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
@@ -34,6 +36,7 @@ Point = tuple[int, int, int]
 
 LEAST_REPEATS, MOST_REPEATS = 3, 40
 HALTED, PACE_BLOCKS = 5, 12
+BOTH = f"{DRAFT}+{RETRIEVAL}"
 
 
 def calibrate_cost(
@@ -89,22 +92,26 @@ def calibrate_cost(
     called = names or (target.name, draft.name if draft else None)
     draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
     growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
+    retrieval_s, around = _terms_around(seen)
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
         device=device_name,
         target=called[0],
-        draft=called[1] if draft else None,
         dtype=dtype,
         target_forward=corrected_target(target_table, probed),
-        draft_forward=draft_forward,
+        drafters={
+            **({} if draft_forward is None else {DRAFT: DrafterCost(model=called[1], forward=draft_forward)}),
+            RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),
+        },
         growth_s=growth_s,
         growth_step_s=growth_step_s,
         closure=Estimate.exact(1.0, "assumed"),
-        **_terms_around(seen),
+        **around,
     )
+    kinds = {step.policy.drafters: BOTH if step.policy.drafters == "both" else step.policy.drafters for step in checked}
     closures = {
-        kind: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
-        for kind in dict.fromkeys(step.policy.drafters for step in checked)
+        name: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
+        for kind, name in kinds.items()
     }
     return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
@@ -195,8 +202,8 @@ def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
     return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
 
 
-def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
-    """What a step spends outside of forwards, from the engine's own clocks: so much a row and so much a step."""
+def _terms_around(seen: Sequence[SeenStep]) -> tuple[Estimate, dict[str, Any]]:
+    """What a step spends outside of forwards, from the engine's own clocks: a row's look-up, and all the rest."""
     drafting = [s.timing for s in seen if s.policy.shape != "off"]
     retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
     plain = [s.timing for s in seen if s.policy.shape == "off"]
@@ -206,8 +213,7 @@ def _terms_around(seen: Sequence[SeenStep]) -> dict[str, Any]:
     rest = [max(s.step_s - s.retrieval_s - s.draft_s - s.target_s - s.verify_s - s.commit_s, 0.0) for s in drafting]
     plain_s, plain_fixed = _line(plain, lambda s: s.step_s - s.target_s)
     around = float(np.median(rest)) + fixed + verify_fixed + commit_fixed
-    return {
-        "retrieval_s": retrieval_s,
+    return retrieval_s, {
         "verify_s": verify_s,
         "commit_s": commit_s,
         "step_overhead_s": Estimate.exact(around, "measured"),
@@ -239,18 +245,21 @@ def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
 
 def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
     """Mean over steps, but for those that took over `HALTED` times the median: the machine was elsewhere."""
-    ratios = np.array([s.timing.step_s / _summed(cost, s) for s in group])
+    model = cost.model()
+    ratios = np.array([s.timing.step_s / _summed(model, s) for s in group])
     return float(np.mean(ratios[ratios <= HALTED * np.median(ratios)]))
 
 
-def _summed(cost: Cost, s: SeenStep) -> float:
-    rows = s.timing.rows
-    total = float(cost.target_forward.at(rows, s.timing.width, s.context))
-    if s.policy.shape == "off":
-        return total + rows * cost.plain_overhead_s.value + cost.plain_step_overhead_s.value
-    each = cost.verify_s.value + cost.commit_s.value
-    if s.policy.retrieval is not None:
-        each += cost.retrieval_s.value
-    growing = cost.growing_s(rows, 1 + len(s.forwards)) if s.policy.joined is not None else 0.0
-    drafting = cost.drafting_s(rows, s.forwards, s.context) + growing
-    return total + drafting + rows * each + cost.step_overhead_s.value
+def _summed(open_model: StepModel, s: SeenStep) -> float:
+    """What the sum of the terms says of a step that was seen."""
+    off, policy, forwards = s.policy.shape == "off", s.policy, s.forwards
+    asked = {DRAFT: Forwards(forwards)} if len(forwards) else {}
+    conditions = StepConditions(
+        batch=s.timing.rows,
+        context=s.context,
+        tokens=s.timing.width,
+        forwards=asked | ({} if policy.retrieval is None else {RETRIEVAL: Forwards(1.0)}),
+        growths=0 if policy.joined is None else 1 + len(forwards),
+        drafting=not off,
+    )
+    return float(open_model.seconds(conditions))

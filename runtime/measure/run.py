@@ -170,7 +170,7 @@ def measure_cells(
         device=Stamp.now().machine,
         dtype=dtype,
         temperature=temperature,
-        verification=params.rule,
+        verification=params.rule.name,
         lossless=params.lossless,
         plan=plan,
         new_tokens=new_tokens,

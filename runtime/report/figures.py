@@ -212,7 +212,9 @@ def terms_figure(plan: Plan, record: RunRecord) -> str:
 
 def _predicted(plan: Plan, cell: Any) -> dict[str, float]:
     terms = plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction.terms_s
-    return {name.removesuffix("_s"): seconds for name, seconds in terms.items()}
+    clocked = ("target", "retrieval", "verify", "commit", "overhead", "step")
+    drafting = sum(seconds for name, seconds in terms.items() if name not in clocked)
+    return {**{name: terms[name] for name in clocked if name in terms}, "draft": drafting}
 
 
 def _measured(record: RunRecord, cell: int) -> dict[str, float]:

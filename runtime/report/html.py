@@ -12,6 +12,7 @@ from reader_theory.documents import Cost, Plan, RunRecord, Trace, Validation
 from reader_theory.documents.base import Document, write_atomically
 from reader_theory.documents.fit import AcceptanceFit, WorkloadFit
 from reader_theory.errors import require
+from reader_theory.rules import RULES
 from runtime.report import figures
 from runtime.report.numbers import interval, number
 
@@ -80,7 +81,9 @@ def render_report(parts: Sequence[Part], *, title: str = "Predicted against meas
 
 def is_lossy(document: Plan | RunRecord) -> bool:
     """Whether the output's law is not the target's: typical acceptance and its like."""
-    return document.verification.startswith("typical") or not getattr(document, "lossless", True)
+    if isinstance(document, RunRecord):
+        return not document.lossless
+    return document.verification not in RULES or not RULES[document.verification].lossless
 
 
 def _section(part: Part) -> dict[str, Any]:

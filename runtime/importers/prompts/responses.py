@@ -39,7 +39,8 @@ class OpenAiResponse(PromptFormat):
         if not any(message["content"].strip() for message in messages):
             raise LeftOut("an empty `input`")
         called = next((str(row[key]) for key in ("custom_id", "id") if row.get(key) is not None), name)
-        tools = tuple(tool for tool in request.get("tools") or () if isinstance(tool, dict))
+        offered = request.get("tools")
+        tools = tuple(tool for tool in offered if isinstance(tool, dict)) if isinstance(offered, list) else ()
         return [ImportedPrompt(called, "", messages=tuple(messages), tools=tools, reference=reference)]
 
 
