@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from reader_theory.acceptance.replay import ReplayResult
 from reader_theory.cost.terms import Forwards, StepConditions
-from reader_theory.documents import Cost, DraftPolicy
-from reader_theory.documents.cost import DRAFT, RETRIEVAL
+from reader_theory.documents import Cost, Policy
 from reader_theory.estimate import Estimate
 
-__all__ = ["StepForecast", "drafters_of", "interval", "occupancy", "step_forecast"]
+__all__ = ["StepForecast", "interval", "occupancy", "step_forecast"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,7 +33,7 @@ class StepForecast:
         return sum(self.terms_s.values())
 
 
-def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: int, context: float) -> StepForecast:
+def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, context: float) -> StepForecast:
     """Mean cost of a step of `batch` independent rows that each draw their nodes from the replay.
 
     A forward is as wide as its widest row: the distribution of the maximum of `batch` draws decides the target's
@@ -43,17 +42,12 @@ def step_forecast(cost: Cost, policy: DraftPolicy, result: ReplayResult, batch: 
     widest = _widest(result.nodes_histogram.sum(axis=0), batch)
     used = np.flatnonzero(widest > 0)
     forwards = _drafting(policy, result, batch)
-    grown = 0.0 if policy.joined is None else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
+    grown = 0.0 if policy.kind != "grown" else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
     conditions = StepConditions(
         batch=batch, context=context, tokens=used + 1, forwards=forwards, growths=grown, drafting=policy.shape != "off"
     )
-    parts = cost.model(drafters_of(policy)).parts(conditions)
+    parts = cost.model(policy.drafters).parts(conditions)
     return StepForecast(batch, {name: float(np.sum(widest[used] * seconds)) for name, seconds in parts.items()})
-
-
-def drafters_of(policy: DraftPolicy) -> tuple[str, ...]:
-    """Names of the drafters of a policy, as the cost knows them; none for plain decoding."""
-    return {"off": (), "both": (DRAFT, RETRIEVAL)}.get(policy.drafters, (policy.drafters,))
 
 
 def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
@@ -61,19 +55,22 @@ def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
     return np.diff(np.cumsum(histogram / histogram.sum()) ** batch, prepend=0.0)
 
 
-def _drafting(policy: DraftPolicy, result: ReplayResult, batch: int) -> dict[str, Forwards]:
+def _drafting(policy: Policy, result: ReplayResult, batch: int) -> dict[str, Forwards]:
     """What the drafters run in the mean: look-ups of a chain in every step, and the draft when any row wants it.
 
     A forward has the tokens of the row that has most, where these were recorded.
     """
-    looked = {} if policy.retrieval is None else {RETRIEVAL: Forwards(1.0)}
+    looked = {} if policy.retrieved is None else {policy.retrieved.drafter: Forwards(1.0)}
+    asked = policy.asks
+    if asked is None:
+        return looked
     if result.forwards_histogram is None:
         sizes = policy.forward_sizes(result.tokens_per_step)
         chance = 1.0 - (1.0 - result.drafted_steps.sum() / max(int(result.steps.sum()), 1)) ** batch
-        return looked | ({DRAFT: Forwards(sizes, chance)} if len(sizes) else {})
+        return looked | {asked: Forwards(sizes, chance)}
     chances = np.array([_widest(histogram, batch)[1:] for histogram in result.forwards_histogram])
     sizes = np.nonzero(chances > 0)[-1] + 1
-    return looked | ({DRAFT: Forwards(sizes, chances[chances > 0])} if len(sizes) else {})
+    return looked | ({asked: Forwards(sizes, chances[chances > 0])} if len(sizes) else {})
 
 
 def occupancy(steps: Ints, batch: int) -> Ints:

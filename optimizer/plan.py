@@ -9,17 +9,16 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.forecast import StepForecast, drafters_of, interval, occupancy, step_forecast
-from optimizer.policies import certified_tree, neural_trees, policy_family, retrieval_policies
-from reader_theory.acceptance.recorded import recorded_joined
-from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
+from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
+from optimizer.policies import certified_tree, neural_trees, policy_family, retrieved_chains
+from reader_theory.acceptance.recorded import recorded_grown
+from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.cost.terms import StepConditions
-from reader_theory.documents import Candidate, Cost, DraftPolicy, Plan, PlanEntry, Prediction, Stamp, Trace
-from reader_theory.documents.cost import DRAFT
+from reader_theory.documents import Candidate, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.policy import DRAFT
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
 
 __all__ = ["Study", "Weighed", "make_plan"]
 
@@ -37,7 +36,7 @@ TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES = 8, 12
 class Weighed:
     """A policy with its replay, or with what it did where it was recorded."""
 
-    policy: DraftPolicy
+    policy: Policy
     result: ReplayResult
 
 
@@ -60,7 +59,7 @@ def make_plan(
     """Choose, for each workload and batch, the policy with the most tokens a second, off and chains among them.
 
     Candidates are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
-    measured cost; joined policies, where the trace recorded some, by what they did on it. Choosing the best of many on
+    measured cost; grown policies, where the trace recorded some, by what they did on it. Choosing the best of many on
     few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by how much, and the prediction is lowered by
     it.
 
@@ -79,7 +78,7 @@ def make_plan(
     Raises
     ------
     InvalidInputError
-        If the fit is of another trace, a workload is unknown, or the cost does not tell contexts or joined policies.
+        If the fit is of another trace, a workload is unknown, or the cost does not tell contexts or grown policies.
     """
     require(
         fit.trace == trace.fingerprint(),
@@ -144,12 +143,12 @@ class Study:
         fitted = self.fitted
         drafted = DRAFT in cost.drafters and trace.draft is not None
         trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
-        self.joined = self._recorded()
-        self._cache = {weighed.policy: weighed for weighed in self.joined}
-        self.trees, self.chains = trees, retrieval_policies(24) if fitted.matched is not None else []
+        self.grown = self._recorded()
+        self._cache = {weighed.policy: weighed for weighed in self.grown}
+        self.trees, self.chains = trees, retrieved_chains(24) if fitted.matched is not None else []
         rows = trace.rows(workload)
         self.mean_context = self.context = float(np.mean(trace.columns["context_tokens"][rows]))
-        self.off = self._weigh([DraftPolicy()])[0]
+        self.off = self._weigh([Off()])[0]
 
     def entry(self, batch: int, context: int | None = None) -> PlanEntry:
         """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
@@ -157,12 +156,12 @@ class Study:
         proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
         if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
             self.trees.append(proved[0].by_level())
-        alone = [DraftPolicy(), *map(DraftPolicy.of, self.trees), *(DraftPolicy(retrieval=c) for c in self.chains)]
+        alone = [Off(), *map(Static.of, self.trees), *self.chains]
         first = self._ranked(self._weigh(alone), batch)
-        trees = [w.policy.tree for w, _ in first if w.policy.parents][:TREES_WITH_RETRIEVAL]
-        chains = [w.policy.retrieval for w, _ in first if w.policy.retrieval is not None][:CHAINS_WITH_TREES]
-        family = policy_family(trees, [c for c in chains if c], drafted=bool(trees), matched=bool(chains))
-        weighed = list({w.policy: w for w in [*(w for w, _ in first), *self._weigh(family), *self.joined]}.values())
+        trees = [w.policy.tree for w, _ in first if w.policy.fixed][:TREES_WITH_RETRIEVAL]
+        chains = [w.policy.retrieved for w, _ in first if w.policy.retrieved is not None][:CHAINS_WITH_TREES]
+        family = policy_family(trees, chains)
+        weighed = list({w.policy: w for w in [*(w for w, _ in first), *self._weigh(family), *self.grown]}.values())
         ranked = self._ranked(weighed, batch)
         best, bound = ranked[0]
         shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch)
@@ -179,15 +178,15 @@ class Study:
             price=self._price(step, best, batch),
             upper_bound_tokens_per_s=bound,
             gap=proved[1].gap if proved is not None else 0.0,
-            solver=f"replay of {len(weighed)} policies, {len(self.joined)} joined; trees by best_first and levels",
+            solver=f"replay of {len(weighed)} policies, {len(self.grown)} grown; trees by best_first and levels",
             certified=proved is None or proved[1].valid,
             candidates=tuple(
-                Candidate(name=w.policy.name, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
+                Candidate(policy=w.policy, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
                 for w, value in _shown(ranked)
             ),
         )
 
-    def weighed(self, policy: DraftPolicy) -> Weighed:
+    def weighed(self, policy: Policy) -> Weighed:
         """One policy."""
         return self._weigh([policy])[0]
 
@@ -200,20 +199,19 @@ class Study:
         return step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context).step_s
 
     def _recorded(self) -> list[Weighed]:
-        """Joined policies of the trace, but for those that ask a draft where the cost has none."""
-        recorded = recorded_joined(self.trace, self.workload)
+        """Grown policies of the trace, but for those that ask a draft where the cost has none."""
+        recorded = recorded_grown(self.trace, self.workload)
         require(
             not recorded or self.cost.growth_s is not None,
-            "`cost` must tell what growing a joined tree takes, as the trace has joined policies",
+            "`cost` must tell what growing a tree takes, as the trace has grown policies",
             got="a cost without `growth_s`",
             fix="Calibrate again with this version, or record without --joined.",
         )
-        drafted = DRAFT in self.cost.drafters
-        return [Weighed(p, result) for p, result in recorded if drafted or not (p.joined and p.joined.draft)]
+        return [Weighed(p, result) for p, result in recorded if p.drafter is None or p.drafter in self.cost.drafters]
 
-    def _weigh(self, policies: Sequence[DraftPolicy]) -> list[Weighed]:
+    def _weigh(self, policies: Sequence[Policy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
-        replays = replay_many(self.trace, map(_replayed, fresh), workload=self.workload, first_position=1)
+        replays = replay_many(self.trace, fresh, workload=self.workload, first_position=1)
         self._cache |= {policy: Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
         return [self._cache[policy] for policy in policies]
 
@@ -310,8 +308,8 @@ class Study:
         total = float(tokens.sum())
         return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
 
-    def _cost_noise(self, policy: DraftPolicy, stream: int) -> Floats:
-        closure = self.cost.closure_of(drafters_of(policy))
+    def _cost_noise(self, policy: Policy, stream: int) -> Floats:
+        closure = self.cost.closure_of(policy.drafters)
         width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
@@ -322,31 +320,22 @@ class Study:
         asked = StepConditions(
             batch=batch, context=self.context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True
         )
-        slope = max(float(np.diff(self.cost.model(drafters_of(weighed.policy)).seconds(asked))[0]), 0.0)
+        slope = max(float(np.diff(self.cost.model(weighed.policy.drafters).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
 
 
-def _replayed(policy: DraftPolicy) -> ReplayPolicy:
-    chain = policy.retrieval
-    cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
-    tree = policy.tree if policy.parents else DraftTree.empty()
-    return ReplayPolicy(tree, cap, policy.skip_draft_at_match)
-
-
 def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:
-    """The leaders, and always the best chain, the best from each source and joined, and off."""
+    """The leaders, and always the best chain, the best by each drafter and grown, and off."""
     shown = ranked[:SHOWN]
-    for kind in ("chain", "draft", "retrieval", "both", "joined", "off"):
+    for kind in ("chain", "draft", "retrieval", "draft+retrieval", "grown", "off"):
         first = next((pair for pair in ranked if kind in _kinds(pair[0].policy)), None)
         if first is not None and first not in shown:
             shown.append(first)
     return shown
 
 
-def _kinds(policy: DraftPolicy) -> set[str]:
-    if policy.joined is not None:
-        return {"joined"}
-    return {policy.shape, policy.drafters} - {"tree"}
+def _kinds(policy: Policy) -> set[str]:
+    return {"grown"} if policy.kind == "grown" else {policy.shape, policy.drafted_by} - {"tree"}
 
 
 def _one() -> Estimate:

@@ -12,12 +12,12 @@ from optimizer.cost import level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solvers.best_first import best_first_order
-from reader_theory.documents import Cost, DraftPolicy, RetrievalPolicy
-from reader_theory.documents.cost import DRAFT
+from reader_theory.documents import Chain, Cost, Off, Policy, Static, Union
 from reader_theory.documents.fit import WorkloadFit
+from reader_theory.documents.policy import DRAFT
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["certified_tree", "neural_trees", "policy_family", "retrieval_policies"]
+__all__ = ["certified_tree", "neural_trees", "policy_family", "retrieved_chains"]
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SKIPS = (None, 2, 4, 8, 16)
@@ -67,33 +67,29 @@ def certified_tree(
     return solution.tree, solution.certificate
 
 
-def retrieval_policies(max_tokens: int) -> list[RetrievalPolicy]:
+def retrieved_chains(max_tokens: int) -> list[Chain]:
     """Chains whose length grows with the match: from cautious (long matches only) to eager."""
-    grid: list[RetrievalPolicy] = []
+    grid: list[Chain] = []
     for min_match in (1, 2, 3, 4, 6, 8):
         for offset, factor in ((0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (8.0, 0.0)):
             for longest in (4, 8, 16, 24):
                 if longest <= max_tokens and longest >= offset + factor * min_match:
-                    grid.append(RetrievalPolicy(min_match=min_match, offset=offset, factor=factor, max_tokens=longest))
+                    grid.append(Chain(min_match=min_match, offset=offset, factor=factor, max_tokens=longest))
     return _distinct(grid)
 
 
-def policy_family(
-    trees: Iterable[DraftTree], retrievals: Iterable[RetrievalPolicy], *, drafted: bool, matched: bool
-) -> list[DraftPolicy]:
+def policy_family(trees: Iterable[DraftTree], chains: Iterable[Chain]) -> list[Policy]:
     """Off, every tree, every retrieved chain, and their unions, with or without the draft on long matches."""
-    family = [DraftPolicy()]
-    chains = list(retrievals) if matched else []
-    grown = list(trees) if drafted else []
-    family += [DraftPolicy.of(tree) for tree in grown]
-    family += [DraftPolicy(retrieval=chain) for chain in chains]
-    family += [DraftPolicy.of(tree, chain, skip) for tree in grown for chain in chains for skip in SKIPS]
-    return family
+    retrieved, static = list(chains), [Static.of(tree) for tree in trees]
+    unions = [
+        Union(static=tree, chain=chain, skip_at_match=skip) for tree in static for chain in retrieved for skip in SKIPS
+    ]
+    return [Off(), *static, *retrieved, *unions]
 
 
-def _distinct(grid: list[RetrievalPolicy]) -> list[RetrievalPolicy]:
+def _distinct(grid: list[Chain]) -> list[Chain]:
     """One of each behaviour: two rules with equal caps at every match length are one."""
-    seen: dict[tuple[int, ...], RetrievalPolicy] = {}
-    for policy in grid:
-        seen.setdefault(tuple(policy.cap(m) for m in range(33)), policy)
+    seen: dict[tuple[int, ...], Chain] = {}
+    for chain in grid:
+        seen.setdefault(tuple(chain.cap(m) for m in range(33)), chain)
     return list(seen.values())

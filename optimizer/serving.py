@@ -1,6 +1,6 @@
 """From AcceptanceFit and Cost to a ServingSchedule: the best tree at every batch and context, and where a rate settles.
 
-Trees of the neural draft, each cell certified; retrieval and joined trees where a plan's replay finds them faster.
+Trees of the neural draft, each cell certified; retrieval and grown trees where a plan's replay finds them faster.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.serving_sources import Sourced, sourced_cells
 from reader_theory.cost.terms import StepConditions
-from reader_theory.documents import Candidate, Cost, DraftPolicy, Stamp, Trace
-from reader_theory.documents.cost import DRAFT
+from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
+from reader_theory.documents.policy import DRAFT
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -170,7 +170,7 @@ def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int, o
         workload=workload,
         context=int(problem.contexts[c]),
         batch=problem.batches[b],
-        policy=DraftPolicy.of(tree) if fits else None,
+        policy=policy_of(tree) if fits else None,
         tokens_per_step=_tokens(table, tree, found, b, c) if fits else None,
         step_s=float(found.step_s[b, c]) if fits else None,
         tokens_per_s=value if fits else 0.0,
@@ -191,9 +191,9 @@ def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
         tokens = 1.0 + float(np.cumprod(table[:length, 0]).sum())
         step_s = float(problem.draft_s[b, c, length] + problem.verify_s[b, c, length])
         if problem.objective.allows(tokens, step_s):
-            name = DraftPolicy.of(DraftTree.chain(length)).name
+            chain = policy_of(DraftTree.chain(length))
             rate = problem.batches[b] * tokens / step_s
-            weighed.append(Candidate(name=name, tokens_per_step=tokens, tokens_per_s=rate))
+            weighed.append(Candidate(policy=chain, tokens_per_step=tokens, tokens_per_s=rate))
     return tuple(weighed)
 
 

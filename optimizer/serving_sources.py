@@ -1,4 +1,4 @@
-"""Retrieval, both sources side by side and joined trees in the cells of a schedule, weighed by replay as in a plan.
+"""Retrieval, both sources side by side and grown trees in the cells of a schedule, weighed by replay as in a plan.
 
 The schedule's own trees are those of the neural draft, each certified. A cell takes another source where a plan would,
 where that is faster than the certified tree, and where it keeps the limits of memory and latency.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from optimizer.plan import Study
 from optimizer.schedule import Schedule
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Policy
 from reader_theory.estimate import Estimate
 
 __all__ = ["Sourced", "sourced_cells"]
@@ -33,7 +33,7 @@ class Sourced:
         Seconds of a step of this policy at every batch of the schedule.
     """
 
-    policy: DraftPolicy
+    policy: Policy
     tokens_per_step: Estimate
     step_s: float
     price: float
@@ -44,13 +44,13 @@ class Sourced:
 def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Sourced]:
     """By place of batch and context: the cells where another source is better."""
     problem, better = found.problem, dict[tuple[int, int], Sourced]()
-    if not study.chains and not study.joined:
+    if not study.chains and not study.grown:
         return better
     room = problem.most_nodes()
     for c, context in enumerate(problem.contexts):
         for b, batch in enumerate(problem.batches):
             entry = study.entry(batch, max(round(context), 1))
-            if entry.policy.drafters not in ("retrieval", "both") and entry.policy.joined is None:
+            if entry.policy.kind in ("off", "static"):
                 continue
             weighed, tokens = study.weighed(entry.policy), entry.prediction.tokens_per_step
             step_s = study.seconds(weighed, batch)

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Off, policy_of
 from reader_theory.trees import DraftTree
 
 VOCABULARY = 64
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "mistral")
 
 TREE = DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
-RETRIEVAL = RetrievalPolicy(min_match=1, offset=2, factor=2, max_tokens=8)
+RETRIEVAL = Chain(min_match=1, offset=2, factor=2, max_tokens=8)
 POLICIES = {
-    "off": DraftPolicy(),
-    "chain": DraftPolicy.of(DraftTree.chain(3)),
-    "tree": DraftPolicy.of(TREE),
-    "retrieval": DraftPolicy(retrieval=RETRIEVAL),
-    "both": DraftPolicy.of(TREE, RETRIEVAL),
-    "both, draft left out on long matches": DraftPolicy.of(TREE, RETRIEVAL, skip=2),
+    "off": Off(),
+    "chain": policy_of(DraftTree.chain(3)),
+    "tree": policy_of(TREE),
+    "retrieval": RETRIEVAL,
+    "both": policy_of(TREE, RETRIEVAL),
+    "both, draft left out on long matches": policy_of(TREE, RETRIEVAL, skip=2),
 }
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from optimizer.export.formats import engine_format
 from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.trees.tree import ROOT, DraftTree
 
@@ -103,7 +104,7 @@ def families(plan: Plan, workload: str) -> dict[str, Family]:
     return {"tree": _runs}
 
 
-def _runs(policy: DraftPolicy, number: int) -> bool:
+def _runs(policy: Policy, number: int) -> bool:
     tree = policy.tree
     kids = [[int(tree.ranks[child]) for child in _children(tree, node)] for node in range(ROOT, len(tree))]
-    return policy.retrieval is None and all(ranks == list(range(len(ranks))) for ranks in kids)
+    return policy.retrieved is None and all(ranks == list(range(len(ranks))) for ranks in kids)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import require
 
 __all__ = ["chain_length", "constant_length", "draft_model", "drafted_tokens"]
@@ -10,28 +11,27 @@ __all__ = ["chain_length", "constant_length", "draft_model", "drafted_tokens"]
 _LONG_MATCH = 1_000_000
 
 
-def chain_length(policy: DraftPolicy) -> int | None:
+def chain_length(policy: Policy) -> int | None:
     """Length of a neural chain without retrieval, 0 for "off"; None for anything else."""
     tree = policy.tree
-    first = policy.retrieval is None and tree.is_chain and not tree.ranks.any()
+    first = policy.kind in ("off", "static") and tree.is_chain and not tree.ranks.any()
     return len(tree) if first else None
 
 
-def constant_length(policy: DraftPolicy) -> int | None:
+def constant_length(policy: Policy) -> int | None:
     """Length of a retrieved chain that does not depend on the match; None for anything else."""
-    retrieval = policy.retrieval
-    if retrieval is None or policy.parents:
+    if policy.kind != "chain":
         return None
-    lengths = {retrieval.cap(match) for match in (retrieval.min_match, _LONG_MATCH)}
+    lengths = {policy.cap(match) for match in (policy.min_match, _LONG_MATCH)}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def drafted_tokens(policy: DraftPolicy) -> int:
+def drafted_tokens(policy: Policy) -> int:
     """Most tokens that a step of a neural tree or of a retrieved chain offers."""
-    if policy.retrieval is None:
-        return len(policy.parents)
+    if policy.retrieved is None:
+        return len(policy.tree)
     constant = constant_length(policy)
-    return policy.retrieval.max_tokens if constant is None else constant
+    return policy.retrieved.max_tokens if constant is None else constant
 
 
 def draft_model(plan: Plan) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from optimizer.export.formats import engine_format
 from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.trees.tree import DraftTree
 
 __all__ = ["export_medusa", "families", "tree_of_choices"]
@@ -58,8 +59,8 @@ def families(plan: Plan, workload: str) -> dict[str, Family]:
     return {"tree": _runs}
 
 
-def _runs(policy: DraftPolicy, number: int) -> bool:
+def _runs(policy: Policy, number: int) -> bool:
     limits = engine_format("medusa").limits
     tree = policy.tree
     within = tree.depth <= limits["heads"] and int(tree.ranks.max(initial=0)) < limits["topk"]
-    return policy.retrieval is None and within
+    return policy.retrieved is None and within

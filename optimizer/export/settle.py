@@ -7,24 +7,19 @@ the plan's own prediction; where the plan did not weigh it, the loss is said to 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optimizer.export.formats import EngineFormat
-from reader_theory.documents.plan import DraftPolicy, Plan, PlanEntry, RetrievalPolicy
+from reader_theory.documents.plan import Plan, PlanEntry
+from reader_theory.documents.policy import Policy, policy_of
 from reader_theory.errors import UnsupportedByEngineError, require
 from reader_theory.trees.tree import ROOT, DraftTree
 
-__all__ = ["Choice", "Family", "entries_of", "policy_named", "settle", "weighed_policies"]
+__all__ = ["Choice", "Family", "entries_of", "settle", "weighed_policies"]
 
-Family = Callable[[DraftPolicy, int], bool]
+Family = Callable[[Policy, int], bool]
 """Whether the family runs a policy in the entry of this number, counted from the smallest batch."""
-
-_CHAIN = r"chain (?P<length>\d+)"
-_NUMBER = r"[-+.\de]+?"
-_RETRIEVAL = rf"retrieval (?P<most>\d+) \((?P<offset>{_NUMBER})\+(?P<factor>{_NUMBER})m, m>=(?P<least>\d+)\)"
-_NAME = re.compile(rf"(?:{_CHAIN})?(?: \+ )?(?:{_RETRIEVAL})?")
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Choice:
     """What is exported for one entry of the plan, and what that is predicted to give; None where it was not weighed."""
 
     entry: PlanEntry
-    policy: DraftPolicy
+    policy: Policy
     tokens_per_step: float | None
     tokens_per_s: float | None
 
@@ -127,57 +122,34 @@ def _choices(entries: list[PlanEntry], family: Family) -> list[Choice] | None:
 def _best(entry: PlanEntry, number: int, family: Family) -> Choice | None:
     """The plan's own policy, else the fastest weighed one that the family runs, else the tree's spine.
 
-    A joined policy is no family's: its tree is another at every step.
+    A grown policy is no family's: its tree is another at every step.
     """
-    if entry.policy.joined is None and family(entry.policy, number):
+    if entry.policy.kind != "grown" and family(entry.policy, number):
         told = entry.prediction
         return Choice(entry, entry.policy, told.tokens_per_step.value, told.tokens_per_s.value)
-    weighed = [choice for choice in _weighed(entry) if family(choice.policy, number)]
+    weighed = [choice for choice in _weighed(entry) if choice.policy.kind != "grown" and family(choice.policy, number)]
     if weighed:
         return max(weighed, key=lambda choice: choice.share)
-    spine = DraftPolicy() if entry.policy.joined is not None else _spine(entry.policy)
+    spine = _spine(entry.policy)
     return Choice(entry, spine, None, None) if family(spine, number) else None
 
 
 def _weighed(entry: PlanEntry) -> Iterator[Choice]:
     for candidate in entry.candidates:
-        if (policy := policy_named(candidate.name)) is not None:
-            yield Choice(entry, policy, candidate.tokens_per_step, candidate.tokens_per_s)
+        yield Choice(entry, candidate.policy, candidate.tokens_per_step, candidate.tokens_per_s)
 
 
-def weighed_policies(plan: Plan, workload: str) -> list[DraftPolicy]:
-    """Every policy of `workload` that was chosen, or weighed by a name that tells its shape, or is a tree's spine."""
-    found: dict[DraftPolicy, None] = {}
+def weighed_policies(plan: Plan, workload: str) -> list[Policy]:
+    """Every policy of `workload` that was chosen or weighed, or is a tree's spine."""
+    found: dict[Policy, None] = {}
     for entry in entries_of(plan, workload):
         found |= dict.fromkeys([entry.policy, *(choice.policy for choice in _weighed(entry)), _spine(entry.policy)])
-    return [policy for policy in found if policy.joined is None]
+    return [policy for policy in found if policy.kind != "grown"]
 
 
-def _spine(policy: DraftPolicy) -> DraftPolicy:
-    """The chain of first candidates in a policy's tree."""
-    tree, node, length = policy.tree, ROOT, 0
+def _spine(policy: Policy) -> Policy:
+    """The chain of first candidates in a policy's tree; off where the tree is another at every step."""
+    tree, node, length = DraftTree.empty() if policy.kind == "grown" else policy.tree, ROOT, 0
     while (first := [int(child) for child in tree.children(node) if tree.ranks[child] == 0]) != []:
         node, length = first[0], length + 1
-    return DraftPolicy.of(DraftTree.chain(length))
-
-
-def policy_named(name: str) -> DraftPolicy | None:
-    """The policy that `DraftPolicy.name` calls so; None for a tree, whose name does not tell its shape.
-
-    Examples
-    --------
-    >>> policy_named("chain 3").name, policy_named("tree 12x4")
-    ('chain 3', None)
-    """
-    if name == "off":
-        return DraftPolicy()
-    match = _NAME.fullmatch(name)
-    if match is None or not name:
-        return None
-    told = match.groupdict()
-    tree = DraftTree.chain(int(told["length"] or 0))
-    if told["most"] is None:
-        return DraftPolicy.of(tree)
-    offset, factor = float(told["offset"]), float(told["factor"])
-    lengths = {"min_match": int(told["least"]), "max_tokens": int(told["most"])}
-    return DraftPolicy.of(tree, RetrievalPolicy(offset=offset, factor=factor, **lengths))
+    return policy_of(DraftTree.chain(length))

@@ -12,7 +12,8 @@ from typing import Any
 from optimizer.export.formats import engine_format
 from optimizer.export.lengths import chain_length, constant_length, draft_model, drafted_tokens
 from optimizer.export.settle import Choice, Family, settle, weighed_policies
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import UnsupportedByEngineError, require
 from reader_theory.trees.tree import ROOT
 
@@ -83,7 +84,7 @@ def export_sglang_dynamic_tree(
     topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
     most = topk + (tree.depth - 1) * topk**2
     require(
-        policy.joined is None and policy.retrieval is None and topk > 1 and len(tree) <= most,
+        policy.kind == "static" and topk > 1 and len(tree) <= most,
         f"{engine.title} must be given a fixed tree without retrieval, of at most topk + (steps - 1) topk^2 nodes",
         got=f"{policy.name}, topk {topk}, at most {most} nodes",
         fix="Export a chain with `export_sglang`.",
@@ -118,16 +119,16 @@ def families(plan: Plan, workload: str, *, adaptive: bool = False) -> dict[str, 
     found: dict[str, Family] = {f"chain {length}": partial(_is_chain, length) for length in chains}
     if adaptive:
         found = {"chains": lambda policy, number: chain_length(policy) is not None}
-    lengths = {constant_length(p) for p in policies if p.retrieval is not None and p.retrieval.min_match == 1}
+    lengths = {constant_length(p) for p in policies if p.retrieved is not None and p.retrieved.min_match == 1}
     return found | {f"retrieval {k}": partial(_is_retrieval, k) for k in sorted(k for k in lengths if k)}
 
 
-def _is_chain(length: int, policy: DraftPolicy, number: int) -> bool:
+def _is_chain(length: int, policy: Policy, number: int) -> bool:
     return chain_length(policy) == length
 
 
-def _is_retrieval(length: int, policy: DraftPolicy, number: int) -> bool:
-    retrieval = policy.retrieval
+def _is_retrieval(length: int, policy: Policy, number: int) -> bool:
+    retrieval = policy.retrieved
     return retrieval is not None and retrieval.min_match == 1 and constant_length(policy) == length
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from optimizer.export.formats import engine_format
 from optimizer.export.lengths import chain_length, constant_length, draft_model, drafted_tokens
 from optimizer.export.settle import Choice, Family, settle, weighed_policies
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import UnsupportedByEngineError, require
 from reader_theory.trees.tree import ROOT
 
@@ -88,7 +89,7 @@ def export_tensorrt_llm_dynamic_tree(
     tree = policy.tree
     topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
     require(
-        policy.joined is None and policy.retrieval is None and topk > 1 and len(tree) <= topk * tree.depth,
+        policy.kind == "static" and topk > 1 and len(tree) <= topk * tree.depth,
         f"{engine.title} must be given a fixed tree without retrieval, of at most topK * depth nodes",
         got=f"{policy.name}, {topk} * {tree.depth} = {topk * tree.depth} nodes",
         fix="Export a chain with `export_tensorrt_llm`.",
@@ -108,22 +109,22 @@ def families(plan: Plan, workload: str) -> dict[str, Family]:
     """For each length: the one of the smallest batch, which none may exceed. The same for retrieved chains."""
     policies = weighed_policies(plan, workload)
     chains = {length for length in map(chain_length, policies) if length is not None}
-    retrieved = {constant_length(p) for p in policies if p.retrieval is not None and p.retrieval.min_match == 1}
+    retrieved = {constant_length(p) for p in policies if p.retrieved is not None and p.retrieved.min_match == 1}
     found: dict[str, Family] = {f"chain {k}": partial(_chain_to, k) for k in sorted(chains)}
     return found | {f"retrieval {k}": partial(_retrieval_to, k) for k in sorted(k for k in retrieved if k)}
 
 
-def _chain_to(longest: int, policy: DraftPolicy, number: int) -> bool:
+def _chain_to(longest: int, policy: Policy, number: int) -> bool:
     length = chain_length(policy)
     return length is not None and (length == longest if number == 0 else length <= longest)
 
 
-def _retrieval_to(longest: int, policy: DraftPolicy, number: int) -> bool:
-    if policy.retrieval is None:
+def _retrieval_to(longest: int, policy: Policy, number: int) -> bool:
+    if policy.retrieved is None:
         return chain_length(policy) == 0 and number > 0
     length = constant_length(policy)
     fits = length is not None and (length == longest if number == 0 else length <= longest)
-    return fits and policy.retrieval.min_match == 1
+    return fits and policy.retrieved.min_match == 1
 
 
 def _schedule(choices: list[Choice], lengths: list[int], max_batch: int | None) -> dict[str, int]:

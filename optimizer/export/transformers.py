@@ -10,7 +10,8 @@ from typing import Any
 from optimizer.export.formats import engine_format
 from optimizer.export.lengths import chain_length, constant_length, draft_model
 from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import DraftPolicy, Plan
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import UnsupportedByEngineError, require
 
 __all__ = ["export_transformers", "families"]
@@ -59,13 +60,13 @@ def families(plan: Plan, workload: str) -> dict[str, Family]:
     return {"chain": _runs}
 
 
-def _runs(policy: DraftPolicy, number: int) -> bool:
-    looked_up = constant_length(policy) is not None and policy.retrieval is not None and policy.retrieval.min_match == 1
+def _runs(policy: Policy, number: int) -> bool:
+    looked_up = constant_length(policy) is not None and policy.retrieved is not None and policy.retrieved.min_match == 1
     return looked_up or chain_length(policy) is not None
 
 
-def _drafting(plan: Plan, policy: DraftPolicy) -> dict[str, Any]:
-    if policy.retrieval is not None:
+def _drafting(plan: Plan, policy: Policy) -> dict[str, Any]:
+    if policy.retrieved is not None:
         return {
             "prompt_lookup_num_tokens": constant_length(policy),
             "max_matching_ngram_size": engine_format("transformers").limits["longest_ngram"],

@@ -14,7 +14,8 @@ from typing import Any
 from optimizer.export.formats import engine_format
 from optimizer.export.lengths import chain_length, constant_length, draft_model, drafted_tokens
 from optimizer.export.settle import Choice, Family, settle, weighed_policies
-from reader_theory.documents.plan import DraftPolicy, Plan, RetrievalPolicy
+from reader_theory.documents.plan import Plan
+from reader_theory.documents.policy import Chain, Policy
 from reader_theory.errors import require
 
 __all__ = ["export_vllm", "families", "vllm_flag"]
@@ -60,7 +61,7 @@ def export_vllm(
     if family == "neural":
         config |= {"method": method, "model": draft_model(plan)}
     else:
-        retrieved = [choice.policy.retrieval for choice in choices if choice.policy.retrieval is not None]
+        retrieved = [choice.policy.retrieved for choice in choices if choice.policy.retrieved is not None]
         longest = max(retrieved, key=lambda retrieval: retrieval.max_tokens)
         config |= _ngram_fields(longest) if family.startswith("ngram") else _suffix_fields(longest)
     if len(set(lengths)) > 1:
@@ -77,30 +78,30 @@ def families(plan: Plan, workload: str) -> dict[str, Family]:
     """One a method, and one a shared parameter of it: the shortest match of ngram, the factor of suffix."""
     found: dict[str, Family] = {"neural": lambda policy, number: chain_length(policy) is not None}
     for policy in weighed_policies(plan, workload):
-        if (retrieval := policy.retrieval) is not None:
+        if (retrieval := policy.retrieved) is not None:
             found[f"ngram {retrieval.min_match}"] = partial(_ngram, retrieval.min_match)
             found[f"suffix {retrieval.factor}"] = partial(_suffix, retrieval.factor)
     return found
 
 
-def _ngram(min_match: int, policy: DraftPolicy, number: int) -> bool:
-    if (retrieval := policy.retrieval) is None:
+def _ngram(min_match: int, policy: Policy, number: int) -> bool:
+    if (retrieval := policy.retrieved) is None:
         return chain_length(policy) == 0
     return constant_length(policy) is not None and retrieval.min_match == min_match
 
 
-def _suffix(factor: float, policy: DraftPolicy, number: int) -> bool:
-    if (retrieval := policy.retrieval) is None or policy.parents:
+def _suffix(factor: float, policy: Policy, number: int) -> bool:
+    if (retrieval := policy.retrieved) is None or policy.fixed:
         return chain_length(policy) == 0
     return retrieval.min_match == 1 and retrieval.offset == 0 and retrieval.factor == factor > 0
 
 
-def _ngram_fields(retrieval: RetrievalPolicy) -> dict[str, Any]:
+def _ngram_fields(retrieval: Chain) -> dict[str, Any]:
     longest = max(retrieval.min_match, engine_format("vllm").limits["longest_ngram"])
     return {"method": "ngram", "prompt_lookup_min": retrieval.min_match, "prompt_lookup_max": longest}
 
 
-def _suffix_fields(retrieval: RetrievalPolicy) -> dict[str, Any]:
+def _suffix_fields(retrieval: Chain) -> dict[str, Any]:
     limits = engine_format("vllm").limits
     needed = retrieval.max_tokens + math.ceil(retrieval.max_tokens / retrieval.factor)
     return {

@@ -21,7 +21,6 @@ from reader_theory.acceptance import (
     PathwiseModel,
     RankDepth,
     Ranked,
-    RetrievalCap,
     alpha_of_mean_length,
     chain_tokens_per_step,
     check_acceptance_model,
@@ -32,6 +31,7 @@ from reader_theory.acceptance import (
 )
 from reader_theory.acceptance.rank_depth import non_increasing
 from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
+from reader_theory.documents import Chain, policy_of
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError
@@ -156,7 +156,9 @@ def test_joined_sources_overlap_rather_than_add() -> None:
 
 def test_joined_counts_by_renewal_nearer_to_the_replay() -> None:
     both = DraftTree([-1, 0, 1, -1, *range(3, 10)], [0] * 11, ["draft"] * 3 + ["retrieval"] * 8)
-    replayed = replay(COPIES, DraftTree.chain(3), retrieval_cap=RetrievalCap(1, 8, 0, 8)).tokens_per_step
+    replayed = replay(
+        COPIES, policy_of(DraftTree.chain(3), Chain(min_match=1, offset=8, factor=0, max_tokens=8))
+    ).tokens_per_step
     joined = Joined.fit(COPIES)
     assert abs(joined.tokens_per_renewed_step(both) - replayed) < abs(joined.tokens_per_step(both) - replayed)
 
@@ -169,7 +171,7 @@ def test_a_fit_survives_its_file(tmp_path: Any) -> None:
     assert workload.rank_depth is not None and workload.matched is not None
     assert np.array_equal(workload.rank_depth.model.table, RankDepth.fit(COPIES).table)
     assert np.array_equal(workload.matched.model.hit, Matched.fit(COPIES).hit)
-    assert workload.tokens_per_step["chain 4"].value == replay(COPIES, DraftTree.chain(4)).tokens_per_step
+    assert workload.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(DraftTree.chain(4))).tokens_per_step
     with pytest.raises(InvalidInputError, match="simulated"):
         again.workload("chat")
 

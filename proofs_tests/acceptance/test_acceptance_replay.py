@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from reader_theory.acceptance import ReplayPolicy, RetrievalCap, replay, replay_many, simulated_trace
+from reader_theory.acceptance import replay, replay_many, simulated_trace
+from reader_theory.documents import Chain, Grown, Off, Policy, Static, policy_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees import DraftTree
@@ -16,15 +18,15 @@ TRACE = simulated_trace(prompts=7, tokens=60, spread=0.5, stickiness=0.6, copyin
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> ReplayPolicy:
+def policies(draw: st.DrawFn) -> Policy:
     paths = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=8))
-    cap = RetrievalCap(draw(st.integers(1, 3)), draw(st.sampled_from([0.0, 1.5, -1.0])), draw(st.floats(0, 3)), 12)
-    return ReplayPolicy(
-        DraftTree.from_rank_paths(paths), draw(st.sampled_from([None, cap])), draw(st.sampled_from([None, 1, 4]))
-    )
+    offset = draw(st.sampled_from([0.0, 1.5, -1.0]))
+    chain = Chain(min_match=draw(st.integers(1, 3)), offset=offset, factor=draw(st.floats(0, 3)), max_tokens=12)
+    skip = draw(st.sampled_from([None, 1, 4]))
+    return policy_of(DraftTree.from_rank_paths(paths), draw(st.sampled_from([None, chain])), skip)
 
 
-def slow_steps(trace: Trace, policy: ReplayPolicy, first: int) -> list[tuple[int, int, int]]:
+def slow_steps(trace: Trace, policy: Policy, first: int) -> list[tuple[int, int, int]]:
     """(prompt, accepted, nodes) of every step, by looking rank paths up in a set of paths."""
     paths, steps = set(policy.tree.rank_paths()), []
     for prompt in range(len(trace.prompts)):
@@ -33,10 +35,11 @@ def slow_steps(trace: Trace, policy: ReplayPolicy, first: int) -> list[tuple[int
         t = first
         while t < len(rows):
             m = int(column["match_length"][t])
-            drafts = bool(paths) and (policy.skip_draft_at_match is None or m < policy.skip_draft_at_match)
+            skip = policy.skip_at_match if policy.kind == "union" else None
+            drafts = bool(paths) and (skip is None or m < skip)
             ranks = tuple(column["draft_rank"][t:].tolist()) if drafts else ()
             neural = next((d for d in range(len(ranks) + 1) if ranks[: d + 1] not in paths or d == len(ranks)), 0)
-            cap = policy.retrieval_cap.cap(m) if policy.retrieval_cap else 0
+            cap = policy.retrieved.cap(m) if policy.retrieved else 0
             chain = min(cap, int(column["retrieval_offered"][t]))
             copied = min(chain, int(column["retrieval_run"][t]))
             steps.append((prompt, max(neural, copied), len(paths) * drafts + chain - min(neural, copied)))
@@ -46,7 +49,7 @@ def slow_steps(trace: Trace, policy: ReplayPolicy, first: int) -> list[tuple[int
 
 @settings(max_examples=60)
 @given(policies(), st.integers(0, 2))
-def test_replay_equals_a_plain_walk(policy: ReplayPolicy, first: int) -> None:
+def test_replay_equals_a_plain_walk(policy: Policy, first: int) -> None:
     result = replay_many(TRACE, [policy], first_position=first)[0]
     steps = slow_steps(TRACE, policy, first)
     for place in range(len(TRACE.prompts)):
@@ -63,13 +66,13 @@ def test_replay_equals_a_plain_walk(policy: ReplayPolicy, first: int) -> None:
 
 @settings(max_examples=60)
 @given(policies())
-def test_every_recorded_token_is_emitted_once(policy: ReplayPolicy) -> None:
+def test_every_recorded_token_is_emitted_once(policy: Policy) -> None:
     assert replay_many(TRACE, [policy])[0].tokens.tolist() == [prompt.output_tokens for prompt in TRACE.prompts]
 
 
 @settings(max_examples=40)
 @given(policies())
-def test_a_mean_over_nodes_is_the_mean_over_steps(policy: ReplayPolicy) -> None:
+def test_a_mean_over_nodes_is_the_mean_over_steps(policy: Policy) -> None:
     result = replay_many(TRACE, [policy])[0]
     table = np.sqrt(np.arange(40.0))
     steps = [table[nodes] for _, _, nodes in slow_steps(TRACE, policy, 0)]
@@ -78,32 +81,37 @@ def test_a_mean_over_nodes_is_the_mean_over_steps(policy: ReplayPolicy) -> None:
 
 
 def test_nothing_drafted_is_one_token_a_step() -> None:
-    result = replay(TRACE, DraftTree.empty())
+    result = replay(TRACE, Off())
     assert result.tokens_per_step == 1 and result.nodes_per_step == 0 and result.accepted_by_depth.size == 0
 
 
 def test_a_wider_tree_never_needs_more_steps_in_the_end() -> None:
     small, large = DraftTree.chain(2), DraftTree.from_rank_paths([(0, 0, 0), (1,), (2,), (3,)])
-    assert replay(TRACE, large).tokens_per_step > replay(TRACE, small).tokens_per_step
+    assert replay(TRACE, Static.of(large)).tokens_per_step > replay(TRACE, Static.of(small)).tokens_per_step
 
 
 def test_a_replay_that_forgets_the_bonus_token_is_caught() -> None:
-    steps = slow_steps(TRACE, ReplayPolicy(DraftTree.chain(3)), 0)
+    steps = slow_steps(TRACE, Static.of(DraftTree.chain(3)), 0)
     planted = sum(accepted for _, accepted, _ in steps)
-    assert planted != replay(TRACE, DraftTree.chain(3)).tokens.sum()
+    assert planted != replay(TRACE, Static.of(DraftTree.chain(3))).tokens.sum()
 
 
 def test_a_rank_that_was_not_recorded_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="4 candidates"):
-        replay(TRACE, DraftTree([-1], [4]))
+        replay(TRACE, Static.of(DraftTree([-1], [4])))
 
 
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="simulated"):
-        replay(TRACE, DraftTree.chain(1), workload="chat")
+        replay(TRACE, Static.of(DraftTree.chain(1)), workload="chat")
 
 
 @pytest.mark.parametrize("bad", [(0, 0.0, 1.0, 4), (1, float("nan"), 1.0, 4), (1, 0.0, float("inf"), 4), (1, 0, 1, -1)])
 def test_a_cap_that_caps_nothing_is_refused(bad: tuple[int, float, float, int]) -> None:
-    with pytest.raises(InvalidInputError, match="retrieval cap"):
-        RetrievalCap(*bad)
+    with pytest.raises(ValidationError):
+        Chain(**dict(zip(("min_match", "offset", "factor", "max_tokens"), bad, strict=True)))  # type: ignore[arg-type]
+
+
+def test_a_grown_policy_is_not_replayed() -> None:
+    with pytest.raises(InvalidInputError, match="recorded_grown"):
+        replay(TRACE, Grown(nodes=4))

@@ -25,7 +25,7 @@ from optimizer.acceptance import RankAcceptance
 from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
-from reader_theory.documents import JoinedPolicy, Trace
+from reader_theory.documents import Grown, Trace
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import compact
 from runtime.drafters.joined import JoinedDrafter
@@ -82,7 +82,7 @@ def kept_of(tokens: list[int], parents: list[int], ahead: list[int]) -> list[int
 
 
 def replay(
-    draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequence[Pair], static: DraftTree | None = None
+    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: DraftTree | None = None
 ) -> dict[str, float]:
     """Tokens, nodes and draft-side seconds a row and step; the first token comes from the prompt's forward."""
     slots = max(len(p) + len(o) for p, o in pairs) + LEVELS * (policy.width + 1) + 64
@@ -181,7 +181,7 @@ def one_workload(
         static = options.pop("static", None)
         rows = []
         for nodes in budgets:
-            policy = JoinedPolicy(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
+            policy = Grown(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
             found = replay(model, policy, test, static[nodes] if static else None)
             rows.append({"budget": nodes, "price": policy.price, **found})
             print(

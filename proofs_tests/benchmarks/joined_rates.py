@@ -21,11 +21,11 @@ import torch
 from optimizer.plan import Study
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import Cost, DraftPolicy, Trace
+from reader_theory.documents import Cost, Policy, Trace
 from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import record_trace
-from runtime.measure.replay import joined_family
+from runtime.measure.replay import grown_family
 from runtime.measure.run import Task, measure_cells
 from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
@@ -36,19 +36,19 @@ KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
 FINALISTS = 2
 
 
-def kind_of(policy: DraftPolicy) -> str:
+def kind_of(policy: Policy) -> str:
     """What a policy drafts from; trees that are grown anew are kinds of their own."""
-    if policy.joined is None:
-        return policy.drafters
-    return "joined" if policy.joined.draft else "retrieved tree"
+    if policy.kind == "grown":
+        return "retrieved tree" if policy.drafter is None else "joined"
+    return "both" if policy.kind == "union" else policy.drafted_by
 
 
-def finalists(trace: Trace, cost: Cost, workload: str, batch: int) -> dict[DraftPolicy, float]:
+def finalists(trace: Trace, cost: Cost, workload: str, batch: int) -> dict[Policy, float]:
     """The first of each kind by predicted tokens a second."""
     study = Study(fit_acceptance(trace, resamples=100), cost, trace, workload, max_nodes=32, max_depth=8)
     study.entry(batch)
     ranked = study.ranked(batch)
-    chosen: dict[DraftPolicy, float] = {}
+    chosen: dict[Policy, float] = {}
     for kind in KINDS:
         chosen |= dict([(w.policy, value) for w, value in ranked if kind_of(w.policy) == kind][:FINALISTS])
     for policy in chosen:
@@ -128,7 +128,7 @@ def main() -> None:
         file = args.scratch / f"trace_{temperature:g}.json"
         trace = Trace.read(file) if file.exists() else record_trace(
             *models, fit_prompts, path=file, temperature=temperature, new_tokens=args.tokens,
-            joined=joined_family(drafted=True),
+            grown=grown_family(drafted=True),
         )  # fmt: skip
         priced = args.scratch / f"cost_{args.target}.json"
         if not priced.exists():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from proofs_tests.benchmarks._report import RESULTS, write_report
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Off, policy_of
 from reader_theory.trees import DraftTree
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
@@ -31,12 +31,12 @@ from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 
 TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 0, 0)])
-RETRIEVAL = RetrievalPolicy(min_match=2, offset=0, factor=1, max_tokens=12)
+RETRIEVAL = Chain(min_match=2, offset=0, factor=1, max_tokens=12)
 POLICIES = {
-    "off": DraftPolicy(),
-    "tree": DraftPolicy.of(TREE),
-    "retrieval": DraftPolicy(retrieval=RETRIEVAL),
-    "both": DraftPolicy.of(TREE, RETRIEVAL),
+    "off": Off(),
+    "tree": policy_of(TREE),
+    "retrieval": RETRIEVAL,
+    "both": policy_of(TREE, RETRIEVAL),
 }
 
 

@@ -30,7 +30,7 @@ from optimizer.plan import make_plan
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from proofs_tests.benchmarks.readme_tables import METHODS, by_method
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import DraftPolicy, Plan, Trace
+from reader_theory.documents import Off, Plan, Policy, Trace
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.calibrate import calibrate_cost
@@ -79,9 +79,7 @@ def generated(models: Models, prompts: list[np.ndarray], count: int, temperature
     return took
 
 
-def engine_seconds(
-    engine: Engine, policy: DraftPolicy, prompts: list[np.ndarray], count: int, temperature: float
-) -> float:
+def engine_seconds(engine: Engine, policy: Policy, prompts: list[np.ndarray], count: int, temperature: float) -> float:
     """Seconds that this engine takes, prefill included."""
     engine.use(policy)
     start = time.perf_counter()
@@ -154,7 +152,7 @@ def methods_of(
     temperature, policy = plan.temperature, plan.entry(workload, engine.max_batch).policy
     plain = partial(generated, models, count=count, temperature=temperature)
 
-    def ours(policy: DraftPolicy) -> Callable[[list[np.ndarray]], float]:
+    def ours(policy: Policy) -> Callable[[list[np.ndarray]], float]:
         return lambda prompts: engine_seconds(engine, policy, prompts, count, temperature)
 
     methods: dict[str, Callable[[list[np.ndarray]], float]] = {"transformers plain": plain}
@@ -168,7 +166,7 @@ def methods_of(
         assist = best_setting(lambda n: sum(assisted(n, t) for t in tune), ASSISTANTS)
         methods[f"transformers prompt lookup {look}"] = partial(plain, prompt_lookup_num_tokens=look)
         methods[f"transformers assisted {assist}"] = partial(assisted, assist)
-    return methods | {"ours plain": ours(DraftPolicy()), f"ours planned: {policy.name}": ours(policy)}
+    return methods | {"ours plain": ours(Off()), f"ours planned: {policy.name}": ours(policy)}
 
 
 def set_assistant(models: Models, tokens: int) -> None:

@@ -10,10 +10,9 @@ import pytest
 from optimizer.plan import make_plan
 from proofs_tests.tiny import POLICIES, TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.acceptance.replay import RetrievalCap, replay
+from reader_theory.acceptance.replay import replay
 from reader_theory.documents import Cost, Plan, RunRecord, Trace
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees import DraftTree
 from reader_theory.validate import validate
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -62,10 +61,7 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
     engine = Engine(target, draft, policy=policy, max_batch=2, max_context=128)
     params = SamplingParams(temperature=trace.temperature, max_new_tokens=TOKENS)
     done = engine.generate([prompt.tokens for prompt in _prompts(0)], params)
-    chain = policy.retrieval
-    cap = None if chain is None else RetrievalCap(chain.min_match, chain.offset, chain.factor, chain.max_tokens)
-    tree = policy.tree if policy.parents else DraftTree.empty()
-    predicted = replay(trace, tree, retrieval_cap=cap, skip_draft_at_match=policy.skip_draft_at_match, first_position=1)
+    predicted = replay(trace, policy, first_position=1)
     assert [completion.steps for completion in done] == predicted.steps.tolist()
     assert [len(completion.tokens) - 1 for completion in done] == predicted.tokens.tolist()
     assert done[0].tokens == trace.columns["token"][:TOKENS].tolist()
@@ -105,7 +101,7 @@ def test_a_plan_always_weighs_off_and_a_chain(trace: Trace, cost: Cost) -> None:
     fit = fit_acceptance(trace, depth=4, resamples=100)
     plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=8, new_tokens=TOKENS, resamples=100)
     for entry in plan.entries:
-        names = [candidate.name for candidate in entry.candidates]
+        names = [candidate.policy.name for candidate in entry.candidates]
         assert "off" in names and any(name.startswith(("chain", "retrieval")) for name in names)
         best = max(candidate.tokens_per_s for candidate in entry.candidates)
         assert entry.upper_bound_tokens_per_s == best

@@ -99,7 +99,7 @@ def recorded_fit() -> tuple[Trace, AcceptanceFit]:
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    both = examples.DraftPolicy.of(examples.TREE.tree, examples.RETRIEVAL, skip=4)
+    both = examples.policy_of(examples.TREE.tree, examples.RETRIEVAL, skip=4)
     return examples.plan(examples.entry(1, examples.TREE), examples.entry(4, both), examples.entry(8, examples.OFF))
 
 

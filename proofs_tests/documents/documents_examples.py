@@ -12,19 +12,20 @@ from reader_theory.documents import (
     RUN_COLUMNS,
     TRACE_COLUMNS,
     Candidate,
+    Chain,
     Comparison,
     Cost,
     CostTable,
     Document,
     DrafterCost,
-    DraftPolicy,
-    JoinedPolicy,
-    JoinedRecord,
+    Grown,
+    GrownRecord,
+    Off,
     Plan,
     PlanEntry,
+    Policy,
     Prediction,
     RequestRecord,
-    RetrievalPolicy,
     RunCell,
     RunRecord,
     SourceMap,
@@ -32,6 +33,7 @@ from reader_theory.documents import (
     Trace,
     TracePrompt,
     Validation,
+    policy_of,
 )
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
@@ -39,12 +41,12 @@ from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import DraftTree
 
 STAMP = Stamp(made_at="2026-01-01T00:00:00+00:00", machine="a machine", cores=2, python="3.11.7", versions={}, seed=1)
-RETRIEVAL = RetrievalPolicy(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
-CHAIN_3 = DraftPolicy.of(DraftTree.chain(3))
-TREE = DraftPolicy.of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
-OFF = DraftPolicy()
+RETRIEVAL = Chain(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
+CHAIN_3 = policy_of(DraftTree.chain(3))
+TREE = policy_of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
+OFF = Off()
 MAPS = (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.95)),)
-JOINED = DraftPolicy(joined=JoinedPolicy(nodes=8, levels=2, skip_draft_at=0.7, maps=MAPS))
+GROWN = Grown(nodes=8, levels=2, skip_draft_at=0.7, maps=MAPS)
 
 
 def estimate(value: float) -> Estimate:
@@ -52,11 +54,11 @@ def estimate(value: float) -> Estimate:
 
 
 def entry(
-    batch: int, policy: DraftPolicy, tokens_per_step: float = 2.0, tokens_per_s: float = 100.0, workload: str = "chat"
+    batch: int, policy: Policy, tokens_per_step: float = 2.0, tokens_per_s: float = 100.0, workload: str = "chat"
 ) -> PlanEntry:
     """An entry that weighed "off", chains of 2 and 3 and the policy itself."""
-    weighed = {"off": (1.0, 60.0), "chain 2": (1.7, 85.0), "chain 3": (1.8, 90.0)}
-    weighed[policy.name] = (tokens_per_step, tokens_per_s)
+    weighed = {OFF: (1.0, 60.0), policy_of(DraftTree.chain(2)): (1.7, 85.0), CHAIN_3: (1.8, 90.0)}
+    weighed[policy] = (tokens_per_step, tokens_per_s)
     return PlanEntry(
         workload=workload,
         batch=batch,
@@ -66,7 +68,7 @@ def entry(
             step_s=estimate(tokens_per_step / tokens_per_s),
             tokens_per_s=estimate(tokens_per_s),
             speed_up=estimate(tokens_per_s / 60),
-            nodes_per_step=float(len(policy.parents)),
+            nodes_per_step=float(len(policy.tree)),
             terms_s={"target": tokens_per_step / tokens_per_s},
         ),
         price=0.01,
@@ -74,7 +76,7 @@ def entry(
         gap=0.0,
         solver="exhaustive",
         certified=True,
-        candidates=tuple(Candidate(name=n, tokens_per_step=t, tokens_per_s=s) for n, (t, s) in weighed.items()),
+        candidates=tuple(Candidate(policy=p, tokens_per_step=t, tokens_per_s=s) for p, (t, s) in weighed.items()),
     )
 
 
@@ -95,21 +97,21 @@ def trace_columns(rows: int = 6) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def joined_record(path: Path) -> JoinedRecord:
+def grown_record(path: Path) -> GrownRecord:
     """Two steps of two policies on the one prompt."""
     steps = {"policy": [0, 0, 1, 1], "prompt": [0] * 4, "position": [1, 3, 1, 4], "emitted": [2, 3, 3, 2]}
     columns = {name: np.array(values, dtype=np.int32) for name, values in steps.items()}
     columns |= {"nodes": np.array([4, 3, 8, 8], np.int32), "forwards": np.array([[0], [0], [1], [3]], np.int32)}
-    policies = (JoinedPolicy(nodes=4, draft=False), JoinedPolicy(nodes=8))
-    return JoinedRecord.create(columns, policies, {"chat": MAPS}, path)
+    policies = (Grown(nodes=4, drafter=None), Grown(nodes=8))
+    return GrownRecord.create(columns, policies, {"chat": MAPS}, path)
 
 
 def trace(path: Path) -> Trace:
     prompts = (TracePrompt(id="p0", workload="chat", prompt_tokens=4, output_tokens=6),)
-    joined = joined_record(path.with_suffix(".joined.parquet"))
+    grown = grown_record(path.with_suffix(".grown.parquet"))
     return Trace.create(
         path, trace_columns(), stamp=STAMP, target="a/target", draft="a/draft", temperature=0.0, candidates=2,
-        prompts=prompts, joined=joined,
+        prompts=prompts, grown=grown,
     )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def written(folder: Path) -> dict[str, tuple[Path, Document]]:
     }
     flat = (
         cost(),
-        plan(entry(1, TREE), entry(4, DraftPolicy.of(TREE.tree, RETRIEVAL)), entry(8, JOINED)),
+        plan(entry(1, TREE), entry(4, policy_of(TREE.tree, RETRIEVAL)), entry(8, GROWN)),
         validation(),
         imported(),
         schedule(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -17,16 +16,7 @@ from pydantic import ValidationError
 
 from proofs_tests.documents import documents_examples as examples
 from reader_theory.cost.terms import StepConditions
-from reader_theory.documents import (
-    JOINED_COLUMNS,
-    Cost,
-    Document,
-    JoinedRecord,
-    Plan,
-    RunRecord,
-    Trace,
-    read_document,
-)
+from reader_theory.documents import GROWN_COLUMNS, Cost, Document, GrownRecord, Plan, RunRecord, Trace, read_document
 from reader_theory.documents.schemas import document_kinds, json_schema
 from reader_theory.errors import DocumentError
 
@@ -128,8 +118,8 @@ def test_a_document_of_another_version_is_refused(
         ("plan", {"temperature": "warm"}, "temperature"),
         ("plan", {"entries__0__batch": 0}, "entries.0.batch"),
         ("plan", {"entries__0__prediction__tokens_per_s__low": 1e9}, "entries.0.prediction.tokens_per_s"),
-        ("plan", {"entries__0__policy__parents": [0, 0, 0, 0, 0]}, "entries.0.policy"),
-        ("plan", {"entries__0__policy__ranks": [0]}, "entries.0.policy"),
+        ("plan", {"entries__0__policy__parents": [-1, 1, 1, 0, 0, 2]}, "entries.0.policy.static"),
+        ("plan", {"entries__0__policy__ranks": [0]}, "entries.0.policy.static.ranks"),
         ("plan", {"colour": "red"}, "colour"),
         ("cost", {"target_forward__seconds": [[[1.0]]]}, "target_forward"),
         ("cost", {"target_forward__batch": [4, 1]}, "target_forward"),
@@ -194,33 +184,35 @@ def test_arrays_that_are_missing_swapped_or_truncated_are_refused(
         keeper.read(path)
 
 
-def test_columns_of_a_joined_record_come_back_and_are_guarded_as_those_of_its_trace(
+def test_columns_of_a_grown_record_come_back_and_are_guarded_as_those_of_its_trace(
     made: dict[str, tuple[Path, Any]],
 ) -> None:
     path, document = made["trace"]
-    again = Trace.read(path).joined
-    assert again is not None and set(again.columns) == set(JOINED_COLUMNS)
+    again = Trace.read(path).grown
+    assert again is not None and set(again.columns) == set(GROWN_COLUMNS)
     for name, column in again.columns.items():
-        np.testing.assert_array_equal(column, document.joined.columns[name])
+        np.testing.assert_array_equal(column, document.grown.columns[name])
     arrays = path.parent / again.arrays.name
     arrays.write_bytes(arrays.read_bytes()[:-9])
     with pytest.raises(DocumentError, match="truncated, damaged or of another run"):
         Trace.read(path)
     short = {**again.columns, "nodes": again.columns["nodes"][1:]}
     for broken in (short, {"policy": again.columns["policy"]}):
-        with pytest.raises(DocumentError, match="exactly the columns of `JOINED_COLUMNS`"):
-            JoinedRecord.create(broken, again.policies, again.maps)
+        with pytest.raises(DocumentError, match="exactly the columns of `GROWN_COLUMNS`"):
+            GrownRecord.create(broken, again.policies, again.maps)
 
 
-def test_a_trace_of_version_1_is_read_and_keeps_its_fingerprint(made: dict[str, tuple[Path, Any]]) -> None:
-    path, _ = made["trace"]
-    damage(path, schema_version=1, joined=None)
-    old = json.loads(path.read_text())
-    assert "joined" not in old
-    again = Trace.read(path)
-    assert again.joined is None and again.schema_version == 1
-    told = json.dumps(old, separators=(",", ":"), ensure_ascii=False).encode()
-    assert again.fingerprint() == hashlib.sha256(told).hexdigest()[:16], "fits of it stay fits of it"
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("trace", "reader record"), ("plan", "reader plan"), ("serving_schedule", "reader plan --rate")],
+)
+def test_a_document_of_an_older_version_is_refused_with_the_command_that_makes_it_again(
+    made: dict[str, tuple[Path, Document]], kind: str, command: str
+) -> None:
+    path, document = made[kind]
+    damage(path, schema_version=type(document).oldest - 1)
+    with pytest.raises(DocumentError, match=f"make an older one again by `{command}`"):
+        type(document).read(path)
 
 
 def test_a_cost_of_version_1_does_not_price_growth(made: dict[str, tuple[Path, Any]]) -> None:

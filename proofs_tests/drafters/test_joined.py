@@ -14,9 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from proofs_tests.engine.test_engine_law import DRAFT, GRID, LENGTH, PROMPTS, TARGET, _exact_law
-from reader_theory.documents import DraftPolicy, JoinedPolicy, SourceMap
+from reader_theory.documents import Grown, Policy, SourceMap, Static
 from reader_theory.errors import DocumentError, InvalidInputError
 from reader_theory.trees import DraftTree
 from runtime.drafters.joined import JoinedDrafter
@@ -47,7 +48,7 @@ def opened(rows: int, slots: int) -> NeuralDrafter:
     return drafter
 
 
-def drafted(text: list[int], policy: JoinedPolicy, budget: int = 512, static: DraftTree | None = None) -> GrownBatch:
+def drafted(text: list[int], policy: Grown, budget: int = 512, static: DraftTree | None = None) -> GrownBatch:
     neural = opened(1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))
@@ -81,7 +82,7 @@ def test_scores_at_a_node_are_the_blend_of_both_sources(text: list[int], law: li
 def test_every_joined_draft_is_a_tree_within_budget_and_price(
     text: list[int], budget: int, price: float, levels: int
 ) -> None:
-    grown = drafted(text, JoinedPolicy(nodes=24, price=price, levels=levels, width=3, candidates=3), budget)
+    grown = drafted(text, Grown(nodes=24, price=price, levels=levels, width=3, candidates=3), budget)
     nodes = rows(grown)
     assert len(nodes) <= min(budget, 24)
     assert len({(parent, token) for token, parent, _ in nodes}) == len(nodes), "equal siblings are one node"
@@ -93,7 +94,7 @@ def test_every_joined_draft_is_a_tree_within_budget_and_price(
 def test_without_a_draft_the_joined_tree_is_the_retrieved_tree() -> None:
     text = RNG.integers(0, 5, 200)
     index = RetrievalIndex(text)
-    grown, asked = JoinedDrafter(None).grow(JoinedPolicy(nodes=32), [index], np.array([32]))
+    grown, asked = JoinedDrafter(None).grow(Grown(nodes=32), [index], np.array([32]))
     tree = index.tree(32)
     assert not asked
     assert [row[:2] for row in rows(grown)] == list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
@@ -101,7 +102,7 @@ def test_without_a_draft_the_joined_tree_is_the_retrieved_tree() -> None:
 
 
 def test_without_retrieval_the_tree_holds_the_likeliest_paths_of_the_draft() -> None:
-    grown = drafted([0, 1, 2], JoinedPolicy(nodes=12, retrieval=False, levels=3, width=12, candidates=4))
+    grown = drafted([0, 1, 2], Grown(nodes=12, retrieval=None, levels=3, width=12, candidates=4))
     paths = {path: np.prod([SMALL[a, b] for a, b in zip((2, *path), path, strict=False)])
              for depth in (1, 2, 3, 4) for path in product(range(4), repeat=depth)}  # fmt: skip
     best = sorted(paths.values(), reverse=True)[:12]
@@ -110,7 +111,7 @@ def test_without_retrieval_the_tree_holds_the_likeliest_paths_of_the_draft() -> 
 
 def test_retrieval_is_queried_at_the_drafts_nodes_and_the_draft_at_retrievals() -> None:
     text = [3, 1, 2, 3, 0, 0, 3]
-    joined = drafted(text, JoinedPolicy(nodes=60, levels=3, width=8, candidates=4))
+    joined = drafted(text, Grown(nodes=60, levels=3, width=8, candidates=4))
     by_path: dict[tuple[int, ...], int] = {}
     paths: list[tuple[int, ...]] = []
     for node, (token, parent, _) in enumerate(rows(joined)):
@@ -123,7 +124,7 @@ def test_retrieval_is_queried_at_the_drafts_nodes_and_the_draft_at_retrievals() 
 
 def test_a_draft_depends_on_the_prefix_only() -> None:
     text = RNG.integers(0, 4, 60).tolist()
-    policy = JoinedPolicy(nodes=20, levels=3, width=4, candidates=4)
+    policy = Grown(nodes=20, levels=3, width=4, candidates=4)
     neural, index = opened(2, 256), RetrievalIndex(np.array(text[:10], np.int32))
     neural.join(0, np.array(text[:10], dtype=np.int64))
     neural.join(1, np.array([1, 2, 3], dtype=np.int64))
@@ -140,7 +141,7 @@ def test_a_draft_depends_on_the_prefix_only() -> None:
 
 def test_a_static_tree_asks_the_draft_at_its_ranks() -> None:
     text = [0, 1, 2]
-    everywhere = drafted(text, JoinedPolicy(nodes=200, retrieval=False, candidates=4), static=STATIC)
+    everywhere = drafted(text, Grown(nodes=200, retrieval=None, candidates=4), static=STATIC)
     lawful = {int(law) for law in everywhere.laws[0, : int(everywhere.sizes[0])]}
     assert lawful == {-1, 1, 2, 3}, "the root and its three inner nodes have laws"
     assert int(everywhere.sizes[0]) == 4 * 4
@@ -165,28 +166,26 @@ def test_a_map_that_is_not_monotone_is_refused(score: tuple[float, ...], accepta
         SourceMap(offer="both", score=score, acceptance=acceptance)
 
 
-def test_a_joined_policy_takes_no_retrieved_chain() -> None:
-    with pytest.raises((InvalidInputError, ValueError), match="joined"):
-        DraftPolicy(joined=JoinedPolicy(nodes=4), skip_draft_at_match=3)
+def test_a_grown_policy_asks_ranks_of_its_own_drafter_among_its_candidates() -> None:
     with pytest.raises((InvalidInputError, ValueError), match="candidates"):
-        DraftPolicy(parents=(-1,), ranks=(2,), joined=JoinedPolicy(nodes=4, candidates=2))
+        Grown(nodes=4, candidates=2, asked=Static.of(DraftTree([-1], [2])))
+    with pytest.raises((InvalidInputError, ValueError), match="tree of `drafter`"):
+        Grown(nodes=4, asked=Static.of(DraftTree.chain(2), "another"))
+    with pytest.raises((InvalidInputError, ValueError), match="must have a source"):
+        Grown(nodes=4, drafter=None, retrieval=None)
 
 
 def test_a_policy_survives_its_document() -> None:
     for policy in POLICIES.values():
-        assert DraftPolicy.model_validate_json(policy.model_dump_json()) == policy
+        assert TypeAdapter(Policy).validate_json(policy.model_dump_json()) == policy
 
 
 MAPS = (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.95)),)
 POLICIES = {
-    "dynamic": DraftPolicy(joined=JoinedPolicy(nodes=6, levels=2, width=3, candidates=3, maps=MAPS)),
-    "priced": DraftPolicy(joined=JoinedPolicy(nodes=12, price=0.1, draft_price=0.2, levels=3, candidates=3)),
-    "rests": DraftPolicy(joined=JoinedPolicy(nodes=6, levels=2, candidates=3, skip_draft_at=0.5)),
-    "static": DraftPolicy(
-        parents=tuple(STATIC.parents.tolist()),
-        ranks=tuple(STATIC.ranks.tolist()),
-        joined=JoinedPolicy(nodes=8, candidates=3),
-    ),
+    "dynamic": Grown(nodes=6, levels=2, width=3, candidates=3, maps=MAPS),
+    "priced": Grown(nodes=12, price=0.1, draft_price=0.2, levels=3, candidates=3),
+    "rests": Grown(nodes=6, levels=2, candidates=3, skip_draft_at=0.5),
+    "static": Grown(nodes=8, candidates=3, asked=Static.of(STATIC)),
 }
 
 
@@ -223,11 +222,9 @@ def test_joined_output_equals_plain_greedy_on_house_prompts(name: str) -> None:
 
 @pytest.mark.parametrize(("retrieval", "draft", "sources"), [(True, True, 3), (False, True, 1), (True, False, 1)])
 def test_counters_tell_who_offered_each_node(retrieval: bool, draft: bool, sources: int) -> None:
-    joined = JoinedPolicy(nodes=10, levels=2, width=3, candidates=3, retrieval=retrieval)
+    joined = Grown(nodes=10, levels=2, width=3, candidates=3, retrieval="retrieval" if retrieval else None)
     text = np.array([0, 1, 2, 3, 0, 1, 2, 0, 1])
-    engine = Engine(
-        TableModel(TARGET), TableModel(DRAFT) if draft else None, policy=DraftPolicy(joined=joined), max_context=64
-    )
+    engine = Engine(TableModel(TARGET), TableModel(DRAFT) if draft else None, policy=joined, max_context=64)
     sizes = (12, 3, 4)  # short ones: nodes that could never be emitted are left out
     done = engine.generate([text] * 3, [SamplingParams(max_new_tokens=size) for size in sizes])
     counted = engine.counters

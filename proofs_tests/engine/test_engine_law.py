@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Off, Policy, policy_of
 from reader_theory.trees import DraftTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -27,10 +27,10 @@ TARGET = np.stack([np.roll(_ROWS, shift, axis=1) for shift in range(4)])
 DRAFT = np.array([[1, 1, 1, 1], [2, 1, 1, 0], [0, 2, 1, 1], [1, 1, 1, 1]]) / GRID
 PROMPTS = [[1, 2, 1], [0], [2, 3, 2, 1, 2]]
 POLICIES = {
-    "chain": DraftPolicy.of(DraftTree.chain(2)),
-    "tree": DraftPolicy.of(DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0)])),
-    "both": DraftPolicy.of(
-        DraftTree.from_rank_paths([(0,), (1,), (0, 0)]), RetrievalPolicy(min_match=1, offset=2, factor=0, max_tokens=3)
+    "chain": policy_of(DraftTree.chain(2)),
+    "tree": policy_of(DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0)])),
+    "both": policy_of(
+        DraftTree.from_rank_paths([(0,), (1,), (0, 0)]), Chain(min_match=1, offset=2, factor=0, max_tokens=3)
     ),
 }
 
@@ -48,7 +48,7 @@ def _exact_law(prompt: list[int]) -> dict[tuple[int, ...], int]:
     return dict(law)
 
 
-def _engine_law(policy: DraftPolicy, batch: int, backend: Any = "eager") -> list[dict[tuple[int, ...], int]]:
+def _engine_law(policy: Policy, batch: int, backend: Any = "eager") -> list[dict[tuple[int, ...], int]]:
     served = Engine(
         TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=32, backend=backend
     )
@@ -97,7 +97,7 @@ def test_a_planted_bug_changes_the_law(mutant: type[Eager]) -> None:
 def test_text_depends_on_the_seed_and_not_on_drafts_or_batch() -> None:
     params = SamplingParams(temperature=1.0, max_new_tokens=20, seed=7)
     texts = []
-    for policy, batch in ((DraftPolicy(), 1), (POLICIES["both"], 1), (POLICIES["tree"], 3)):
+    for policy, batch in ((Off(), 1), (POLICIES["both"], 1), (POLICIES["tree"], 3)):
         engine = Engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=64)
         texts.append([done.tokens for done in engine.generate(PROMPTS, params)])
     assert texts[0] == texts[1] == texts[2]

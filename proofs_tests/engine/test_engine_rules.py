@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Off, policy_of
 from reader_theory.errors import InvalidInputError
 from reader_theory.rules import RULES
 from reader_theory.rules.cases import Case
@@ -51,8 +51,8 @@ def _exact(length: int = LENGTH, laws: NDArray[Any] = TARGET) -> dict[Text, floa
     return law
 
 
-def _engine(tree: DraftTree, retrieval: RetrievalPolicy | None = None, target: NDArray[Any] = TARGET) -> Engine:
-    policy = DraftPolicy.of(tree, retrieval)
+def _engine(tree: DraftTree, retrieval: Chain | None = None, target: NDArray[Any] = TARGET) -> Engine:
+    policy = policy_of(tree, retrieval)
     return Engine(TableModel(target), TableModel(DRAFT), policy=policy, max_batch=1, max_context=32)
 
 
@@ -99,7 +99,7 @@ def test_filters_apply_alike_to_draft_law_and_target_law() -> None:
 
 
 def test_gumbel_coupled_text_has_the_target_law_with_retrieval_beside_it() -> None:
-    engine = _engine(TREE, RetrievalPolicy(min_match=1, offset=1, factor=0, max_tokens=2))
+    engine = _engine(TREE, Chain(min_match=1, offset=1, factor=0, max_tokens=2))
 
     def run(noise: NDArray[np.float64]) -> Text:
         def streams(stream: str, at: int, count: int) -> NDArray[np.float64]:
@@ -132,9 +132,9 @@ def test_gumbel_coupled_text_depends_on_the_noise_and_not_on_the_drafter() -> No
         ]
         for prompts in [[PROMPT, [0], [3, 3]]]
         for draft, policy in (
-            (None, DraftPolicy()),
-            (TableModel(DRAFT), DraftPolicy.of(TREE)),
-            (TableModel(_TARGET), DraftPolicy.of(DraftTree.chain(3))),
+            (None, Off()),
+            (TableModel(DRAFT), policy_of(TREE)),
+            (TableModel(_TARGET), policy_of(DraftTree.chain(3))),
         )
     ]
     assert texts[0] == texts[1] == texts[2]
@@ -204,7 +204,7 @@ def test_batches_of_mixed_rules_equal_single_runs() -> None:
     prompts = [PROMPT, [0, 3], [2], [3, 1, 0, 2], [1], [2, 2, 0], [0, 1], [3]]
     asked = [SamplingParams(temperature=1.0, max_new_tokens=12, verification=rule, seed=4) for rule in SAMPLING]
     asked[0] = SamplingParams(max_new_tokens=12)
-    policy = DraftPolicy.of(TREE, RetrievalPolicy(min_match=2, offset=1, factor=0, max_tokens=2))
+    policy = policy_of(TREE, Chain(min_match=2, offset=1, factor=0, max_tokens=2))
     texts = []
     for batch in (1, 3, 8):
         engine = Engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=32)
@@ -215,7 +215,7 @@ def test_batches_of_mixed_rules_equal_single_runs() -> None:
 def test_penalties_see_the_path_in_draft_and_target() -> None:
     """With a model that drafts for itself and a penalty on both, every drawn token of a chain is kept."""
     laws = np.full((4, 4), 0.25) + 0.1 * np.eye(4) - 0.025
-    policy = DraftPolicy.of(DraftTree.chain(3))
+    policy = policy_of(DraftTree.chain(3))
     engine = Engine(TableModel(laws), TableModel(laws), policy=policy, max_batch=2, max_context=64)
     params = SamplingParams(temperature=1.0, max_new_tokens=33, repetition_penalty=1.7, verification="chain")
     done = engine.generate([PROMPT, [0]], params)

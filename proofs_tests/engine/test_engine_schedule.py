@@ -11,7 +11,7 @@ from proofs_tests.documents.documents_examples import plan
 from proofs_tests.tiny import POLICIES, TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.drift_test import DriftReport
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import DraftPolicy, Trace
+from reader_theory.documents import Policy, Trace, policy_of
 from reader_theory.trees import DraftTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -20,7 +20,7 @@ from runtime.measure.record import record_trace
 from runtime.models.load import wrap
 
 CHAINS = {
-    (batch, context): DraftPolicy.of(DraftTree.chain(k))
+    (batch, context): policy_of(DraftTree.chain(k))
     for k, (batch, context) in enumerate([(1, 16), (4, 16), (1, 64), (4, 64)], start=1)
 }
 
@@ -80,7 +80,7 @@ def test_drift_is_found_replanned_and_tested_against_the_new_fit(tmp_path: Any) 
     )
     asked: list[tuple[DriftReport, Trace]] = []
 
-    def replan(report: DriftReport, trace: Trace) -> DraftPolicy:
+    def replan(report: DriftReport, trace: Trace) -> Policy:
         asked.append((report, trace))
         return POLICIES["off"]
 

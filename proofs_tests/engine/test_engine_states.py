@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import policy_of
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import NoDrafter, Proposal, gathered
@@ -79,7 +79,7 @@ class EngineStates(RuleBasedStateMachine):
         self.engine = Engine(
             _target(),
             drafters={"draft": self.planted},
-            policy=DraftPolicy.of(DraftTree.chain(11)),
+            policy=policy_of(DraftTree.chain(11)),
             max_batch=ROWS,
             max_context=CONTEXT,
             kv_tokens=SLOTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, policy_of
 from reader_theory.trees import DraftTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -14,11 +14,11 @@ from runtime.models.load import load_model, load_tokenizer
 
 NEW_TOKENS = 24
 TREE = DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
-CHAIN = RetrievalPolicy(min_match=1, offset=1.0, factor=1.0, max_tokens=16)
+CHAIN = Chain(min_match=1, offset=1.0, factor=1.0, max_tokens=16)
 POLICIES = {
-    "neural": DraftPolicy.of(TREE),
-    "retrieval": DraftPolicy(retrieval=CHAIN),
-    "both": DraftPolicy.of(TREE, CHAIN),
+    "neural": policy_of(TREE),
+    "retrieval": CHAIN,
+    "both": policy_of(TREE, CHAIN),
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs_tests.tiny import POLICIES, random_prompts, tiny_model
-from reader_theory.documents import DraftPolicy, JoinedPolicy
+from reader_theory.documents import Grown, Policy, policy_of
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
@@ -24,7 +24,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.models.base import LanguageModel, Output
 from runtime.models.load import wrap
 
-JOINED = DraftPolicy(joined=JoinedPolicy(nodes=10, levels=2, width=3, candidates=4))
+JOINED = Grown(nodes=10, levels=2, width=3, candidates=4)
 PROMPTS = [prompt.tokens for prompt in random_prompts(7)]
 
 
@@ -178,7 +178,7 @@ MIXED = [
 
 
 @pytest.mark.parametrize("policy", [*POLICIES.values(), JOINED], ids=str)
-def test_rules_filters_and_joined_policies_run_in_static_shapes(policy: DraftPolicy) -> None:
+def test_rules_filters_and_joined_policies_run_in_static_shapes(policy: Policy) -> None:
     target, draft = models()
     plain = Engine(target, draft, policy=policy, max_batch=3, max_context=200)
     static = graph_engine(target, draft, policy=policy, max_batch=3, max_context=200)
@@ -200,7 +200,7 @@ def test_a_request_is_cancelled_and_streamed_in_static_shapes() -> None:
 def test_a_tree_beyond_the_scratch_is_refused() -> None:
     target, draft = models()
     with pytest.raises(InvalidInputError, match="nodes"):
-        graph_engine(target, draft, policy=DraftPolicy.of(DraftTree.chain(300)), max_batch=1, max_context=128)
+        graph_engine(target, draft, policy=policy_of(DraftTree.chain(300)), max_batch=1, max_context=128)
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 300))

@@ -9,17 +9,17 @@ from jsonschema import Draft202012Validator
 
 from optimizer.export import engine_format, export_transformers
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, TREE, entry, plan
-from reader_theory.documents.plan import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Policy
 from reader_theory.errors import UnsupportedByEngineError
 
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
 
-LOOKUP = DraftPolicy(retrieval=RetrievalPolicy(min_match=1, offset=4, factor=0, max_tokens=4))
-LOOKUP_FROM_2 = DraftPolicy(retrieval=RetrievalPolicy(min_match=2, offset=4, factor=0, max_tokens=4))
+LOOKUP = Chain(min_match=1, offset=4, factor=0, max_tokens=4)
+LOOKUP_FROM_2 = Chain(min_match=2, offset=4, factor=0, max_tokens=4)
 
 
-def exported(policy: DraftPolicy, **changes: Any) -> dict[str, Any]:
+def exported(policy: Policy, **changes: Any) -> dict[str, Any]:
     fields = export_transformers(plan(entry(1, policy), entry(4, TREE), **changes), "chat")
     Draft202012Validator(engine_format("transformers").schema).validate(fields)
     return fields
@@ -37,7 +37,7 @@ def model() -> Any:
 
 @pytest.mark.parametrize("policy", [OFF, CHAIN_3, LOOKUP])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_generation_config_takes_every_field(policy: DraftPolicy, temperature: float) -> None:
+def test_generation_config_takes_every_field(policy: Policy, temperature: float) -> None:
     fields = exported(policy, temperature=temperature)
     config = transformers.GenerationConfig(**fields)
     config.validate(strict=True)
@@ -61,7 +61,7 @@ def forwards(model: Any, run: Any) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("policy", [CHAIN_3, LOOKUP])
-def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, policy: DraftPolicy) -> None:
+def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, policy: Policy) -> None:
     prompt = torch.tensor([[1, 2, 3, 4, 1, 2, 3, 4, 1, 2]])
     common = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     plain = model.generate(prompt, **common)[0].tolist()
@@ -70,11 +70,11 @@ def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, polic
     helper = transformers.LlamaForCausalLM(model.config).eval()
     helper.load_state_dict(model.state_dict())
     helper.generation_config.update(**exported(policy))
-    extra = {"assistant_model": helper} if policy.parents else {}
+    extra = {"assistant_model": helper} if policy.fixed else {}
     tokens, widths = forwards(model, lambda: model.generate(prompt, generation_config=config, **extra))
 
     assert tokens == plain
-    most = 1 + max(len(policy.parents), policy.retrieval.max_tokens if policy.retrieval else 0)
+    most = 1 + max(len(policy.tree), policy.retrieved.max_tokens if policy.retrieved else 0)
     assert max(widths[1:]) == most, "a step verifies the pending token and the planned drafts"
 
 
@@ -84,7 +84,7 @@ def test_batch_1_alone_is_exported() -> None:
 
 
 @pytest.mark.parametrize("policy", [TREE, LOOKUP_FROM_2])
-def test_what_assisted_generation_cannot_do_is_refused(policy: DraftPolicy) -> None:
+def test_what_assisted_generation_cannot_do_is_refused(policy: Policy) -> None:
     made = plan(entry(1, policy))
     with pytest.raises(UnsupportedByEngineError, match=r"chain 3, 1\.8 tokens a step instead of 2"):
         export_transformers(made, "chat")

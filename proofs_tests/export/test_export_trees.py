@@ -21,7 +21,7 @@ from optimizer.export import (
     tree_of_growmap,
 )
 from proofs_tests.documents.documents_examples import OFF, RETRIEVAL, TREE, entry, plan
-from reader_theory.documents.plan import DraftPolicy
+from reader_theory.documents import Candidate, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.trees.tree import ROOT, DraftTree
 
@@ -47,7 +47,7 @@ def paths(tree: DraftTree) -> set[tuple[int, ...]]:
 def test_choices_come_back_as_the_same_tree(tree: DraftTree) -> None:
     if tree.depth > 5 or tree.ranks.max(initial=0) > 9:
         return
-    choices = export_medusa(plan(entry(1, DraftPolicy.of(tree))), "chat", 1)
+    choices = export_medusa(plan(entry(1, policy_of(tree))), "chat", 1)
     Draft202012Validator(engine_format("medusa").schema).validate(choices)
     assert paths(tree_of_choices(choices)) == paths(tree)
     assert len(choices) == len(tree), "the root is left out"
@@ -55,7 +55,7 @@ def test_choices_come_back_as_the_same_tree(tree: DraftTree) -> None:
 
 @given(trees())
 def test_a_growmap_comes_back_as_the_same_tree(tree: DraftTree) -> None:
-    growmap = export_growmap(plan(entry(1, DraftPolicy.of(tree))), "chat", 1)
+    growmap = export_growmap(plan(entry(1, policy_of(tree))), "chat", 1)
     Draft202012Validator(engine_format("growmap").schema).validate(growmap)
     assert paths(tree_of_growmap(json.loads(json.dumps(growmap)))) == paths(tree)
 
@@ -94,16 +94,22 @@ def test_sequoia_gets_tensors() -> None:
 
 @pytest.mark.parametrize("export", [export_medusa, export_growmap])
 def test_retrieval_is_refused_with_what_is_lost_without_it(export: Any) -> None:
-    both = plan(entry(1, DraftPolicy.of(TREE.tree, RETRIEVAL), tokens_per_step=3.0, tokens_per_s=150))
+    both = plan(entry(1, policy_of(TREE.tree, RETRIEVAL), tokens_per_step=3.0, tokens_per_s=150))
     with pytest.raises(UnsupportedByEngineError, match=r"chain 3, 1\.8 tokens a step instead of 3 .*-40\.0 %"):
         export(both, "chat", 1)
-    assert export(both, "chat", 1, nearest=True) == export(
-        plan(entry(1, DraftPolicy.of(DraftTree.chain(3)))), "chat", 1
-    )
+    assert export(both, "chat", 1, nearest=True) == export(plan(entry(1, policy_of(DraftTree.chain(3)))), "chat", 1)
+
+
+def test_a_tree_that_was_weighed_is_the_nearest_by_its_values() -> None:
+    both = entry(1, policy_of(TREE.tree, RETRIEVAL), tokens_per_step=3.0, tokens_per_s=150)
+    tree = Candidate(policy=TREE, tokens_per_step=2.5, tokens_per_s=120)
+    weighed = plan(both.model_copy(update={"candidates": (*both.candidates, tree)}))
+    for export in (export_medusa, export_growmap):
+        assert export(weighed, "chat", 1, nearest=True) == export(plan(entry(1, TREE)), "chat", 1)
 
 
 def test_a_skipped_rank_is_refused_by_growmaps_alone() -> None:
-    skipping = plan(entry(1, DraftPolicy.of(DraftTree([-1, -1], [0, 2]))))
+    skipping = plan(entry(1, policy_of(DraftTree([-1, -1], [0, 2]))))
     assert export_medusa(skipping, "chat", 1) == [[0], [2]]
     with pytest.raises(UnsupportedByEngineError, match="without gaps"):
         export_growmap(skipping, "chat", 1)
@@ -112,7 +118,7 @@ def test_a_skipped_rank_is_refused_by_growmaps_alone() -> None:
 @pytest.mark.parametrize("tree", [DraftTree.chain(6), DraftTree([-1], [10])])
 def test_more_than_the_heads_give_is_refused(tree: DraftTree) -> None:
     with pytest.raises(UnsupportedByEngineError):
-        export_medusa(plan(entry(1, DraftPolicy.of(tree))), "chat", 1)
+        export_medusa(plan(entry(1, policy_of(tree))), "chat", 1)
 
 
 def test_drafting_nothing_is_a_tree_of_the_root_alone() -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from proofs_tests.documents.documents_examples import STAMP
 from reader_theory.acceptance import fit_acceptance, simulated_trace
 from reader_theory.documents import Cost, CostTable, Trace
-from reader_theory.documents.cost import DRAFT, RETRIEVAL, DrafterCost
+from reader_theory.documents.cost import DrafterCost
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.estimate import Estimate
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import runtime.measure.replay as joined_replay
+import runtime.measure.replay as grown_replay
 from optimizer.export import nearest
 from optimizer.export.sglang import export_sglang
 from optimizer.export.tensorrt_llm import export_tensorrt_llm
@@ -18,23 +18,23 @@ from optimizer.plan import make_plan
 from proofs_tests.documents.documents_examples import entry, plan
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from proofs_tests.tiny import TinyPrompt, random_prompts, tiny_model
-from reader_theory.acceptance.recorded import recorded_joined
-from reader_theory.documents import Cost, DraftPolicy, JoinedPolicy, JoinedRecord, SourceMap, Trace
+from reader_theory.acceptance.recorded import recorded_grown
+from reader_theory.documents import Cost, Grown, GrownRecord, SourceMap, Trace
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.estimate import Estimate
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.record import record_trace
-from runtime.measure.replay import joined_family, record_joined, replay_joined
+from runtime.measure.replay import grown_family, record_grown, replay_grown
 from runtime.models.load import wrap
 
 TOKENS = 24
 POLICIES = {
-    "retrieved": JoinedPolicy(nodes=6, draft=False),
-    "root only": JoinedPolicy(nodes=6, candidates=4),
-    "dynamic": JoinedPolicy(nodes=12, levels=2, width=3, candidates=4, draft_price=0.05),
-    "priced": JoinedPolicy(nodes=12, price=0.1, levels=1, candidates=4),
-    "rests": JoinedPolicy(nodes=6, levels=1, candidates=4, skip_draft_at=0.5),
+    "retrieved": Grown(nodes=6, drafter=None),
+    "root only": Grown(nodes=6, candidates=4),
+    "dynamic": Grown(nodes=12, levels=2, width=3, candidates=4, draft_price=0.05),
+    "priced": Grown(nodes=12, price=0.1, levels=1, candidates=4),
+    "rests": Grown(nodes=6, levels=1, candidates=4, skip_draft_at=0.5),
 }
 
 
@@ -51,7 +51,7 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("trace") / "trace.json"
     chosen = tuple(POLICIES.values())
     record_trace(
-        *models(), prompts(), path=path, temperature=request.param, new_tokens=TOKENS, candidates=4, joined=chosen
+        *models(), prompts(), path=path, temperature=request.param, new_tokens=TOKENS, candidates=4, grown=chosen
     )
     return Trace.read(path)
 
@@ -59,11 +59,11 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_in_replay_does_what_it_does_in_the_engine(recorded: Trace, name: str) -> None:
     target, draft = models()
-    engine = Engine(target, draft, policy=DraftPolicy(joined=POLICIES[name]), max_batch=1, max_context=128)
+    engine = Engine(target, draft, policy=POLICIES[name], max_batch=1, max_context=128)
     params = SamplingParams(temperature=recorded.temperature, max_new_tokens=TOKENS)
     outputs = recorded.columns["token"].reshape(-1, TOKENS).astype(np.int64)
     pairs = [(prompt.tokens, output) for prompt, output in zip(prompts(), outputs, strict=True)]
-    steps = replay_joined(draft, POLICIES[name], pairs)
+    steps = replay_grown(draft, POLICIES[name], pairs)
     for number, (prompt, output) in enumerate(pairs):
         engine.timings.clear()
         mine = steps["prompt"] == number
@@ -80,8 +80,8 @@ def test_a_batch_in_replay_is_its_prompts_alone(recorded: Trace) -> None:
     draft = models()[1]
     outputs = recorded.columns["token"].reshape(-1, TOKENS).astype(np.int64)
     pairs = [(prompt.tokens, output) for prompt, output in zip(prompts(), outputs, strict=True)]
-    together = replay_joined(draft, POLICIES["dynamic"], pairs)
-    alone = [replay_joined(draft, POLICIES["dynamic"], [pair]) for pair in pairs]
+    together = replay_grown(draft, POLICIES["dynamic"], pairs)
+    alone = [replay_grown(draft, POLICIES["dynamic"], [pair]) for pair in pairs]
     for name in ("position", "emitted", "nodes", "forwards"):
         np.testing.assert_array_equal(together[name], np.concatenate([one[name] for one in alone]))
 
@@ -95,18 +95,18 @@ def test_steps_are_taken_with_maps_of_other_sources(monkeypatch: pytest.MonkeyPa
 
     run_on: list[tuple[set[int], int]] = []
 
-    def replay(draft: Any, policy: JoinedPolicy, pairs: list[Any]) -> Any:
+    def replay(draft: Any, policy: Grown, pairs: list[Any]) -> Any:
         numbers = {next(i for i, each in enumerate(PAIRS) if each[0] is pair[0]) for pair in pairs}
         run_on.append((numbers, round(policy.maps[0].acceptance[1] * 100) - 1))
         return real(draft, policy, pairs)
 
-    real = replay_joined
-    monkeypatch.setattr(joined_replay, "_maps", maps)
-    monkeypatch.setattr(joined_replay, "replay_joined", replay)
+    real = replay_grown
+    monkeypatch.setattr(grown_replay, "_maps", maps)
+    monkeypatch.setattr(grown_replay, "replay_grown", replay)
     some = random_prompts(6, workload="a", seed=0)
     PAIRS = [(prompt.tokens, prompt.tokens[:8]) for prompt in some]
     sourced = [Sourced(p.id, p.workload, p.tokens, f"source {i // 2}") for i, p in enumerate(some)]
-    made = record_joined(None, sourced, [output for _, output in PAIRS], [POLICIES["retrieved"]])
+    made = record_grown(None, sourced, [output for _, output in PAIRS], [POLICIES["retrieved"]])
     assert fitted_on[0] == set(range(6)), "the plan's maps are fitted on all"
     assert len(run_on) == 2 and run_on[0][0] | run_on[1][0] == set(range(6))
     for numbers, fit_number in run_on:
@@ -125,16 +125,16 @@ class Sourced(TinyPrompt):
 
 def test_a_policy_that_needs_a_draft_is_not_recorded_without_one() -> None:
     with pytest.raises(InvalidInputError, match="models at hand"):
-        record_joined(None, prompts(), [p.tokens for p in prompts()], [JoinedPolicy(nodes=4, retrieval=False)])
-    assert all(not policy.draft for policy in joined_family(drafted=False))
+        record_grown(None, prompts(), [p.tokens for p in prompts()], [Grown(nodes=4, retrieval=None)])
+    assert all(policy.drafter is None for policy in grown_family(drafted=False))
 
 
 def test_results_of_a_record_are_sums_over_its_steps(recorded: Trace) -> None:
-    assert recorded.joined is not None
-    columns = recorded.joined.columns
-    for number, (policy, result) in enumerate(recorded_joined(recorded, "b")):
+    assert recorded.grown is not None
+    columns = recorded.grown.columns
+    for number, (policy, result) in enumerate(recorded_grown(recorded, "b")):
         mine = (columns["policy"] == number) & (columns["prompt"] >= 4)
-        assert policy.joined is not None and policy.joined.maps == recorded.joined.maps["b"]
+        assert policy.maps == recorded.grown.maps["b"]
         assert result.prompts.tolist() == [4, 5, 6, 7]
         assert (result.tokens == TOKENS - 1).all() and result.steps.sum() == mine.sum()
         assert result.verified_nodes.sum() == columns["nodes"][mine].sum()
@@ -150,10 +150,10 @@ def priced(**changes: Any) -> Cost:
 
 
 def test_a_step_costs_its_forwards_its_growth_and_its_widest_row(recorded: Trace) -> None:
-    assert recorded.joined is not None
-    columns, costs = recorded.joined.columns, priced()
+    assert recorded.grown is not None
+    columns, costs = recorded.grown.columns, priced()
     assert costs.draft_forward is not None
-    for number, (policy, result) in enumerate(recorded_joined(recorded, "a")):
+    for number, (policy, result) in enumerate(recorded_grown(recorded, "a")):
         mine = (columns["policy"] == number) & (columns["prompt"] < 4)
         asked, nodes = columns["forwards"][mine], columns["nodes"][mine]
         drafting = [
@@ -171,14 +171,14 @@ def test_a_step_costs_its_forwards_its_growth_and_its_widest_row(recorded: Trace
         assert sum(drafted) == pytest.approx(sum(widest), rel=0.02), "200 rows: some row has the most"
 
 
-def with_joined(made: Trace, emitted: int, policy: JoinedPolicy) -> Trace:
+def with_joined(made: Trace, emitted: int, policy: Grown) -> Trace:
     """A trace with a record of one policy that emits so many tokens a step, from 8 nodes and one forward of 3."""
     rows: list[tuple[int, int, int]] = []
     for number, prompt in enumerate(made.prompts):
         for at in range(1, prompt.output_tokens, emitted):
             rows.append((number, at, min(emitted, prompt.output_tokens - at)))
     table = np.array(rows, dtype=np.int32)
-    forwards = np.full((len(rows), 1), 3 if policy.draft else 0, dtype=np.int32)
+    forwards = np.full((len(rows), 1), 3 if policy.drafter else 0, dtype=np.int32)
     columns: dict[str, Any] = {
         "policy": np.zeros(len(rows), np.int32), "prompt": table[:, 0], "position": table[:, 1],
         "emitted": table[:, 2], "nodes": np.full(len(rows), 8, np.int32), "forwards": forwards,
@@ -186,21 +186,20 @@ def with_joined(made: Trace, emitted: int, policy: JoinedPolicy) -> Trace:
     maps = {made.workloads[0]: (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.8)),)}
     return Trace.in_memory(
         made.columns, stamp=made.stamp, target=made.target, draft=made.draft, temperature=made.temperature,
-        candidates=made.candidates, prompts=made.prompts, joined=JoinedRecord.create(columns, (policy,), maps),
+        candidates=made.candidates, prompts=made.prompts, grown=GrownRecord.create(columns, (policy,), maps),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("emitted", "chosen"), [(6, True), (1, False)])
 def test_the_planner_takes_a_joined_policy_where_it_wins(tmp_path: Path, emitted: int, chosen: bool) -> None:
-    made = with_joined(trace(tmp_path / "trace.json"), emitted, JoinedPolicy(nodes=8))
+    made = with_joined(trace(tmp_path / "trace.json"), emitted, Grown(nodes=8))
     found = make_plan(fit(made), priced(), made, batches=(1, 4), max_nodes=8, resamples=100).entries
     for each in found:
-        joined = each.policy.joined
-        assert (joined is not None) == chosen
-        assert "joined 8 (price 0, draft 0x8)" in {candidate.name for candidate in each.candidates}
-        assert "off" in {candidate.name for candidate in each.candidates}
-        if joined is not None:
-            assert joined.maps == made.joined.maps[made.workloads[0]]  # type: ignore[union-attr]
+        assert (each.policy.kind == "grown") == chosen
+        assert "joined 8 (price 0, draft 0x8)" in {candidate.policy.name for candidate in each.candidates}
+        assert "off" in {candidate.policy.name for candidate in each.candidates}
+        if each.policy.kind == "grown":
+            assert made.grown is not None and each.policy.maps == made.grown.maps[made.workloads[0]]
             assert each.prediction.tokens_per_step.value <= emitted
             assert each.prediction.tokens_per_step.low <= each.prediction.tokens_per_step.value
             step = sum(each.prediction.terms_s.values())
@@ -208,20 +207,20 @@ def test_the_planner_takes_a_joined_policy_where_it_wins(tmp_path: Path, emitted
 
 
 def test_a_cost_that_does_not_price_growth_is_refused(tmp_path: Path) -> None:
-    made = with_joined(trace(tmp_path / "trace.json"), 3, JoinedPolicy(nodes=8))
-    with pytest.raises(InvalidInputError, match=r"growing a joined tree.*Calibrate again"):
+    made = with_joined(trace(tmp_path / "trace.json"), 3, Grown(nodes=8))
+    with pytest.raises(InvalidInputError, match=r"growing a tree.*Calibrate again"):
         make_plan(fit(made), cost(), made, batches=(1,), resamples=100)
 
 
 def test_a_policy_with_a_draft_is_left_out_where_the_cost_has_none(tmp_path: Path) -> None:
     alone = priced(drafters={"retrieval": cost().drafters["retrieval"]})
-    for policy, there in ((JoinedPolicy(nodes=8), False), (JoinedPolicy(nodes=8, draft=False), True)):
+    for policy, there in ((Grown(nodes=8), False), (Grown(nodes=8, drafter=None), True)):
         made = with_joined(trace(tmp_path / "trace.json"), 6, policy)
         (found,) = make_plan(fit(made), alone, made, batches=(1,), resamples=100).entries
-        assert (found.policy.joined is not None) == there
+        assert (found.policy.kind == "grown") == there
 
 
-JOINED = DraftPolicy(joined=JoinedPolicy(nodes=8, levels=2))
+JOINED = Grown(nodes=8, levels=2)
 
 
 @pytest.mark.parametrize("export", [export_vllm, export_sglang, export_tensorrt_llm])
@@ -235,4 +234,4 @@ def test_other_engines_refuse_a_joined_policy_and_name_the_nearest(export: Any) 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "medusa", "growmap"])
 def test_no_engine_takes_a_joined_policy_for_the_tree_it_does_not_have(engine: str) -> None:
     (choice,) = nearest(plan(entry(1, JOINED)), engine, "chat")
-    assert not choice.exact and choice.policy.joined is None
+    assert not choice.exact and choice.policy.kind != "grown"

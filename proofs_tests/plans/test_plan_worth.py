@@ -7,7 +7,7 @@ import numpy as np
 from optimizer.plan import WORTH, make_plan
 from proofs_tests.plans.plan_examples import cost, fit
 from reader_theory.acceptance import simulated_trace
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Off
 
 
 def test_drafts_that_gain_too_little_are_left_out() -> None:
@@ -19,8 +19,8 @@ def test_drafts_that_gain_too_little_are_left_out() -> None:
         priced = cost(row_s=2e-2, draft_s=float(draft_s))
         plan = make_plan(fitted, priced, recorded, batches=(1,), max_nodes=4, max_depth=3, new_tokens=24, resamples=100)
         (entry,) = plan.entries
-        rates = {candidate.name: candidate.tokens_per_s for candidate in entry.candidates}
-        if entry.policy == DraftPolicy():
+        rates = {candidate.policy.name: candidate.tokens_per_s for candidate in entry.candidates}
+        if entry.policy == Off():
             assert entry.prediction.speed_up.value == 1.0
             left_out.append(max(rates.values()) / rates["off"])
         else:

@@ -97,6 +97,26 @@ class ResampledTarget(_OtherResidual):
         return target
 
 
+class DropsSmallSurplus(_OtherResidual):
+    """Takes a surplus below 1e-4 for rounding."""
+
+    @staticmethod
+    def left(target: Array, law: Array, token: int) -> Array:
+        surplus = np.maximum(target - law, 0)
+        kept = np.where(surplus < 1e-4, 0, surplus)
+        return kept / kept.sum() if kept.sum() > 0 else target
+
+
+class ForgetsFromTheFourth(_OtherResidual):
+    """Draws from the target itself after a rejection, from the fourth node of a chain on."""
+
+    schemes = frozenset({"chain", "iid"})
+
+    def _decide(self, draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
+        decided, left = try_in_turn(draft, node, target, acceptance)
+        return decided, target if node >= 2 else left
+
+
 class LogResidual(_OtherResidual):
     """Weighs the surplus x by -log(1 - x), which is x only when x is small."""
 

@@ -15,6 +15,7 @@ from reader_theory.rules import (
     DraftLaw,
     MultiRound,
     Rule,
+    Scheme,
     TargetOnly,
     Verified,
     VerifyUniforms,
@@ -22,7 +23,7 @@ from reader_theory.rules import (
     verify_batch,
 )
 from reader_theory.rules.battery import check_rule
-from reader_theory.rules.cases import Case, cases_for, table
+from reader_theory.rules.cases import Case, cases_for, deep_case, table
 from reader_theory.rules.enumeration import emitted_law, kept_law
 from reader_theory.rules.exact import law_gap
 from reader_theory.rules.pick import pick_token
@@ -61,6 +62,16 @@ def test_the_battery_names_the_law_that_is_broken(mutant: type[Rule]) -> None:
 def test_the_battery_names_the_claim_that_is_broken(mutant: type[Rule], claim: str) -> None:
     with pytest.raises(AssertionError, match=claim):
         check_rule(mutant())
+
+
+@pytest.mark.parametrize("scheme", ["chain", "iid"])
+def test_a_residual_forgotten_from_the_fourth_node_on_is_seen_by_a_deep_draft_alone(scheme: Scheme) -> None:
+    rule = mutants.ForgetsFromTheFourth()
+    gaps = [
+        law_gap(emitted_law(rule, case), kept_law(rule, case), case.depth + 1)
+        for case in (*cases_for(scheme), deep_case(scheme))
+    ]
+    assert gaps[-1] > 0 and not any(gaps[:-1])
 
 
 def test_a_vocabulary_of_two_hides_a_wrong_residual() -> None:

@@ -11,7 +11,7 @@ from optimizer.serving import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit
 from proofs_tests.plans.test_joined_plans import priced, with_joined
 from reader_theory.acceptance import simulated_trace
-from reader_theory.documents import JoinedPolicy, Trace
+from reader_theory.documents import Grown, Trace
 from reader_theory.documents.schedule import ServingSchedule
 
 BATCHES = (1, 4, 16, 64)
@@ -30,7 +30,7 @@ def made(trace: Trace, costs: Any = None, **changes: Any) -> ServingSchedule:
 
 def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trace) -> None:
     told, trees = made(copying), made(without_matches(copying))
-    assert all(cell.policy is not None and cell.policy.retrieval is None for cell in trees.cells)
+    assert all(cell.policy is not None and cell.policy.retrieved is None for cell in trees.cells)
     taken = 0
     for cell, tree in zip(told.cells, trees.cells, strict=True):
         assert cell.tokens_per_s >= tree.tokens_per_s * (1 - 1e-12) and cell.policy is not None
@@ -38,7 +38,7 @@ def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trac
             fit(copying), cost(), copying, batches=(cell.batch,), contexts=(64,), max_nodes=8, max_depth=4,
             resamples=100,
         ).entries[0]  # fmt: skip
-        if cell.policy.retrieval is not None:
+        if cell.policy.retrieved is not None:
             taken += 1
             assert cell.policy == planned.policy and cell.tokens_per_s > tree.tokens_per_s
             assert cell.step_s == pytest.approx(sum(planned.prediction.terms_s.values()))
@@ -63,14 +63,14 @@ def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace) -
     kept = [cell for cell in slow.cells if cell.policy is not None]
     assert 0 < len(kept) < len(slow.cells)
     assert all(cell.step_s / cell.tokens_per_step.value <= 1.2 * fast for cell in kept)  # type: ignore[operator,union-attr]
-    widest = [cell.policy.retrieval.max_tokens for cell in free.cells if cell.policy and cell.policy.retrieval]
+    widest = [cell.policy.retrieved.max_tokens for cell in free.cells if cell.policy and cell.policy.retrieved]
     tight = made(copying, kv_tokens=64 * (65 + 2))
     last = tight.cell("simulated", 64, 64)
-    assert max(widest) > 2 and (last.policy is None or last.policy.retrieval is None)
+    assert max(widest) > 2 and (last.policy is None or last.policy.retrieved is None)
 
 
 def test_a_joined_policy_is_scheduled_where_it_wins(copying: Trace) -> None:
-    joined = with_joined(copying, 9, JoinedPolicy(nodes=8))
+    joined = with_joined(copying, 9, Grown(nodes=8))
     told = made(joined, priced())
-    assert any(cell.policy is not None and cell.policy.joined is not None for cell in told.cells)
+    assert any(cell.policy is not None and cell.policy.kind == "grown" for cell in told.cells)
     assert told.solver.endswith("and replay")

@@ -13,7 +13,7 @@ from reader_theory.acceptance.matched import Matched
 from reader_theory.acceptance.mean_length import MeanLength, alpha_of_mean_length
 from reader_theory.acceptance.rank_depth import RankDepth
 from reader_theory.acceptance.ranked import Ranked
-from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay, replay_many
+from reader_theory.acceptance.replay import ReplayResult, replay, replay_many
 from reader_theory.acceptance.simulated import simulated_trace
 
 __all__ = [
@@ -29,9 +29,7 @@ __all__ = [
     "PathwiseModel",
     "RankDepth",
     "Ranked",
-    "ReplayPolicy",
     "ReplayResult",
-    "RetrievalCap",
     "alpha_of_mean_length",
     "bootstrap_prompts",
     "calibrate",

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from reader_theory.acceptance.base import AcceptanceModel, PathwiseModel, model_from_dict
-from reader_theory.acceptance.replay import RetrievalCap, replay
+from reader_theory.acceptance.replay import replay
 from reader_theory.acceptance.simulated import simulated_trace
+from reader_theory.documents.policy import Chain, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.trees.tree import ROOT, DraftTree
 from reader_theory.trees.value import siblings_sum
@@ -107,10 +108,10 @@ def _check_fit(kind: type[AcceptanceModel]) -> None:
     """On independent positions every model's chain of three agrees with the exact replay."""
     trace = simulated_trace(prompts=100, tokens=400, seed=1)
     if kind.sources == ("retrieval",):
-        trace, cap = _independent_copies(trace), RetrievalCap(min_match=1, offset=3, factor=0, max_tokens=3)
-        replayed = replay(trace, DraftTree.empty(), retrieval_cap=cap).tokens_per_step
+        trace, chain = _independent_copies(trace), Chain(min_match=1, offset=3, factor=0, max_tokens=3)
+        replayed = replay(trace, chain).tokens_per_step
     else:
-        replayed = replay(trace, DraftTree.chain(3)).tokens_per_step
+        replayed = replay(trace, Static.of(DraftTree.chain(3))).tokens_per_step
     predicted = kind.fit(trace).tokens_per_step(DraftTree.chain(3, kind.sources[0]))
     near = abs(predicted / replayed - 1) < 0.02
     _holds("its fit predicts the trace it was fitted on within 2 %", near, (predicted, replayed))

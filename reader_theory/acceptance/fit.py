@@ -11,10 +11,11 @@ from reader_theory.acceptance.calibration import Scored, calibrate, draft_scores
 from reader_theory.acceptance.intervals import Interval, Statistic, bootstrap_prompts, ratio_of_sums
 from reader_theory.acceptance.matched import COUNT_BINS, LENGTH_BINS, matched_parameters, matched_sums
 from reader_theory.acceptance.rank_depth import carried_down
-from reader_theory.acceptance.replay import ReplayPolicy, ReplayResult, RetrievalCap, replay_many
+from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents.base import Stamp
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, MatchedFit, RankDepthFit, WorkloadFit
+from reader_theory.documents.policy import Chain, Policy, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -153,12 +154,12 @@ def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
 
 
 def _references(trace: Trace, name: str, drafted: bool, offered: bool, resampler: _Resampler) -> dict[str, Estimate]:
-    policies: dict[str, ReplayPolicy] = {}
+    policies: dict[str, Policy] = {}
     if drafted:
-        policies |= {f"chain {k}": ReplayPolicy(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
+        policies |= {f"chain {k}": Static.of(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
     if offered:
-        caps = {k: RetrievalCap(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
-        policies |= {f"retrieval {k}": ReplayPolicy(DraftTree.empty(), cap) for k, cap in caps.items()}
+        chains = {k: Chain(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
+        policies |= {f"retrieval {k}": chain for k, chain in chains.items()}
     results = replay_many(trace, policies.values(), workload=name)
     return {key: _tokens_per_step(result, resampler) for key, result in zip(policies, results, strict=True)}
 

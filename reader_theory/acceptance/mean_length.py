@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.base import PathwiseModel, as_probabilities
 from reader_theory.acceptance.geometric import chain_tokens_per_step
 from reader_theory.acceptance.replay import replay
+from reader_theory.documents.policy import policy_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -68,7 +69,7 @@ class MeanLength(PathwiseModel):
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None, *, chain: int = 4) -> Self:
         """The mean that an engine with a chain of this length would have logged on the trace."""
-        return cls(replay(trace, DraftTree.chain(chain), workload=workload).tokens_per_step, chain)
+        return cls(replay(trace, policy_of(DraftTree.chain(chain)), workload=workload).tokens_per_step, chain)
 
 
 def alpha_of_mean_length(mean_tokens: float, chain: int) -> float:

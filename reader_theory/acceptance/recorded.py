@@ -1,4 +1,4 @@
-"""Recorded: what joined policies did on a trace, as results of a replay.
+"""Recorded: what grown policies did on a trace, as results of a replay.
 
 Prefer it for trees that are grown anew at every step, which ranks on the true path cannot replay; `replay` for all
 others. Exact for rules that follow the target's own tokens, on the prompts that were recorded.
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from reader_theory.acceptance.replay import ReplayResult
 from reader_theory.documents.arrays import Columns
-from reader_theory.documents.plan import DraftPolicy
+from reader_theory.documents.policy import Grown
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 
-__all__ = ["recorded_joined"]
+__all__ = ["recorded_grown"]
 
 
-def recorded_joined(trace: Trace, workload: str) -> list[tuple[DraftPolicy, ReplayResult]]:
-    """Each joined policy of a trace, with the maps of `workload`, and what it did; none where none was recorded.
+def recorded_grown(trace: Trace, workload: str) -> list[tuple[Grown, ReplayResult]]:
+    """Each grown policy of a trace, with the maps of `workload`, and what it did; none where none was recorded.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def recorded_joined(trace: Trace, workload: str) -> list[tuple[DraftPolicy, Repl
 
     Returns
     -------
-    list of (DraftPolicy, ReplayResult)
+    list of (Grown, ReplayResult)
         Over the prompts with more than one output token, in the trace's order: the first comes from the prefill.
 
     Raises
@@ -37,17 +37,17 @@ def recorded_joined(trace: Trace, workload: str) -> list[tuple[DraftPolicy, Repl
     InvalidInputError
         If the record has no steps on some of these prompts.
     """
-    record = trace.joined
+    record = trace.grown
     if record is None:
         return []
     prompts = [i for i, p in enumerate(trace.prompts) if p.workload == workload and p.output_tokens > 1]
     steps = _sorted(record.columns)
-    found: list[tuple[DraftPolicy, ReplayResult]] = []
+    found: list[tuple[Grown, ReplayResult]] = []
     for number, policy in enumerate(record.policies):
         mine = (steps["policy"] == number) & np.isin(steps["prompt"], prompts)
         result = _result({name: column[mine] for name, column in steps.items()}, np.array(prompts, dtype=np.int32))
         carried = policy.model_copy(update={"maps": record.maps.get(workload, ())})
-        found.append((DraftPolicy(joined=carried), result))
+        found.append((carried, result))
     return found
 
 
@@ -62,7 +62,7 @@ def _result(steps: Columns, prompts: NDArray[np.int32]) -> ReplayResult:
     count = np.bincount(place, minlength=len(prompts))
     require(
         len(prompts) > 0 and bool((count > 0).all()),
-        "a joined record must have steps of every policy on every prompt of its trace",
+        "a grown record must have steps of every policy on every prompt of its trace",
         got=f"none on prompts {prompts[count == 0][:5].tolist()}",
         fix="Record the trace again.",
     )

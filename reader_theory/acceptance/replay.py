@@ -7,7 +7,6 @@ is the true prefix: the ranks recorded on that prefix decide every depth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,59 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.documents.policy import Policy
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.trees.tree import DraftTree
 
-__all__ = ["ReplayPolicy", "ReplayResult", "RetrievalCap", "replay", "replay_many"]
+__all__ = ["ReplayResult", "replay", "replay_many"]
 
 _NEVER = np.iinfo(np.int32).max
 Ints = NDArray[np.int32]
 _RECORDED = ("draft_rank", "match_length", "retrieval_offered", "retrieval_run")
-
-
-@dataclass(frozen=True)
-class RetrievalCap:
-    """Longest chain for a match of m tokens: ``min(max_tokens, floor(offset + factor * m))``, 0 below `min_match`.
-
-    Parameters
-    ----------
-    min_match : int, >= 1
-    offset, factor : float, finite
-    max_tokens : int, >= 0
-    """
-
-    min_match: int
-    offset: float
-    factor: float
-    max_tokens: int
-
-    def __post_init__(self) -> None:
-        sound = self.min_match >= 1 and self.max_tokens >= 0 and math.isfinite(self.offset + self.factor)
-        require(
-            sound,
-            "a retrieval cap must have `min_match` >= 1, `max_tokens` >= 0, and a finite `offset` and `factor`",
-            got=str(self),
-            fix="Pass `retrieval_cap=None` to switch retrieval off.",
-        )
-
-    def cap(self, match_length: int) -> int:
-        """Longest chain for a match of `match_length` tokens."""
-        if match_length < self.min_match:
-            return 0
-        return max(0, min(self.max_tokens, math.floor(self.offset + self.factor * match_length)))
-
-
-_OFF = RetrievalCap(min_match=_NEVER, offset=0.0, factor=0.0, max_tokens=0)
-
-
-@dataclass(frozen=True)
-class ReplayPolicy:
-    """What a step drafts: a static tree of neural ranks, a capped retrieved chain, or both in one trie."""
-
-    tree: DraftTree
-    retrieval_cap: RetrievalCap | None = None
-    skip_draft_at_match: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +46,7 @@ class ReplayResult:
     accepted_histogram : (P, A + 1) int32
         Steps that accepted 0, 1, ..., A draft tokens.
     forwards_histogram : (F, W + 1) int64, optional
-        Of recorded joined policies: steps whose first, second, ... forward of the draft had 0, 1, ..., W tokens.
+        Of recorded grown policies: steps whose first, second, ... forward of the draft had 0, 1, ..., W tokens.
     """
 
     prompts: NDArray[np.int32]
@@ -131,45 +87,32 @@ class ReplayResult:
         return float(totals @ table[: len(totals)] / totals.sum())
 
 
-def replay(
-    trace: Trace,
-    tree: DraftTree,
-    *,
-    retrieval_cap: RetrievalCap | None = None,
-    workload: str | None = None,
-    skip_draft_at_match: int | None = None,
-    first_position: int = 0,
-) -> ReplayResult:
+def replay(trace: Trace, policy: Policy, *, workload: str | None = None, first_position: int = 0) -> ReplayResult:
     """Replay a policy over every prompt of a trace, or of one of its workloads.
 
-    A step that starts at position t accepts the longer of the path that successive `draft_rank` follow in `tree`
+    A step that starts at position t accepts the longer of the path that successive `draft_rank` follow in the tree
     and the retrieved chain, cut at its cap; the next step starts one token later than what was accepted.
 
     Parameters
     ----------
     trace : Trace
-    tree : DraftTree
-        Nodes are ranks of the neural draft.
-    retrieval_cap : RetrievalCap, optional
-        Retrieval is off when left out.
+    policy : Policy
+        Of fixed ranks, a retrieved chain, or both; what grown policies did only a run can tell (`recorded_grown`).
     workload : str, optional
         Replay this workload only.
-    skip_draft_at_match : int, optional
-        Where the match is at least this long, the neural draft does not run.
     first_position : int
         Position at which the first step starts: 1 when the engine's prefill emits the first token.
 
     Raises
     ------
     InvalidInputError
-        If the workload is unknown, or the tree asks for ranks that the trace did not record.
+        If the workload is unknown, the tree asks for ranks that the trace did not record, or it is grown.
     """
-    policy = ReplayPolicy(tree, retrieval_cap, skip_draft_at_match)
     return replay_many(trace, [policy], workload=workload, first_position=first_position)[0]
 
 
 def replay_many(
-    trace: Trace, policies: Iterable[ReplayPolicy], *, workload: str | None = None, first_position: int = 0
+    trace: Trace, policies: Iterable[Policy], *, workload: str | None = None, first_position: int = 0
 ) -> list[ReplayResult]:
     """Replay several policies over the same positions; see `replay`."""
     walked = _walked(trace, workload, first_position)
@@ -206,19 +149,28 @@ def _walked(trace: Trace, workload: str | None, first_position: int) -> _Walked:
     return _Walked(prompts[chosen], starts[chosen], ends[chosen], *recorded)
 
 
-def _replay_one(trace: Trace, policy: ReplayPolicy, walked: _Walked) -> ReplayResult:
+def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
     from reader_theory.acceptance._replay_kernel import walk
 
-    tree, cap = policy.tree, policy.retrieval_cap or _OFF
+    require(
+        policy.kind != "grown",
+        "`policy` must draft the same ranks or a retrieved chain in every step",
+        got=policy.name,
+        fix="Record the trace with this policy, and take its result from `recorded_grown`.",
+    )
+    tree, cap = policy.tree, policy.retrieved
     _check_ranks(trace, tree)
+    shortest, offset, factor, longest = (
+        (_NEVER, 0.0, 0.0, 0) if cap is None else (cap.min_match, cap.offset, cap.factor, cap.max_tokens)
+    )
     prompts = len(walked.prompts)
     counts = np.zeros((5, prompts), dtype=np.int64)
-    nodes = np.zeros((prompts, len(tree) + cap.max_tokens + 1), dtype=np.int32)
-    accepted = np.zeros((prompts, max(tree.depth, cap.max_tokens) + 1), dtype=np.int32)
-    skip = _NEVER if policy.skip_draft_at_match is None else policy.skip_draft_at_match
+    nodes = np.zeros((prompts, len(tree) + longest + 1), dtype=np.int32)
+    accepted = np.zeros((prompts, max(tree.depth, longest) + 1), dtype=np.int32)
+    skip = policy.skip_at_match if policy.kind == "union" and policy.skip_at_match is not None else _NEVER
     walk(
         walked.starts, walked.ends, walked.draft_rank, walked.match_length, walked.offered, walked.run,
-        _child_table(tree), len(tree), skip, cap.min_match, float(cap.offset), float(cap.factor), cap.max_tokens,
+        _child_table(tree), len(tree), skip, shortest, offset, factor, longest,
         counts, nodes, accepted,
     )  # fmt: skip
     return ReplayResult(

@@ -2,36 +2,41 @@
 
 from reader_theory.documents.base import Document, Stamp, read_document
 from reader_theory.documents.cost import Cost, CostTable, DrafterCost
-from reader_theory.documents.joined import JOINED_COLUMNS, JoinedPolicy, JoinedRecord, SourceMap
-from reader_theory.documents.plan import Candidate, DraftPolicy, Plan, PlanEntry, Prediction, RetrievalPolicy
+from reader_theory.documents.grown import GROWN_COLUMNS, GrownRecord
+from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
+from reader_theory.documents.policy import Chain, Grown, Off, Policy, SourceMap, Static, Union, policy_of
 from reader_theory.documents.run_record import RUN_COLUMNS, RequestRecord, RunCell, RunRecord
 from reader_theory.documents.trace import TRACE_COLUMNS, Trace, TracePrompt
 from reader_theory.documents.validation import Comparison, Validation
 
 __all__ = [
-    "JOINED_COLUMNS",
+    "GROWN_COLUMNS",
     "RUN_COLUMNS",
     "TRACE_COLUMNS",
     "Candidate",
+    "Chain",
     "Comparison",
     "Cost",
     "CostTable",
     "Document",
-    "DraftPolicy",
     "DrafterCost",
-    "JoinedPolicy",
-    "JoinedRecord",
+    "Grown",
+    "GrownRecord",
+    "Off",
     "Plan",
     "PlanEntry",
+    "Policy",
     "Prediction",
     "RequestRecord",
-    "RetrievalPolicy",
     "RunCell",
     "RunRecord",
     "SourceMap",
     "Stamp",
+    "Static",
     "Trace",
     "TracePrompt",
+    "Union",
     "Validation",
+    "policy_of",
     "read_document",
 ]

@@ -69,6 +69,9 @@ class Document(Frozen):
     stamp: Stamp
 
     newest: ClassVar[int] = 1
+    oldest: ClassVar[int] = 1
+    """Versions that `read` takes; an older document is made again by the command `made_by`."""
+    made_by: ClassVar[str] = "reader"
 
     def write(self, path: str | Path) -> Path:
         """Write the document to `path` as JSON, whole or not at all, and return the path."""
@@ -81,8 +84,8 @@ class Document(Frozen):
         Raises
         ------
         DocumentError
-            If the file is missing, truncated, of another kind, newer than this version reads, or damaged;
-            the message names the field.
+            If the file is missing, truncated, of another kind, newer or older than this version reads, or
+            damaged; the message names the field.
         """
         raw = _load_json(Path(path))
         kind = cls.model_fields["kind"].default
@@ -95,10 +98,10 @@ class Document(Frozen):
         )
         found = raw.get("schema_version")
         require(
-            type(found) is int and 1 <= found <= cls.newest,
-            f"`schema_version` of `{path}` must be between 1 and {cls.newest}",
+            type(found) is int and cls.oldest <= found <= cls.newest,
+            f"`schema_version` of `{path}` must be between {cls.oldest} and {cls.newest}",
             got=f"schema_version {found!r}",
-            fix="Upgrade reader-theory to read a newer document, or make the document again.",
+            fix=f"Upgrade reader-theory to read a newer document; make an older one again by `{cls.made_by}`.",
             error=DocumentError,
         )
         try:

@@ -12,12 +12,10 @@ from pydantic import Field, model_validator
 
 from reader_theory.cost.terms import TERMS, FunctionTerm, StepModel, Term
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.estimate import Estimate, Origin
 
-__all__ = ["DRAFT", "RETRIEVAL", "Cost", "CostTable", "DrafterCost"]
-
-DRAFT, RETRIEVAL = "draft", "retrieval"
-"""Names of the drafters that are there when nobody names any: a model, and look-ups in the text so far."""
+__all__ = ["Cost", "CostTable", "DrafterCost"]
 
 Grid = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -95,6 +93,7 @@ class Cost(Document):
     """
 
     newest: ClassVar[int] = 3
+    made_by: ClassVar[str] = "reader calibrate"
     kind: Literal["cost"] = "cost"
     schema_version: int = 3
     device: str
@@ -115,7 +114,7 @@ class Cost(Document):
         description="seconds a step of all but the forward, when nothing is drafted",
     )
     growth_s: Estimate | None = Field(
-        default=None, description="seconds a row of growing a joined tree once; None where it was not measured"
+        default=None, description="seconds a row of growing a tree once; None where it was not measured"
     )
     growth_step_s: float = Field(default=0.0, ge=0, description="the same a step, whatever the batch")
     closure: Estimate = Field(description="measured seconds of whole engine steps over the sum of their terms")

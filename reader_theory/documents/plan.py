@@ -3,125 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
-from reader_theory.documents.joined import JoinedPolicy
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
 
-__all__ = ["Candidate", "DraftPolicy", "Plan", "PlanEntry", "Prediction", "RetrievalPolicy"]
-
-
-class RetrievalPolicy(Frozen):
-    """Longest retrieved chain: ``min(max_tokens, floor(offset + factor * match_length))``, 0 below `min_match`."""
-
-    min_match: int = Field(ge=1)
-    offset: float = 0.0
-    factor: float = Field(ge=0)
-    max_tokens: int = Field(ge=1)
-
-    def cap(self, match_length: int) -> int:
-        """Longest chain for a match of `match_length` tokens."""
-        if match_length < self.min_match:
-            return 0
-        return max(0, min(self.max_tokens, int(self.offset + self.factor * match_length)))
-
-
-class DraftPolicy(Frozen):
-    """What a step drafts: a tree of the neural draft's ranks, a retrieved chain, both in one trie, or nothing.
-
-    With `joined`, both sources grow one tree by calibrated probability; the tree of ranks, if any, then says where
-    the draft is asked, and there is no chain.
-    """
-
-    parents: tuple[int, ...] = ()
-    ranks: tuple[int, ...] = ()
-    retrieval: RetrievalPolicy | None = None
-    skip_draft_at_match: int | None = Field(
-        default=None, description="the neural draft does not run on a row whose match is at least this long"
-    )
-    joined: JoinedPolicy | None = None
-
-    @model_validator(mode="after")
-    def _a_tree(self) -> Self:
-        _ = self.tree
-        require(
-            self.joined is None or (self.retrieval is None and self.skip_draft_at_match is None),
-            "a joined policy must have neither a retrieved chain nor a match to skip the draft at",
-            got=str(self.retrieval or self.skip_draft_at_match),
-            fix="Leave them out: `joined` has retrieval in its tree, and `skip_draft_at` for the draft.",
-        )
-        highest = max(self.ranks, default=0)
-        require(
-            self.joined is None or highest < self.joined.candidates,
-            "the ranks of a joined policy's tree must be among its `candidates`",
-            got=f"rank {highest}",
-            fix="Offer more candidates, or take a narrower tree.",
-        )
-        return self
-
-    @property
-    def tree(self) -> DraftTree:
-        """The neural draft's tree."""
-        return DraftTree(self.parents, self.ranks)
-
-    @property
-    def shape(self) -> Literal["off", "chain", "tree"]:
-        """``"off"`` drafts nothing; ``"chain"`` never offers siblings; ``"tree"`` may."""
-        if self.joined is not None:
-            return "tree"
-        if not self.parents and self.retrieval is None:
-            return "off"
-        both = bool(self.parents) and self.retrieval is not None
-        return "tree" if both or not self.tree.is_chain else "chain"
-
-    @property
-    def drafters(self) -> Literal["off", "draft", "retrieval", "both"]:
-        """Who drafts."""
-        if (joined := self.joined) is not None:
-            return "both" if joined.draft and joined.retrieval else "draft" if joined.draft else "retrieval"
-        if self.parents and self.retrieval is not None:
-            return "both"
-        return "draft" if self.parents else "retrieval" if self.retrieval is not None else "off"
-
-    @property
-    def name(self) -> str:
-        """Short name, such as ``"tree 12x4 + retrieval"``."""
-        parts: list[str] = []
-        if self.parents:
-            tree = self.tree
-            parts.append(f"chain {len(tree)}" if tree.is_chain else f"tree {len(tree)}x{tree.depth}")
-        if self.retrieval is not None:
-            r = self.retrieval
-            parts.append(f"retrieval {r.max_tokens} ({r.offset:g}+{r.factor:g}m, m>={r.min_match})")
-        if self.joined is not None:
-            parts.append(self.joined.name)
-        return " + ".join(parts) or "off"
-
-    def forward_sizes(self, pending: float) -> NDArray[np.float64]:
-        """Tokens a row of each forward of the draft: the `pending` ones, then the inner nodes of each level."""
-        if not self.parents:
-            return np.empty(0)
-        tree = self.tree
-        inner = np.unique(tree.parents[tree.parents >= 0])
-        widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
-        return np.concatenate([[pending], widths])
-
-    @classmethod
-    def of(cls, tree: DraftTree, retrieval: RetrievalPolicy | None = None, skip: int | None = None) -> DraftPolicy:
-        """Policy from a tree of the neural draft's ranks."""
-        return cls(
-            parents=tuple(tree.parents.tolist()),
-            ranks=tuple(tree.ranks.tolist()),
-            retrieval=retrieval,
-            skip_draft_at_match=skip,
-        )
+__all__ = ["Candidate", "Plan", "PlanEntry", "Prediction"]
 
 
 class Prediction(Frozen):
@@ -138,7 +29,7 @@ class Prediction(Frozen):
 class Candidate(Frozen):
     """One policy that was weighed, and what it was predicted to give."""
 
-    name: str
+    policy: Policy
     tokens_per_step: float
     tokens_per_s: float
 
@@ -151,7 +42,7 @@ class PlanEntry(Frozen):
     context_tokens: int | None = Field(
         default=None, ge=1, description="mean context, in tokens a row, up to which the entry is meant; None for any"
     )
-    policy: DraftPolicy
+    policy: Policy
     prediction: Prediction
     price: float = Field(ge=0, description="tokens that one more verified node must bring to pay for its time")
     upper_bound_tokens_per_s: float = Field(description="no policy of the searched family was predicted above this")
@@ -164,9 +55,11 @@ class PlanEntry(Frozen):
 class Plan(Document):
     """The document that `plan` writes and an engine runs; validation needs nothing but it and a RunRecord."""
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
+    oldest: ClassVar[int] = 2
+    made_by: ClassVar[str] = "reader plan"
     kind: Literal["plan"] = "plan"
-    schema_version: int = 1
+    schema_version: int = 2
     target: str
     draft: str | None
     device: str

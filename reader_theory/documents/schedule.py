@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
-from reader_theory.documents.plan import Candidate, DraftPolicy, Plan, PlanEntry, Prediction
+from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -20,7 +21,7 @@ class ScheduleCell(Frozen):
     workload: str
     context: int = Field(ge=0, description="cached tokens of a request")
     batch: int = Field(ge=1)
-    policy: DraftPolicy | None
+    policy: Policy | None
     tokens_per_step: Estimate | None
     step_s: float | None
     tokens_per_s: float = Field(description="of the whole batch; 0 where nothing is feasible")
@@ -52,9 +53,11 @@ class OperatingPoint(Frozen):
 class ServingSchedule(Document):
     """The document that `plan --rate --slo` writes: what to draft over batch and context."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
+    oldest: ClassVar[int] = 3
+    made_by: ClassVar[str] = "reader plan --rate"
     kind: Literal["serving_schedule"] = "serving_schedule"
-    schema_version: int = 2
+    schema_version: int = 3
     target: str
     draft: str
     device: str
@@ -130,7 +133,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
             step_s=Estimate.exact(step_s, "predicted"),
             tokens_per_s=rate,
             speed_up=rate.scaled(gain / rate.value),
-            nodes_per_step=float(len(cell.policy.parents)) if cell.nodes_per_step is None else cell.nodes_per_step,
+            nodes_per_step=float(cell.policy.most_nodes) if cell.nodes_per_step is None else cell.nodes_per_step,
             terms_s={"step": step_s},
         ),
         price=max(cell.price, 0.0),

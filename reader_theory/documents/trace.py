@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,7 +13,7 @@ from pydantic import Field, PrivateAttr
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.columns import Within, check_prompts, check_values
-from reader_theory.documents.joined import JoinedRecord
+from reader_theory.documents.grown import GrownRecord
 from reader_theory.errors import DocumentError, require
 
 __all__ = ["TRACE_COLUMNS", "Trace", "TracePrompt"]
@@ -63,16 +62,20 @@ class Trace(Document):
     decides depth d of a step that starts at t: one row a position serves every depth.
     """
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
+    oldest: ClassVar[int] = 3
+    made_by: ClassVar[str] = "reader record"
     kind: Literal["trace"] = "trace"
-    schema_version: int = 2
+    schema_version: int = 3
     target: str
     draft: str | None
     temperature: float
     candidates: int
     prompts: tuple[TracePrompt, ...]
     arrays: ArrayFile
-    joined: JoinedRecord | None = Field(default=None, description="what joined policies did; version 1 has none")
+    grown: GrownRecord | None = Field(
+        default=None, description="what trees grown at every step did, where some were run"
+    )
 
     _columns: Columns | None = PrivateAttr(default=None)
 
@@ -98,8 +101,8 @@ class Trace(Document):
         trace = super().read(path)
         trace._columns = trace.arrays.read(Path(path).parent)
         check_columns(trace._columns, len(trace.prompts))
-        if trace.joined is not None:
-            trace.joined.load(Path(path).parent)
+        if trace.grown is not None:
+            trace.grown.load(Path(path).parent)
         return trace
 
     @classmethod
@@ -109,11 +112,6 @@ class Trace(Document):
         trace = cls(arrays=ArrayFile(name="", sha256="", rows=len(columns["prompt"])), **fields)
         trace._columns = columns
         return trace
-
-    def fingerprint(self) -> str:
-        """As of every document; a trace without joined policies keeps the one that it had as version 1."""
-        left_out = {"joined"} if self.joined is None else set[str]()
-        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     @property
     def columns(self) -> Columns:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError
 from reader_theory.rules.base import Rule, Verified, verify_batch
-from reader_theory.rules.cases import Case, cases_for, node_paths
+from reader_theory.rules.cases import Case, cases_for, deep_case, node_paths
 from reader_theory.rules.draft_law import DRAWN, SCHEMES, DraftLaw
 from reader_theory.rules.enumeration import emitted_law, kept_law, verified_law
 from reader_theory.rules.exact import Text, law_gap
@@ -23,12 +23,12 @@ __all__ = ["check_rule"]
 def check_rule(rule: Rule) -> None:
     """Check, on small cases, every claim that a rule makes.
 
-    Lossless: for every scheme that it declares, over trees of several shapes and laws with zeros, the emitted string
-    continued by the target has exactly the target's law, by enumeration in fractions. Lossy: some case shows it, and
-    the name says it. Acceptance: what `acceptance` says of siblings drafted for the rule is what `verify` accepts,
-    exactly, or, where noise couples them, within 5 standard deviations over 2,000 steps. What is emitted is always the
-    accepted path's tokens and one more, all of them possible. What it cannot verify it refuses. A request is verified
-    alike alone and in a ragged batch, in fractions and in float64.
+    Lossless: for every scheme that it declares, over trees of several shapes, laws with zeros, and a deep draft of
+    its own scheme, the emitted string continued by the target has exactly the target's law, by enumeration in
+    fractions. Lossy: some case shows it, and the name says it. Acceptance: what `acceptance` says of siblings drafted
+    for the rule is what `verify` accepts, exactly, or, where noise couples them, within 5 standard deviations over
+    2,000 steps. What is emitted is always the accepted path's tokens and one more, all of them possible. What it cannot
+    verify it refuses. A request is verified alike alone and in a ragged batch, in fractions and in float64.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def check_rule(rule: Rule) -> None:
     """
     cases = [case for scheme in sorted(rule.schemes) for case in cases_for(scheme)]
     _check_names(rule)
-    _check_law(rule, cases)
+    _check_law(rule, [*cases, deep_case(rule.scheme)])
     _check_acceptance(rule)
     _check_refusals(rule, [case for case in cases if case.parents])
     _check_batch(rule, cases)

@@ -16,20 +16,22 @@ from reader_theory.rules.laws import Laws, most_likely
 from reader_theory.rules.race import race
 from reader_theory.trees import ROOT, DraftTree
 
-__all__ = ["Case", "cases_for", "node_paths", "table"]
+__all__ = ["Case", "cases_for", "deep_case", "node_paths", "table"]
 
 TARGET_TWELFTHS = ((5, 0, 5, 2), (1, 5, 6, 0), (0, 0, 3, 9), (3, 3, 3, 3))
 DRAFT_TWELFTHS = ((3, 3, 0, 6), (1, 5, 6, 0), (2, 4, 5, 1), (4, 4, 4, 0))
 WIDE_TARGET = ((4, 0, 1, 5, 2), (0, 2, 2, 0, 8))
 WIDE_DRAFT = ((2, 2, 4, 1, 3), (5, 0, 3, 4, 0))
+DEEP_TARGET = ((1, 0, 3, 0), (0, 2, 0, 2), (0, 0, 1, 3), (2, 2, 0, 0))
+DEEP_DRAFT = ((3, 0, 1, 0), (0, 3, 0, 1), (0, 0, 2, 2), (1, 3, 0, 0))
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (-1, -1, -1), (-1, -1, 0), (-1, -1, 1, 1))
 CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0, 1))
 
 
-def table(twelfths: tuple[tuple[int, ...], ...]) -> Laws:
-    """Laws that depend on the whole string: one row of `twelfths` for each, chosen by a small hash of it."""
-    rows = [np.array([Fraction(n, sum(row)) for n in row]) for row in twelfths]
+def table(parts: tuple[tuple[int, ...], ...]) -> Laws:
+    """Laws that depend on the whole string: one row of `parts` for each, chosen by a small hash of it."""
+    rows = [np.array([Fraction(n, sum(row)) for n in row]) for row in parts]
     return lambda text: rows[sum((2 * place + 1) * (token + 1) for place, token in enumerate(text)) % len(rows)]
 
 
@@ -97,6 +99,12 @@ def cases_for(scheme: Scheme) -> list[Case]:
     shapes = CHAINS if scheme == "chain" else SHAPES
     wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
     return [*(Case(shape, scheme, target, draft) for shape in shapes), wide]
+
+
+def deep_case(scheme: Scheme) -> Case:
+    """A chain of 6, or a tree of depth 5, over laws of two possible tokens each: what goes wrong from some depth on."""
+    parents = (-1, 0, 1, 2, 3, 4) if scheme == "chain" else (-1, -1, 0, 2, 3, 4)
+    return Case(parents, scheme, table(DEEP_TARGET), table(DEEP_DRAFT))
 
 
 def _finish(law: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:

@@ -65,19 +65,19 @@ def _trace(trace: Trace) -> Rows:
                 f"draft_top_{trace.candidates}": float(np.mean(rank >= 0)) if trace.draft else None,
                 "matched": float(np.mean(columns["retrieval_offered"][at] > 0)),
                 "retrieval_run": float(np.mean(columns["retrieval_run"][at])),
-                **_joined(trace, workload),
+                **_grown(trace, workload),
             }
         )
     return rows
 
 
-def _joined(trace: Trace, workload: str) -> dict[str, Any]:
-    """The joined policies with the most tokens a step, of retrieval alone and with a draft; empty without a record."""
-    from reader_theory.acceptance.recorded import recorded_joined
+def _grown(trace: Trace, workload: str) -> dict[str, Any]:
+    """The grown policies with the most tokens a step, of retrieval alone and with a draft; empty without a record."""
+    from reader_theory.acceptance.recorded import recorded_grown
 
     best: dict[str, float] = {}
-    for policy, result in recorded_joined(trace, workload):
-        kind = "retrieved_tree" if policy.drafters == "retrieval" else "joined"
+    for policy, result in recorded_grown(trace, workload):
+        kind = "retrieved_tree" if policy.drafter is None else "joined"
         best[kind] = max(best.get(kind, 0.0), result.tokens_per_step)
     return {f"{kind}_tokens_per_step": value for kind, value in best.items()}
 
@@ -131,7 +131,7 @@ def _plan(plan: Plan) -> Rows:
             "batch": entry.batch,
             **({} if entry.context_tokens is None else {"context": entry.context_tokens}),
             "policy": entry.policy.name,
-            "drafters": entry.policy.drafters,
+            "drafters": entry.policy.drafted_by,
             "tokens_per_step": entry.prediction.tokens_per_step,
             "tokens_per_s": entry.prediction.tokens_per_s,
             "speed_up": entry.prediction.speed_up,

@@ -96,7 +96,7 @@ def demo(
 def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, progress: Progress) -> list[Part]:
     from reader_theory.acceptance.fit import fit_acceptance
     from runtime.measure.record import record_trace
-    from runtime.measure.replay import joined_family
+    from runtime.measure.replay import grown_family
     from runtime.models.house.inflate import inflate
 
     house = load_models(None, None, "float32", progress)
@@ -105,10 +105,12 @@ def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, 
         return load_prompt_tokens(None, house.tokenizer, workloads=workloads, split=split, limit=limit)
 
     chosen = prompts("fit", effort.fit_prompts)
-    grown = [policy for policy in joined_family(drafted=True) if not policy.draft or policy.skip_draft_at is not None]
+    grown = [
+        policy for policy in grown_family(drafted=True) if policy.drafter is None or policy.skip_draft_at is not None
+    ]
     trace = record_trace(
         house.target, house.draft, chosen, path=output / "trace.json", new_tokens=effort.new_tokens, seed=seed,
-        names=house.names, joined=grown, progress=progress,
+        names=house.names, grown=grown, progress=progress,
     )  # fmt: skip
     fit = fit_acceptance(trace, resamples=effort.resamples, seed=seed)
     fit.write(output / "fit.json")

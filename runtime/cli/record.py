@@ -40,7 +40,7 @@ def record(
     output_path(output, ".json")
     from runtime.cli._models import load_models, load_prompt_tokens
     from runtime.measure.record import record_trace
-    from runtime.measure.replay import joined_family
+    from runtime.measure.replay import grown_family
 
     with progress_bars() as progress:
         models = load_models(target, draft, dtype or "float32", progress)
@@ -48,6 +48,6 @@ def record(
         trace = record_trace(
             models.target, models.draft, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            joined=joined_family(drafted=models.draft is not None) if joined else (), progress=progress,
+            grown=grown_family(drafted=models.draft is not None) if joined else (), progress=progress,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.documents.joined import JoinedPolicy
+from reader_theory.documents.policy import Grown
 from reader_theory.errors import require
 from reader_theory.trees import DraftTree
 from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
@@ -55,7 +55,7 @@ class JoinedDrafter(Drafter):
     def __init__(self, neural: NeuralDrafter | None, retrieval: RetrievalDrafter | None = None) -> None:
         self.neural, self.retrieval = neural, retrieval
         self.taken: list[NDArray[np.int64]] = []
-        self._made: tuple[JoinedPolicy, DraftTree | None, NeuralLaws] | None = None
+        self._made: tuple[Grown, DraftTree | None, NeuralLaws] | None = None
 
     def join(self, row: int, tokens: NDArray[np.int64], hidden: Any = None) -> None:
         for one in (self.neural, self.retrieval):
@@ -81,8 +81,8 @@ class JoinedDrafter(Drafter):
         budgets = np.array([left if deep > 0 else 0 for deep, left in zip(room, spare, strict=True)], dtype=np.int64)
         longest = max(row.length for row in rows)
         indices = self.retrieval.indices[: len(rows)] if self.retrieval else [_NOTHING] * len(rows)
-        static = policy.tree if policy.parents else None
-        grown, _ = self.grow(policy.joined, indices, budgets, static, longest)
+        static = policy.tree if policy.asked is not None else None
+        grown, _ = self.grow(policy, indices, budgets, static, longest)
         forwards = tuple(self.taken)
         cut = [grown.down_to(row, deep) for row, deep in enumerate(room)]
         if not any(tokens for tokens, _ in cut):
@@ -99,7 +99,7 @@ class JoinedDrafter(Drafter):
 
     def grow(
         self,
-        policy: JoinedPolicy,
+        policy: Grown,
         indices: Sequence[RetrievalIndex],
         budgets: NDArray[np.int64],
         static: DraftTree | None = None,
@@ -129,7 +129,11 @@ class JoinedDrafter(Drafter):
         laws = self._laws(policy, static, len(texts))
         grow = growing(texts, np.maximum(most, 1), policy.price, laws.addresses)
         levels = policy.levels if static is None else static.depth
-        fits = policy.draft and self.neural is not None and longest + levels <= self.neural.model.max_positions
+        fits = (
+            policy.drafter is not None
+            and self.neural is not None
+            and longest + levels <= self.neural.model.max_positions
+        )
         self.taken = []
         asked = fits and bool(most.any()) and not self._rests(policy, grow)
         if asked:
@@ -137,7 +141,7 @@ class JoinedDrafter(Drafter):
         grown = grow()
         return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
 
-    def _laws(self, policy: JoinedPolicy, static: DraftTree | None, rows: int) -> NeuralLaws:
+    def _laws(self, policy: Grown, static: DraftTree | None, rows: int) -> NeuralLaws:
         """Empty laws; those of the step before where it had as many rows under the same policy."""
         if self._made is not None:
             last, below, laws = self._made
@@ -148,14 +152,14 @@ class JoinedDrafter(Drafter):
         self._made = (policy, static, laws)
         return laws
 
-    def _rests(self, policy: JoinedPolicy, grow: Grow) -> bool:
+    def _rests(self, policy: Grown, grow: Grow) -> bool:
         """Whether retrieval alone is sure of what follows in every row."""
         if policy.skip_draft_at is None or not policy.retrieval:
             return False
         first: GrownBatch = grow()
         return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
 
-    def _ask(self, policy: JoinedPolicy, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
+    def _ask(self, policy: Grown, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
         """Fill `laws`: the root's, then a forward a level."""
         assert self.neural is not None
         rows = len(laws.counts)
@@ -204,15 +208,15 @@ class JoinedDrafter(Drafter):
 DRAFTERS.register(JoinedDrafter)
 
 
-def _laws(policy: JoinedPolicy, static: DraftTree | None) -> int:
+def _laws(policy: Grown, static: DraftTree | None) -> int:
     """Most laws of a row, the root's among them."""
-    if not policy.draft:
+    if policy.drafter is None:
         return 1
     return 1 + (policy.levels * policy.width if static is None else len(static))
 
 
 def _likeliest(
-    policy: JoinedPolicy, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
+    policy: Grown, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> Chosen:
     """The grown nodes right below the newest laws, `low` .. `high` - 1, that have no law yet."""
     found: Chosen = []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.documents.joined import OFFERS, SourceMap
+from reader_theory.documents.policy import OFFERS, SourceMap
 from runtime.retrieval.bodies import laws as kernel
 
 __all__ = ["NeuralLaws", "gridded"]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.calibration import Calibration, Scored, calibrate
-from reader_theory.documents.joined import OFFERS, SourceMap
+from reader_theory.documents.policy import OFFERS, SourceMap
 from reader_theory.errors import require
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.models.base import LanguageModel
@@ -26,7 +26,7 @@ __all__ = ["OffersFit", "fit_offers", "record_offers"]
 
 @dataclass(frozen=True)
 class OffersFit:
-    """Maps for a `JoinedPolicy`, and the calibration behind each.
+    """Maps for a `Grown` policy, and the calibration behind each.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def record_offers(
     pairs : iterable of ((P,) int64, (T,) int64)
         Prompts and the target's own outputs.
     candidates, trust : int, float
-        As in the `JoinedPolicy` that the maps are for.
+        As in the `Grown` policy that the maps are for.
     """
     kept: dict[str, list[tuple[float, bool, int]]] = {offer: [] for offer in OFFERS}
     for number, (prompt, output) in enumerate(pairs):

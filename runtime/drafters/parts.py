@@ -7,17 +7,17 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Grown, Off, Policy, Static, Union
+from reader_theory.errors import require
 from reader_theory.trees import TokenTrees
 from runtime.drafters.base import Drafter, NoDrafter, Proposal, Row
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
 
-__all__ = ["Part", "TreeBuilder", "merged", "most_nodes", "parts_of", "proposed"]
+__all__ = ["Part", "TreeBuilder", "merged", "parts_of", "proposed"]
 
 _NOBODY = NoDrafter()
-_UNMATCHED = RetrievalPolicy(min_match=1, factor=0, max_tokens=1)
 
 
 class Part(NamedTuple):
@@ -35,27 +35,34 @@ class Part(NamedTuple):
     skip: int | None = None
 
 
-def most_nodes(policy: DraftPolicy) -> int:
-    """Most nodes that a row verifies, or that the draft is asked at, in a step, the root included."""
-    if policy.joined is not None:
-        joined = policy.joined
-        return 1 + max(joined.nodes, len(policy.parents) or joined.levels * (joined.width + 1))
-    return 1 + len(policy.parents) + (policy.retrieval.max_tokens if policy.retrieval else 0)
-
-
-def parts_of(policy: DraftPolicy, drafters: Mapping[str, Drafter]) -> tuple[Part, ...]:
+def parts_of(policy: Policy, drafters: Mapping[str, Drafter]) -> tuple[Part, ...]:
     """The parts of a policy among an engine's drafters; one that the engine does not have is left out."""
-    neural, retrieval = drafters.get("draft"), drafters.get("retrieval")
-    if policy.joined is not None:
-        assert neural is None or isinstance(neural, NeuralDrafter)
-        assert retrieval is None or isinstance(retrieval, RetrievalDrafter)
-        return (Part("draft", JoinedDrafter(neural, retrieval), policy),)
-    parts: list[Part] = []
-    if retrieval is not None and (policy.retrieval is not None or policy.skip_draft_at_match is not None):
-        parts.append(Part("retrieval", retrieval, policy.retrieval or _UNMATCHED))
-    if neural is not None and policy.parents:
-        parts.append(Part("draft", neural, policy, policy.skip_draft_at_match))
-    return tuple(parts) or (Part("", _NOBODY, policy),)
+    match policy:
+        case Off():
+            parts = []
+        case Static() | Chain():
+            parts = [(policy.drafter, policy, None)]
+        case Union():
+            parts = [
+                (policy.chain.drafter, policy.chain, None),
+                (policy.static.drafter, policy.static, policy.skip_at_match),
+            ]
+        case Grown():
+            return (Part("+".join(policy.drafters), _joined(policy, drafters), policy),)
+    found = [Part(name, drafters[name], part, skip) for name, part, skip in parts if name in drafters]
+    return tuple(found) or (Part("", _NOBODY, policy),)
+
+
+def _joined(policy: Grown, drafters: Mapping[str, Drafter]) -> JoinedDrafter:
+    neural, retrieval = (None if name is None else drafters.get(name) for name in (policy.drafter, policy.retrieval))
+    require(
+        isinstance(neural, NeuralDrafter | None) and isinstance(retrieval, RetrievalDrafter | None),
+        "a grown tree must come from a model and retrieval",
+        got=f"{type(neural).__name__} and {type(retrieval).__name__}",
+        fix="Ask drafters of other classes for static trees or chains.",
+    )
+    assert isinstance(neural, NeuralDrafter | None) and isinstance(retrieval, RetrievalDrafter | None)
+    return JoinedDrafter(neural, retrieval)
 
 
 def proposed(parts: Sequence[Part], rows: Sequence[Row], spare: Sequence[int], seconds: dict[str, float]) -> Proposal:

@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.documents import DraftPolicy, Plan
+from reader_theory.documents import Off, Plan, Policy
 from reader_theory.errors import InvalidInputError, require
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
-from runtime.drafters.parts import Part, most_nodes, parts_of
+from runtime.drafters.parts import Part, parts_of
 from runtime.drafters.retrieval import RetrievalDrafter
 from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
 from runtime.engine.request import Completion, Request, Streams
@@ -31,19 +31,19 @@ from runtime.retrieval.datastore import Datastore
 
 __all__ = ["Engine", "PolicyChoice"]
 
-PolicyChoice = Callable[[int, float], DraftPolicy]
+PolicyChoice = Callable[[int, float], Policy]
 """Policy for a number of rows and their mean context in tokens."""
 
 BackendChoice = Literal["eager", "graphs"] | Callable[[LanguageModel, Mapping[str, Drafter], int, int], Backend]
 """``"eager"`` calls models as they are; ``"graphs"`` runs static shapes, as CUDA graphs on a GPU; or one's own."""
 
-OFF = DraftPolicy()
+OFF = Off()
 
 
 class Monitor(Protocol):
     """Sees finished requests, and may answer with a policy."""
 
-    def note(self, request: Request) -> Plan | DraftPolicy | None:
+    def note(self, request: Request) -> Plan | Policy | None:
         """Take in a finished request."""
         ...
 
@@ -60,7 +60,7 @@ class Engine:
     drafters : dict from name to Drafter, optional
         Whom policies may name, beside ``"retrieval"``, which is there unless one of that name is given. They serve
         this engine only.
-    policy : DraftPolicy, Plan, or callable from a number of rows and their mean context to a DraftPolicy
+    policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
     max_batch : int
         Most requests at once; the others wait.
@@ -72,7 +72,7 @@ class Engine:
     monitor : Monitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for joined policies; what the engine itself puts out joins only by `Datastore.add`.
+        Past outputs for grown policies; what the engine itself puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     backend : str or callable
@@ -92,7 +92,7 @@ class Engine:
         draft: LanguageModel | None = None,
         *,
         drafters: Mapping[str, Drafter] | None = None,
-        policy: DraftPolicy | Plan | PolicyChoice = OFF,
+        policy: Policy | Plan | PolicyChoice = OFF,
         max_batch: int = 8,
         max_context: int | None = None,
         kv_tokens: int | None = None,
@@ -150,7 +150,7 @@ class Engine:
         small = None if draft is None else load_model(draft, "float32")
         return cls(load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options)
 
-    def use(self, policy: DraftPolicy | Plan | PolicyChoice) -> None:
+    def use(self, policy: Policy | Plan | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
         chosen = _schedule_of(policy) if isinstance(policy, Plan) else policy
         self._policy: PolicyChoice = chosen if callable(chosen) else lambda _rows, _context: chosen
@@ -159,8 +159,8 @@ class Engine:
         for each in policies:
             self.backend.check(each)
         least = CATCH_UP if any(one.cache is not None for one in self.drafters.values()) else 1
-        self.scheduler.scratch = max(least, *map(most_nodes, policies))
-        self._parts: dict[int, tuple[DraftPolicy, tuple[Part, ...]]] = {}
+        self.scheduler.scratch = max(least, *(1 + each.most_nodes for each in policies))
+        self._parts: dict[int, tuple[Policy, tuple[Part, ...]]] = {}
 
     @property
     def cache(self) -> RowCache:
@@ -266,7 +266,7 @@ class Engine:
         self._leave()
         return bool(self.rows or self.waiting)
 
-    def _run(self, policy: DraftPolicy) -> None:
+    def _run(self, policy: Policy) -> None:
         start, catching_up, rows = perf_counter(), self._draft_prefill_s, self.rows
         seconds = {"retrieval": 0.0}
         spare = self._spare()
@@ -297,7 +297,7 @@ class Engine:
         self.timings.append(timing)
         self._counters.step(timing)
 
-    def _parts_of(self, policy: DraftPolicy) -> tuple[Part, ...]:
+    def _parts_of(self, policy: Policy) -> tuple[Part, ...]:
         """Who drafts by `policy`, remembered: a policy's hash takes longer than the rest."""
         found = self._parts.get(id(policy))
         if found is None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from reader_theory.cost.terms import Forwards, StepConditions, StepModel
-from reader_theory.documents import Cost, CostTable, DraftPolicy, JoinedPolicy, RetrievalPolicy, Stamp
-from reader_theory.documents.cost import DRAFT, RETRIEVAL, DrafterCost
+from reader_theory.documents import Chain, Cost, CostTable, DrafterCost, Grown, Off, Policy, Stamp, Static, Union
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
@@ -36,7 +36,6 @@ Point = tuple[int, int, int]
 
 LEAST_REPEATS, MOST_REPEATS = 3, 40
 HALTED, PACE_BLOCKS = 5, 12
-BOTH = f"{DRAFT}+{RETRIEVAL}"
 
 
 def calibrate_cost(
@@ -91,7 +90,7 @@ def calibrate_cost(
     probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
     called = names or (target.name, draft.name if draft else None)
     draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
-    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.joined])
+    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.kind == "grown"])
     retrieval_s, around = _terms_around(seen)
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
@@ -108,10 +107,9 @@ def calibrate_cost(
         closure=Estimate.exact(1.0, "assumed"),
         **around,
     )
-    kinds = {step.policy.drafters: BOTH if step.policy.drafters == "both" else step.policy.drafters for step in checked}
     closures = {
-        name: _closure(open_cost, [step for step in checked if step.policy.drafters == kind])
-        for kind, name in kinds.items()
+        "+".join(sorted(who)) or "off": _closure(open_cost, [step for step in checked if step.policy.drafters == who])
+        for who in dict.fromkeys(step.policy.drafters for step in checked)
     }
     return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
@@ -189,23 +187,21 @@ def _from_samples(
     )
 
 
-def _check_policies(*, drafted: bool) -> list[DraftPolicy]:
+def _check_policies(*, drafted: bool) -> list[Policy]:
     """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
-    chain = RetrievalPolicy(min_match=1, offset=2, factor=1, max_tokens=12)
-    grown = DraftPolicy(joined=JoinedPolicy(nodes=12, draft=False))
-    policies = [DraftPolicy(), DraftPolicy(retrieval=chain), grown]
+    chain = Chain(min_match=1, offset=2, factor=1, max_tokens=12)
+    policies: list[Policy] = [Off(), chain, Grown(nodes=12, drafter=None)]
     if not drafted:
         return policies
-    small = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-    joined = [JoinedPolicy(nodes=8, draft_price=0.05), JoinedPolicy(nodes=16, levels=2, draft_price=0.05)]
-    static = [DraftPolicy.of(DraftTree.chain(4)), DraftPolicy.of(small, chain), DraftPolicy.of(small)]
-    return [*policies, *static, *(DraftPolicy(joined=each) for each in joined)]
+    small = Static.of(DraftTree.from_rank_paths([(0,), (1,), (0, 0)]))
+    grown = [Grown(nodes=8, draft_price=0.05), Grown(nodes=16, levels=2, draft_price=0.05)]
+    return [*policies, Static.of(DraftTree.chain(4)), Union(static=small, chain=chain), small, *grown]
 
 
 def _terms_around(seen: Sequence[SeenStep]) -> tuple[Estimate, dict[str, Any]]:
     """What a step spends outside of forwards, from the engine's own clocks: a row's look-up, and all the rest."""
     drafting = [s.timing for s in seen if s.policy.shape != "off"]
-    retrieving = [s.timing for s in seen if s.policy.retrieval is not None]
+    retrieving = [s.timing for s in seen if s.policy.retrieved is not None]
     plain = [s.timing for s in seen if s.policy.shape == "off"]
     retrieval_s, fixed = _line(retrieving, lambda s: s.retrieval_s)
     verify_s, verify_fixed = _line(drafting, lambda s: s.verify_s)
@@ -231,7 +227,7 @@ def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
 
     Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
     """
-    groups: dict[tuple[DraftPolicy, int], list[SeenStep]] = {}
+    groups: dict[tuple[Policy, int], list[SeenStep]] = {}
     for s in seen:
         groups.setdefault((s.policy, s.timing.rows), []).append(s)
     ratios = np.log([_ratio(cost, group) for group in groups.values()])
@@ -253,13 +249,14 @@ def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
 def _summed(open_model: StepModel, s: SeenStep) -> float:
     """What the sum of the terms says of a step that was seen."""
     off, policy, forwards = s.policy.shape == "off", s.policy, s.forwards
-    asked = {DRAFT: Forwards(forwards)} if len(forwards) else {}
+    asked = {policy.asks: Forwards(forwards)} if policy.asks is not None and len(forwards) else {}
+    looked = {} if policy.retrieved is None else {policy.retrieved.drafter: Forwards(1.0)}
     conditions = StepConditions(
         batch=s.timing.rows,
         context=s.context,
         tokens=s.timing.width,
-        forwards=asked | ({} if policy.retrieval is None else {RETRIEVAL: Forwards(1.0)}),
-        growths=0 if policy.joined is None else 1 + len(forwards),
+        forwards=asked | looked,
+        growths=0 if policy.kind != "grown" else 1 + len(forwards),
         drafting=not off,
     )
     return float(open_model.seconds(conditions))

@@ -14,7 +14,7 @@ import numpy as np
 
 from reader_theory.acceptance.drift_test import DriftReport, drift_test
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import DraftPolicy, Plan, Trace
+from reader_theory.documents import Plan, Policy, Trace
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.errors import require
 from runtime.engine.request import Request
@@ -23,7 +23,7 @@ from runtime.models.base import LanguageModel
 
 __all__ = ["DriftMonitor", "Replan"]
 
-Replan = Callable[[DriftReport, Trace], "Plan | DraftPolicy | None"]
+Replan = Callable[[DriftReport, Trace], "Plan | Policy | None"]
 """Called with the verdict and the trace that led to it; what it returns is run from the next step on."""
 
 
@@ -86,7 +86,7 @@ class DriftMonitor:
         self.reports: list[DriftReport] = []
         self._served: list[_Served] = []
 
-    def note(self, request: Request) -> Plan | DraftPolicy | None:
+    def note(self, request: Request) -> Plan | Policy | None:
         """Take in a finished request; a new policy when this one completed a block that has drifted."""
         if request.finish not in ("length", "stop") or len(request.output) < 2:
             return None
@@ -105,7 +105,7 @@ class DriftMonitor:
         )
         return self._judge(trace)
 
-    def _judge(self, trace: Trace) -> Plan | DraftPolicy | None:
+    def _judge(self, trace: Trace) -> Plan | Policy | None:
         number = len(self.reports) + 1
         report = drift_test(self.fit, trace, level=self.level / (number * (number + 1)))
         mine = next(each for each in report if each.workload == self.workload)

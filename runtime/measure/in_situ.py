@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from reader_theory.documents import CostTable, DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import DraftTree
 from runtime.engine.counters import StepTiming
@@ -47,28 +47,27 @@ OUTPUT = 384
 class SeenStep:
     """One step of the engine, and what the tables have to explain it by."""
 
-    policy: DraftPolicy
+    policy: Policy
     timing: StepTiming
     context: float
     pending: float
     asked: tuple[int, ...] = ()
-    """Tokens a row of each forward of the draft of a joined policy, which are different in every step."""
+    """Tokens a row of each forward of the draft of a grown policy, which are different in every step."""
 
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
-        if self.policy.joined is not None:
+        if self.policy.kind == "grown":
             return np.array(self.asked, dtype=np.float64)
         return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
 
 
-def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[DraftPolicy]:
+def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
     """Off, and a policy for every number of verified tokens: bushy trees three deep, or retrieved chains."""
     sizes = sorted({n - 1 for n in tokens if n > 1})
     if not drafted:
-        chains = [RetrievalPolicy(min_match=1, offset=float(n), factor=0.0, max_tokens=n) for n in sizes]
-        return [DraftPolicy(), *(DraftPolicy(retrieval=chain) for chain in chains)]
-    return [DraftPolicy(), *(DraftPolicy.of(_bush(n)) for n in sizes)]
+        return [Off(), *(Chain(min_match=1, offset=float(n), factor=0.0, max_tokens=n) for n in sizes)]
+    return [Off(), *(Static.of(_bush(n)) for n in sizes)]
 
 
 def _bush(nodes: int) -> DraftTree:
@@ -84,7 +83,7 @@ def watch_steps(
     target: LanguageModel,
     draft: LanguageModel | None,
     prompts: Sequence[PromptLike],
-    policies: Sequence[DraftPolicy],
+    policies: Sequence[Policy],
     *,
     batches: Sequence[int],
     seconds: float,
@@ -131,7 +130,7 @@ class _Full:
         self.engine, self.params = engine, params
         self.prompts = itertools.cycle(prompts)
 
-    def burst(self, policy: DraftPolicy) -> list[SeenStep]:
+    def burst(self, policy: Policy) -> list[SeenStep]:
         """Steps in a row under one policy: those that follow `SETTLE` of it, and on which no request joins."""
         engine, batch = self.engine, self.engine.max_batch
         engine.use(policy)
@@ -145,7 +144,7 @@ class _Full:
             engine.step()
             timing = engine.timings.pop()
             if turn >= SETTLE and not joining:
-                asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.joined)
+                asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.kind == "grown")
                 seen.append(SeenStep(policy, timing, context, emitted / batch, asked))
             emitted = timing.emitted
         return seen
@@ -186,7 +185,7 @@ def corrected_draft(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
 
 
 def growing_term(table: CostTable | None, seen: Sequence[SeenStep]) -> tuple[Estimate, float]:
-    """Seconds a row and seconds a step of growing a joined tree once.
+    """Seconds a row and seconds a step of growing a tree once.
 
     It is grown once, and once more after each forward of the draft, of which `table` says what they take.
     """

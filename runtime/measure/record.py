@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.documents import JoinedPolicy, Stamp, Trace, TracePrompt
+from reader_theory.documents import Grown, Stamp, Trace, TracePrompt
 from reader_theory.errors import require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -48,7 +48,7 @@ def record_trace(
     seed: int = 0,
     max_batch: int = 8,
     names: tuple[str, str | None] | None = None,
-    joined: Sequence[JoinedPolicy] = (),
+    grown: Sequence[Grown] = (),
     progress: Progress | None = None,
 ) -> Trace:
     """Let the target answer `prompts` without drafts, score its output, and write the Trace to `path`.
@@ -65,8 +65,8 @@ def record_trace(
         Longest retrieved chain that is offered.
     names : (str, str or None), optional
         How the documents call target and draft; their folders' names when left out.
-    joined : sequence of JoinedPolicy
-        Run on the outputs as well, so that a plan can weigh them; `joined_family` has some.
+    grown : sequence of Grown
+        Run on the outputs as well, so that a plan can weigh them; `grown_family` has some.
     """
     require(
         len(prompts) > 0,
@@ -86,7 +86,7 @@ def record_trace(
         retrieval_tokens=retrieval_tokens,
         seed=seed,
         names=names,
-        joined=joined,
+        grown=grown,
         progress=progress,
     )
 
@@ -103,7 +103,7 @@ def trace_of(
     retrieval_tokens: int = 24,
     seed: int | None = None,
     names: tuple[str, str | None] | None = None,
-    joined: Sequence[JoinedPolicy] = (),
+    grown: Sequence[Grown] = (),
     progress: Progress | None = None,
 ) -> Trace:
     """The Trace of prompts and outputs that are known; written to `path`, or kept in memory without one."""
@@ -133,13 +133,11 @@ def trace_of(
             for p, output in zip(prompts, outputs, strict=True)
         ),
     )
-    if joined:
-        from runtime.measure.replay import record_joined
+    if grown:
+        from runtime.measure.replay import record_grown
 
-        beside = None if path is None else Path(path).with_suffix(".joined.parquet")
-        fields["joined"] = record_joined(
-            draft, prompts, outputs, joined, path=beside, seed=seed or 0, progress=progress
-        )
+        beside = None if path is None else Path(path).with_suffix(".grown.parquet")
+        fields["grown"] = record_grown(draft, prompts, outputs, grown, path=beside, seed=seed or 0, progress=progress)
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
 

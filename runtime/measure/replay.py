@@ -1,4 +1,4 @@
-"""Joined policies run on outputs that are known: what every step would have verified, emitted and asked of the draft.
+"""Grown policies run on outputs that are known: what every step would have verified, emitted and asked of the draft.
 
 Exact for rules that follow the target's own tokens, and needs no target. Maps are fitted in halves, by source: the
 steps on a prompt are taken with maps of the other half, so that they are not flattered by their own fit.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.calibration import Scored
-from reader_theory.documents import JOINED_COLUMNS, JoinedPolicy, JoinedRecord, SourceMap
+from reader_theory.documents import GROWN_COLUMNS, Grown, GrownRecord, SourceMap
 from reader_theory.documents.arrays import Columns
 from reader_theory.errors import require
 from runtime.cache.rows import compact
@@ -24,7 +24,7 @@ from runtime.measure.record import Progress, PromptLike
 from runtime.models.base import LanguageModel
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
-__all__ = ["joined_family", "record_joined", "replay_joined"]
+__all__ = ["grown_family", "record_grown", "replay_grown"]
 
 Ints = NDArray[np.int64]
 Pair = tuple[Ints, Ints]
@@ -34,33 +34,33 @@ ROWS = 8
 """Prompts that are run at once."""
 
 
-def joined_family(*, drafted: bool) -> tuple[JoinedPolicy, ...]:
+def grown_family(*, drafted: bool) -> tuple[Grown, ...]:
     """Trees of retrieval alone and, with a draft, of both: sizes and prices, levels, and some that let it rest.
 
     The right price is what a node's verification costs in tokens: high where a target's time grows with its nodes.
     """
     sizes = [(8, 0.0), (16, 0.0), (32, 0.0), *((32, price) for price in (0.05, 0.1, 0.2, 0.35, 0.5))]
-    family = [JoinedPolicy(nodes=nodes, price=price, draft=False) for nodes, price in sizes]
+    family = [Grown(nodes=nodes, price=price, drafter=None) for nodes, price in sizes]
     if not drafted:
         return tuple(family)
     grown = [(4, 0.0, 0), (8, 0.0, 0), (16, 0.0, 0), (32, 0.0, 0), (8, 0.0, 2), (16, 0.0, 2), (32, 0.0, 4),
              (32, 0.05, 0), (32, 0.1, 0), (32, 0.2, 0), (32, 0.1, 2), (32, 0.2, 2)]  # fmt: skip
-    asks = [JoinedPolicy(nodes=n, price=p, levels=k, draft_price=max(0.05, 2 * p)) for n, p, k in grown]
+    asks = [Grown(nodes=n, price=p, levels=k, draft_price=max(0.05, 2 * p)) for n, p, k in grown]
     rests = [(16, 0.0, 0), (32, 0.1, 0), (32, 0.2, 2)]
-    rest = [JoinedPolicy(nodes=n, price=p, levels=k, draft_price=0.1, skip_draft_at=0.6) for n, p, k in rests]
+    rest = [Grown(nodes=n, price=p, levels=k, draft_price=0.1, skip_draft_at=0.6) for n, p, k in rests]
     return (*family, *asks, *rest)
 
 
-def record_joined(
+def record_grown(
     draft: LanguageModel | None,
     prompts: Sequence[PromptLike],
     outputs: Sequence[Ints],
-    policies: Sequence[JoinedPolicy],
+    policies: Sequence[Grown],
     *,
     path: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> JoinedRecord:
+) -> GrownRecord:
     """Run `policies`, whose own maps are left aside, on the outputs of every workload.
 
     Parameters
@@ -69,10 +69,10 @@ def record_joined(
         Of the columns; they stay in memory without one.
     """
     require(
-        bool(policies) and all(policy.retrieval or draft is not None for policy in policies),
-        "`policies` must hold joined policies that the models at hand can run",
+        bool(policies) and all(policy.drafter is None or draft is not None for policy in policies),
+        "`policies` must hold grown policies that the models at hand can run",
         got=f"{len(policies)} policies, {'no' if draft is None else 'a'} draft",
-        fix="Take `joined_family`, or record with --draft.",
+        fix="Take `grown_family`, or record with --draft.",
     )
     bare = tuple(dict.fromkeys(policy.model_copy(update={"maps": ()}) for policy in policies))
     fitted: dict[str, Maps] = {}
@@ -88,18 +88,16 @@ def record_joined(
             mine, maps = np.flatnonzero(other_half != half), _maps(offered, other_half == half)
             for number, policy in enumerate(bare):
                 if progress:
-                    progress(
-                        "joined", place * 2 * len(bare) + half * len(bare) + number, 2 * len(workloads) * len(bare)
-                    )
-                done = replay_joined(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine])
+                    progress("grown", place * 2 * len(bare) + half * len(bare) + number, 2 * len(workloads) * len(bare))
+                done = replay_grown(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine])
                 done["prompt"] = np.array(chosen, dtype=np.int32)[mine[done["prompt"]]]
                 parts.append(done | {"policy": np.full(len(done["prompt"]), number, dtype=np.int32)})
     if progress:
-        progress("joined", 1, 1)
-    return JoinedRecord.create(_joined_columns(parts), bare, fitted, path)
+        progress("grown", 1, 1)
+    return GrownRecord.create(_grown_columns(parts), bare, fitted, path)
 
 
-def replay_joined(draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequence[Pair]) -> Columns:
+def replay_grown(draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair]) -> Columns:
     """Columns of one policy's steps on prompts and outputs, but for `policy`; `prompt` counts the pairs.
 
     The first token comes from the prompt's forward. A policy that lets the draft rest is run a prompt at a time,
@@ -123,7 +121,7 @@ def replay_joined(draft: LanguageModel | None, policy: JoinedPolicy, pairs: Sequ
 
 def _replay(
     draft: LanguageModel | None,
-    policy: JoinedPolicy,
+    policy: Grown,
     pairs: list[Pair],
     names: list[int],
     kept: list[tuple[int, ...]],
@@ -131,7 +129,7 @@ def _replay(
 ) -> None:
     """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
     slots = max(len(p) + len(o) for p, o in pairs) + policy.levels * (policy.width + 1) + 64
-    neural = NeuralDrafter(draft) if draft is not None and policy.draft else None
+    neural = NeuralDrafter(draft) if draft is not None and policy.drafter is not None else None
     if neural is not None:
         neural.open("draft", len(pairs), slots)
     drafter, rows = JoinedDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
@@ -193,9 +191,9 @@ def _maps(offered: dict[str, Scored], prompts: NDArray[np.bool_]) -> Maps:
     return fit_offers(held).maps if held else ()
 
 
-def _joined_columns(parts: list[Columns]) -> Columns:
+def _grown_columns(parts: list[Columns]) -> Columns:
     """All parts in one, each with as many forwards as the most of them have."""
     most = max(part["forwards"].shape[1] for part in parts)
     for part in parts:
         part["forwards"] = np.pad(part["forwards"], ((0, 0), (0, most - part["forwards"].shape[1])))
-    return {name: np.concatenate([part[name] for part in parts]) for name in JOINED_COLUMNS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in GROWN_COLUMNS}

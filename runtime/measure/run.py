@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from reader_theory.documents import DraftPolicy, Plan, RequestRecord, RunCell, RunRecord, Stamp
+from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.errors import require
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
@@ -37,7 +37,7 @@ class Task:
 
     workload: str
     batch: int
-    policy: DraftPolicy
+    policy: Policy
     context_tokens: float = 0.0
 
 
@@ -154,7 +154,7 @@ def measure_cells(
             progress("run", done, total)
         key = (task.workload, task.batch)
         if compare_plain and len(plain.get(key, [])) <= done // len(tasks):
-            plain.setdefault(key, []).append(bench.run(Task(*key, DraftPolicy())))
+            plain.setdefault(key, []).append(bench.run(Task(*key, Off())))
         runs[task].append(bench.run(task))
     if progress:
         progress("run", total, total)
@@ -192,7 +192,7 @@ class _Bench:
         self.target, self.draft, self.prompts, self.params = target, draft, prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[int, Engine] = {}
-        self._warm: set[tuple[str, bool]] = set()
+        self._warm: set[tuple[str, str]] = set()
 
     def run(self, task: Task) -> CellRun:
         chosen = [prompt for prompt in self.prompts if prompt.workload == task.workload]
@@ -204,7 +204,7 @@ class _Bench:
         )
         engine = self._engine(task.batch)
         engine.use(task.policy)
-        if (kind := (task.policy.drafters, task.policy.joined is None)) not in self._warm:
+        if (kind := (task.policy.drafted_by, task.policy.kind)) not in self._warm:
             self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for
             engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reader_theory.documents import DraftPolicy, JoinedPolicy, Plan, RetrievalPolicy, RunRecord
+from reader_theory.documents import Chain, Grown, Off, Plan, Policy, RunRecord, Static, Union
+from reader_theory.documents.policy import DRAFT
 from reader_theory.trees import DraftTree
 from runtime.measure.record import Progress, PromptLike
 from runtime.measure.run import Task, measure_cells, planned_tasks
@@ -15,25 +16,24 @@ from runtime.models.base import LanguageModel
 __all__ = ["sweep_grid", "sweep_policies"]
 
 
-def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
-    """Off, chains and trees of the draft, retrieved chains and trees, unions and joined trees: a coarse grid.
+def sweep_grid(*, drafted: bool) -> list[Policy]:
+    """Off, chains and trees of the draft, retrieved chains and trees, unions and grown trees: a coarse grid.
 
-    Joined trees take their sources at their word; the plan's own choice brings its maps.
+    Grown trees take their sources at their word; the plan's own choice brings its maps.
     """
     retrievals = [
-        RetrievalPolicy(min_match=1, factor=1.0, max_tokens=8),
-        RetrievalPolicy(min_match=2, factor=1.0, max_tokens=16),
-        RetrievalPolicy(min_match=2, factor=2.0, max_tokens=24),
-        RetrievalPolicy(min_match=4, factor=1.0, max_tokens=16),
-        RetrievalPolicy(min_match=1, offset=4.0, factor=0.0, max_tokens=4),
+        Chain(min_match=1, factor=1.0, max_tokens=8),
+        Chain(min_match=2, factor=1.0, max_tokens=16),
+        Chain(min_match=2, factor=2.0, max_tokens=24),
+        Chain(min_match=4, factor=1.0, max_tokens=16),
+        Chain(min_match=1, offset=4.0, factor=0.0, max_tokens=4),
     ]
     grown = [
-        JoinedPolicy(nodes=nodes, price=price, draft=draft)
-        for draft in (False, True)[: 1 + drafted]
+        Grown(nodes=nodes, price=price, drafter=drafter)
+        for drafter in (None, DRAFT)[: 1 + drafted]
         for nodes, price in ((8, 0.0), (32, 0.2))
     ]
-    grid = [DraftPolicy(), *(DraftPolicy(retrieval=r) for r in retrievals)]
-    grid += [DraftPolicy(joined=joined) for joined in grown]
+    grid: list[Policy] = [Off(), *retrievals, *grown]
     if not drafted:
         return grid
     trees = [
@@ -63,8 +63,9 @@ def sweep_grid(*, drafted: bool) -> list[DraftPolicy]:
             ]
         ),
     ]
-    grid += [DraftPolicy.of(tree) for tree in trees]
-    return grid + [DraftPolicy.of(tree, r, skip=4) for tree in trees[2:5] for r in retrievals[1:3]]
+    static = [Static.of(tree) for tree in trees]
+    unions = [Union(static=tree, chain=r, skip_at_match=4) for tree in static[2:5] for r in retrievals[1:3]]
+    return [*grid, *static, *unions]
 
 
 def sweep_policies(
@@ -75,7 +76,7 @@ def sweep_policies(
     *,
     batches: Sequence[int],
     path: str | Path,
-    policies: Sequence[DraftPolicy] | None = None,
+    policies: Sequence[Policy] | None = None,
     repeats: int = 1,
     seed: int = 0,
     progress: Progress | None = None,

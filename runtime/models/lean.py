@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
+from transformers.activations import SiLUActivation
 
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
-from runtime.models.linear import AdaptiveLinear
+from runtime.models.linear import AdaptiveLinear, FollowingLinear
 
-__all__ = ["LeanModel", "is_lean"]
+__all__ = ["LeanModel", "Weights", "is_lean", "is_untouched"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
+PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList, SiLUActivation, torch.nn.SiLU)
+
+Weights = Literal["copy", "follow", "take"]
 
 
 def is_lean(model: Any) -> bool:
-    """Whether `LeanModel` can run this transformers model."""
+    """Whether `LeanModel` can run this transformers model: its module tree is exactly what it knows."""
     config = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     windows = set(getattr(config, "layer_types", None) or ())
@@ -35,19 +39,53 @@ def is_lean(model: Any) -> bool:
         and rope in ROPES
         and not sliding
         and not getattr(config, "mlp_bias", False)
+        and is_untouched(model)
+    )
+
+
+def is_untouched(model: Any) -> bool:
+    """Whether a model of these families is made of nothing but its family's own modules and ordinary weights.
+
+    No adapters, no hooks, no replaced forward, no quantised or scaled linears, no parametrised weights.
+    """
+    family = f"transformers.models.{model.config.model_type}.modeling_{model.config.model_type}"
+    types = {type(parameter) for parameter in model.parameters()}
+    kinds = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
+    return (
+        type(model).__module__ == family
+        and types == {torch.nn.Parameter}
+        and len(kinds) == 1
+        and all(_is_plain(module, family) for module in model.modules())
+    )
+
+
+def _is_plain(module: torch.nn.Module, family: str) -> bool:
+    held = vars(module)
+    return (
+        (type(module).__module__ == family or type(module) in PLAIN)
+        and not (held["_forward_hooks"] or held["_forward_pre_hooks"])
+        and "forward" not in held
+        and set(held["_parameters"]) <= {"weight", "bias"}
     )
 
 
 @dataclass(frozen=True)
+class _Weight:
+    """A norm's weight, where no module is kept for it."""
+
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
 class _Layer:
-    norm_in: torch.Tensor
-    qkv: AdaptiveLinear
-    out: AdaptiveLinear
-    norm_mlp: torch.Tensor
-    gate_up: AdaptiveLinear
-    down: AdaptiveLinear
-    norm_q: torch.Tensor | None
-    norm_k: torch.Tensor | None
+    norm_in: Any
+    qkv: AdaptiveLinear | FollowingLinear
+    out: AdaptiveLinear | FollowingLinear
+    norm_mlp: Any
+    gate_up: AdaptiveLinear | FollowingLinear
+    down: AdaptiveLinear | FollowingLinear
+    norm_q: Any
+    norm_k: Any
 
 
 def _pair_order(head_dim: int) -> torch.Tensor:
@@ -67,9 +105,16 @@ class LeanModel(LanguageModel):
     """Forward of a Llama-family transformers model over the same `RowCache`.
 
     Keys lie in the cache with rotary pairs side by side: a cache is filled and read by one model.
+
+    Parameters
+    ----------
+    weights : {"copy", "follow", "take"}
+        "copy": joined and packed weights of its own, those of the moment. "follow": the model's weights themselves, as
+        they are at each forward, and no copy. "take": joined and packed weights, each in the place of what it was
+        made from, which the model no longer has: weights are held once.
     """
 
-    def __init__(self, model: Any, name: str = "", *, adaptive: bool = True) -> None:
+    def __init__(self, model: Any, name: str = "", *, adaptive: bool = True, weights: Weights = "copy") -> None:
         config = model.config
         self.config, self.name = config, name or config.model_type
         self.vocabulary, self.max_positions = int(config.vocab_size), int(config.max_position_embeddings)
@@ -78,33 +123,65 @@ class LeanModel(LanguageModel):
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
         self.scale = model.model.layers[0].self_attn.scaling
-        self.embedding = model.model.embed_tokens.weight.data
-        self.layers = [self._layer(layer, adaptive) for layer in model.model.layers]
-        self.norm = model.model.norm.weight.data
-        self.head = AdaptiveLinear(model.lm_head.weight.data, adaptive=adaptive)
+        self.weights: Weights = weights
+        self._order = _pair_order(self.head_dim).to(self.device) if weights == "follow" else None
         self.rotations = self._rotations(model)
+        tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+        total = sum(each.numel() * each.element_size() for each in model.parameters())
+        options: dict[str, Any] = {"adaptive": adaptive, "spare_bytes": min(1 << 26, total // 24)}
+        options["others"] = model.model.embed_tokens.weight.data
+        if weights == "follow":
+            self.embedding, self.norm = model.model.embed_tokens, model.model.norm
+            self.head = FollowingLinear([model.lm_head], adaptive=adaptive)
+            self.layers = [self._following(layer, adaptive) for layer in model.model.layers]
+            return
+        self.layers = [self._layer(layer, options) for layer in model.model.layers]
+        self.embedding = _Weight(model.model.embed_tokens.weight.data)
+        self.norm = _Weight(model.model.norm.weight.data)
+        self.head = AdaptiveLinear(self._taken(model.lm_head), in_rows=tied, **options)
 
-    def _layer(self, layer: Any, adaptive: bool) -> _Layer:
+    def _taken(self, module: Any) -> torch.Tensor:
+        """A module's weight, which it keeps only where weights are copied."""
+        weight = module.weight.data
+        if self.weights == "take":
+            module.weight = None
+        return weight
+
+    def _following(self, layer: Any, adaptive: bool) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        return _Layer(
+            norm_in=layer.input_layernorm,
+            qkv=FollowingLinear([attention.q_proj, attention.k_proj, attention.v_proj], adaptive=adaptive),
+            out=FollowingLinear([attention.o_proj], adaptive=adaptive),
+            norm_mlp=layer.post_attention_layernorm,
+            gate_up=FollowingLinear([mlp.gate_proj, mlp.up_proj], adaptive=adaptive),
+            down=FollowingLinear([mlp.down_proj], adaptive=adaptive),
+            norm_q=getattr(attention, "q_norm", None),
+            norm_k=getattr(attention, "k_norm", None),
+        )
+
+    def _layer(self, layer: Any, options: dict[str, Any]) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         q, q_bias = _paired(attention.q_proj, self.head_dim)
         k, k_bias = _paired(attention.k_proj, self.head_dim)
         bias = None
         if q_bias is not None and k_bias is not None:
             bias = torch.cat((q_bias, k_bias, attention.v_proj.bias.data))
+        for each in (attention.q_proj, attention.k_proj):
+            self._taken(each)
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         order = _pair_order(self.head_dim)
-        norm_q, norm_k = (None if norm is None else norm.weight.data[order] for norm in norms)
+        norm_q, norm_k = (None if norm is None else _Weight(norm.weight.data[order]) for norm in norms)
+        qkv = AdaptiveLinear(torch.cat((q, k, self._taken(attention.v_proj))), bias, **options)
+        gate_up = AdaptiveLinear(torch.cat((self._taken(mlp.gate_proj), self._taken(mlp.up_proj))), **options)
+        out_bias = None if attention.o_proj.bias is None else attention.o_proj.bias.data
         return _Layer(
-            norm_in=layer.input_layernorm.weight.data,
-            qkv=AdaptiveLinear(torch.cat((q, k, attention.v_proj.weight.data)), bias, adaptive=adaptive),
-            out=AdaptiveLinear(
-                attention.o_proj.weight.data,
-                None if attention.o_proj.bias is None else attention.o_proj.bias.data,
-                adaptive=adaptive,
-            ),
-            norm_mlp=layer.post_attention_layernorm.weight.data,
-            gate_up=AdaptiveLinear(torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), adaptive=adaptive),
-            down=AdaptiveLinear(mlp.down_proj.weight.data, adaptive=adaptive),
+            norm_in=_Weight(layer.input_layernorm.weight.data),
+            qkv=qkv,
+            out=AdaptiveLinear(self._taken(attention.o_proj), out_bias, **options),
+            norm_mlp=_Weight(layer.post_attention_layernorm.weight.data),
+            gate_up=gate_up,
+            down=AdaptiveLinear(self._taken(mlp.down_proj), **options),
             norm_q=norm_q,
             norm_k=norm_k,
         )
@@ -113,7 +190,7 @@ class LeanModel(LanguageModel):
         """(positions, 1, head_dim / 2) complex64, with the model's own scaling in it."""
         positions = torch.arange(self.max_positions, device=self.device).unsqueeze(0)
         with torch.inference_mode():
-            cos, sin = model.model.rotary_emb(self.embedding[:1].unsqueeze(0).float(), position_ids=positions)
+            cos, sin = model.model.rotary_emb(torch.zeros((1, 1, 1), device=self.device), position_ids=positions)
         half = self.head_dim // 2
         return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
 
@@ -136,7 +213,7 @@ class LeanModel(LanguageModel):
         hidden: Sequence[int] = (),
     ) -> Output:
         batch, queries = tokens.shape
-        x = self.embedding[tokens.reshape(-1)]
+        x = self.embedding.weight[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
         fold = self._fold(queries)
         if mask is not None and fold > 1:
@@ -146,12 +223,12 @@ class LeanModel(LanguageModel):
             if i in hidden:
                 before[i] = x.view(batch, queries, -1)
             x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
-            h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp, self.eps)
+            h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
             x = x + layer.down(functional.silu(gate) * up)
         if last_only:
             x = x.view(batch, queries, -1)[:, -1]
-        x = functional.rms_norm(x, x.shape[-1:], self.norm, self.eps)
+        x = functional.rms_norm(x, x.shape[-1:], self.norm.weight, self.eps)
         logits = self.head(x).view(batch, -1, self.vocabulary)
         return Output(logits, tuple(before[i] for i in hidden))
 
@@ -173,14 +250,16 @@ class LeanModel(LanguageModel):
         batch: int,
         queries: int,
     ) -> torch.Tensor:
-        h = functional.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps)
+        h = functional.rms_norm(x, x.shape[-1:], layer.norm_in.weight, self.eps)
         qkv = layer.qkv(h).view(batch * queries, -1, self.head_dim)
         rotary = self.heads + self.kv_heads
         q_k = qkv[:, :rotary]
         if layer.norm_q is not None and layer.norm_k is not None:
-            q = functional.rms_norm(q_k[:, : self.heads], (self.head_dim,), layer.norm_q, self.eps)
-            k = functional.rms_norm(q_k[:, self.heads :], (self.head_dim,), layer.norm_k, self.eps)
+            q = functional.rms_norm(q_k[:, : self.heads], (self.head_dim,), layer.norm_q.weight, self.eps)
+            k = functional.rms_norm(q_k[:, self.heads :], (self.head_dim,), layer.norm_k.weight, self.eps)
             q_k = torch.cat((q, k), dim=1)
+        if self._order is not None:
+            q_k = q_k[..., self._order]
         pairs = torch.view_as_complex(q_k.float().unflatten(-1, (-1, 2)))
         turned = torch.view_as_real(pairs * rotation).flatten(-2).to(self.dtype).view(batch, queries, rotary, -1)
         q = turned[:, :, : self.heads].transpose(1, 2)

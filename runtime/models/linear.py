@@ -1,58 +1,16 @@
-"""A linear layer that picks its own operator: the fastest of those that are there, by measurement at load.
-
-On processors without bfloat16 units a bfloat16 product of several rows costs several times a float32 one, and
-torch's float32 product of 16 rows has a slow path that the prepacked one has not; which wins depends on the machine,
-so it is measured, once for each shape and number of rows.
-"""
+"""A linear layer that holds its weight once, in the layout whose products are fastest on this machine."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-__all__ = ["ROW_BUCKETS", "AdaptiveLinear"]
+from runtime.models.products import ROW_BUCKETS, ROW_PRODUCTS, Choice, Product, choose, pack, packed_product
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Numbers of rows at which operators are compared; a product of m rows uses the choice of the next bucket up."""
-
-Product = Callable[[torch.Tensor], torch.Tensor]
-
-_chosen: dict[tuple[Any, ...], tuple[str, ...]] = {}
-
-
-def _plain(weight: torch.Tensor) -> Product:
-    return lambda x: functional.linear(x, weight)
-
-
-def _upcast(weight: torch.Tensor) -> Product:
-    """Float32 product of a narrower weight, rounded once at the end; exact products, as in the narrow one."""
-    product, dtype = _packed_mkl(weight.float()), weight.dtype
-    return lambda x: product(x.float()).to(dtype)
-
-
-def _packed_mkldnn(weight: torch.Tensor) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-    apply = torch.ops.mkldnn._linear_pointwise
-    return lambda x: apply(x, packed, None, "none", [], "")
-
-
-def _packed_mkl(weight: torch.Tensor) -> Product:
-    try:
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, 16)
-    except (AttributeError, RuntimeError):
-        return _plain(weight)
-    apply = torch.ops.mkl._mkl_linear
-    return lambda x: apply(x, packed, weight, None, x.shape[0])
-
-
-_CANDIDATES: dict[torch.dtype, dict[str, Callable[[torch.Tensor], Product]]] = {
-    torch.float32: {"plain": _plain, "mkl": _packed_mkl},
-    torch.bfloat16: {"plain": _plain, "mkldnn": _packed_mkldnn, "upcast": _upcast},
-}
+__all__ = ["ROW_BUCKETS", "AdaptiveLinear", "FollowingLinear"]
 
 
 class AdaptiveLinear:
@@ -61,18 +19,40 @@ class AdaptiveLinear:
     Parameters
     ----------
     weight : (n, k) tensor
+        Shared where its rows stay as they are; let go of where it is packed.
     bias : (n,) tensor, optional
     adaptive : bool
         False keeps torch's own product whatever the machine.
+    in_rows : bool
+        The weight's rows are read by others too (an embedding), so that it must not be packed beside them.
+    spare_bytes, others
+        See `choose`.
+
+    Attributes
+    ----------
+    weight : (n, k) tensor or None
+        None where it is packed.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, adaptive: bool = True) -> None:
-        self.weight, self.bias = weight.contiguous(), bias
-        makers = _CANDIDATES.get(weight.dtype, {}) if adaptive and weight.device.type == "cpu" else {}
-        built = {name: made for name, maker in makers.items() if (made := _try(maker, self.weight))}
-        self.choice = _choose(self.weight, built) if len(built) > 1 else ("plain",) * len(ROW_BUCKETS)
-        products = {name: built.get(name) or _plain(self.weight) for name in set(self.choice)}
-        self._by_rows = [products[name] for name in self.choice]
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        adaptive: bool = True,
+        in_rows: bool = False,
+        spare_bytes: int = 1 << 24,
+        others: torch.Tensor | None = None,
+    ) -> None:
+        self.bias = bias
+        self.choice = choose(weight, spare_bytes, others) if adaptive else Choice()
+        weight = weight.contiguous()
+        packed = pack(weight) if self.choice.packed and not in_rows else None
+        self.weight = weight if packed is None else None
+        if packed is not None:
+            self._by_rows = [partial(_packed, packed=packed)]
+        else:
+            self._by_rows = [partial(_in_rows, product=ROW_PRODUCTS[name], weight=weight) for name in self.choice.rows]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(m, k) -> (m, n)."""
@@ -81,28 +61,34 @@ class AdaptiveLinear:
         return out if self.bias is None else out + self.bias
 
 
-def _try(maker: Callable[[torch.Tensor], Product], weight: torch.Tensor) -> Product | None:
-    try:
-        product = maker(weight)
-        product(weight.new_zeros((2, weight.shape[1])))
-    except (AttributeError, RuntimeError):
-        return None
-    return product
+def _in_rows(x: torch.Tensor, product: Product, weight: torch.Tensor) -> torch.Tensor:
+    return product(x, weight)
 
 
-def _choose(weight: torch.Tensor, built: dict[str, Product]) -> tuple[str, ...]:
-    key = (tuple(weight.shape), weight.dtype, torch.get_num_threads())
-    if key not in _chosen:
-        inputs = [torch.randn(rows, weight.shape[1]).to(weight.dtype) for rows in ROW_BUCKETS]
-        _chosen[key] = tuple(min(built, key=lambda name: _seconds(built[name], x)) for x in inputs)
-    return _chosen[key]
+def _packed(x: torch.Tensor, packed: Any) -> torch.Tensor:
+    return packed_product(x, packed)
 
 
-def _seconds(product: Product, x: torch.Tensor, repeats: int = 5) -> float:
-    product(x)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(x)
-        best = min(best, time.perf_counter() - start)
-    return best
+class FollowingLinear:
+    """The outputs of linear modules side by side, by the weights that they hold at each call.
+
+    Prefer it where somebody else owns the modules: nothing is copied, and nothing goes stale.
+    """
+
+    def __init__(self, modules: Sequence[Any], *, adaptive: bool = True) -> None:
+        self.modules = tuple(modules)
+        choices = [choose(each.weight.detach()) if adaptive else Choice() for each in modules]
+        self._rows = [[ROW_PRODUCTS[name] for name in choice.rows] for choice in choices]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(m, k) -> (m, sum of n)."""
+        bucket = (x.shape[0] - 1).bit_length()
+        outs = [
+            _with_bias(products[min(bucket, len(products) - 1)](x, module.weight), module.bias)
+            for products, module in zip(self._rows, self.modules, strict=True)
+        ]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+
+def _with_bias(out: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return out if bias is None else out + bias

@@ -9,7 +9,7 @@ import torch
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.models.base import LanguageModel
-from runtime.models.lean import LeanModel, is_lean
+from runtime.models.lean import LeanModel, Weights, is_lean
 from runtime.models.transformers import TransformersModel, load_transformers
 
 __all__ = ["DTYPES", "load_model", "load_tokenizer", "wrap"]
@@ -36,16 +36,23 @@ def load_model(
         got=repr(dtype),
         fix="Use float32 for exact comparisons, bfloat16 for speed on large models.",
     )
-    return wrap(load_transformers(folder, DTYPES[dtype], device), forward, Path(folder).name)
+    return wrap(load_transformers(folder, DTYPES[dtype], device), forward, Path(folder).name, weights="take")
 
 
-def wrap(model: Any, forward: Forward = "auto", name: str = "") -> LanguageModel:
-    """A transformers model behind the engine's interface."""
-    if forward == "lean" and not is_lean(model):
+def wrap(model: Any, forward: Forward = "auto", name: str = "", *, weights: Weights = "follow") -> LanguageModel:
+    """A transformers model behind the engine's interface.
+
+    Parameters
+    ----------
+    weights : {"follow", "copy", "take"}
+        See `LeanModel`: whoever has no other use for the model says "take", and has joined and packed weights.
+    """
+    lean = forward != "transformers" and is_lean(model)
+    if forward == "lean" and not lean:
         raise InvalidInputError(
             "`forward` must be one that the family has", got=f"'lean' for {model.config.model_type}", fix="Use 'auto'."
         )
-    return TransformersModel(model, name) if forward == "transformers" or not is_lean(model) else LeanModel(model, name)
+    return LeanModel(model, name, weights=weights) if lean else TransformersModel(model, name)
 
 
 def load_tokenizer(folder: str | Path) -> Any:

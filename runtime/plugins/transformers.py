@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reader_theory.documents import DraftPolicy, Plan
+from reader_theory.documents import Off, Plan, Policy
 from reader_theory.errors import require
 from runtime.engine.engine import Engine, PolicyChoice
 from runtime.engine.sampling import SamplingParams
@@ -32,7 +32,7 @@ _LOGITS = {
 
 def speculative(
     draft: Any = None,
-    policy: DraftPolicy | Plan | PolicyChoice | None = None,
+    policy: Policy | Plan | PolicyChoice | None = None,
     *,
     verification: str = "target_only",
     seed: int = 0,
@@ -44,7 +44,7 @@ def speculative(
     ----------
     draft : transformers model, optional
         With the target's vocabulary; needed by policies with a neural tree.
-    policy : DraftPolicy, Plan or callable
+    policy : Policy, Plan or callable
         See `Engine`.
     verification, seed
         See `SamplingParams`; read when `do_sample` is set.
@@ -56,8 +56,7 @@ def speculative(
 
     Examples
     --------
-    >>> retrieval = RetrievalPolicy(min_match=2, factor=1.0, max_tokens=16)  # doctest: +SKIP
-    >>> method = speculative(policy=DraftPolicy(retrieval=retrieval))  # doctest: +SKIP
+    >>> method = speculative(policy=Chain(min_match=2, factor=1.0, max_tokens=16))  # doctest: +SKIP
     >>> model.generate(ids, max_new_tokens=32, do_sample=False, custom_generate=method)  # doctest: +SKIP
     """
     small = None if draft is None else wrap(draft)
@@ -81,7 +80,7 @@ def speculative(
         engine = Engine(
             targets[id(model)],
             small,
-            policy=policy or DraftPolicy(),
+            policy=policy or Off(),
             max_batch=min(max_batch, len(prompts)),
             max_context=longest + 1,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reader_theory.documents import Comparison, Cost, CostTable, DraftPolicy, Plan, RunRecord, Validation
+from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
 from reader_theory.trees import DraftTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
@@ -73,7 +73,7 @@ def _logarithmic(ax: Any) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def tree_figure(policy: DraftPolicy, fitted: WorkloadFit | None) -> str:
+def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
     tree, probability = policy.tree, np.zeros(0)
     if fitted is not None and fitted.rank_depth is not None and len(tree):
@@ -81,8 +81,8 @@ def tree_figure(policy: DraftPolicy, fitted: WorkloadFit | None) -> str:
     known = len(probability) == len(tree)
     sources = ["draft"] * len(tree)
     parents, ranks = tree.parents.tolist(), tree.ranks.tolist()
-    if policy.retrieval is not None:
-        length = min(policy.retrieval.max_tokens, SHOWN_CHAIN)
+    if policy.retrieved is not None:
+        length = min(policy.retrieved.max_tokens, SHOWN_CHAIN)
         chain = DraftTree.chain(length)
         parents += [-1, *range(len(tree), len(tree) + length - 1)]
         ranks += [0] * length

@@ -178,29 +178,10 @@ def _trees(part: Part) -> Iterator[dict[str, Any]]:
             if entry.workload == workload:
                 batches.setdefault(entry.policy, []).append(entry.batch)
         for policy, at in batches.items():
-            fixed = bool(policy.parents) or policy.retrieval is not None
+            fixed = policy.fixed is not None or policy.retrieved is not None
             drawn = _safe(figures.tree_figure(policy, _fit_of(part.fit, workload))) if fixed else ""
-            rule = "" if policy.retrieval is None else _rule(policy.retrieval, policy.skip_draft_at_match)
-            rule = rule if policy.joined is None else _grown(policy.joined)
             heads = ", ".join(map(str, sorted(at)))
-            yield {"workload": workload, "batches": heads, "policy": policy.name, "svg": drawn, "rule": rule}
-
-
-def _rule(retrieval: Any, skip: int | None) -> str:
-    said = (
-        f"Retrieval offers min({retrieval.max_tokens}, {retrieval.offset:g} + {retrieval.factor:g} x match length) "
-        f"tokens where the match is at least {retrieval.min_match} long"
-    )
-    return said + (f"; the draft model rests where it is at least {skip} long." if skip is not None else ".")
-
-
-def _grown(joined: Any) -> str:
-    """What a tree that is grown anew at every step holds."""
-    sources = [name for name, used in (("retrieval", joined.retrieval), ("the draft model", joined.draft)) if used]
-    said = f"Grown anew at every step from {' and '.join(sources)}: at most {joined.nodes} nodes"
-    said += f", each on a path of probability above {joined.price:g}"
-    rests = joined.draft and joined.retrieval and joined.skip_draft_at is not None
-    return said + (f"; the draft model rests where retrieval is {joined.skip_draft_at:g} sure." if rests else ".")
+            yield {"workload": workload, "batches": heads, "policy": policy.name, "svg": drawn, "rule": policy.in_words}
 
 
 def _fit_of(fit: AcceptanceFit | None, workload: str) -> WorkloadFit | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
-from reader_theory.documents import DraftPolicy, RetrievalPolicy
+from reader_theory.documents import Chain, Off, Policy, policy_of
 from reader_theory.trees import DraftTree
 from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
@@ -21,19 +21,19 @@ from runtime.engine.sampling import SamplingParams
 WARM_STEPS = 2
 TEMPERATURE = 0.8
 """Greedy text of the house models falls into loops, which flatter retrieval."""
-RETRIEVAL = RetrievalPolicy(min_match=2, offset=1, factor=1, max_tokens=8)
+RETRIEVAL = Chain(min_match=2, offset=1, factor=1, max_tokens=8)
 WIDE = DraftTree.from_rank_paths(
     [(0,), (1,), (2,), (3,), (0, 0), (0, 1), (1, 0), (2, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 0)]
 )
 NARROW = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
-POLICIES: dict[str, DraftPolicy] = {
-    "off": DraftPolicy(),
-    "chain 2": DraftPolicy.of(DraftTree.chain(2)),
-    "chain 4": DraftPolicy.of(DraftTree.chain(4)),
-    "tree 5": DraftPolicy.of(NARROW),
-    "tree 13": DraftPolicy.of(WIDE),
-    "retrieval": DraftPolicy(retrieval=RETRIEVAL),
-    "tree 5 + retrieval": DraftPolicy.of(NARROW, RETRIEVAL),
+POLICIES: dict[str, Policy] = {
+    "off": Off(),
+    "chain 2": policy_of(DraftTree.chain(2)),
+    "chain 4": policy_of(DraftTree.chain(4)),
+    "tree 5": policy_of(NARROW),
+    "tree 13": policy_of(WIDE),
+    "retrieval": RETRIEVAL,
+    "tree 5 + retrieval": policy_of(NARROW, RETRIEVAL),
 }
 
 
@@ -106,7 +106,7 @@ def _summary(engine: Engine, policy: str, steps: list[StepTiming]) -> dict[str, 
 
 def _forward_alone(pair: Pair, settings: Settings, engine: Engine, batch: int, context: int) -> dict[str, Any]:
     """Seconds of the target's forward of one token a row, its bytes, and plain steps at the same place."""
-    engine.use(DraftPolicy())
+    engine.use(Off())
     for _ in range(WARM_STEPS):
         engine.step()
     engine.timings.clear()

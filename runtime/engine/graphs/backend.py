@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reader_theory.documents import Chain, Static
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.trees import DraftTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.parts import Part, after, most_nodes, parts_of, proposed
+from runtime.drafters.parts import Part, after, parts_of, proposed
 from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
@@ -116,7 +117,7 @@ class Graphs(Backend):
     # ---- what can be run
 
     def check(self, policy: Any) -> None:
-        most = most_nodes(policy)
+        most = 1 + policy.most_nodes
         require(
             most <= SCRATCH - FRESH,
             f"a tree must have at most {SCRATCH - FRESH - 1} nodes",
@@ -130,8 +131,8 @@ class Graphs(Backend):
         limit, deepest = min(model.max_positions for model in models), self.max_context + most - 1
         if deepest > limit:  # the depth of a tree is at most its nodes
             parts = parts_of(policy, self.drafters)
-            trees = [part.drafter.shape(part.policy).tree for part in parts if isinstance(part.drafter, NeuralDrafter)]
-            chains = [part.policy.max_tokens for part in parts if hasattr(part.policy, "max_tokens")]
+            trees = [part.policy.tree for part in parts if isinstance(part.policy, Static)]
+            chains = [part.policy.max_tokens for part in parts if isinstance(part.policy, Chain)]
             deepest = self.max_context + max([0, *(tree.depth for tree in trees), *chains])
         require(
             deepest <= limit,
@@ -151,7 +152,7 @@ class Graphs(Backend):
         here = (part for part in parts if isinstance(part.drafter, NeuralDrafter) and self._has(part.drafter.model))
         neural = next(here, None)
         others = [part for part in parts if part is not neural]
-        chains = all(hasattr(part.policy, "max_tokens") for part in others) and len(others) <= 1
+        chains = all(isinstance(part.policy, Chain) for part in others) and len(others) <= 1
         plain = neural is None and all(part.name == "" for part in others)
         if not (all(row.follows for row in rows) and (chains or plain)):
             return proposed(parts, rows, spare, seconds)

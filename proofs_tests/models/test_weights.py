@@ -1,0 +1,150 @@
+"""Weights are held once, followed where they are somebody else's, and read only where the module tree is known."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from proofs_tests.tiny import generated, random_prompts, tiny_model
+from runtime.engine.engine import Engine
+from runtime.engine.sampling import SamplingParams
+from runtime.models import products
+from runtime.models.lean import LeanModel, is_lean
+from runtime.models.linear import AdaptiveLinear, FollowingLinear
+from runtime.models.load import wrap
+from runtime.models.transformers import TransformersModel
+
+
+@pytest.fixture
+def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    products._kept.cache_clear()
+    yield tmp_path / "reader-theory" / "products.json"
+    products._kept.cache_clear()
+
+
+def _fresh(family: str = "llama", seed: int = 3) -> Any:
+    return type(tiny_model(family))(tiny_model(family, seed=seed).config).eval()
+
+
+def _choice(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    every = ("turned",) * len(products.ROW_BUCKETS)
+    monkeypatch.setattr("runtime.models.linear.choose", lambda *_: products.Choice(every, packed))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_product_is_the_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, packed: bool) -> None:
+    _choice(monkeypatch, packed)
+    weight, bias = torch.randn(48, 32).to(dtype), torch.randn(48).to(dtype)
+    linear = AdaptiveLinear(weight, bias)
+    for rows in (1, 3, 8, 200):
+        x = torch.randn(rows, 32).to(dtype)
+        found, expected = linear(x), torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+        assert found.shape == (rows, 48) and found.is_contiguous()
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.2)
+
+
+@pytest.mark.skipif(products.pack(torch.zeros(64, 64)) is None, reason="this torch has no packed product")
+def test_a_packed_weight_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    _choice(monkeypatch, packed=True)
+    weight = torch.randn(64, 64)
+    held, linear = weakref.ref(weight), AdaptiveLinear(weight)
+    del weight
+    gc.collect()
+    assert linear.weight is None and held() is None
+    kept = torch.randn(64, 64)
+    assert AdaptiveLinear(kept, in_rows=True).weight is kept
+
+
+def test_a_choice_is_measured_once_and_kept(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "AGREE", 1e9)
+    monkeypatch.setattr(products, "SECONDS", 1e9)
+    weight = torch.randn(256, 256)
+    first = products.choose(weight)
+    assert len(first.rows) == len(products.ROW_BUCKETS) and cache.exists()
+    products._kept.cache_clear()
+    monkeypatch.setattr(products, "_measure", lambda *_: pytest.fail("measured again"))
+    assert products.choose(weight) == first
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"a": 1}', '{"a": {"rows": ["no such"], "packed": true}}'])
+def test_a_damaged_file_of_choices_is_not_read(cache: Any, text: str) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text(text)
+    assert products._kept() == {}
+
+
+def test_times_that_do_not_repeat_are_not_kept(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SECONDS", -1.0)
+    weight = torch.randn(256, 256)
+    assert products.choose(weight).packed == (products.pack(weight) is not None)
+    assert not cache.exists()
+
+
+def test_a_wrapped_model_follows_its_weights() -> None:
+    model, prompt = _fresh("qwen2"), random_prompts(1)[0].tokens
+    target = wrap(model)
+    assert isinstance(target, LeanModel)
+    engine, params = Engine(target, max_batch=1, max_context=96), SamplingParams(max_new_tokens=12)
+    assert engine.generate([prompt], params)[0].tokens == generated(model, prompt, 12)
+    before = generated(model, prompt, 12)
+    model.load_state_dict({name: each.flip(0) for name, each in model.state_dict().items()})
+    model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.randn(128, 64) / 4)
+    assert generated(model, prompt, 12) != before
+    assert engine.generate([prompt], params)[0].tokens == generated(model, prompt, 12)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_taken_weights_are_those_of_the_model(family: str) -> None:
+    model = _fresh(family)
+    prompt = random_prompts(1)[0].tokens
+    expected = generated(model, prompt, 12)
+    engine = Engine(wrap(model, weights="take"), max_batch=1, max_context=96)
+    assert engine.generate([prompt], SamplingParams(max_new_tokens=12))[0].tokens == expected
+    assert model.model.layers[0].mlp.up_proj.weight is None
+
+
+class _Scaled(torch.nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def _hook(model: Any) -> None:
+    model.model.layers[1].register_forward_hook(lambda _module, _args, out: out)
+
+
+def _replace(model: Any) -> None:
+    model.model.layers[0].mlp.down_proj = _Scaled(128, 64, bias=False)
+
+
+def _override(model: Any) -> None:
+    model.model.layers[0].mlp.forward = lambda x: x
+
+
+def _parametrize(model: Any) -> None:
+    torch.nn.utils.parametrizations.weight_norm(model.model.layers[0].self_attn.q_proj)
+
+
+def _mix(model: Any) -> None:
+    model.model.layers[0].mlp.double()
+
+
+@pytest.mark.parametrize("change", [_hook, _replace, _override, _parametrize, _mix])
+def test_a_module_tree_that_is_not_known_runs_as_it_is(change: Callable[[Any], None]) -> None:
+    model = _fresh()
+    assert is_lean(model)
+    change(model)
+    assert not is_lean(model)
+    assert isinstance(wrap(model), TransformersModel)
+
+
+def test_projections_side_by_side_have_their_own_biases() -> None:
+    modules = [torch.nn.Linear(16, 8), torch.nn.Linear(16, 4, bias=False)]
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(FollowingLinear(modules)(x), torch.cat([each(x) for each in modules], dim=1))

@@ -1,0 +1,189 @@
+"""Which product of torch's a weight is multiplied by: measured once for a machine as a step meets it, and kept.
+
+A step reads each weight from memory once, so a product is timed over a run of weights of its shape, in turn, after
+other weights have been read: the same product again and again is measured in the cache, and picks wrongly. A weight
+is held once, in one of two layouts: its rows as they came, for which there are two products, or packed by oneDNN.
+Choices lie in ``reader-theory/products.json`` in the user's cache folder, by processor, threads, version, type, shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+__all__ = ["ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack", "packed_product"]
+
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
+WORTH = 1 << 16
+"""Entries of a weight from which products are compared."""
+SECONDS = 3.0
+"""Time that the measurement of one shape may take."""
+AGREE = 1.5
+"""Times of one product that differ by more are those of a busy machine."""
+PACKED_ROWS = 8
+"""Rows that oneDNN is told to expect; it is right for any number."""
+
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.mm(weight, x.t()).t().contiguous()
+
+
+ROW_PRODUCTS: dict[str, Product] = {"linear": functional.linear, "turned": _turned}
+"""Products that read a weight's rows as they came."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a weight of one shape is multiplied by.
+
+    Parameters
+    ----------
+    rows : a name of `ROW_PRODUCTS` a bucket
+        The faster product where the weight lies in rows.
+    packed : bool
+        Whether oneDNN's packed product is faster, over all buckets.
+    """
+
+    rows: tuple[str, ...] = ("linear",)
+    packed: bool = False
+
+
+def pack(weight: torch.Tensor) -> Any | None:
+    """oneDNN's own layout of a weight; None where this torch or this processor has none for its type."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        packed_product(weight.new_zeros((2, weight.shape[1])), packed)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return packed
+
+
+def packed_product(x: torch.Tensor, packed: Any) -> torch.Tensor:
+    """``x @ weight.T`` of a packed weight."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tensor | None = None) -> Choice:
+    """The choice for weights like this one: as kept, or measured now and kept.
+
+    Parameters
+    ----------
+    spare_bytes : int
+        Memory that a measurement may take, for a few weights of this shape.
+    others : tensor, optional
+        Weights that a step reads in between; read before each timing, so that no product finds its own in the cache.
+    """
+    if weight.numel() < WORTH or weight.device.type != "cpu" or not weight.is_floating_point():
+        return Choice()
+    key = f"{_machine()} {str(weight.dtype).removeprefix('torch.')} {weight.shape[0]}x{weight.shape[1]}"
+    kept = _kept()
+    if key not in kept:
+        kept[key], repeats = _measure(weight, spare_bytes, others)
+        if repeats:
+            _keep(kept)
+    return kept[key]
+
+
+def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None) -> tuple[Choice, bool]:
+    """The choice, and whether its times repeat: on a machine busy with other work nothing is learnt or kept."""
+    rows = min(weight.shape[0], max(64, spare_bytes // 2 // (weight.shape[1] * weight.element_size())))
+    count = max(1, spare_bytes // 2 // (rows * weight.shape[1] * weight.element_size()))
+    plain = [weight[:rows].clone() for _ in range(count)]
+    packed = [each for one in plain if (each := pack(one)) is not None]
+    chosen, gain, end = list[str](), 0.0, perf_counter() + SECONDS
+    for size in ROW_BUCKETS:
+        x = torch.randn(size, weight.shape[1]).to(weight.dtype)
+        runs = {name: partial(_run, product, x, plain) for name, product in ROW_PRODUCTS.items()}
+        if packed:
+            runs["packed"] = partial(_run, packed_product, x, packed)
+        seconds = _seconds(runs, others, end)
+        if seconds is None:
+            return Choice(packed=bool(packed)), False
+        chosen.append(min(ROW_PRODUCTS, key=seconds.__getitem__))
+        gain += math.log(seconds[chosen[-1]] / seconds["packed"]) if packed else 0.0
+    return Choice(tuple(chosen), gain > 0), True
+
+
+def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:
+    for weight in weights:
+        product(x, weight)
+
+
+def _seconds(
+    runs: dict[str, Callable[[], Any]], others: torch.Tensor | None, end: float, repeats: int = 4
+) -> dict[str, float] | None:
+    """The least of some turns of each, in turn; None where the two least differ by much, or time is up."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        for name, run in runs.items():
+            if others is not None:
+                others.sum()
+            start = perf_counter()
+            run()
+            if turn:  # the first turn touches
+                taken[name].append(perf_counter() - start)
+            if start > end:
+                return None
+    least = {name: sorted(each)[:2] for name, each in taken.items()}
+    return (
+        None if any(second > AGREE * first for first, second in least.values()) else {n: t[0] for n, t in least.items()}
+    )
+
+
+@lru_cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return f"{found['model name']} {found.get('cpu family')}.{found.get('model')}.{found.get('stepping')}"
+    except (OSError, KeyError):
+        return platform.processor() or platform.machine()
+
+
+def _machine() -> str:
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__},"
+
+
+def _file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reader-theory" / "products.json"
+
+
+@lru_cache
+def _kept() -> dict[str, Choice]:
+    """Choices of this process, from the file where it can be read; what is no choice in it is left out."""
+    try:
+        held = json.loads(_file().read_text())
+        return {
+            key: Choice(tuple(each["rows"]), bool(each["packed"]))
+            for key, each in held.items()
+            if len(each["rows"]) == len(ROW_BUCKETS) and set(each["rows"]) <= set(ROW_PRODUCTS)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return {}
+
+
+def _keep(choices: dict[str, Choice]) -> None:
+    """Write the file anew beside itself and rename it; a machine without a writable cache folder does without."""
+    text = json.dumps({key: {"rows": each.rows, "packed": each.packed} for key, each in choices.items()}, indent=1)
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as out:
+            out.write(text)
+        Path(out.name).replace(_file())
+    except (OSError, RuntimeError):
+        return
