@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.acceptance import RankAcceptance
-from optimizer.cost import Memory, level_cost
+from optimizer.cost import LevelCost, Memory, level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
@@ -61,8 +61,9 @@ class PredictedCells:
         Returns
         -------
         dict
-            Policy, tokens a step, seconds a step with their interval, tokens a second, speed-up over plain decoding,
-            gap and certificate; ``status`` "infeasible" with advice where the cell does not fit the device.
+            Policy, tokens a step, seconds a step with their interval and the share of them whose terms are assumed,
+            as no measurement of this card's like was fitted, tokens a second, speed-up over plain decoding, gap and
+            certificate; ``status`` "infeasible" with advice where the cell does not fit the device.
         """
         step, devices = self._step(cell), int(cell.get("tensor_parallel", 1))
         batch, context = int(cell["batch"]), float(cell["context"])
@@ -71,11 +72,14 @@ class PredictedCells:
         if budget.free_bytes <= 0:
             short = -budget.free_bytes / 2**30
             return {"status": Status.INFEASIBLE.value, "advice": f"The weights alone are {short:.1f} GiB too many."}
+        cost = level_cost(
+            step.model, step.model, DRAFT, batch=batch, context=context, nodes=self.max_nodes, depth=self.max_depth
+        )
+        if not drafters:  # nothing but the target could draft, and what is drafted is never right
+            cost = LevelCost(np.full_like(cost.draft_s, cost.verify_s[0]), cost.verify_s)
         problem = TreeProblem(
             RankAcceptance(self._law(cell, drafted=bool(drafters))),
-            level_cost(
-                step.model, step.model, DRAFT, batch=batch, context=context, nodes=self.max_nodes, depth=self.max_depth
-            ),
+            cost,
             self.max_nodes,
             max_depth=self.max_depth,
             batch=batch,
@@ -117,6 +121,7 @@ class PredictedCells:
             "step_s": answer.step_s,
             "step_s_low": answer.step_s * whole.low / whole.value,
             "step_s_high": answer.step_s * whole.high / whole.value,
+            "assumed": _assumed(step, conditions),
             "tokens_per_s": answer.value,
             "speed_up": answer.value * off / problem.batch,
             "gap": answer.gap,
@@ -125,3 +130,9 @@ class PredictedCells:
             "parents": answer.tree.parents.tolist(),
             "ranks": answer.tree.ranks.tolist(),
         }
+
+
+def _assumed(step: StepCost, conditions: StepConditions) -> float:
+    """Share of a step's seconds in terms that no measurement was fitted for."""
+    terms = step.model.estimates(conditions).values()
+    return sum(term.value for term in terms if term.origin == "assumed") / sum(term.value for term in terms)

@@ -73,7 +73,9 @@ def closed_form_rows() -> list[dict[str, Any]]:
 def spec_sheet(cost: StepCost) -> StepCost:
     """Baseline: a step at the card's peaks, max() of bytes and arithmetic, with neither launches nor a host."""
     peak = Roofline(1.0, 1.0, 64.0, 0.0)
-    return replace(cost, linear=peak, attention=peak, graphs=False, launch_s=0.0, graph_launch_s=0.0, host_s=0.0)
+    return replace(
+        cost, fits=None, linear=peak, attention=peak, graphs=False, launch_s=0.0, graph_launch_s=0.0, host_s=0.0
+    )
 
 
 def step_function(cost: StepCost) -> StepTime:

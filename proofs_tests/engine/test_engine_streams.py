@@ -7,6 +7,7 @@ the text is the law under the keys that the engine really uses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -96,12 +97,12 @@ def test_a_shifted_noise_is_caught_by_its_acceptance(monkeypatch: pytest.MonkeyP
     """The drafter reads the row of the position after the one it drafts for; the text keeps its law, drafts do not."""
     from runtime.drafters import sampled
 
-    right = sampled.Ask
+    class Shifted(sampled.Ask):
+        @classmethod
+        def of(cls, *given: Any) -> sampled.Ask:
+            right = sampled.Ask.of(*given)
+            return replace(right, noise=lambda depth: right.noise(depth + 1))
 
-    def shifted(**options: Any) -> Any:
-        noise = options.pop("noise")
-        return right(**options, noise=lambda depth: noise(depth + 1))
-
-    monkeypatch.setattr("runtime.engine.step.Ask", shifted)
+    monkeypatch.setattr("runtime.drafters.neural.Ask", Shifted)
     with pytest.raises(AssertionError):
         test_a_coupled_draft_that_agrees_with_its_target_is_always_kept()

@@ -1,10 +1,10 @@
 """What a step costs: devices, models' operators, rooflines fitted to measurements, a step term by term, calibration."""
 
-from reader_theory.cost.attention import fit_decode_attention, predict_decode_attention
+from reader_theory.cost.attention import AttentionFit, fit_decode_attention, predict_decode_attention
 from reader_theory.cost.calibrate import Calibration, calibrate, confounded_terms, next_point
 from reader_theory.cost.communication import AllReduce, fit_all_reduce, predict_all_reduce
 from reader_theory.cost.device import Device, find_device, load_devices, measure_this_machine
-from reader_theory.cost.gemm import fit_gemm, predict_gemm
+from reader_theory.cost.gemm import GemmFit, fit_gemm, predict_gemm
 from reader_theory.cost.head import DrafterHead, break_even_acceptance, throughput_ratio
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.linear import fit_linear, predict_linear
@@ -18,11 +18,13 @@ from reader_theory.cost.tree_attention import fit_tree_attention, predict_tree_a
 __all__ = [
     "TERMS",
     "AllReduce",
+    "AttentionFit",
     "Calibration",
     "Device",
     "DrafterHead",
     "Forwards",
     "FunctionTerm",
+    "GemmFit",
     "ModelShape",
     "Roofline",
     "StepConditions",

@@ -24,8 +24,6 @@ __all__ = ["Calibration", "calibrate", "confounded_terms", "next_point"]
 Array = NDArray[np.float64]
 NOISE = 0.02
 """Assumed relative error of one measured step."""
-PRIOR_SPREAD = 0.5
-"""Assumed relative standard deviation of a term that the prediction gives no spread for."""
 HUBER = 1.5
 
 
@@ -80,7 +78,7 @@ def calibrate(
     )
     design, names = _design(step, points)
     relative = design / times[:, None]
-    prior = np.array([max(step.spread.get(name, 2 * PRIOR_SPREAD) / 2, 0.01) for name in names])
+    prior = np.array([max(step.spread_of(name) / 2, 0.01) for name in names])
     factors = _robust_factors(relative, prior, noise)
     information = relative.T @ relative / noise**2 + np.diag(prior**-2.0)
     covariance: Array = np.asarray(np.linalg.inv(information), dtype=np.float64)

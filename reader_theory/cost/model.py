@@ -141,6 +141,34 @@ class ModelShape(Frozen):
             return float(query + down + up + self.heads * latent.value_dim * self.hidden)
         return float(self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads))
 
+    def products(self, tensor_parallel: int = 1) -> list[tuple[int, float, float]]:
+        """Matrix products of a forward on one device, as (how many, columns n, inner k); the head is the last.
+
+        Experts are left out: which of them run depends on the tokens.
+        """
+        tp, n, dense = tensor_parallel, self.hidden, self.layers - self.expert_layers()
+        if (latent := self.latent) is not None:
+            key = latent.nope_dim + latent.rope_dim
+            rank = latent.query_rank or n
+            attention = [(latent.query_rank, n)] if latent.query_rank else []
+            attention += [
+                (self.heads * key / tp, rank),
+                (latent.kv_rank + latent.rope_dim, n),
+                (self.heads * (latent.nope_dim + latent.value_dim) / tp, latent.kv_rank),
+                (n, self.heads * latent.value_dim / tp),
+            ]
+        else:
+            attention = [
+                ((self.heads + 2 * max(self.kv_heads, tp)) * self.head_dim / tp, n),
+                (n, self.heads * self.head_dim / tp),
+            ]
+        forward = [(self.intermediate * (2 if self.gated else 1) / tp, n), (n, self.intermediate / tp)] if dense else []
+        return [
+            *((self.layers, float(wide), float(inner)) for wide, inner in attention),
+            *((dense, float(wide), float(inner)) for wide, inner in forward),
+            (1, self.vocabulary / tp, float(n)),
+        ]
+
     def feed_forward_parameters(self, width: int) -> float:
         """Weights of one feed-forward of `width`."""
         return float(self.hidden * width * (3 if self.gated else 2))

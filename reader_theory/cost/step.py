@@ -1,7 +1,8 @@
 """One speculative step on one device or several, term by term, each with its interval.
 
-Prefer it before anything was measured: it needs a model's configuration and a device. `calibrate` then scales its terms
-to as few measured steps as there are; `runs` fits an engine's own logs.
+Prefer it before anything was measured: it needs a model's configuration and a device. Operators are predicted by the
+models fitted to public tables where these know the device, and by assumed rooflines, with wider intervals, where not.
+`calibrate` then scales its terms to as few measured steps as there are; `runs` fits an engine's own logs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from reader_theory.cost.communication import assumed_all_reduce
 from reader_theory.cost.device import Device
 from reader_theory.cost.head import DrafterHead
 from reader_theory.cost.model import ModelShape
+from reader_theory.cost.operators import OperatorFits, shipped_fits
 from reader_theory.cost.padding import VLLM_SIZES, padded_tokens
 from reader_theory.cost.roofline import Roofline
 from reader_theory.cost.terms import FunctionTerm, StepConditions, StepModel
 from reader_theory.cost.tree_attention import BLOCK_ROWS
 from reader_theory.errors import require
+from reader_theory.estimate import Origin
 
 __all__ = ["STEP_TERMS", "StepCost"]
 
@@ -38,15 +41,15 @@ STEP_TERMS = (
     "all-reduce",
 )
 ASSUMED_SPREAD = {
-    "target linear": 0.15,
-    "target attention": 0.4,
-    "target head": 0.2,
+    "target linear": 0.25,
+    "target attention": 0.5,
+    "target head": 0.3,
     "padding": 0.5,
-    "drafter": 0.3,
-    "drafter head": 0.3,
+    "drafter": 0.4,
+    "drafter head": 0.4,
     "all-reduce": 0.5,
 }
-"""Relative half-width of each term's 95 % interval before calibration; `UNKNOWN_SPREAD` where a term is not listed."""
+"""Relative half-width of each term's 95 % interval where nothing was fitted; `UNKNOWN_SPREAD` of those not listed."""
 UNKNOWN_SPREAD = 0.8
 DRAFT, RETRIEVAL = "draft", "retrieval"
 """Names of the drafters whose forwards and look-ups it prices."""
@@ -78,8 +81,10 @@ class StepCost:
         What runs, where.
     drafter, drafter_head : optional
         Drafter, and its head when it is not the full one of its configuration.
+    fits : OperatorFits, optional
+        Fitted models of products and attention, used where they know the device; None for rooflines alone.
     linear, attention : Roofline
-        Coefficients of the two operator classes.
+        Assumed coefficients of the operators that no fit knows: experts, latent attention, other cards.
     split_kv : bool
         Whether attention over several query tokens splits the context; without it each block walks it alone.
     graphs : bool
@@ -96,6 +101,7 @@ class StepCost:
     device: Device
     drafter: ModelShape | None = None
     drafter_head: DrafterHead | None = None
+    fits: OperatorFits | None = field(default_factory=shipped_fits)
     linear: Roofline = field(default_factory=lambda: Roofline(0.85, 0.65, 4.0, 0.0))
     attention: Roofline = field(default_factory=lambda: Roofline(0.7, 0.4, 3.0, 0.0))
     split_kv: bool = True
@@ -109,18 +115,40 @@ class StepCost:
     walk_s: float = 3e-8
     kv_bits: float = 16.0
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
-    spread: Mapping[str, float] = field(default_factory=lambda: dict(ASSUMED_SPREAD))
+    spread: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def model(self) -> StepModel:
         """The equation of a step, with every predicted term scaled as `calibrate` says."""
-        origin = "fitted" if self.scale else "predicted"
         return StepModel(
             tuple(
-                FunctionTerm(name, function, self.scale.get(name, 1.0), self.spread.get(name, UNKNOWN_SPREAD), origin)
+                FunctionTerm(name, function, self.scale.get(name, 1.0), self.spread_of(name), self.origin_of(name))
                 for name, function in self._functions().items()
             )
         )
+
+    def spread_of(self, name: str) -> float:
+        """Relative half-width of a term's 95 % interval: as calibrated, as fitted, or assumed."""
+        fitted = self._fitted_spread(name)
+        assumed = ASSUMED_SPREAD.get(name, UNKNOWN_SPREAD)
+        return self.spread.get(name, assumed if fitted is None else 1.96 * fitted)
+
+    def origin_of(self, name: str) -> Origin:
+        """Whether a term was fitted to measurements, of this machine or of its like, or is assumed."""
+        return "fitted" if name in self.scale or self._fitted_spread(name) is not None else "assumed"
+
+    def _fitted_spread(self, name: str) -> float | None:
+        """Root mean square error of the fits behind a term; None where it has none, or leans on a roofline as well."""
+        shape = self.drafter if name.startswith("drafter") else self.target
+        if self.fits is None or shape is None or shape.experts is not None:
+            return None
+        products = self.fits.products_spread(self.device, shape)
+        attention = self.fits.attention_spread(self.device, shape)
+        if name in ("target linear", "target head", "padding", "drafter head"):
+            return None if name == "drafter head" and self.drafter_head is not None else products
+        if name == "drafter":
+            return None if products is None or attention is None else max(products, attention)
+        return attention if name == "target attention" else None
 
     @property
     def unscaled(self) -> StepModel:
@@ -172,15 +200,37 @@ class StepCost:
             tensor_parallel=self.tensor_parallel if shape is self.target else 1,
             kv_bits=self.kv_bits,
         )
+        parallel = self.tensor_parallel if shape is self.target else 1
+        products = None if self.fits is None else self.fits.products_s(shape, tokens, self.device, parallel)
+        reading = None if self.fits is None else self._fitted_attention(self.fits, shape, tokens, batch, context)
         seconds = {"attention": np.zeros(()), "head": np.zeros(()), "linear": np.zeros(())}
         for operator in operators:
             kind = operator.kind if operator.kind in seconds else "linear"
-            roof = self.attention if kind == "attention" else self.linear
-            spent = roof.seconds(operator.moved_bytes, operator.flops, self.device)
-            seconds[kind] = seconds[kind] + (
-                np.maximum(spent, self._walk(shape, tokens, batch, context)) if kind == "attention" else spent
-            )
+            if kind == "attention" and reading is not None:
+                spent = reading
+            elif products is not None and operator.kind in ("linear", "head"):
+                continue
+            else:
+                roof = self.attention if kind == "attention" else self.linear
+                spent = roof.seconds(operator.moved_bytes, operator.flops, self.device)
+                if kind == "attention":
+                    spent = np.maximum(spent, self._walk(shape, tokens, batch, context))
+            seconds[kind] = seconds[kind] + spent
+        for kind, spent in zip(("linear", "head"), products or (), strict=False):
+            seconds[kind] = seconds[kind] + spent
         return _Forward(**seconds, launches=sum(operator.launches for operator in operators))
+
+    def _fitted_attention(
+        self, fits: OperatorFits, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats
+    ) -> Floats | None:
+        rows = np.minimum(batch, tokens)
+        one = fits.attention_s(
+            shape, tokens / rows, rows, context, self.device, kv_bits=self.kv_bits, split_kv=self.split_kv,
+            tensor_parallel=self.tensor_parallel if shape is self.target else 1,
+        )  # fmt: skip
+        if one is None:
+            return None
+        return shape.layers * np.maximum(one, self._walk(shape, tokens, batch, context) / shape.layers)
 
     def _walk(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> Floats:
         """Without split-KV: waves of blocks, each walking the whole context, in every layer."""

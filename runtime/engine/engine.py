@@ -26,7 +26,7 @@ from runtime.engine.step import Backend, Eager, first_token
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
-from runtime.models.vocabulary import Vocabulary, check_pair
+from runtime.models.vocabulary import Vocabulary, check_pair, fingerprint_of
 from runtime.retrieval.datastore import Datastore
 
 __all__ = ["Engine", "PolicyChoice"]
@@ -72,7 +72,8 @@ class Engine:
     monitor : Monitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for grown policies; what the engine itself puts out joins only by `Datastore.add`.
+        Past outputs for grown policies, of the target's tokenizer and within its vocabulary; what the engine itself
+        puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     backend : str or callable
@@ -106,6 +107,8 @@ class Engine:
         self.max_context = max_context or min(target.max_positions, 2048)
         self.drafters = _named(draft, drafters, datastore)
         _check_vocabularies(target, self.drafters)
+        if datastore is not None:
+            datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
         self.backend = _backend(backend)(target, self.drafters, max_batch, self.max_context)
         if kv_bytes is not None:
             caches = [(model, one.cache) for one in self.drafters.values() if (model := one.model) and one.cache]
