@@ -154,7 +154,7 @@ class Study:
         """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
         self.context = self.mean_context if context is None else float(context)
         proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
-        if proved is not None and len(proved[0]) and proved[0].by_level() not in self.trees:
+        if proved is not None and proved[0].nodes and proved[0].by_level() not in self.trees:
             self.trees.append(proved[0].by_level())
         alone = [Off(), *map(Static.of, self.trees), *self.chains]
         first = self._ranked(self._weigh(alone), batch)

@@ -15,7 +15,7 @@ def chain_length(policy: Policy) -> int | None:
     """Length of a neural chain without retrieval, 0 for "off"; None for anything else."""
     tree = policy.tree
     first = policy.kind in ("off", "static") and tree.is_chain and not tree.ranks.any()
-    return len(tree) if first else None
+    return tree.nodes if first else None
 
 
 def constant_length(policy: Policy) -> int | None:
@@ -29,7 +29,7 @@ def constant_length(policy: Policy) -> int | None:
 def drafted_tokens(policy: Policy) -> int:
     """Most tokens that a step of a neural tree or of a retrieved chain offers."""
     if policy.retrieved is None:
-        return len(policy.tree)
+        return policy.tree.nodes
     constant = constant_length(policy)
     return policy.retrieved.max_tokens if constant is None else constant
 

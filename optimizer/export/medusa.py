@@ -11,7 +11,7 @@ from optimizer.export.formats import engine_format
 from optimizer.export.settle import Family, settle
 from reader_theory.documents.plan import Plan
 from reader_theory.documents.policy import Policy
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["export_medusa", "families", "tree_of_choices"]
 
@@ -39,19 +39,19 @@ def export_medusa(plan: Plan, workload: str, batch: int, *, nearest: bool = Fals
     """
     alone = plan.model_copy(update={"entries": (plan.entry(workload, batch),)})
     _, (choice,) = settle(alone, workload, engine_format("medusa"), families(alone, workload), nearest=nearest)
-    paths = choice.policy.tree.rank_paths()
+    paths = choice.policy.tree.rank_paths()[1:]
     return [list(path) for path in sorted(paths, key=lambda path: (len(path), path))]
 
 
-def tree_of_choices(choices: Sequence[Sequence[int]]) -> DraftTree:
+def tree_of_choices(choices: Sequence[Sequence[int]]) -> TokenTree:
     """The draft tree of Medusa or EAGLE-1 choices.
 
     Examples
     --------
     >>> tree_of_choices([[0], [1], [0, 0]]).parents.tolist()
-    [-1, -1, 0]
+    [-1, 0, 0, 1]
     """
-    return DraftTree.from_rank_paths(choices)
+    return TokenTree.from_rank_paths(choices)
 
 
 def families(plan: Plan, workload: str) -> dict[str, Family]:

@@ -14,7 +14,7 @@ from optimizer.export.formats import EngineFormat
 from reader_theory.documents.plan import Plan, PlanEntry
 from reader_theory.documents.policy import Policy, policy_of
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Choice", "Family", "entries_of", "settle", "weighed_policies"]
 
@@ -149,7 +149,7 @@ def weighed_policies(plan: Plan, workload: str) -> list[Policy]:
 
 def _spine(policy: Policy) -> Policy:
     """The chain of first candidates in a policy's tree; off where the tree is another at every step."""
-    tree, node, length = DraftTree.empty() if policy.kind == "grown" else policy.tree, ROOT, 0
-    while (first := [int(child) for child in tree.children(node) if tree.ranks[child] == 0]) != []:
+    tree, node, length = TokenTree.empty() if policy.kind == "grown" else policy.tree, 0, 0
+    while (first := [child for child in tree.children(node) if tree.ranks[child] == 0]) != []:
         node, length = first[0], length + 1
-    return policy_of(DraftTree.chain(length))
+    return policy_of(TokenTree.chain(length))

@@ -15,7 +15,6 @@ from optimizer.export.settle import Choice, Family, settle, weighed_policies
 from reader_theory.documents.plan import Plan
 from reader_theory.documents.policy import Policy
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT
 
 __all__ = ["export_sglang", "export_sglang_dynamic_tree", "families", "reserved_kv_slots", "sglang_flags"]
 
@@ -81,16 +80,16 @@ def export_sglang_dynamic_tree(
     engine.choice("algorithm", algorithm, "neural_algorithms")
     policy = plan.entry(workload, batch).policy
     tree = policy.tree
-    topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
+    topk = max(len(tree.children(node)) for node in range(len(tree)))
     most = topk + (tree.depth - 1) * topk**2
     require(
-        policy.kind == "static" and topk > 1 and len(tree) <= most,
+        policy.kind == "static" and topk > 1 and tree.nodes <= most,
         f"{engine.title} must be given a fixed tree without retrieval, of at most topk + (steps - 1) topk^2 nodes",
         got=f"{policy.name}, topk {topk}, at most {most} nodes",
         fix="Export a chain with `export_sglang`.",
         error=UnsupportedByEngineError,
     )
-    flags = _neural_flags(algorithm, draft_model(plan), steps=tree.depth, topk=topk, nodes=len(tree))
+    flags = _neural_flags(algorithm, draft_model(plan), steps=tree.depth, topk=topk, nodes=tree.nodes)
     return {"flags": flags, "adaptive_config": None}
 
 

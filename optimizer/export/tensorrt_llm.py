@@ -15,7 +15,6 @@ from optimizer.export.settle import Choice, Family, settle, weighed_policies
 from reader_theory.documents.plan import Plan
 from reader_theory.documents.policy import Policy
 from reader_theory.errors import UnsupportedByEngineError, require
-from reader_theory.trees.tree import ROOT
 
 __all__ = ["export_tensorrt_llm", "export_tensorrt_llm_dynamic_tree", "families"]
 
@@ -87,9 +86,9 @@ def export_tensorrt_llm_dynamic_tree(
     engine.choice("decoding_type", decoding_type, "tree_types")
     policy = plan.entry(workload, batch).policy
     tree = policy.tree
-    topk = max((len(tree.children(node)) for node in range(ROOT, len(tree))), default=0)
+    topk = max(len(tree.children(node)) for node in range(len(tree)))
     require(
-        policy.kind == "static" and topk > 1 and len(tree) <= topk * tree.depth,
+        policy.kind == "static" and topk > 1 and tree.nodes <= topk * tree.depth,
         f"{engine.title} must be given a fixed tree without retrieval, of at most topK * depth nodes",
         got=f"{policy.name}, {topk} * {tree.depth} = {topk * tree.depth} nodes",
         fix="Export a chain with `export_tensorrt_llm`.",
@@ -99,7 +98,7 @@ def export_tensorrt_llm_dynamic_tree(
         "decoding_type": decoding_type,
         "speculative_model": draft_model(plan),
         "max_draft_len": tree.depth,
-        "max_total_draft_tokens": len(tree),
+        "max_total_draft_tokens": tree.nodes,
         "use_dynamic_tree": True,
         "dynamic_tree_max_topK": topk,
     }

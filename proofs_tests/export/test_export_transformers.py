@@ -74,7 +74,7 @@ def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, polic
     tokens, widths = forwards(model, lambda: model.generate(prompt, generation_config=config, **extra))
 
     assert tokens == plain
-    most = 1 + max(len(policy.tree), policy.retrieved.max_tokens if policy.retrieved else 0)
+    most = 1 + max(policy.tree.nodes, policy.retrieved.max_tokens if policy.retrieved else 0)
     assert max(widths[1:]) == most, "a step verifies the pending token and the planned drafts"
 
 

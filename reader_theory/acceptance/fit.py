@@ -19,7 +19,7 @@ from reader_theory.documents.policy import Chain, Policy, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["REFERENCE_LENGTHS", "fit_acceptance"]
 
@@ -156,7 +156,7 @@ def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
 def _references(trace: Trace, name: str, drafted: bool, offered: bool, resampler: _Resampler) -> dict[str, Estimate]:
     policies: dict[str, Policy] = {}
     if drafted:
-        policies |= {f"chain {k}": Static.of(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
+        policies |= {f"chain {k}": Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
     if offered:
         chains = {k: Chain(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
         policies |= {f"retrieval {k}": chain for k, chain in chains.items()}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.trees import DraftTree, TokenTrees
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
 from runtime.drafters.sampled import Ask, draw_drafts
@@ -45,11 +45,11 @@ class _Level:
 
 
 @lru_cache(maxsize=256)
-def _levels(tree: DraftTree) -> tuple[_Level, ...]:
+def _levels(tree: TokenTree) -> tuple[_Level, ...]:
     """Levels of a tree; `parents` index the queries of the forward before, `inner_parents` all forwarded nodes."""
     has_child = np.isin(np.arange(len(tree)), tree.parents)
-    place, levels, written = {-1: 0}, [], 0
-    forwarded = {-1: -1}
+    place, levels, written = {0: 0}, [], 0
+    forwarded = {0: -1}
     for depth in range(1, tree.depth + 1):
         nodes = np.flatnonzero(tree.depths == depth)
         above = tree.parents[nodes].tolist()
@@ -73,7 +73,7 @@ def _levels(tree: DraftTree) -> tuple[_Level, ...]:
 _Step = tuple[_Level, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def _for_rows(tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+def _for_rows(tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
     """By level, each row's queries above its nodes, how many nodes are forwarded and how many were; and all parents."""
     levels, steps, written = _levels(tree), list[_Step](), 0
     for level in levels:
@@ -109,18 +109,18 @@ def _fill(logits: torch.Tensor, level: _Level, queries: NDArray[np.int64], token
 class _Shape:
     """A static tree as rows are filled with it."""
 
-    tree: DraftTree
+    tree: TokenTree
     above: NDArray[np.int64]
     down_to: list[int]
     inner: list[int]
 
     @classmethod
-    def of(cls, tree: DraftTree) -> _Shape:
-        """Nodes by level; `above` (N + 1,) with the root, nodes down to each depth, nodes a forward takes."""
+    def of(cls, tree: TokenTree) -> _Shape:
+        """By level, with each node's parent, how many there are down to each depth, and those that a forward takes."""
         tree = tree.by_level()
-        above = np.concatenate([[-1], tree.parents + 1]).astype(np.int64)
+        above = tree.parents.astype(np.int64)
         inner = [len(level.inner) for level in _levels(tree) if len(level.inner)]
-        return cls(tree, above, np.cumsum([0, *tree.level_widths]).tolist(), inner)
+        return cls(tree, above, np.cumsum(tree.level_widths).tolist(), inner)
 
 
 class NeuralDrafter(Drafter):
@@ -146,7 +146,7 @@ class NeuralDrafter(Drafter):
         self.pending: list[list[int]] = []
         self.prefill_s = 0.0
         self._shaped: tuple[Any, _Shape] | None = None
-        self._tree: DraftTree | None = None
+        self._tree: TokenTree | None = None
         self._steps: dict[int, tuple[list[_Step], NDArray[np.int64]]] = {}
 
     @property
@@ -176,7 +176,7 @@ class NeuralDrafter(Drafter):
 
     def forwards(self, policy: Any, pending: float) -> NDArray[np.float64]:
         inner = self.shape(policy).inner
-        return np.array([pending, *inner]) if len(self.shape(policy).tree) else np.empty(0)
+        return np.array([pending, *inner]) if self.shape(policy).tree.nodes else np.empty(0)
 
     def shape(self, policy: Any) -> _Shape:
         """The policy's tree, remembered as long as it stays: its hash takes longer than the rest."""
@@ -189,21 +189,21 @@ class NeuralDrafter(Drafter):
         shape = self.shape(policy)
         tree = shape.tree
         beyond = max(row.length for row in rows) + tree.depth > self._model.max_positions
-        if beyond or not len(tree) or max(spare) <= 0:
+        if beyond or not tree.nodes or max(spare) <= 0:
             return roots_alone(rows)
         pending = np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)
         if any(row.scheme != "deterministic" and spare[b] > 0 for b, row in enumerate(rows)):
             return self._drawn(tree, rows, spare)
-        drafted = np.empty((len(rows), len(tree)), dtype=np.int64)
-        self.fill(tree, drafted)
+        tokens = np.empty((len(rows), len(tree)), dtype=np.int64)
+        tokens[:, 0] = [row.output[-1] for row in rows]
+        self.fill(tree, tokens)
         kept = [
-            1 + max(0, min(shape.down_to[min(row.room - 1, tree.depth)], left))
+            max(1, min(shape.down_to[min(row.room - 1, tree.depth)], left + 1))
             for row, left in zip(rows, spare, strict=True)
         ]
         most = max(kept)
-        tokens = np.empty((len(rows), most), dtype=np.int64)
-        tokens[:, 0] = [row.output[-1] for row in rows]
-        tokens[:, 1:] = drafted[:, : most - 1]
+        if most < len(tree):
+            tokens = tokens[:, :most].copy()
         parents = np.repeat(shape.above[None, :most], len(rows), axis=0)
         for row, count in enumerate(kept):
             if count < most:
@@ -212,7 +212,7 @@ class NeuralDrafter(Drafter):
         forwards = (pending, *(np.full(len(rows), size) for size in shape.inner))
         return Proposal(TokenTrees(tokens, parents, counts, names=("", self.name)), forwards=forwards)
 
-    def _drawn(self, tree: DraftTree, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
+    def _drawn(self, tree: TokenTree, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
         """Drafts where some row's rule needs them drawn from the draft's law."""
         vocabulary = self._model.vocabulary
         asks = [
@@ -225,8 +225,8 @@ class NeuralDrafter(Drafter):
         laws = [None if draft.scheme in ("deterministic", "coupled") else draft.law for draft in drawn]
         return Proposal(trees, laws, forwards=tuple(forwards))
 
-    def fill(self, tree: DraftTree, tokens: NDArray[np.int64]) -> None:
-        """Write the token of every node of `tree`, by level, into (B, N) `tokens`, for rows 0 .. B - 1."""
+    def fill(self, tree: TokenTree, tokens: NDArray[np.int64]) -> None:
+        """Write the token of every drafted node of `tree`, by level, into `tokens` (B, N + 1), for rows 0 .. B - 1."""
         rows = len(tokens)
         logits, last = self._catch_up(rows)
         levels, parents = self._prepared(tree, rows)
@@ -235,7 +235,7 @@ class NeuralDrafter(Drafter):
             if len(level.inner):
                 logits = forward_trees(self._model, self._cache, tokens[:, level.inner], parents, counts, written)
 
-    def _prepared(self, tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+    def _prepared(self, tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
         """`_for_rows`, remembered for each number of rows as long as the tree stays: to hash a tree takes longer."""
         if self._tree is not tree:
             self._tree, self._steps = tree, {}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_children
 from reader_theory.rules.race import race
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Row
 from runtime.models.base import LanguageModel
@@ -33,26 +33,26 @@ class Ask:
 
     Parameters
     ----------
-    tree : DraftTree, by level
+    tree : TokenTree, by level
         Shape; ranks are read by the deterministic scheme only.
     row : Row
         Whose law drafts are drawn from, and how.
-    uniforms : (N,) in [0, 1)
-        Of the drafting stream; one a node.
+    uniforms : (N + 1,) in [0, 1)
+        Of the drafting stream; one a node, that of the root not read.
     noise : callable from a depth to (V,) in [0, 1)
         Coupling uniforms of the token below a node at that depth; read by the coupled scheme only.
     """
 
-    tree: DraftTree
+    tree: TokenTree
     row: Row
     uniforms: NDArray[Any]
     noise: Callable[[int], NDArray[Any]]
 
     @classmethod
-    def of(cls, row: Row, tree: DraftTree, spare: int, vocabulary: int) -> Ask:
+    def of(cls, row: Row, tree: TokenTree, spare: int, vocabulary: int) -> Ask:
         """What `row` can use of a tree by level, with the numbers of its own streams."""
         shape, emitted = shape_for(tree, row.scheme, row.room - 1, spare), len(row.output)
-        uniforms = row.streams("drafting", row.steps + 1, len(shape))
+        uniforms = np.append(0.0, row.streams("drafting", row.steps + 1, shape.nodes))
         return cls(shape, row, uniforms, lambda depth: row.streams("coupling", emitted + depth, vocabulary))
 
 
@@ -71,21 +71,20 @@ class DrawnDraft:
 
     @property
     def law(self) -> DraftLaw:
-        """The draft as a verifier takes it, the root left out."""
+        """The draft as a rule verifies it."""
         drawn = self.scheme in DRAWN
         laws = np.array(self.laws) if self.laws else np.zeros((0, 0))
-        parents = [parent - 1 for parent in self.parents[1:]]
-        with_ = np.array(self.drawn_with) if drawn else None
-        return DraftLaw(self.tokens[1:], parents, self.scheme, laws if drawn else None, with_)
+        numbers = np.array([0, *self.drawn_with]) if drawn else None
+        tree = TokenTree(self.parents, tokens=self.tokens)
+        return DraftLaw(tree, self.scheme, laws if drawn else None, numbers)
 
 
 @lru_cache(maxsize=1024)
-def shape_for(tree: DraftTree, scheme: Scheme, depth: int, nodes: int) -> DraftTree:
+def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenTree:
     """What a scheme can draw of a tree: no deeper than `depth`, at most `nodes` nodes, a chain where it draws one."""
     if scheme == "chain":
-        return DraftTree.chain(min(tree.depth, depth, nodes))
-    kept = min(int(np.searchsorted(tree.depths, depth, side="right")), nodes)
-    return tree if kept == len(tree) else DraftTree(tree.parents[:kept], tree.ranks[:kept])
+        return TokenTree.chain(min(tree.depth, depth, nodes))
+    return tree.prune(nodes=nodes, depth=depth)
 
 
 def draw_drafts(
@@ -129,7 +128,7 @@ class _Row:
 
     def __init__(self, ask: Ask | None) -> None:
         self.ask, self.draft = ask, DrawnDraft(scheme="deterministic" if ask is None else ask.row.scheme)
-        self.frontier: list[tuple[int, int, int]] = [(0, 0, -1)]  # (node, query of the last forward, node of the tree)
+        self.frontier: list[tuple[int, int, int]] = [(0, 0, 0)]  # (node, query of the last forward, node of the tree)
         self.place = {0: -1}  # where a node stands among those forwarded
         self.above: list[int] = []
         self.depth = 0
@@ -139,11 +138,11 @@ class _Row:
         ask, draft = self.ask, self.draft
         if ask is None:
             return []
-        parents = [entry for entry in self.frontier if len(_children(ask.tree)[entry[2]])]
+        parents = [entry for entry in self.frontier if ask.tree.children(entry[2])]
         laws = self._laws(logits, parents)
         grown: list[tuple[int, int]] = []
         for (node, _, shape), law in zip(parents, laws, strict=True):
-            children = _children(ask.tree)[shape]
+            children = ask.tree.children(shape)
             tokens = self._draw(law, children)
             draft.laws += [law] if tokens else []
             for child, token in zip(children, tokens, strict=False):
@@ -152,7 +151,7 @@ class _Row:
                 draft.parents.append(node)
                 draft.drawn_with.append(ask.uniforms[child])
         self.depth += 1
-        inner = [(node, shape) for node, shape in grown if len(_children(ask.tree)[shape])]
+        inner = [(node, shape) for node, shape in grown if ask.tree.children(shape)]
         self.frontier = [(node, query, shape) for query, (node, shape) in enumerate(inner)]
         return [node for node, _ in inner]
 
@@ -188,8 +187,3 @@ class _Row:
             path.append(self.draft.tokens[node])
             node = self.draft.parents[node]
         return path[::-1]
-
-
-@lru_cache(maxsize=256)
-def _children(tree: DraftTree) -> dict[int, list[int]]:
-    return {node: tree.children(node).tolist() for node in range(-1, len(tree))}

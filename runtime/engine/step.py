@@ -187,20 +187,15 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
     """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
     tree, rule = trees[row], request.params.rule
     if law is None and not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
-        law = _undrawn(tree)
+        law = DraftLaw(tree, "deterministic")
     if law is None:
         return tree.follow(_own_token(request, tree, logits))
     prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
-    nodes, step = len(law), request.steps + 1
-    laws = request.token_law(logits[: nodes + 1], prefixes).numpy(force=True)
-    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
+    nodes, step = len(law.tree), request.steps + 1
+    laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
+    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
     verified = rule.verify(law, laws, uniforms)
-    return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
-
-
-def _undrawn(tree: TokenTree) -> DraftLaw:
-    assert tree.tokens is not None, "the engine's trees have tokens"
-    return DraftLaw(tree.tokens[1:], tree.parents[1:] - 1, "deterministic")
+    return [0, *verified.accepted], list(verified.emitted)
 
 
 def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Callable[[list[int]], int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
-from reader_theory.trees import DraftTree, to_svg
+from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
 
 __all__ = [
@@ -75,23 +75,21 @@ def _logarithmic(ax: Any) -> None:
 
 def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
-    tree, probability = policy.tree, np.zeros(0)
-    if fitted is not None and fitted.rank_depth is not None and len(tree):
+    tree, known = policy.tree, fitted is not None and (fitted.rank_depth is not None or not policy.tree.nodes)
+    probability = np.ones(1)
+    if fitted is not None and fitted.rank_depth is not None:
         probability = fitted.rank_depth.model.path_probability(tree)
-    known = len(probability) == len(tree)
-    sources = ["draft"] * len(tree)
-    parents, ranks = tree.parents.tolist(), tree.ranks.tolist()
+    parents, ranks, sources = tree.parents.tolist(), tree.ranks.tolist(), [*tree.sources]
     if policy.retrieved is not None:
-        length = min(policy.retrieved.max_tokens, SHOWN_CHAIN)
-        chain = DraftTree.chain(length)
-        parents += [-1, *range(len(tree), len(tree) + length - 1)]
-        ranks += [0] * length
-        sources += ["retrieval"] * length
+        chain = TokenTree.chain(min(policy.retrieved.max_tokens, SHOWN_CHAIN), "retrieval")
+        parents += [0, *range(len(tree), len(tree) + chain.nodes - 1)]
+        ranks += chain.ranks[1:].tolist()
+        sources += chain.sources[1:]
         known = known and fitted is not None and fitted.matched is not None
         if known and fitted is not None and fitted.matched is not None:
-            probability = np.concatenate([probability, fitted.matched.model.path_probability(chain)])
-    drawn = DraftTree(parents, ranks, sources)
-    described = f"Draft tree of policy {policy.name}: {len(drawn)} nodes, depth {drawn.depth}."
+            probability = np.concatenate([probability, fitted.matched.model.path_probability(chain)[1:]])
+    drawn = TokenTree(parents, ranks, sources=sources)
+    described = f"Draft tree of policy {policy.name}: {drawn.nodes} nodes, depth {drawn.depth}."
     return tree_svg(to_svg(drawn, probability if known else None), described)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reader_theory.documents import Chain, Static
 from reader_theory.errors import InvalidInputError, require
-from reader_theory.trees import DraftTree, TokenTrees
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.neural import NeuralDrafter
@@ -49,7 +49,7 @@ class _Queued(NamedTuple):
 
     names: tuple[str, str, str]
     forwards: tuple[NDArray[np.int64], ...]
-    tree: DraftTree
+    tree: TokenTree
     tokens: torch.Tensor | None
     drafted: list[bool]
     chains: list[NDArray[np.int64]]
@@ -110,7 +110,7 @@ class Graphs(Backend):
         self._drafted: dict[tuple[int, int], torch.Tensor] = {}
         self._verifying: dict[tuple[Bucket, int, int], StaticVerifying] = {}
         self._logits: dict[Bucket, StaticLogits] = {}
-        self._trees: list[DraftTree] = []
+        self._trees: list[TokenTree] = []
         self._left_out: set[str] = set()
         self._committed = False
 
@@ -189,7 +189,7 @@ class Graphs(Backend):
         if first is not None:
             counts = first.trees.counts.tolist()
             chains = [first.trees.tokens[row, 1:count] for row, count in enumerate(counts)]
-        tree, forwards = DraftTree.empty(), ()
+        tree, forwards = TokenTree.empty(), ()
         if neural is not None and tokens is not None:
             assert isinstance(neural.drafter, NeuralDrafter)
             shape = neural.drafter.shape(neural.policy)
@@ -214,7 +214,7 @@ class Graphs(Backend):
             self._say(f"drafting does not fit into memory, steps go without: {str(error)[:100]}")
             return None
 
-    def _queue_draft(self, drafter: NeuralDrafter, tree: DraftTree, rows: int) -> torch.Tensor:
+    def _queue_draft(self, drafter: NeuralDrafter, tree: TokenTree, rows: int) -> torch.Tensor:
         """Queue the draft's levels; (bucket rows, N) tokens on the device."""
         cache = drafter.cache
         for row in range(rows):
@@ -224,7 +224,7 @@ class Graphs(Backend):
         counts = np.array([len(pending) for pending in drafter.pending[:rows]])
         fresh = next(size for size in powers_up_to(FRESH) if size >= counts.max())
         longest = int(cache.lengths[:rows].max())
-        bucket, _, width = self.buckets.pick(rows, 1, longest + fresh + len(tree))
+        bucket, _, width = self.buckets.pick(rows, 1, longest + fresh + tree.nodes)
         which = self._place(tree)
         key = (which, bucket, fresh, width)
         if key not in self._drafting:
@@ -246,9 +246,9 @@ class Graphs(Backend):
         drafter.pending[:rows] = [[] for _ in range(rows)]
         return tokens
 
-    def _place(self, tree: DraftTree) -> int:
+    def _place(self, tree: TokenTree) -> int:
         """Number of a tree, the same for equal ones; 0 for none."""
-        if not len(tree):
+        if not tree.nodes:
             return 0
         for number, known in enumerate(self._trees, start=1):
             if known is tree or known == tree:
@@ -287,7 +287,7 @@ class Graphs(Backend):
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:
         """Merge, forward, walk and commit, all on the device."""
         live = len(rows)
-        wanted = 1 + max(map(len, queued.chains)) + (len(queued.tree) if queued.tokens is not None else 0)
+        wanted = 1 + max(map(len, queued.chains)) + (queued.tree.nodes if queued.tokens is not None else 0)
         bucket = self.buckets.pick(live, wanted, int(self.cache.lengths[:live].max()))
         try:
             verifying = self._static(bucket, queued)
