@@ -120,7 +120,7 @@ class _Shape:
         tree = tree.by_level()
         above = tree.parents.astype(np.int64)
         inner = [len(level.inner) for level in _levels(tree) if len(level.inner)]
-        return cls(tree, above, np.cumsum(tree.level_widths).tolist(), inner)
+        return cls(tree, above, np.cumsum([1, *tree.level_widths]).tolist(), inner)
 
 
 class NeuralDrafter(Drafter):
