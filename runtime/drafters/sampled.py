@@ -24,7 +24,7 @@ from runtime.drafters.base import Row
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
-__all__ = ["Ask", "DrawnDraft", "draw_drafts", "shape_for"]
+__all__ = ["Ask", "DrawnDraft", "draw_drafts"]
 
 
 @dataclass(frozen=True)

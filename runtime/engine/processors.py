@@ -18,7 +18,7 @@ from reader_theory.errors import require
 from reader_theory.registry import Registry
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["PROCESSORS", "Processor", "TokenLaw", "target_law"]
+__all__ = ["PROCESSORS", "Processor", "TokenLaw"]
 
 Prefixes = Sequence[Sequence[int]]
 
