@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from optimizer.serving import schedule_problem, serving_schedule
+from optimizer.load_schedule import schedule_problem, serving_schedule
 from proofs_tests.plans import plan_examples as examples
 from reader_theory.documents import Cost, Trace, read_document
 from reader_theory.documents.fit import AcceptanceFit

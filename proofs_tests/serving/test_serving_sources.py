@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
-from optimizer.serving import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit
 from proofs_tests.plans.test_joined_plans import priced, with_joined
 from reader_theory.acceptance import simulated_trace

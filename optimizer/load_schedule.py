@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.cost import Memory, Objective, level_seconds
+from optimizer.load_sources import Sourced, sourced_cells
 from optimizer.plan import Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
-from optimizer.serving_sources import Sourced, sourced_cells
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
