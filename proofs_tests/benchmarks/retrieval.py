@@ -42,7 +42,7 @@ class Reader:
     """Our drafter: one query a step; with `learn`, finished outputs join a delta over the datastore."""
 
     def __init__(self, store: Datastore | None, budget: int, price: float, learn: bool = True) -> None:
-        fresh = Datastore(store.buffer) if store is not None else Datastore.build([])
+        fresh = store.for_tenant() if store is not None else Datastore.build([])
         self._store = fresh if learn or store is not None else None
         self._budget, self._price, self._learn = budget, price, learn
 

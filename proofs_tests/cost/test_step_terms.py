@@ -138,8 +138,8 @@ def test_a_stranger_adds_the_term_of_a_drafter_from_one_file(tmp_path: Path) -> 
         return make_plan(examples.fit(trace), known, trace, batches=(1,), max_nodes=8, resamples=50).entries[0]
 
     near, far = planned(1e-4), planned(1.0)
-    assert near.policy.drafters == "draft" and near.prediction.terms_s["draft"] < 0.01  # type: ignore[attr-defined]
-    assert far.policy.drafters == "off"  # type: ignore[attr-defined]
+    assert near.policy.drafters == ("draft",) and near.prediction.terms_s["draft"] < 0.01  # type: ignore[attr-defined]
+    assert far.policy.drafters == ()  # type: ignore[attr-defined]
 
 
 def test_a_term_that_nobody_registered_is_named_with_those_that_are() -> None:

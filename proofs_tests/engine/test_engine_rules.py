@@ -116,7 +116,7 @@ def test_gumbel_coupled_text_has_the_target_law_with_retrieval_beside_it() -> No
         before, last = [*PROMPT, *text][-2:]
         return np.array([Fraction(int(4 * p), 4) for p in TARGET[before, last]])
 
-    case = Case(parents=(-1, 0, 1), scheme="coupled", target=target, draft=target)
+    case = Case(parents=(-1, 0, 1, 2), scheme="coupled", target=target, draft=target)
     assert case.depth + 1 == LENGTH
     law = {text: float(share) for text, share in race_law(run, case).items()}
     assert _gap(law, _exact()) < 1e-12
@@ -193,7 +193,7 @@ def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypa
         def law(self) -> Any:
             told = super().law
             flat = 0.5 * np.asarray(told.law) + 0.125
-            return type(told)(told.tokens, told.parents, told.scheme, flat, None)
+            return type(told)(told.tree, told.scheme, flat, None)
 
     monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
     monkeypatch.setattr("runtime.engine.step.DrawnDraft", Lies)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from proofs_tests.engine.test_engine_rules import DRAFT, DRAWN, LENGTH, PROMPT, Text, _engine, _exact, _gap
-from reader_theory.documents import DraftPolicy
+from reader_theory.documents import Static
 from reader_theory.rules import streams
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.trees import DraftTree
@@ -69,8 +69,10 @@ def _steps_from_zero(uniforms: Any, stream: Any, at: int, count: int) -> NDArray
 
 
 def _one_stream(uniforms: Any, stream: Any, at: int, count: int) -> NDArray[Any]:
-    """Acceptance reads the key of drafting."""
-    return uniforms(SEED, 0, at, "drafting" if stream == "acceptance" else stream, count)
+    """Acceptance reads, node by node, the key of drafting."""
+    if stream == "acceptance":
+        return np.append(np.zeros(1), uniforms(SEED, 0, at, "drafting", count - 1))
+    return uniforms(SEED, 0, at, stream, count)
 
 
 def _one_step(uniforms: Any, stream: Any, at: int, count: int) -> NDArray[Any]:
@@ -85,7 +87,7 @@ def test_two_draws_that_share_a_key_are_caught(confuse: Any, monkeypatch: pytest
 
 def test_a_coupled_draft_that_agrees_with_its_target_is_always_kept() -> None:
     """Draft and target run one race on one row of noise: whatever its rows, they finish alike."""
-    policy = DraftPolicy.of(DraftTree.chain(3))
+    policy = Static.of(DraftTree.chain(3))
     engine = Engine(TableModel(DRAFT), TableModel(DRAFT), policy=policy, max_batch=3, max_context=128)
     params = SamplingParams(temperature=1.0, max_new_tokens=41, verification="gumbel", seed=1)
     done = engine.generate([PROMPT, [0], [3, 3]], params)

@@ -207,10 +207,24 @@ def test_an_empty_batch_is_an_empty_list() -> None:
     assert speculate_batch([], 8) == []
 
 
-def test_a_batch_over_several_datastores_is_refused() -> None:
-    indices = [RetrievalIndex([1, 2], Datastore.build([[1, 2, 3]])) for _ in range(2)]
-    with pytest.raises(InvalidInputError, match="share"):
-        speculate_batch(indices, 4)
+def test_rows_of_several_datastores_grow_in_one_batch_as_alone() -> None:
+    """A store a tenant: what one learned is drafted for its own rows only, wherever they stand in the batch."""
+    generator = np.random.default_rng(8)
+    common = Datastore.build([generator.integers(0, 9, 300)])
+    tenants = [common.for_tenant() for _ in range(3)]
+    for number, store in enumerate(tenants):
+        store.add([20, 21, 22, 30 + number])
+    doubtful = Evidence.smooth(own=(0.1, 1.0))
+    indices = [
+        RetrievalIndex([*generator.integers(0, 9, 5 * n), 20, 21, 22], store, evidence=evidence)
+        for n, (store, evidence) in enumerate([(s, e) for e in (None, doubtful) for s in (*tenants, common, None)])
+    ]
+    together = speculate_batch(indices, 12, 0.01, threads=2)
+    for number, (index, drafted) in enumerate(zip(indices, together, strict=True)):
+        learned = {int(token) - 30 for token in drafted.tokens if token >= 30}
+        assert learned == ({number % 5} if number % 5 < 3 else set())
+        for one, other in zip(index.tree(12, 0.01), drafted, strict=True):
+            assert one.tolist() == other.tolist()
 
 
 @pytest.mark.parametrize(("budget", "price"), [(0, 0.0), (-1, 0.0), (4, -0.1), (4, float("nan"))])

@@ -21,7 +21,7 @@ Share = Callable[[NDArray[Any], VerifyUniforms], VerifyUniforms]
 def honest_drafter(case: Case, drafting: NDArray[Any]) -> DraftLaw:
     """Draws as the case says, declares what it drew from."""
     drawn = case.drafted(drafting)
-    return DraftLaw(drawn.tokens, drawn.parents, drawn.scheme, drawn.law)
+    return DraftLaw(drawn.tree, drawn.scheme, drawn.law)
 
 
 def separate(drafting: NDArray[Any], uniforms: VerifyUniforms) -> VerifyUniforms:
@@ -35,7 +35,7 @@ def step_law(rule: Rule, case: Case, drafter: Drafter = honest_drafter, share: S
     def run(forks: Forks) -> tuple[int, ...]:
         drafting = forks.uniforms(len(case.parents))
         draft = drafter(case, drafting)
-        uniforms = VerifyUniforms(forks.uniforms(len(draft)), forks.uniforms(len(draft) + 1))
+        uniforms = VerifyUniforms(forks.uniforms(len(draft.tree)), forks.uniforms(len(draft.tree)))
         return rule.verify(draft, case.target_rows(draft), share(drafting, uniforms)).emitted
 
     return outcome_law(run)

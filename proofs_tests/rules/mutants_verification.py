@@ -32,7 +32,7 @@ from reader_theory.rules.cases import Case
 from reader_theory.rules.laws import residual, without_token
 from reader_theory.rules.multi_round import try_in_turn
 from reader_theory.rules.pick import pick_token
-from reader_theory.trees import ROOT
+from reader_theory.trees import TokenTree
 
 Walk = tuple[list[int], int]
 Array = NDArray[Any]
@@ -42,7 +42,7 @@ class SharedRecovery(ChainRejection):
     """Draws the recovered token with the number that rejected the draft."""
 
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
-        shared = np.append(uniforms.acceptance, uniforms.recovery[-1:])
+        shared = np.append(uniforms.acceptance[1:], uniforms.recovery[-1:])
         return super()._walk(draft, target, VerifyUniforms(uniforms.acceptance, shared))
 
 
@@ -54,7 +54,7 @@ class AcceptsAtZero(ChainRejection):
 
     @staticmethod
     def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
-        for child in draft.children(node):
+        for child in draft.tree.children(node):
             law, token = draft.law_at(node), int(draft.tokens[child])
             if acceptance[child] * law[token] <= target[token]:
                 return child, target
@@ -69,7 +69,7 @@ class _OtherResidual(ChainRejection):
         return walk_down(draft, target, uniforms, self._decide)
 
     def _decide(self, draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
-        for child in draft.children(node):
+        for child in draft.tree.children(node):
             law, token = draft.law_at(node), int(draft.tokens[child])
             if acceptance[child] * law[token] < target[token]:
                 return child, target
@@ -114,7 +114,7 @@ class ForgetsFromTheFourth(_OtherResidual):
 
     def _decide(self, draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
         decided, left = try_in_turn(draft, node, target, acceptance)
-        return decided, target if node >= 2 else left
+        return decided, target if node >= 3 else left
 
 
 class LogResidual(_OtherResidual):
@@ -140,7 +140,7 @@ class DensePrefix(Traversal):
 
     def verify(self, draft: DraftLaw, target: Any, uniforms: VerifyUniforms) -> Verified:
         honest = super().verify(draft, target, uniforms)
-        return Verified(tuple(range(len(honest.accepted))), honest.emitted)
+        return Verified(tuple(range(1, len(honest.accepted) + 1)), honest.emitted)
 
 
 class NoRoundResidual(MultiRound):
@@ -152,7 +152,7 @@ class NoRoundResidual(MultiRound):
     @staticmethod
     def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
         left = target
-        for child in draft.children(node):
+        for child in draft.tree.children(node):
             law, token = draft.law_at(node), int(draft.tokens[child])
             if acceptance[child] * law[token] < target[token]:
                 return child, target
@@ -171,7 +171,7 @@ class BlockStopsEarly(Block):
     """Stops at the first position that does not end the block, as a chain would."""
 
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
-        for length in range(1, len(draft) + 1):
+        for length in range(1, len(draft.tree)):
             path, _ = super()._walk(draft, target, VerifyUniforms(_only(uniforms, length), uniforms.recovery))
             if len(path) < length:
                 return super()._walk(draft, target, VerifyUniforms(_only(uniforms, length - 1), uniforms.recovery))
@@ -181,7 +181,7 @@ class BlockStopsEarly(Block):
 def _only(uniforms: VerifyUniforms, length: int) -> Array:
     """The first `length` acceptance numbers; beyond them one that never accepts."""
     never = np.array([Fraction(1)] * len(uniforms.acceptance), dtype=object)
-    return np.concatenate([uniforms.acceptance[:length], never[length:]])
+    return np.concatenate([uniforms.acceptance[: length + 1], never[length + 1 :]])
 
 
 class BlockChainResidual(Block):
@@ -190,9 +190,9 @@ class BlockChainResidual(Block):
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
         path, last = super()._walk(draft, target, uniforms)
         depth = len(path)
-        if depth == len(draft):
+        if depth == draft.tree.nodes:
             return path, last
-        return path, pick_token(residual(target[depth], draft.law_at(depth - 1)), uniforms.recovery[depth])
+        return path, pick_token(residual(target[depth], draft.law_at(depth)), uniforms.recovery[depth])
 
 
 class ForgetfulTraversal(Traversal):
@@ -200,7 +200,7 @@ class ForgetfulTraversal(Traversal):
 
     def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
         path, _ = super()._walk(draft, target, uniforms)
-        row = path[-1] + 1 if path else 0
+        row = path[-1] if path else 0
         return path, pick_token(target[row], uniforms.recovery[row])
 
 
@@ -248,7 +248,7 @@ class ForgetfulOfRounds(MultiRound):
 
     @staticmethod
     def _decide(draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
-        for child in draft.children(node)[:1]:
+        for child in draft.tree.children(node)[:1]:
             law, token = draft.law_at(node), int(draft.tokens[child])
             return (child, target) if acceptance[child] * law[token] < target[token] else (None, residual(target, law))
         return None, target
@@ -273,55 +273,59 @@ LOSSY_IN_SECRET = (
 """Each emits another law than the one that it declares."""
 
 
+def _below(*tokens: int) -> TokenTree:
+    """The root with these children."""
+    return TokenTree([-1] + [0] * len(tokens), tokens=[0, *tokens])
+
+
 def reranked(case: Case, drafting: Array) -> DraftLaw:
     """Sorts the sampled siblings of the root by their own probability."""
     drawn = case.drafted(drafting)
-    law = drawn.law_at(ROOT)
+    law = drawn.law_at()
     tokens = drawn.tokens.copy()
-    siblings = list(drawn.children())
+    siblings = drawn.tree.children()
     tokens[siblings] = sorted(tokens[siblings].tolist(), key=lambda token: (-law[token], token))
-    return DraftLaw(tokens, drawn.parents, drawn.scheme, drawn.law)
+    return DraftLaw(TokenTree(drawn.tree.parents, tokens=tokens), drawn.scheme, drawn.law)
 
 
 def dropped(case: Case, drafting: Array) -> DraftLaw:
     """Drops the last sampled sibling unverified where its own law finds it unlikely."""
     drawn = case.drafted(drafting)
-    law, last = drawn.law_at(ROOT), int(drawn.tokens[-1])
-    keep = len(drawn) if law[last] >= Fraction(1, 3) else len(drawn) - 1
-    return DraftLaw(drawn.tokens[:keep], drawn.parents[:keep], drawn.scheme, drawn.law)
+    law, last = drawn.law_at(), int(drawn.tokens[-1])
+    keep = drawn.tree.nodes - (law[last] < Fraction(1, 3))
+    return DraftLaw(drawn.tree.prune(nodes=keep), drawn.scheme, drawn.law)
 
 
 def merged(case: Case, drafting: Array) -> DraftLaw:
     """Merges siblings that were drawn twice, so that a round goes missing."""
     drawn = case.drafted(drafting)
-    kept = list(dict.fromkeys(drawn.tokens.tolist()))
-    return DraftLaw(kept, [ROOT] * len(kept), drawn.scheme, drawn.law)
+    return DraftLaw(_below(*dict.fromkeys(drawn.tokens[1:].tolist())), drawn.scheme, drawn.law)
 
 
 def argmax_as_softmax(case: Case, drafting: Array) -> DraftLaw:
     """Takes the most likely token and declares the law that it did not draw from."""
     law = case.draft(())
-    return DraftLaw([int(np.argmax(law))], [ROOT], "chain", np.array([law]))
+    return DraftLaw(_below(int(np.argmax(law))), "chain", np.array([law]))
 
 
 def other_temperature(case: Case, drafting: Array) -> DraftLaw:
     """Draws at temperature 1/2, and declares the law at temperature 1."""
     law = case.draft(())
     cooled = law * law
-    return DraftLaw([pick_token(cooled / cooled.sum(), drafting[0])], [ROOT], "chain", np.array([law]))
+    return DraftLaw(_below(pick_token(cooled / cooled.sum(), drafting[1])), "chain", np.array([law]))
 
 
 def peeking(case: Case, drafting: Array) -> DraftLaw:
     """Offers a child only where the target's own draw after it, made with this very number, is its first token."""
     child = int(np.argmax(case.draft(())))
     first = int(np.flatnonzero(case.target((child,)))[0])
-    offered = pick_token(case.target((child,)), drafting[0]) == first
-    return DraftLaw([child] * offered, [ROOT] * offered, "deterministic")
+    offered = pick_token(case.target((child,)), drafting[1]) == first
+    return DraftLaw(_below(*[child] * offered), "deterministic")
 
 
 def recovery_from_drafting(drafting: Array, uniforms: VerifyUniforms) -> VerifyUniforms:
     """Hands the target the number that the drafter saw, for the draw after the first node."""
-    recovery = np.append(uniforms.recovery[:1], drafting[: len(uniforms.recovery) - 1])
+    recovery = np.append(uniforms.recovery[:1], drafting[1 : len(uniforms.recovery)])
     return VerifyUniforms(uniforms.acceptance, recovery)
 
 
@@ -331,7 +335,7 @@ def padded_batch(
     """Finds each request's laws as if all drafts were as long as the longest, in rows that are not padded."""
     rows = np.concatenate([*targets, targets[0], targets[0]])
     stride = max(map(len, targets))
-    found = [rows[i * stride : i * stride + len(draft) + 1] for i, draft in enumerate(drafts)]
+    found = [rows[i * stride : i * stride + len(draft.tree)] for i, draft in enumerate(drafts)]
     return verify_batch(rule, drafts, found, uniforms)
 
 

@@ -33,7 +33,7 @@ from reader_theory.rules.cases import Case, cases_for
 from reader_theory.rules.enumeration import emitted_law
 from reader_theory.rules.race import race
 from reader_theory.rules.transport import offered_inside, optimal_acceptance
-from reader_theory.trees import DraftTree, path_probability, tokens_per_step
+from reader_theory.trees import DraftTree, TokenTree, path_probability, tokens_per_step
 
 SEEDS = st.integers(0, 10**6)
 
@@ -52,10 +52,10 @@ def accepted(rule: Rule, case: Case) -> Fraction:
 def test_a_rule_accepts_what_it_says(seed: int) -> None:
     laws = random_laws(seed)(()), random_laws(seed + 1)(())
     for rule in (TargetOnly(), TypicalLossy(), MultiRound(), WithoutReplacement(), Traversal()):
-        assert accepted(rule, flat((-1, -1), rule.scheme, seed)) == rule.acceptance(*laws, 2).sum()
+        assert accepted(rule, flat((-1, 0, 0), rule.scheme, seed)) == rule.acceptance(*laws, 2).sum()
     for rule in (ChainRejection(), Block(), MultiRound()):
         overlap = np.minimum(*laws).sum()
-        assert accepted(rule, flat((-1,), "chain", seed)) == rule.acceptance(*laws)[0] == overlap
+        assert accepted(rule, flat((-1, 0), "chain", seed)) == rule.acceptance(*laws)[0] == overlap
 
 
 @pytest.mark.parametrize("case", cases_for("chain"), ids=str)
@@ -66,20 +66,20 @@ def test_tokens_on_a_chain_are_those_that_the_rule_says(case: Case) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["iid", "without_replacement"])
-@pytest.mark.parametrize("parents", [(-1, -1, 0), (-1, -1, 1)])
+@pytest.mark.parametrize("parents", [(-1, 0, 0, 1), (-1, 0, 0, 2)])
 def test_traversal_emits_the_law_of_its_reference(scheme: Any, parents: tuple[int, ...]) -> None:
     case = flat(parents, scheme, 3)
     law = {text: mass for text, mass in emitted_law(Traversal(), case).items() if mass}
-    assert law == traversal_law(DraftTree(parents, range(len(parents))), scheme, case.target, case.draft)
+    assert law == traversal_law(TokenTree(parents), scheme, case.target, case.draft)
 
 
 def test_target_only_emits_the_sum_of_path_probabilities() -> None:
     case = cases_for("deterministic")[3]
     draft = case.drafted()
     rows = case.target_rows(draft).astype(float)
-    tree = DraftTree(draft.parents, range(len(draft)))
-    path = path_probability(tree, rows[tree.parents + 1, draft.tokens])
-    assert tokens_per_step(path) == pytest.approx(float(tokens_a_step(emitted_law(TargetOnly(), case))), abs=1e-12)
+    given = rows[draft.tree.parents[1:], draft.tokens[1:]]
+    told = tokens_per_step(path_probability(DraftTree(draft.tree.parents[1:] - 1, draft.tree.ranks[1:]), given))
+    assert told == pytest.approx(float(tokens_a_step(emitted_law(TargetOnly(), case))), abs=1e-12)
 
 
 @given(seed=SEEDS, length=st.integers(1, 4))

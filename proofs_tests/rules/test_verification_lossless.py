@@ -39,7 +39,7 @@ SAMPLED = (
     (WithoutReplacement, "without_replacement"),
     (Block, "chain"),
 )
-TREES = ((-1, -1), (-1, 0), (-1, -1, 0), (-1, -1, 1))
+TREES = ((-1, 0, 0), (-1, 0, 1), (-1, 0, 0, 1), (-1, 0, 0, 2))
 
 
 @pytest.mark.parametrize("rule", list(RULES), ids=lambda rule: rule.name)
@@ -58,21 +58,21 @@ def test_every_rule_but_typical_acceptance_says_that_it_is_lossless() -> None:
 def test_emitted_string_has_the_target_law_for_random_laws(
     rule: type[Rule], scheme: str, seed: int, tree: tuple[int, ...]
 ) -> None:
-    shape = (-1, 0) if scheme == "chain" else tree
+    shape = (-1, 0, 1) if scheme == "chain" else tree
     case = Case(shape, scheme, random_laws(seed), random_laws(seed + 1))  # type: ignore[arg-type]
     assert law_gap(emitted_law(rule(), case), kept_law(rule(), case), case.depth + 1) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["iid", "without_replacement"])
-@pytest.mark.parametrize("tree", [(-1, -1, -1, 0, 0), (-1, -1, 0, 2), (-1, 0, 0, 1, 2)])
+@pytest.mark.parametrize("tree", [(-1, 0, 0, 0, 1, 1), (-1, 0, 0, 1, 3), (-1, 0, 1, 1, 2, 3)])
 def test_traversal_is_lossless_on_larger_trees(scheme: str, tree: tuple[int, ...]) -> None:
     case = Case(tree, scheme, random_laws(5), random_laws(6))  # type: ignore[arg-type]
     assert law_gap(emitted_law(Traversal(), case), kept_law(Traversal(), case), case.depth + 1) == 0
 
 
 def test_drafting_apart_from_verifying_gives_the_law_of_both_together() -> None:
-    case = Case((-1, -1), "without_replacement", random_laws(1), random_laws(2))
+    case = Case((-1, 0, 0), "without_replacement", random_laws(1), random_laws(2))
     together = {text: mass for text, mass in step_law(WithoutReplacement(), case).items() if mass}
     apart = {text: mass for text, mass in emitted_law(WithoutReplacement(), case).items() if mass}
     assert together == apart
@@ -114,7 +114,7 @@ def test_gumbel_coupled_text_is_a_function_of_the_noise_alone() -> None:
 
 def test_race_has_the_target_law_for_every_order_of_the_balls() -> None:
     target = random_laws(4, vocabulary=4, parts=6)
-    case = Case((), "deterministic", target, target)
+    case = Case((-1,), "deterministic", target, target)
     law = race_law(lambda rows: _coupled_text(case, rows), case, all_orders=True)
     assert law == {(token,): p for token, p in enumerate(target(())) if p}
 
@@ -128,14 +128,14 @@ def test_outcome_law_of_a_known_program_is_exact() -> None:
 
 
 def test_cutting_keeps_the_stop_token_and_nothing_after_it() -> None:
-    step = Verified((0, 2, 5), (4, 7, 7, 1))
-    assert step.cut({7}, room=9) == Verified((0, 2), (4, 7))
-    assert step.cut((), room=3) == Verified((0, 2, 5), (4, 7, 7))
+    step = Verified((1, 3, 6), (4, 7, 7, 1))
+    assert step.cut({7}, room=9) == Verified((1, 3), (4, 7))
+    assert step.cut((), room=3) == Verified((1, 3, 6), (4, 7, 7))
     assert step.cut({1}, room=9) == step
     assert step.cut((), room=0) == Verified((), ())
 
 
 def _coupled_text(case: Case, rows: np.ndarray) -> tuple[int, ...]:
     draft = case.drafted(noise=rows if case.scheme == "coupled" else None)
-    half = np.full(len(draft) + 1, 0.5)
-    return GumbelCoupled().verify(draft, case.target_rows(draft), VerifyUniforms(half[1:], half, rows)).emitted
+    half = np.full(len(draft.tree), 0.5)
+    return GumbelCoupled().verify(draft, case.target_rows(draft), VerifyUniforms(half, half, rows)).emitted

@@ -25,6 +25,7 @@ from reader_theory.rules import (
     VerifyUniforms,
     WithoutReplacement,
 )
+from reader_theory.trees import TokenTree
 
 V = 50_000
 NEVER = 1 - 2.0**-53
@@ -70,7 +71,7 @@ def recovered(rule: Rule, draft: DraftLaw, rows: NDArray[np.float64], acceptance
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = (low + high) / 2
-            numbers = VerifyUniforms(np.full(len(draft), acceptance), np.full(len(draft) + 1, middle))
+            numbers = VerifyUniforms(np.full(len(draft.tree), acceptance), np.full(len(draft.tree), middle))
             passed = rule.verify(draft, rows, numbers).emitted[-1] > token
             low, high = (low, middle) if passed else (middle, high)
         found.append(low)
@@ -100,7 +101,7 @@ def gap(rule: Rule, scheme: Any, siblings: int, shape: str) -> float:
     for token in tokens:
         exact = surplus(exact, drafted)
         drafted = without(drafted, token) if scheme == "without_replacement" else drafted
-    offered = DraftLaw(tokens, [-1] * siblings, scheme, draft[None])
+    offered = DraftLaw(TokenTree([-1] + [0] * siblings, tokens=[0, *tokens]), scheme, draft[None])
     found = recovered(rule, offered, np.tile(target, (siblings + 1, 1)), NEVER)
     return float(np.abs(found - cumulative(exact)).max())
 
@@ -114,7 +115,7 @@ def test_the_recovered_token_has_the_exact_residual(rule: Rule, scheme: Any, sib
 @pytest.mark.parametrize("shape", ["flat", "zipf"])
 def test_a_token_drawn_from_the_target_has_its_law(shape: str) -> None:
     exact, _, target, _, _ = case(shape, 1)
-    found = recovered(TargetOnly(), DraftLaw([], [], "deterministic"), target[None], NEVER)
+    found = recovered(TargetOnly(), DraftLaw(TokenTree([-1], tokens=[0]), "deterministic"), target[None], NEVER)
     assert np.abs(found - cumulative(exact)).max() < 1e-10
 
 

@@ -15,7 +15,6 @@ from reader_theory.rules.draft_law import SCHEMES, DraftLaw, Scheme
 from reader_theory.rules.laws import as_laws
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import Stream, VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["At", "FollowingRule", "Rule", "Verified", "verify_batch", "walk_down"]
 
@@ -30,7 +29,7 @@ class Verified:
     Parameters
     ----------
     accepted : tuple of int
-        Nodes along the accepted path, from the root's child down; not a prefix of the nodes in general.
+        Drafted nodes along the accepted path, from the root's child down; not the first nodes in general.
     emitted : tuple of int
         Their tokens, then one that the target chose: a correction or a bonus. Without it after a cut.
     """
@@ -43,8 +42,8 @@ class Verified:
 
         Examples
         --------
-        >>> Verified((0, 3), (5, 2, 9)).cut(stop_token_ids={2}, room=10)
-        Verified(accepted=(0, 3), emitted=(5, 2))
+        >>> Verified((1, 4), (5, 2, 9)).cut(stop_token_ids={2}, room=10)
+        Verified(accepted=(1, 4), emitted=(5, 2))
         """
         stops = (i + 1 for i, token in enumerate(self.emitted) if token in stop_token_ids)
         end = min(next(stops, len(self.emitted)), max(room, 0))
@@ -124,7 +123,7 @@ class Rule(ABC):
         draft : DraftLaw of N nodes
             What was drafted, and how.
         target : (N + 1, V) float64, or object array of fractions; each row sums to 1
-            Law of the target after the prefix (row 0), and after each node's path (row node + 1).
+            Law of the target after each node's path, the root's first.
         uniforms : VerifyUniforms
             Numbers of the streams that the rule reads.
 
@@ -152,18 +151,18 @@ class Rule(ABC):
             got=f"scheme {draft.scheme!r}",
             fix="Choose the rule by the scheme: target_only verifies any tree.",
         )
-        rows = laws.ndim == 2 and len(laws) == len(draft) + 1
+        rows = laws.ndim == 2 and len(laws) == len(draft.tree)
         require(
             rows,
             "`target` must have one row for the root and one for each node",
-            got=f"shape {laws.shape} for {len(draft)} nodes",
+            got=f"shape {laws.shape} for {draft.tree.nodes} nodes",
             fix="Cut padding, and keep the root's law in row 0.",
         )
         draft.check(laws.shape[1])
-        _check_uniforms("acceptance", uniforms.acceptance, len(draft))
-        _check_uniforms("recovery", uniforms.recovery, len(draft) + 1)
+        _check_uniforms("acceptance", uniforms.acceptance, len(draft.tree))
+        _check_uniforms("recovery", uniforms.recovery, len(draft.tree))
         if "coupling" in self.streams:
-            _check_noise(uniforms.coupling, max(_depths(draft)), laws.shape[1])
+            _check_noise(uniforms.coupling, draft.tree.depth, laws.shape[1])
 
     @abstractmethod
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
@@ -186,16 +185,10 @@ class FollowingRule(Rule):
         """
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
-        depths = _depths(draft)
-        path: list[int] = []
-        node = ROOT
-        while True:
-            token = self.next_token(target[node + 1], uniforms.at(node + 1, depths[node + 1]))
-            child = next((child for child in draft.children(node) if draft.tokens[child] == token), None)
-            if child is None:
-                return path, token
-            path.append(child)
-            node = child
+        path, emitted = draft.tree.follow(
+            lambda path: self.next_token(target[path[-1]], uniforms.at(path[-1], len(path) - 1))
+        )
+        return path[1:], emitted[-1]
 
 
 def verify_batch(
@@ -212,22 +205,13 @@ Round = Callable[[DraftLaw, int, NDArray[Any], NDArray[Any]], tuple[int | None, 
 def walk_down(draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms, decide: Round) -> tuple[list[int], int]:
     """Walk from the root down as long as `decide` accepts a child; then draw from the law that it leaves over."""
     path: list[int] = []
-    node = ROOT
+    node = 0
     while True:
-        child, law = decide(draft, node, target[node + 1], uniforms.acceptance)
+        child, law = decide(draft, node, target[node], uniforms.acceptance)
         if child is None:
-            return path, pick_token(law, uniforms.recovery[node + 1])
+            return path, pick_token(law, uniforms.recovery[node])
         path.append(child)
         node = child
-
-
-def _depths(draft: DraftLaw) -> list[int]:
-    """Depth of the root (entry 0) and of each node (entry node + 1)."""
-    depths = [0]
-    parents: list[int] = draft.parents.tolist()
-    for parent in parents:
-        depths.append(depths[parent + 1] + 1)
-    return depths
 
 
 def _check_noise(noise: NDArray[Any] | None, depth: int, vocabulary: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,8 +15,9 @@ from reader_theory.rules.base import Rule, Verified, verify_batch
 from reader_theory.rules.cases import Case, cases_for, deep_case, node_paths
 from reader_theory.rules.draft_law import DRAWN, SCHEMES, DraftLaw
 from reader_theory.rules.enumeration import emitted_law, kept_law, verified_law
-from reader_theory.rules.exact import Text, law_gap
+from reader_theory.rules.exact import law_gap
 from reader_theory.rules.streams import VerifyUniforms, coupling_uniforms, stream_uniforms, verify_uniforms
+from reader_theory.trees import TokenTree
 
 __all__ = ["check_rule"]
 
@@ -43,7 +45,7 @@ def check_rule(rule: Rule) -> None:
     _check_names(rule)
     _check_law(rule, [*cases, deep_case(rule.scheme)])
     _check_acceptance(rule)
-    _check_refusals(rule, [case for case in cases if case.parents])
+    _check_refusals(rule, [case for case in cases if case.depth])
     _check_batch(rule, cases)
 
 
@@ -65,7 +67,7 @@ def _check_law(rule: Rule, cases: Iterable[Case]) -> None:
 
 def _check_acceptance(rule: Rule, steps: int = 2000) -> None:
     for case in (case for case in cases_for(rule.scheme) if case.depth == 1):
-        draws = len(case.parents)
+        draws = len(case.parents) - 1
         told = rule.acceptance(case.target(()), case.draft(()), draws)
         assert np.shape(told) == (draws,), f"{rule.name} must give one probability a sibling, {draws}: {told}"
         if "coupling" in rule.streams:
@@ -78,10 +80,10 @@ def _check_acceptance(rule: Rule, steps: int = 2000) -> None:
 
 def _accepted(rule: Rule, case: Case) -> NDArray[Any]:
     """Exact probability that each child of the root is the one accepted."""
-    found = np.array([Fraction(0)] * len(case.parents))
+    found = np.array([Fraction(0)] * (len(case.parents) - 1))
     for verified, probability in verified_law(rule, case).items():
         if verified.accepted:
-            found[verified.accepted[0]] += probability
+            found[verified.accepted[0] - 1] += probability
     return found
 
 
@@ -90,7 +92,7 @@ def _counted(rule: Rule, case: Case, steps: int) -> NDArray[np.float64]:
     accepted = [
         rule.verify(*_sampled(case, step)).accepted for step in range(0, steps * (case.depth + 1), case.depth + 1)
     ]
-    return np.bincount([path[0] for path in accepted if path], minlength=len(case.parents)) / steps
+    return np.bincount([path[0] for path in accepted if path], minlength=len(case.parents))[1:] / steps
 
 
 def _check_refusals(rule: Rule, cases: Iterable[Case]) -> None:
@@ -106,8 +108,8 @@ def _check_refusals(rule: Rule, cases: Iterable[Case]) -> None:
             _must_refuse(rule, draft, {"scheme": other, "law": law}, rows, uniforms, f"scheme {other}")
         for law, what in _wrong_laws(draft, case.vocabulary):
             _must_refuse(rule, draft, {"law": law}, rows, uniforms, what)
-        if draft.scheme != "iid" and len(draft.children()) > 1:
-            first, second = draft.children()[:2]
+        if draft.scheme != "iid" and len(draft.tree.children()) > 1:
+            first, second = draft.tree.children()[:2]
             tokens = draft.tokens.copy()
             tokens[second] = tokens[first]
             _must_refuse(rule, draft, {"tokens": tokens}, rows, uniforms, "siblings with one token")
@@ -117,7 +119,7 @@ def _wrong_laws(draft: DraftLaw, vocabulary: int) -> list[tuple[NDArray[np.float
     """Laws that are not the one that was sampled, each with what is wrong about it."""
     if draft.law is None:
         return []
-    first = int(draft.tokens[0])
+    first = int(draft.tokens[1])
     elsewhere = np.eye(vocabulary)[(first + 1) % vocabulary]
     barely = 0.999 * elsewhere + 0.001 * np.eye(vocabulary)[first]
     rows = (len(draft.law), 1)
@@ -143,9 +145,9 @@ def _must_refuse(
     raise AssertionError(f"{rule.name} must refuse {what} with InvalidInputError")
 
 
-def _changed(draft: DraftLaw, **changes: Any) -> DraftLaw:
-    fields = ("tokens", "parents", "scheme", "law", "drawn_with")
-    return DraftLaw(**({field: getattr(draft, field) for field in fields} | changes))
+def _changed(draft: DraftLaw, tokens: NDArray[Any] | None = None, **changes: Any) -> DraftLaw:
+    tree = draft.tree if tokens is None else TokenTree(draft.tree.parents, tokens=tokens)
+    return replace(draft, tree=tree, **changes)
 
 
 def _sampled(case: Case, step: int) -> tuple[DraftLaw, NDArray[np.float64], VerifyUniforms]:
@@ -154,8 +156,8 @@ def _sampled(case: Case, step: int) -> tuple[DraftLaw, NDArray[np.float64], Veri
     drafting = stream_uniforms(0, 0, step, "drafting", len(case.parents))
     exact = case.drafted(drafting, noise if case.scheme == "coupled" else None)
     law = None if exact.law is None else exact.law.astype(np.float64)
-    draft = DraftLaw(exact.tokens, exact.parents, exact.scheme, law, exact.drawn_with)
-    some = verify_uniforms(0, 0, step, len(draft))
+    draft = replace(exact, law=law)
+    some = verify_uniforms(0, 0, step, draft.tree.nodes)
     return draft, case.target_rows(exact).astype(np.float64), VerifyUniforms(some.acceptance, some.recovery, noise)
 
 
@@ -173,12 +175,8 @@ def _in_fractions(
     rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[np.float64], uniforms: VerifyUniforms
 ) -> Verified:
     exact = np.vectorize(Fraction, otypes=[object])
-    law = None if draft.law is None else np.array([case.draft(text) for text in _parent_paths(draft)])
-    numbers = [exact(part) if part.size else part for part in (uniforms.acceptance, uniforms.recovery)]
-    without = DraftLaw(draft.tokens, draft.parents, draft.scheme, law)
-    return rule.verify(without, case.target_rows(draft), VerifyUniforms(numbers[0], numbers[1], uniforms.coupling))
-
-
-def _parent_paths(draft: DraftLaw) -> list[Text]:
     paths = node_paths(draft)
-    return [paths[parent + 1] for parent in sorted(set(draft.parents.tolist()))]
+    law = None if draft.law is None else np.array([case.draft(paths[parent]) for parent in draft.tree.inner])
+    numbers = [exact(part) if part.size else part for part in (uniforms.acceptance, uniforms.recovery)]
+    without = DraftLaw(draft.tree, draft.scheme, law)
+    return rule.verify(without, case.target_rows(draft), VerifyUniforms(numbers[0], numbers[1], uniforms.coupling))

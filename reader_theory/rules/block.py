@@ -63,21 +63,21 @@ class Block(Rule):
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
         kept, law = 0, _surplus(draft, target, 0, 1)
         reach: Any = 1
-        for depth in range(1, len(draft) + 1):
-            token = int(draft.tokens[depth - 1])
-            reach = min(reach * target[depth - 1][token] / draft.law_at(depth - 2)[token], 1)
+        for depth in range(1, len(draft.tree)):
+            token = int(draft.tokens[depth])
+            reach = min(reach * target[depth - 1][token] / draft.law_at(depth - 1)[token], 1)
             surplus = _surplus(draft, target, depth, reach)
-            if uniforms.acceptance[depth - 1] < _chance_to_end(surplus, reach, last=depth == len(draft)):
+            if uniforms.acceptance[depth] < _chance_to_end(surplus, reach, last=depth == draft.tree.nodes):
                 kept, law = depth, surplus
         law = law if law.sum() > 0 else target[kept]
-        return list(range(kept)), pick_token(law, uniforms.recovery[kept])
+        return list(range(1, kept + 1)), pick_token(law, uniforms.recovery[kept])
 
 
 def _surplus(draft: DraftLaw, target: NDArray[Any], depth: int, reach: Any) -> NDArray[Any]:
     """(V,) what the target puts on the next token beyond the draft; the whole target after the last node."""
-    if depth == len(draft):
+    if depth == draft.tree.nodes:
         return target[depth]
-    return np.maximum(reach * target[depth] - draft.law_at(depth - 1), 0)
+    return np.maximum(reach * target[depth] - draft.law_at(depth), 0)
 
 
 def _chance_to_end(surplus: NDArray[Any], reach: Any, *, last: bool) -> Any:

@@ -14,7 +14,7 @@ from reader_theory.rules.drawing import draw_draft
 from reader_theory.rules.exact import Text
 from reader_theory.rules.laws import Laws, most_likely
 from reader_theory.rules.race import race
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 
 __all__ = ["Case", "cases_for", "deep_case", "node_paths", "table"]
 
@@ -25,8 +25,8 @@ WIDE_DRAFT = ((2, 2, 4, 1, 3), (5, 0, 3, 4, 0))
 DEEP_TARGET = ((1, 0, 3, 0), (0, 2, 0, 2), (0, 0, 1, 3), (2, 2, 0, 0))
 DEEP_DRAFT = ((3, 0, 1, 0), (0, 3, 0, 1), (0, 0, 2, 2), (1, 3, 0, 0))
 
-SHAPES: tuple[tuple[int, ...], ...] = ((), (-1, -1, -1), (-1, -1, 0), (-1, -1, 1, 1))
-CHAINS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, 0, 1))
+SHAPES: tuple[tuple[int, ...], ...] = ((-1,), (-1, 0, 0, 0), (-1, 0, 0, 1), (-1, 0, 0, 2, 2))
+CHAINS: tuple[tuple[int, ...], ...] = ((-1,), (-1, 0), (-1, 0, 1, 2))
 
 
 def table(parts: tuple[tuple[int, ...], ...]) -> Laws:
@@ -42,7 +42,7 @@ class Case:
     Parameters
     ----------
     parents : tuple of int
-        Shape of the tree.
+        Shape of the tree, the root first.
     scheme : str
         How its tokens are drafted.
     target, draft : callable
@@ -60,7 +60,7 @@ class Case:
     @property
     def depth(self) -> int:
         """Depth of the tree."""
-        return DraftTree(self.parents, range(len(self.parents))).depth
+        return TokenTree(self.parents).depth
 
     @property
     def vocabulary(self) -> int:
@@ -69,27 +69,29 @@ class Case:
 
     def drafted(self, drafting: NDArray[Any] | None = None, noise: NDArray[Any] | None = None) -> DraftLaw:
         """The draft for these drafting uniforms (sampled schemes) or this coupling noise (coupled)."""
-        tree = DraftTree(self.parents, range(len(self.parents)))
+        tree = TokenTree(self.parents)
         if self.scheme in DRAWN:
             assert drafting is not None
             return draw_draft(tree, self.scheme, self.draft, drafting)
-        paths: dict[int, Text] = {ROOT: ()}
-        for node in (ROOT, *range(len(tree))):
-            children, law = tree.children(node).tolist(), self.draft(paths[node])
+        paths: dict[int, Text] = {0: ()}
+        for node in tree.inner:
+            children, law = tree.children(node), self.draft(paths[node])
             ranked = most_likely(law, len(law)) if noise is None else _finish(law, noise[len(paths[node])])
             paths |= {child: (*paths[node], int(ranked[i])) for i, child in enumerate(children)}
-        return DraftLaw([paths[node][-1] for node in range(len(tree))], self.parents, self.scheme)
+        tokens = [0, *(paths[node][-1] for node in range(1, len(tree)))]
+        return DraftLaw(TokenTree(self.parents, tokens=tokens), self.scheme)
 
     def target_rows(self, draft: DraftLaw) -> NDArray[Any]:
-        """(N + 1, V) laws of the target at the root and after each node."""
+        """(N + 1, V) laws of the target after each node."""
         return np.array([self.target(path) for path in node_paths(draft)])
 
 
 def node_paths(draft: DraftLaw) -> list[Text]:
-    """Tokens from the root to each node: the empty string first, then one a node."""
+    """Tokens from below the root to each node; none for the root."""
     paths: list[Text] = [()]
-    for parent, token in zip(draft.parents.tolist(), draft.tokens.tolist(), strict=True):
-        paths.append((*paths[parent + 1], token))
+    parents: list[int] = draft.tree.parents.tolist()
+    for parent, token in zip(parents[1:], draft.tokens[1:].tolist(), strict=True):
+        paths.append((*paths[parent], token))
     return paths
 
 
@@ -97,13 +99,13 @@ def cases_for(scheme: Scheme) -> list[Case]:
     """Cases over 4 tokens for every shape that the scheme allows, one of them over 5."""
     target, draft = table(TARGET_TWELFTHS), table(DRAFT_TWELFTHS)
     shapes = CHAINS if scheme == "chain" else SHAPES
-    wide = Case((-1, 0) if scheme == "chain" else (-1, -1), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
+    wide = Case((-1, 0, 1) if scheme == "chain" else (-1, 0, 0), scheme, table(WIDE_TARGET), table(WIDE_DRAFT))
     return [*(Case(shape, scheme, target, draft) for shape in shapes), wide]
 
 
 def deep_case(scheme: Scheme) -> Case:
     """A chain of 6, or a tree of depth 5, over laws of two possible tokens each: what goes wrong from some depth on."""
-    parents = (-1, 0, 1, 2, 3, 4) if scheme == "chain" else (-1, -1, 0, 2, 3, 4)
+    parents = (-1, 0, 1, 2, 3, 4, 5) if scheme == "chain" else (-1, 0, 0, 1, 3, 4, 5)
     return Case(parents, scheme, table(DEEP_TARGET), table(DEEP_DRAFT))
 
 

@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from reader_theory.errors import InvalidInputError, NotATreeError, require
+from reader_theory.errors import InvalidInputError, require
 from reader_theory.rules.laws import as_laws, without_token
 from reader_theory.rules.pick import pick_token
-from reader_theory.trees import ROOT
+from reader_theory.trees import TokenTree
 
 __all__ = ["DRAWN", "SCHEMES", "DraftLaw", "Scheme"]
 
@@ -30,10 +30,8 @@ class DraftLaw:
 
     Parameters
     ----------
-    tokens : (N,) int64
-        Token of each node.
-    parents : (N,) int32, ``parents[i] < i``, -1 for a child of the root
-        Siblings stand in the order in which they were drawn.
+    tree : TokenTree of N drafted nodes, tokens known
+        Siblings stand in the order in which they were drawn; the root's token is not read.
     scheme : {"deterministic", "chain", "iid", "without_replacement", "coupled"}
         ``deterministic``: the tree is a function of the prefix (top-k, retrieval, any merge of both). ``chain``: one
         draw at each node. ``iid``: siblings drawn independently, repeats kept. ``without_replacement``: each drawn
@@ -42,69 +40,49 @@ class DraftLaw:
     law : (R, V) float64, or object array of fractions; None for ``deterministic`` (and optional for ``coupled``)
         Law q at each node that has children, in the order of the nodes, the root first: after temperature and filters,
         that is, the law that was really sampled.
-    drawn_with : (N,) in [0, 1), optional
-        The drafting uniforms; when given, every draw is done again and must give the same token.
+    drawn_with : (N + 1,) in [0, 1), optional
+        The drafting uniforms, one a node, the root's not read; when given, every draw is done again and must give the
+        same token.
 
     Raises
     ------
-    NotATreeError
-        When a parent does not come before its child.
     InvalidInputError
-        When the scheme is unknown, or the law is missing or of the wrong shape.
+        When the scheme is unknown, tokens are missing, or the law is missing or of the wrong shape.
 
     Examples
     --------
-    >>> draft = DraftLaw(tokens=[7, 3], parents=[-1, 0], scheme="deterministic")
-    >>> len(draft), draft.is_path, draft.children(0)
-    (2, True, (1,))
+    >>> draft = DraftLaw(TokenTree(parents=[-1, 0, 1], tokens=[4, 7, 3]), scheme="deterministic")
+    >>> draft.tree.nodes, draft.tokens[draft.tree.children(1)].tolist()
+    (2, [3])
     """
 
-    tokens: NDArray[np.int64]
-    parents: NDArray[np.int32]
+    tree: TokenTree
     scheme: Scheme
     law: NDArray[Any] | None = None
     drawn_with: NDArray[Any] | None = None
 
-    def __init__(
-        self,
-        tokens: ArrayLike,
-        parents: ArrayLike,
-        scheme: Scheme,
-        law: NDArray[Any] | None = None,
-        drawn_with: NDArray[Any] | None = None,
-    ) -> None:
-        object.__setattr__(self, "tokens", _ints(tokens, np.int64))
-        object.__setattr__(self, "parents", _ints(parents, np.int32))
-        object.__setattr__(self, "scheme", scheme)
-        object.__setattr__(self, "law", law if law is None or not len(self.tokens) else as_laws(law, "law"))
-        object.__setattr__(self, "drawn_with", drawn_with)
-        _check_tree(self)
+    def __post_init__(self) -> None:
+        if self.law is not None and self.tree.nodes:
+            object.__setattr__(self, "law", as_laws(self.law, "law"))
+        require(
+            self.tree.tokens is not None and (self.drawn_with is None or len(self.drawn_with) == len(self.tree)),
+            "a draft must have a token a node, and `drawn_with` one number a node, if any",
+            got=f"{len(self.tree)} nodes",
+            fix="Cut padding before verifying: each request carries its own number of nodes.",
+        )
         _check_scheme(self)
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @cached_property
-    def _children(self) -> dict[int, tuple[int, ...]]:
-        children: dict[int, list[int]] = {}
-        for node, parent in enumerate(self.parents.tolist()):
-            children.setdefault(parent, []).append(node)
-        return {parent: tuple(children[parent]) for parent in sorted(children)}
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """(N + 1,) int64: token of each node."""
+        assert self.tree.tokens is not None
+        return self.tree.tokens
 
     @cached_property
     def _rows(self) -> dict[int, int]:
-        return {parent: row for row, parent in enumerate(self._children)}
+        return {parent: row for row, parent in enumerate(self.tree.inner)}
 
-    @property
-    def is_path(self) -> bool:
-        """Whether every node hangs below the one before it."""
-        return np.array_equal(self.parents, np.arange(len(self)) - 1)
-
-    def children(self, node: int = ROOT) -> tuple[int, ...]:
-        """Children of `node` in the order in which they were drawn; of the root when left out."""
-        return self._children.get(node, ())
-
-    def law_at(self, node: int = ROOT) -> NDArray[Any]:
+    def law_at(self, node: int = 0) -> NDArray[Any]:
         """(V,) law that the children of `node` were drawn from."""
         assert self.law is not None
         return self.law[self._rows[node]]
@@ -126,33 +104,8 @@ class DraftLaw:
         _check_tokens(self, vocabulary)
         if self.scheme != "iid":
             _check_siblings(self)
-        if self.law is not None and len(self):
+        if self.law is not None and self.tree.nodes:
             _check_offers(self, vocabulary)
-
-
-def _ints(values: ArrayLike, dtype: Any) -> NDArray[Any]:
-    array = np.array(values, dtype=dtype).reshape(-1)
-    array.setflags(write=False)
-    return array
-
-
-def _check_tree(draft: DraftLaw) -> None:
-    n, parents = len(draft.tokens), draft.parents
-    same = len(parents) == n and (draft.drawn_with is None or len(draft.drawn_with) == n)
-    require(
-        same,
-        "`tokens`, `parents` and `drawn_with` must have one entry a node",
-        got=f"{n} tokens and {len(parents)} parents",
-        fix="Cut padding before verifying: each request carries its own number of nodes.",
-    )
-    bad = np.flatnonzero((parents >= np.arange(n)) | (parents < ROOT))
-    require(
-        bad.size == 0,
-        "`parents` must come before their children: -1 <= parents[i] < i",
-        got=f"parents {parents[bad[:5]].tolist()} at nodes {bad[:5].tolist()}",
-        fix="Order the nodes by depth; use -1 for a child of the root.",
-        error=NotATreeError,
-    )
 
 
 def _check_scheme(draft: DraftLaw) -> None:
@@ -166,25 +119,24 @@ def _check_scheme(draft: DraftLaw) -> None:
         got=f"scheme {draft.scheme!r} with {'no law' if draft.law is None else 'a law'}",
         fix="Declare the law that was sampled, after temperature and filters; argmax and top-k have none.",
     )
-    parents = len(draft._children)
-    fits = draft.law is None or not len(draft) or (draft.law.ndim == 2 and len(draft.law) == parents)
+    parents = len(draft.tree.inner)
+    fits = draft.law is None or not draft.tree.nodes or (draft.law.ndim == 2 and len(draft.law) == parents)
     require(
         fits,
         "`law` must have one row for each node with children",
         got=f"shape {() if draft.law is None else draft.law.shape} for {parents} such nodes",
         fix="Stack the laws in the order of the nodes, the root first.",
     )
-    widest = max((len(children) for children in draft._children.values()), default=0)
     require(
-        draft.scheme != "chain" or widest <= 1,
+        draft.scheme != "chain" or draft.tree.is_chain,
         "`scheme` must not be 'chain' where a node has several children",
-        got=f"a node with {widest} children",
+        got=f"parents {draft.tree.parents.tolist()}",
         fix="Declare 'iid' or 'without_replacement', whichever was sampled.",
     )
 
 
 def _check_tokens(draft: DraftLaw, vocabulary: int) -> None:
-    bad = np.flatnonzero((draft.tokens < 0) | (draft.tokens >= vocabulary))
+    bad = np.flatnonzero((draft.tokens[1:] < 0) | (draft.tokens[1:] >= vocabulary)) + 1
     require(
         bad.size == 0,
         f"`tokens` must lie in the vocabulary, 0 to {vocabulary - 1}",
@@ -194,7 +146,7 @@ def _check_tokens(draft: DraftLaw, vocabulary: int) -> None:
 
 
 def _check_siblings(draft: DraftLaw) -> None:
-    pairs = list(zip(draft.parents.tolist(), draft.tokens.tolist(), strict=True))
+    pairs = list(zip(draft.tree.parents.tolist(), draft.tokens.tolist(), strict=True))
     repeated = sorted({pair for pair in pairs if pairs.count(pair) > 1}) if len(set(pairs)) < len(pairs) else []
     require(
         not repeated,
@@ -209,9 +161,9 @@ def _check_offers(draft: DraftLaw, vocabulary: int) -> None:
     width = draft.law.shape[1]
     same = width == vocabulary
     require(same, f"`law` must have {vocabulary} tokens a row", got=width, fix="Give both laws one vocabulary.")
-    for parent in draft._children:
+    for parent in draft.tree.inner:
         law = draft.law_at(parent)
-        for node in draft.children(parent):
+        for node in draft.tree.children(parent):
             _check_offer(draft, node, law)
             law = without_token(law, int(draft.tokens[node])) if draft.scheme == "without_replacement" else law
 

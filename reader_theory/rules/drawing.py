@@ -12,7 +12,7 @@ from reader_theory.errors import require
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.laws import without_token
 from reader_theory.rules.pick import pick_token
-from reader_theory.trees import ROOT, DraftTree
+from reader_theory.trees import TokenTree
 
 __all__ = ["draw_children", "draw_draft"]
 
@@ -45,34 +45,31 @@ def draw_children(law: NDArray[Any], uniforms: ArrayLike, scheme: Scheme) -> lis
 
 
 def draw_draft(
-    tree: DraftTree, scheme: Scheme, law: Callable[[tuple[int, ...]], NDArray[Any]], uniforms: NDArray[Any]
+    tree: TokenTree, scheme: Scheme, law: Callable[[tuple[int, ...]], NDArray[Any]], uniforms: NDArray[Any]
 ) -> DraftLaw:
     """Draw a draft of the shape of `tree`; a node that its parent's law cannot fill is left out with all below it.
 
     Parameters
     ----------
-    tree : DraftTree
+    tree : TokenTree
         Shape, a function of the prefix only.
     scheme : {"chain", "iid", "without_replacement"}
         How siblings are drawn.
     law : callable
         Law q after the tokens of a path, the empty path being the root.
-    uniforms : (N,) in [0, 1)
-        One a node, from the drafting stream.
+    uniforms : (N + 1,) in [0, 1)
+        One a node, from the drafting stream; the root's is not read.
     """
-    paths: dict[int, tuple[int, ...]] = {ROOT: ()}
-    place: dict[int, int] = {ROOT: ROOT}
-    kept: list[int] = []
+    paths: dict[int, tuple[int, ...]] = {0: ()}
     rows: list[NDArray[Any]] = []
-    for parent in (ROOT, *range(len(tree))):
-        children = tree.children(parent).tolist()
-        if parent not in paths or not children:
+    for parent in tree.inner:
+        if parent not in paths:
             continue
+        children = tree.children(parent)
         rows.append(law(paths[parent]))
         tokens = draw_children(rows[-1], uniforms[children], scheme)
-        kept += children[: len(tokens)]
         paths |= {node: (*paths[parent], token) for node, token in zip(children, tokens, strict=False)}
-    kept.sort()
-    place |= {node: i for i, node in enumerate(kept)}
-    parents = [place[int(tree.parents[node])] for node in kept]
-    return DraftLaw([paths[node][-1] for node in kept], parents, scheme, np.array(rows), uniforms[kept])
+    kept = sorted(paths)
+    tokens = [0, *(paths[node][-1] for node in kept[1:])]
+    parents = [-1, *(kept.index(int(tree.parents[node])) for node in kept[1:])]
+    return DraftLaw(TokenTree(parents, tokens=tokens), scheme, np.array(rows), uniforms[kept])

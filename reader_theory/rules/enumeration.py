@@ -52,8 +52,8 @@ def _drafts_law(case: Case) -> list[tuple[DraftLaw, Fraction]]:
 
     def run(forks: Forks) -> tuple[Text, Text]:
         drawn = case.drafted(forks.uniforms(len(case.parents)))
-        key = tuple(drawn.tokens.tolist()), tuple(drawn.parents.tolist())
-        drafts[key] = DraftLaw(drawn.tokens, drawn.parents, drawn.scheme, drawn.law)
+        key = tuple(drawn.tokens.tolist()), tuple(drawn.tree.parents.tolist())
+        drafts[key] = DraftLaw(drawn.tree, drawn.scheme, drawn.law)
         return key
 
     return [(drafts[key], probability) for key, probability in outcome_law(run).items() if probability]
@@ -67,7 +67,7 @@ def kept_law(rule: Rule, case: Case) -> Target:
 
 
 def _verified(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], forks: Forks) -> Verified:
-    uniforms = VerifyUniforms(forks.uniforms(len(draft)), forks.uniforms(len(draft) + 1))
+    uniforms = VerifyUniforms(forks.uniforms(len(draft.tree)), forks.uniforms(len(draft.tree)))
     return _verify(rule, case, draft, rows, uniforms)
 
 
@@ -75,8 +75,8 @@ def _verify(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], uniform
     """Verify with inputs that nobody may write to, and check that the outcome is a path and one token more."""
     rows.setflags(write=False)
     verified = rule.verify(draft, rows, uniforms)
-    parents = [-1, *verified.accepted[:-1]][: len(verified.accepted)]
-    path = [int(draft.parents[node]) for node in verified.accepted] == parents
+    parents = [0, *verified.accepted[:-1]][: len(verified.accepted)]
+    path = [int(draft.tree.parents[node]) for node in verified.accepted] == parents
     tokens = tuple(int(draft.tokens[node]) for node in verified.accepted)
     told = f"{rule.name} on {case} gave {verified} for tokens {draft.tokens.tolist()}"
     assert path and verified.emitted[:-1] == tokens, f"what is emitted must be an accepted path and one token: {told}"
@@ -86,8 +86,8 @@ def _verify(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], uniform
 
 def _raced(case: Case, noise: NDArray[np.float64]) -> tuple[DraftLaw, NDArray[Any], VerifyUniforms]:
     draft = case.drafted(noise=noise if case.scheme == "coupled" else None)
-    half = np.full(len(draft) + 1, 0.5)
-    return draft, case.target_rows(draft), VerifyUniforms(half[1:], half, noise)
+    half = np.full(len(draft.tree), 0.5)
+    return draft, case.target_rows(draft), VerifyUniforms(half, half, noise)
 
 
 def _some_noise(case: Case) -> NDArray[np.float64] | None:

@@ -57,7 +57,7 @@ def try_in_turn(
     draft: DraftLaw, node: int, target: NDArray[Any], acceptance: NDArray[Any]
 ) -> tuple[int | None, NDArray[Any]]:
     """Try the children of `node` in turn: the first one accepted, or None with what is left of the target."""
-    for child in draft.children(node):
+    for child in draft.tree.children(node):
         law, token = draft.law_at(node), int(draft.tokens[child])
         if acceptance[child] * law[token] < target[token]:
             return child, target

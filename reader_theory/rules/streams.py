@@ -29,10 +29,10 @@ class VerifyUniforms:
 
     Parameters
     ----------
-    acceptance : (N,) in [0, 1)
-        One for each node of the draft; decides whether it is kept.
+    acceptance : (N + 1,) in [0, 1)
+        One for each node of the draft; decides whether it is kept. The root's is not read.
     recovery : (N + 1,) in [0, 1)
-        One for the root (row 0) and for each node (row node + 1); picks the token emitted after that position.
+        One for each node; picks the token emitted after it.
     coupling : (D + 1, V) in [0, 1), optional
         One for each depth and token; only the Gumbel-coupled rule reads it, and its drafter read the same.
     """
@@ -41,11 +41,11 @@ class VerifyUniforms:
     recovery: NDArray[Any]
     coupling: NDArray[Any] | None = None
 
-    def at(self, row: int, depth: int) -> Callable[[Stream, int], NDArray[Any]]:
-        """Numbers, by stream, of the token after one node, given its row and its depth."""
+    def at(self, node: int, depth: int) -> Callable[[Stream, int], NDArray[Any]]:
+        """Numbers, by stream, of the token after one node, given its depth."""
         noise = self.coupling
         return lambda stream, count: (
-            noise[depth] if stream == "coupling" and noise is not None else self.recovery[row : row + count]
+            noise[depth] if stream == "coupling" and noise is not None else self.recovery[node : node + count]
         )
 
 
@@ -108,8 +108,8 @@ def _generator_at(keys: tuple[int, int, int], place: int) -> np.random.Generator
 
 
 def verify_uniforms(seed: int, request: int, step: int, nodes: int) -> VerifyUniforms:
-    """Acceptance and recovery uniforms for a draft of `nodes` nodes."""
-    acceptance = stream_uniforms(seed, request, step, "acceptance", nodes)
+    """Acceptance and recovery uniforms for a draft of `nodes` nodes below the root."""
+    acceptance = stream_uniforms(seed, request, step, "acceptance", nodes + 1)
     return VerifyUniforms(acceptance, stream_uniforms(seed, request, step, "recovery", nodes + 1))
 
 

@@ -18,7 +18,6 @@ from reader_theory.rules.laws import without_token
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.without_replacement import WithoutReplacement
-from reader_theory.trees import ROOT
 
 __all__ = ["Traversal"]
 
@@ -43,10 +42,10 @@ class Traversal(Rule):
         return WithoutReplacement().acceptance(target, draft, draws)
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
-        end = _settle(_Step(draft, target, uniforms.acceptance), ROOT, 1)
+        end = _settle(_Step(draft, target, uniforms.acceptance), 0, 1)
         assert end is not None
         node, law = end
-        return _path(draft, node), pick_token(law, uniforms.recovery[node + 1])
+        return draft.tree.path(node)[1:], pick_token(law, uniforms.recovery[node])
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,16 @@ class _Step:
 
 def _settle(step: _Step, node: int, reach: Any) -> tuple[int, NDArray[Any]] | None:
     """Where the walk ends among `node` and all below it, with the law of the next token; None when all are rejected."""
-    draft, target = step.draft, step.target[node + 1]
-    law = draft.law_at(node) if draft.children(node) else target
-    for child in draft.children(node):
+    draft, target = step.draft, step.target[node]
+    law = draft.law_at(node) if draft.tree.children(node) else target
+    for child in draft.tree.children(node):
         token = int(draft.tokens[child])
         end = _settle(step, child, min(reach * target[token] / law[token], 1))
         if end is not None:
             return end
         reach, target = _after_rejection(reach, target, law)
         law = without_token(law, token) if draft.scheme == "without_replacement" else law
-    return (node, target) if node == ROOT or step.acceptance[node] < reach else None
+    return (node, target) if node == 0 or step.acceptance[node] < reach else None
 
 
 def _after_rejection(reach: Any, target: NDArray[Any], law: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
@@ -75,11 +74,3 @@ def _after_rejection(reach: Any, target: NDArray[Any], law: NDArray[Any]) -> tup
     surplus = np.maximum(reach * target - law, 0)
     mass = surplus.sum()
     return (mass / (mass + 1 - reach), surplus / mass) if mass > 0 else (mass, target)
-
-
-def _path(draft: DraftLaw, node: int) -> list[int]:
-    path: list[int] = []
-    while node != ROOT:
-        path.append(node)
-        node = int(draft.parents[node])
-    return path[::-1]

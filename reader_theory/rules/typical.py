@@ -20,7 +20,6 @@ from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.laws import as_pair, most_likely
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import VerifyUniforms
-from reader_theory.trees import ROOT
 
 __all__ = ["TypicalLossy"]
 
@@ -60,15 +59,15 @@ class TypicalLossy(Rule):
         return (likely & (np.cumsum(likely) == 1)) * p.sum()
 
     def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
-        path = self._longest(draft, target, ROOT)
-        row = path[-1] + 1 if path else 0
+        path = self._longest(draft, target, 0)
+        row = path[-1] if path else 0
         return path, pick_token(target[row], uniforms.recovery[row])
 
     def _longest(self, draft: DraftLaw, target: NDArray[Any], node: int) -> list[int]:
-        if not draft.children(node):
+        if not draft.tree.children(node):
             return []
-        likely = self._acceptable(target[node + 1])
-        kept = (child for child in draft.children(node) if likely[draft.tokens[child]])
+        likely = self._acceptable(target[node])
+        kept = (child for child in draft.tree.children(node) if likely[draft.tokens[child]])
         return max(([child, *self._longest(draft, target, child)] for child in kept), key=len, default=list[int]())
 
     def _acceptable(self, target: NDArray[Any]) -> NDArray[np.bool_]:

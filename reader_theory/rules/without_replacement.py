@@ -51,8 +51,8 @@ class WithoutReplacement(Rule):
 def _decide(
     draft: DraftLaw, node: int, target: NDArray[Any], acceptance: NDArray[Any]
 ) -> tuple[int | None, NDArray[Any]]:
-    law = draft.law_at(node) if draft.children(node) else target
-    for child in draft.children(node):
+    law = draft.law_at(node) if draft.tree.children(node) else target
+    for child in draft.tree.children(node):
         token = int(draft.tokens[child])
         if acceptance[child] * law[token] < target[token]:
             return child, target

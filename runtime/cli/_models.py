@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtime.measure.prompts import PromptTokens
     from runtime.models.base import LanguageModel
 
-__all__ = ["Models", "load_models", "load_prompt_tokens", "named", "quiet", "source_of"]
+__all__ = ["Models", "load_models", "load_prompt_tokens", "named", "quiet", "source_of", "tokenizer_of"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_models(target: str | None, draft: str | None, dtype: str, progress: Pro
         fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
     )
     progress("load models", 2, 3)
-    tokenizer = _tokenizer(names[0])
+    tokenizer = tokenizer_of(names[0])
     progress("load models", 3, 3)
     return Models(big, small, tokenizer, names)
 
@@ -104,7 +104,7 @@ def load_prompt_tokens(
     return house_prompts(workloads, None if split == "all" else split, tokenizer, limit)
 
 
-def _tokenizer(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
     from runtime.models.load import load_tokenizer
 
     try:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.errors import require
 from runtime.retrieval.bodies import growth as kernel
-from runtime.retrieval.index import GrownBatch, RetrievalIndex
+from runtime.retrieval.index import GrownBatch, RetrievalIndex, holding
 
 __all__ = ["Grow", "growing"]
 
@@ -29,30 +28,24 @@ def growing(
     Parameters
     ----------
     indices : sequence of B RetrievalIndex
-        They share one datastore and one evidence.
+        Of one datastore or of several.
     budgets : (B,) int64, >= 1
     price : float
         Path probability that a node must pass.
     laws : (B,) int64
         Addresses of each row's laws.
     """
-    count, first = len(indices), indices[0]
-    require(
-        all(index._store is first._store and index._evidence is first._evidence for index in indices),  # pyright: ignore[reportPrivateUsage]
-        "`indices` must share one datastore and one evidence",
-        got="several",
-        fix="Speculate for each group in a call of its own.",
-    )
-    addresses = np.array([index._index.address for index in indices], np.int64)  # pyright: ignore[reportPrivateUsage]
-    shared = first._shared_at  # pyright: ignore[reportPrivateUsage]
+    count = len(indices)
+    own, shared = np.array([index.addresses for index in indices], np.int64).T.copy()
     floor = np.full(count, price)
     numbers = np.empty((5, count, int(budgets.max())), np.int32)
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
-    tokens, parents, matches, sources, own = numbers
-    grown = GrownBatch(tokens, parents, matches, sources, own, chances, made)
+    tokens, parents, matches, sources, law = numbers
+    grown, locks = GrownBatch(tokens, parents, matches, sources, law, chances, made), holding(indices)
 
     def grow() -> GrownBatch:
-        kernel.grow_many(addresses, shared, laws, budgets, floor, numbers, chances, made, 0, count)
+        with locks:
+            kernel.grow_many(own, shared, laws, budgets, floor, numbers, chances, made, 0, count)
         return grown
 
     return grow

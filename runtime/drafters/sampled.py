@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_children
 from reader_theory.rules.race import race
-from reader_theory.trees import DraftTree
+from reader_theory.trees import DraftTree, TokenTree
 from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.processors import target_law
 from runtime.engine.sampling import SamplingParams
@@ -68,12 +68,12 @@ class DrawnDraft:
 
     @property
     def law(self) -> DraftLaw:
-        """The draft as a verifier takes it, the root left out."""
+        """The draft as a rule verifies it."""
         drawn = self.scheme in DRAWN
         laws = np.array(self.laws) if self.laws else np.zeros((0, 0))
-        parents = [parent - 1 for parent in self.parents[1:]]
-        with_ = np.array(self.drawn_with) if drawn else None
-        return DraftLaw(self.tokens[1:], parents, self.scheme, laws if drawn else None, with_)
+        numbers = np.array([0, *self.drawn_with]) if drawn else None
+        tree = TokenTree(self.parents, tokens=self.tokens)
+        return DraftLaw(tree, self.scheme, laws if drawn else None, numbers)
 
 
 @lru_cache(maxsize=1024)

@@ -30,6 +30,7 @@ from runtime.engine.walks import first_token
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
+from runtime.models.vocabulary import Vocabulary, fingerprint_of
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import RetrievalIndex
 
@@ -66,7 +67,8 @@ class Engine:
     monitor : DriftMonitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for grown policies; what the engine itself puts out joins only by `Datastore.add`.
+        Past outputs for grown policies, of the target's tokenizer and within its vocabulary; what the engine itself
+        puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     """
@@ -91,6 +93,8 @@ class Engine:
         self.drafter = None if draft is None else NeuralDrafter(draft, max_batch, self.max_context + _DRAFT_SCRATCH)
         self.drafting = Drafting(self.drafter)
         check_vocabularies(target, draft)
+        if datastore is not None:
+            datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
         if kv_bytes is not None:
             within = slots_within(kv_bytes, [(target, self.cache), *self._draft_cache])
             kv_tokens = within if kv_tokens is None else min(kv_tokens, within)

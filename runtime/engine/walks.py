@@ -15,6 +15,7 @@ from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.target_only import TargetOnly
+from reader_theory.trees import TokenTree
 from runtime.drafters.sampled import DrawnDraft
 from runtime.drafters.trie import DraftTrie
 from runtime.engine.picker import token_scores
@@ -41,7 +42,7 @@ def walk(request: Request, draft: DraftTrie | DrawnDraft, logits: torch.Tensor) 
         return _verified(request, draft, draft.law, logits)
     assert isinstance(draft, DraftTrie)
     if not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
-        law = DraftLaw(draft.tokens[1:], [parent - 1 for parent in draft.parents[1:]], "deterministic")
+        law = DraftLaw(TokenTree(draft.parents, tokens=draft.tokens), "deterministic")
         return _verified(request, draft, law, logits)
     return draft.follow(_own_token(request, draft, logits))
 
@@ -65,12 +66,12 @@ def _token_after(request: Request, logits: torch.Tensor, text: list[int], positi
 
 
 def _verified(request: Request, draft: DraftTrie | DrawnDraft, law: DraftLaw, logits: torch.Tensor) -> Walk:
-    nodes, step = len(law), request.steps + 1
+    nodes, step = len(law.tree), request.steps + 1
     prefixes = _prefixes(request.text, draft) if request.params.repetition_penalty != 1.0 else None
-    laws = target_law(logits[: nodes + 1], request.params, prefixes).numpy(force=True)
-    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes + 1))
+    laws = target_law(logits[:nodes], request.params, prefixes).numpy(force=True)
+    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
     verified = request.params.rule.verify(law, laws, uniforms)
-    return [0, *(node + 1 for node in verified.accepted)], list(verified.emitted)
+    return [0, *verified.accepted], list(verified.emitted)
 
 
 def _prefixes(text: list[int], draft: DraftTrie | DrawnDraft) -> list[list[int]]:

@@ -3,12 +3,16 @@
 Prefer it where answers repeat across requests (code of one project, forms, agents); it costs about 11 bytes a token
 and no forward. New outputs join a delta, which is a context tree with a bound in bytes; `compact` sorts both anew.
 
+Threads: any number may add to and draft from one datastore at once. Whatever reads or grows its delta holds `lock`
+meanwhile, in compiled code that does not hold the interpreter; a request's own index belongs to one thread at a time.
+
 References: He et al. 2023 (REST: a suffix array as draft source); Ferragina and Manzini 2000 (FM-index).
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.errors import DocumentError, require
+from reader_theory.documents.base import write_atomically
+from reader_theory.errors import DocumentError, InvalidInputError, require
+from runtime.models.vocabulary import Vocabulary, check_pair
 from runtime.retrieval.bodies import store as kernel
 from runtime.retrieval.bodies.evidence import END_TOKEN
 from runtime.retrieval.bodies.sorting import END, sort_contexts
@@ -26,7 +32,8 @@ __all__ = ["Datastore", "datastore_bytes"]
 
 _MAGIC, _VERSION = 0x31524F5453455246, 1
 _PREFIX = 64
-"""Bytes before the arrays: int64 magic, version, rows, vocabulary, documents, checksum, 0 and checksum of these."""
+"""Bytes before the arrays, int64: magic, version, rows, vocabulary, documents, checksum of the arrays, fingerprint of
+the tokenizer (0 where it is not known), checksum of these."""
 
 
 def datastore_bytes(tokens: int, documents: int, vocabulary: int) -> int:
@@ -42,13 +49,30 @@ class Datastore:
     buffer : (n,) uint8
         A datastore's bytes, as `build` lays them out.
     delta_bytes : int
-        Bound on the memory of the delta; the delta starts over with the newest output when it would pass it.
+        Bound on the memory of the delta, copies made while it grows included; the delta starts over with the newest
+        output when it would pass it.
+
+    Attributes
+    ----------
+    tokens, documents : int
+        Of the sorted part.
+    tokenizer : str
+        Fingerprint of the tokenizer that numbered the tokens; empty where it is not known.
+    limit : int
+        Token ids that may be added are below this.
+    lock : threading.Lock
+        Held by whatever reads or grows the delta.
     """
 
     def __init__(self, buffer: NDArray[np.uint8], *, delta_bytes: int = 64 << 20) -> None:
-        self._buffer = buffer
-        _, _, rows, vocabulary, documents = (int(word) for word in buffer[:40].view(np.int64))
-        self.tokens, self.documents, self.vocabulary = rows - documents, documents, vocabulary
+        self._buffer = buffer.view()
+        self._buffer.flags.writeable = False
+        head = np.array(buffer[:_PREFIX]).view(np.int64)
+        rows, vocabulary, documents = (int(word) for word in head[2:5])
+        self.tokens, self.documents = rows - documents, documents
+        self.tokenizer = f"{int(head[6]) & (1 << 64) - 1:016x}" if head[6] else ""
+        self.limit, self._ids = kernel.VOCABULARY_LIMIT, vocabulary
+        self.lock = threading.Lock()
         records, backward, buckets = self._arrays = _split(buffer, rows, vocabulary)
         self.header = np.zeros(kernel.HEADER, np.int64)
         self.header[: kernel.BUCKETS + 1] = (
@@ -62,8 +86,11 @@ class Datastore:
         self.delta = SuffixIndex()
 
     @classmethod
-    def build(cls, documents: Iterable[ArrayLike], *, delta_bytes: int = 64 << 20) -> Datastore:
-        """Sort `documents`, each (n,) token ids; the datastore in memory. Empty documents are left out."""
+    def build(cls, documents: Iterable[ArrayLike], *, tokenizer: str = "", delta_bytes: int = 64 << 20) -> Datastore:
+        """Sort `documents`, each (n,) token ids; the datastore in memory. Empty documents are left out.
+
+        `tokenizer` is the fingerprint of the tokenizer that numbered them, as `fingerprint_of` gives it.
+        """
         kept = [found for found in (as_tokens(document, "documents") for document in documents) if found.size]
         text, vocabulary = _joined(kept)
         buffer = np.empty(datastore_bytes(text.size - len(kept), len(kept), vocabulary), np.uint8)
@@ -72,23 +99,14 @@ class Datastore:
         buffer[-8:] = 0
         checksum = zlib.crc32(buffer[_PREFIX:].data)
         head = np.array([_MAGIC, _VERSION, text.size, vocabulary, len(kept), checksum, 0, 0], np.int64)
+        head[6:7] = np.array([int(tokenizer or "0", 16)], np.uint64).view(np.int64)
         head[7] = zlib.crc32(head[:7].tobytes())
         buffer[:_PREFIX] = head.view(np.uint8)
         return cls(buffer, delta_bytes=delta_bytes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the sorted part to `path`, whole or not at all (a temporary file beside it, renamed)."""
-        final = Path(path)
-        scratch = final.with_name(f"{final.name}.{os.getpid()}.tmp")
-        try:
-            with scratch.open("wb") as file:
-                self._buffer.tofile(file)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(final)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return final
+        return write_atomically(Path(path), self._buffer.data)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True, delta_bytes: int = 64 << 20) -> Datastore:
@@ -99,7 +117,9 @@ class Datastore:
         path : path
             A file that `save` wrote.
         verify : bool
-            Check every byte (about a second for each GiB). Without, only the header and the size are checked.
+            Check every byte, and that the arrays are the sorted contexts of some text, so that no number in them leads
+            astray whoever wrote them (a second for each 20 million tokens). Without, only the header and the size are
+            checked: for files of your own.
 
         Raises
         ------
@@ -107,42 +127,86 @@ class Datastore:
             When the file is no datastore, is truncated, damaged, or newer than this version reads.
         """
         size = Path(path).stat().st_size
-        _check(size >= _PREFIX, path, f"{size} bytes")
+        _check(Path(path).is_file() and size >= _PREFIX, path, f"{size} bytes")
         buffer = np.memmap(path, np.uint8, "r")
         head = np.array(buffer[:_PREFIX]).view(np.int64)
         _check(head[0] == _MAGIC, path, f"magic {int(head[0]):#x}")
         _check(head[1] == _VERSION, path, f"version {int(head[1])}")
         _check(head[7] == zlib.crc32(head[:7].tobytes()), path, "a header that does not match its checksum")
         rows, vocabulary, documents = (int(word) for word in head[2:5])
+        sound = 0 <= documents <= rows < 2**31 and 0 <= vocabulary <= kernel.VOCABULARY_LIMIT
+        _check(sound, path, f"{rows} rows of {documents} documents over {vocabulary} tokens")
         expected = datastore_bytes(rows - documents, documents, vocabulary)
         _check(size == expected, path, f"{size} bytes where the header asks for {expected}")
         if verify:
             _check(zlib.crc32(buffer[_PREFIX:].data) == head[5], path, "arrays that do not match their checksum")
+            bad = kernel.unsound(*_split(buffer, rows, vocabulary), documents)
+            _check(bad < 0, path, f"row {bad}, which is no row of sorted contexts")
+            _check(not buffer[-8:].any(), path, "no end behind the last row")
         return cls(buffer, delta_bytes=delta_bytes)
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The token ids that are held, delta included, and who numbered them."""
+        return Vocabulary(self._ids, self.tokenizer)
+
+    def admit(self, target: Vocabulary) -> None:
+        """Serve a model of this vocabulary: from now on, ids that it does not know are not taken either.
+
+        Raises
+        ------
+        InvalidInputError
+            When ids are held that it has no logits for, or another tokenizer numbered them.
+        """
+        with self.lock:
+            check_pair(target, self.vocabulary, "datastore")
+            self.limit = min(self.limit, target.size)
+
     def add(self, output: ArrayLike) -> None:
-        """Take a finished output, (n,) token ids, into the delta; later requests find it at once."""
+        """Take a finished output, (n,) token ids, into the delta; later requests find it at once.
+
+        Raises
+        ------
+        InvalidInputError
+            When one is no token id, or not below `limit`; nothing is taken then.
+        """
         fresh = as_tokens(output, "output")
-        if self.delta.nbytes + _DELTA_TOKEN_BYTES * (fresh.size + 1) > self.delta_bytes:
-            self.delta.clear()
-            room = (self.delta_bytes - self.delta.nbytes) // _DELTA_TOKEN_BYTES - 1
-            fresh = fresh[max(0, fresh.size - max(room, 0)) :]
-        if fresh.size:
+        if not fresh.size:
+            return
+        with self.lock:
+            largest = int(fresh.max())
+            if largest >= self.limit:
+                raise InvalidInputError(
+                    f"`output` must be token ids below {self.limit}, the vocabulary of the models that draft from here",
+                    got=f"{largest} at {int(fresh.argmax())}",
+                    fix="Add what those models' tokenizer numbered.",
+                )
+            if not self.delta.reserve(fresh.size + 1, self.delta_bytes):
+                self.delta.clear()
+                fresh = fresh[max(0, fresh.size + 1 - self.delta.room_within(self.delta_bytes)) :]
+                if not fresh.size or not self.delta.reserve(fresh.size + 1, self.delta_bytes):
+                    return
+            self._ids = max(self._ids, largest + 1)
             self.delta.extend(fresh)
             self.delta.extend(_SEPARATOR)
 
+    def for_tenant(self) -> Datastore:
+        """A datastore over the same sorted part, without a copy, with a delta of its own."""
+        fresh = Datastore(self._buffer, delta_bytes=self.delta_bytes)
+        fresh.limit = self.limit
+        return fresh
+
     def compact(self) -> Datastore:
         """A new datastore with the delta sorted in; this one stays as it is."""
-        return Datastore.build([*self.texts(), *_pieces(self.delta.text)], delta_bytes=self.delta_bytes)
+        with self.lock:
+            learned = _pieces(np.array(self.delta.text))
+        fresh = Datastore.build([*self.texts(), *learned], tokenizer=self.tokenizer, delta_bytes=self.delta_bytes)
+        fresh.limit = self.limit
+        return fresh
 
     def texts(self) -> list[NDArray[np.int32]]:
         """The documents, recovered from the sorted part."""
         return _pieces(kernel.restore(self.header))
-
-    @property
-    def buffer(self) -> NDArray[np.uint8]:
-        """The bytes of the sorted part; another `Datastore` over them has a delta of its own."""
-        return self._buffer
 
     @property
     def nbytes(self) -> int:
@@ -151,7 +215,6 @@ class Datastore:
 
 
 _SEPARATOR = np.array([END_TOKEN], np.int32)
-_DELTA_TOKEN_BYTES = 200
 
 
 def _joined(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], int]:
@@ -191,7 +254,7 @@ def _pieces(text: NDArray[np.int32]) -> list[NDArray[np.int32]]:
     return [piece for piece in pieces if piece.size]
 
 
-def _check(holds: bool, path: object, got: str) -> None:
+def _check(holds: object, path: object, got: str) -> None:
     require(
         bool(holds),
         f"`{path}` must be a datastore of version {_VERSION}, whole",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,6 +123,8 @@ class Evidence:
 
 _DEFAULT = Evidence.smooth()
 _NO_STORE = Datastore.build([])
+_NO_LOCK = nullcontext()
+"""Of requests without a datastore: nothing ever grows there."""
 
 
 class RetrievalIndex:
@@ -137,6 +140,13 @@ class RetrievalIndex:
         A fitted calibration instead of the default.
     max_depth : int
         Longest context of the request's own text told apart, in tokens; longer matches count as this long.
+
+    Attributes
+    ----------
+    addresses : (int, int)
+        Of the request's header, and of what it shares with others, as the compiled bodies take them.
+    lock : context manager
+        To be held while a body reads them: the datastore's.
     """
 
     def __init__(
@@ -148,13 +158,14 @@ class RetrievalIndex:
         max_depth: int = MAX_DEPTH,
     ) -> None:
         self._index = SuffixIndex(prompt, max_depth=max_depth)
-        self._store = datastore or _NO_STORE
-        self._evidence = evidence or _DEFAULT
-        self._parameters = self._evidence.parameters()
-        addresses = (self._store.delta.address, self._store.header.ctypes.data, self._parameters.ctypes.data, 0)
+        self._store = store = datastore or _NO_STORE
+        self._parameters = (evidence or _DEFAULT).parameters()
+        addresses = (store.delta.address, store.header.ctypes.data, self._parameters.ctypes.data, 0)
         self._shared = np.array(addresses, np.int64)
-        self._shared_at = self._shared.ctypes.data
-        kernel.locate(self._index.address, self._shared_at)
+        self.lock: AbstractContextManager[object] = store.lock if datastore else _NO_LOCK
+        self.addresses = self._index.address, self._shared.ctypes.data
+        with self.lock:
+            kernel.locate(*self.addresses)
 
     def extend(self, tokens: ArrayLike) -> None:
         """Append emitted tokens, (n,) int32; raises InvalidInputError, and appends nothing, when one is no token id."""
@@ -191,7 +202,8 @@ class RetrievalIndex:
         """
         room = evidence.KINDS + width
         tokens, scores, sources = np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64)
-        found = kernel.offers(self._index.address, self._shared_at, laws, tokens, scores, sources)
+        with self.lock:
+            found = kernel.offers(*self.addresses, laws, tokens, scores, sources)
         return tokens[:found], scores[:found], sources[:found]
 
     def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
@@ -206,7 +218,8 @@ class RetrievalIndex:
         if not (budget >= 1 and price >= 0):
             raise _senseless(budget, price)
         numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
-        made = kernel.grow(self._index.address, self._shared_at, 0, budget, float(price), single, numbers, chances)
+        with self.lock:
+            made = kernel.grow(*self.addresses, 0, budget, float(price), single, numbers, chances)
         parents, matches = numbers[budget : budget + made], numbers[2 * budget : 2 * budget + made]
         return RetrievedTree(numbers[:made], parents, chances[:made], matches)
 
@@ -219,7 +232,7 @@ class RetrievalIndex:
 def speculate_batch(
     indices: Sequence[RetrievalIndex], budgets: ArrayLike, prices: ArrayLike = 0.0, *, threads: int = 1
 ) -> list[RetrievedTree]:
-    """Trees of many requests that share a datastore and evidence; the same as `tree` of each.
+    """Trees of many requests, of one datastore or of several; the same as `tree` of each.
 
     Parameters
     ----------
@@ -289,33 +302,49 @@ def grow_batch(
     threads: int = 1,
 ) -> GrownBatch:
     """`speculate_batch` as arrays; `laws` are (B,) addresses of each row's laws of a neural draft, 0 for none."""
-    count, first = len(indices), indices[0]
-    require(
-        all(index._store is first._store and index._evidence is first._evidence for index in indices),
-        "`indices` must share one datastore and one evidence",
-        got="several",
-        fix="Speculate for each group in a call of its own.",
-    )
+    count = len(indices)
     most = np.ascontiguousarray(np.broadcast_to(np.asarray(budgets, np.int64), count))
     floor = np.ascontiguousarray(np.broadcast_to(np.asarray(prices, np.float64), count))
     if not (most.min() >= 1 and floor.min() >= 0):
         raise _senseless(int(most.min()), float(floor.min()))
-    addresses = np.array([index._index.address for index in indices], np.int64)
+    own, shared = np.array([index.addresses for index in indices], np.int64).T.copy()
     beside = np.zeros(count, np.int64) if laws is None else laws
     numbers = np.empty((5, count, int(most.max())), np.int32)
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
 
     def part(low: int, high: int) -> None:
-        kernel.grow_many(addresses, first._shared_at, beside, most, floor, numbers, chances, made, low, high)
+        kernel.grow_many(own, shared, beside, most, floor, numbers, chances, made, low, high)
 
     edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
     cuts = list(pairwise(edges))
-    waiting = [_pool(len(cuts) - 1).submit(part, *cut) for cut in cuts[1:]]
-    part(*cuts[0])
-    for task in waiting:
-        task.result()
-    tokens, parents, matches, sources, own = numbers
-    return GrownBatch(tokens, parents, matches, sources, own, chances, made)
+    with holding(indices):
+        waiting = [_pool(len(cuts) - 1).submit(part, *cut) for cut in cuts[1:]]
+        part(*cuts[0])
+        for task in waiting:
+            task.result()
+    tokens, parents, matches, sources, law = numbers
+    return GrownBatch(tokens, parents, matches, sources, law, chances, made)
+
+
+def holding(indices: Sequence[RetrievalIndex]) -> AbstractContextManager[object]:
+    """To hold the locks of all datastores that `indices` draft from; may be entered again and again."""
+    locks = {id(index.lock): index.lock for index in indices}
+    return indices[0].lock if len(locks) == 1 else _Locks([lock for _, lock in sorted(locks.items())])
+
+
+class _Locks:
+    """Several locks as one, which every thread takes in the same order."""
+
+    def __init__(self, locks: Sequence[AbstractContextManager[object]]) -> None:
+        self._locks = locks
+
+    def __enter__(self) -> None:
+        for lock in self._locks:
+            lock.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for lock in reversed(self._locks):
+            lock.__exit__(*error)
 
 
 def _senseless(budget: int, price: float) -> InvalidInputError:

@@ -74,6 +74,31 @@ class SuffixIndex:
             self._grow(fresh.size)
             done = kernel.extend(self.header, fresh)
 
+    def reserve(self, extra: int, most_bytes: int) -> bool:
+        """Make room for `extra` tokens; False, and nothing done, where that takes more than `most_bytes`.
+
+        The bytes of all buffers count, and while one grows those of its old copy as well.
+        """
+        now = tuple(int(self.header[word]) for word in _ROOMS)
+        used = tuple(int(self.header[word]) for word in (kernel.LENGTH, kernel.NODES, kernel.EDGES))
+        needs = tuple(size + extra * each for size, each in zip(used, _MOST_A_TOKEN, strict=True))
+        if all(need <= room for need, room in zip(needs, now, strict=True)):
+            return True
+        for growth in (_GROWTH, 1.25, 1.1):
+            rooms = tuple(
+                room if need <= room else max(need, int(growth * room)) for need, room in zip(needs, now, strict=True)
+            )
+            old = max(size for size, one, other in zip(_bytes(now), rooms, now, strict=True) if one != other)
+            if self._fixed_bytes + sum(_bytes(rooms)) + old <= most_bytes:
+                self._resize(*rooms)
+                return True
+        return False
+
+    def room_within(self, most_bytes: int) -> int:
+        """Tokens that an empty index takes within `most_bytes`, whichever they are."""
+        spare = most_bytes - self._fixed_bytes - sum(_bytes((1, 2, 1)))
+        return max(0, int(spare / (sum(_bytes(tuple(1000 * each for each in _MOST_A_TOKEN))) / 1000)))
+
     @property
     def match_length(self) -> int:
         """Tokens of the longest suffix of the text that occurred before, at most `max_depth`; 0 for none."""
@@ -112,8 +137,11 @@ class SuffixIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, room for growth included."""
-        buffers = (self.header, self._memory, self._text, self._nodes, self._table, self._path, self._scratch)
-        return sum(buffer.nbytes for buffer in buffers)
+        return self._fixed_bytes + sum(buffer.nbytes for buffer in (self._text, self._nodes, self._table))
+
+    @property
+    def _fixed_bytes(self) -> int:
+        return sum(buffer.nbytes for buffer in (self.header, self._memory, self._path, self._scratch))
 
     def replay(self, output: NDArray[np.int32], max_tokens: int) -> tuple[NDArray[np.int32], ...]:
         """Append `output` token by token; match length and count, chain length offered, and its leading agreement."""
@@ -134,20 +162,44 @@ class SuffixIndex:
         """Enlarge whichever buffer is full, for `extra` more tokens or by half."""
         header = self.header
         length, nodes, edges = (int(header[word]) for word in (kernel.LENGTH, kernel.NODES, kernel.EDGES))
-        if length + extra > header[kernel.TEXT_ROOM]:
-            room = max(length + extra, int(_GROWTH * length)) + 16
-            self._text = _enlarged(self._text, room + 1)
-            header[kernel.TEXT], header[kernel.TEXT_ROOM] = self._text.ctypes.data, room
-        if nodes >= header[kernel.NODE_ROOM]:
-            room = max(nodes + extra // 2, int(_GROWTH * nodes)) + 16
-            self._nodes = _enlarged(self._nodes, kernel.FIELDS * (room + 1))
-            header[kernel.NODE], header[kernel.NODE_ROOM] = self._nodes.ctypes.data, room
-        if edges + 2 > header[kernel.EDGE_ROOM]:
-            room = max(edges + int(1.25 * extra), int(_GROWTH * edges)) + 16
-            table = np.full(3 * int(room / _LOAD + 1), -1, np.int32)
+        text_room, node_room, edge_room = (int(header[word]) for word in _ROOMS)
+        if length + extra > text_room:
+            text_room = max(length + extra, int(_GROWTH * length)) + 16
+        if nodes >= node_room:
+            node_room = max(nodes + extra // 2, int(_GROWTH * nodes)) + 16
+        if edges + 2 > edge_room:
+            edge_room = max(edges + int(1.25 * extra), int(_GROWTH * edges)) + 16
+        self._resize(text_room, node_room, edge_room)
+
+    def _resize(self, text_room: int, node_room: int, edge_room: int) -> None:
+        """Move what is held to buffers of this room, where it is another."""
+        header = self.header
+        if text_room != header[kernel.TEXT_ROOM]:
+            self._text = _enlarged(self._text, text_room + 1)
+            header[kernel.TEXT], header[kernel.TEXT_ROOM] = self._text.ctypes.data, text_room
+        if node_room != header[kernel.NODE_ROOM]:
+            self._nodes = _enlarged(self._nodes, kernel.FIELDS * (node_room + 1))
+            header[kernel.NODE], header[kernel.NODE_ROOM] = self._nodes.ctypes.data, node_room
+        if edge_room != header[kernel.EDGE_ROOM]:
+            table = np.full(3 * _slots(edge_room), -1, np.int32)
             kernel.rehash(self._table, table)
             self._table = table
-            header[[kernel.TABLE, kernel.SLOTS, kernel.EDGE_ROOM]] = table.ctypes.data, table.size // 3, room
+            header[[kernel.TABLE, kernel.SLOTS, kernel.EDGE_ROOM]] = table.ctypes.data, table.size // 3, edge_room
+
+
+_ROOMS = kernel.TEXT_ROOM, kernel.NODE_ROOM, kernel.EDGE_ROOM
+_MOST_A_TOKEN = (1, 1, 2)
+"""Entries of the text, nodes and edges that a token makes at most."""
+
+
+def _slots(edges: int) -> int:
+    return int(edges / _LOAD + 1)
+
+
+def _bytes(rooms: tuple[int, ...]) -> tuple[int, int, int]:
+    """Bytes of buffers of these rooms; none where there is no buffer."""
+    text, nodes, edges = rooms
+    return 4 * (text + 1) * (text > 0), 4 * kernel.FIELDS * (nodes + 1) * (nodes > 0), 12 * _slots(edges) * (edges > 0)
 
 
 def as_tokens(tokens: ArrayLike, name: str) -> NDArray[np.int32]:

@@ -17,7 +17,18 @@ from numba import njit
 
 from runtime.retrieval.bodies.memory import int32_at, lean, prefetch, word_at
 
-__all__ = ["CAP", "HEADER", "ROW_BYTES", "VOCABULARY_LIMIT", "build", "forward_of", "restore", "shared_of", "step"]
+__all__ = [
+    "CAP",
+    "HEADER",
+    "ROW_BYTES",
+    "VOCABULARY_LIMIT",
+    "build",
+    "forward_of",
+    "restore",
+    "shared_of",
+    "step",
+    "unsound",
+]
 
 HEADER = 8
 ROWS, VOCABULARY, RECORDS, BACKWARD, BUCKETS = 0, 1, 2, 3, 4
@@ -67,6 +78,41 @@ def build(text, order, rank, vocabulary, records, backward, buckets):
         word |= shared_tail(text, place, np.int64(order[max(row - 1, 0)])) << 50 if row > 0 else np.int64(0)
         for byte in range(ROW_BYTES):
             records[ROW_BYTES * row + byte] = (word >> (8 * byte)) & 255
+
+
+@njit(nogil=True, cache=True)
+def unsound(records, backward, buckets, documents):
+    """First row that cannot be one of sorted contexts; -1 where all are, and every number leads to a row.
+
+    Contexts in order and the tokens after them decide everything else: contexts that go on with one token keep their
+    order, so that the n-th row that goes on with a token leads to the n-th row of that token's bucket.
+    """
+    rows, vocabulary = backward.size, buckets.size - 1
+    if buckets[0] != documents or buckets[vocabulary] != rows:
+        return 0
+    for token in range(vocabulary):
+        if buckets[token] > buckets[token + 1]:
+            return np.int64(min(max(buckets[token], 0), rows - 1))
+    following, ends = buckets[:-1].astype(np.int64), 0
+    for row in range(rows):
+        word = np.int64(0)
+        for byte in range(ROW_BYTES):
+            word |= np.int64(records[ROW_BYTES * row + byte]) << (8 * byte)
+        token, shared = token_of(word), shared_of(word)
+        if shared > (CAP if row > 0 else 0) or (row < documents) != (backward[row] == -1):
+            return row
+        if token == VOCABULARY_LIMIT:
+            ends += 1
+            if forward_of(word) != 0:
+                return row
+            continue
+        if token >= vocabulary:
+            return row
+        place = following[token]
+        if place >= buckets[token + 1] or forward_of(word) != place or backward[place] != row:
+            return row
+        following[token] = place + 1
+    return np.int64(-1) if ends == documents else np.int64(rows - 1)
 
 
 @lean(inline="always")
