@@ -73,8 +73,8 @@ def one_batch(
         chosen = finalists(trace, cost, workload, batch)
         record = measure_cells(
             *models, [Task(workload, batch, policy) for policy in chosen], tests, path=args.scratch / "run.json",
-            new_tokens=args.tokens, temperature=trace.temperature, dtype=cost.dtype, names=(args.target, "house-draft"),
-            repeats=args.repeats, compare_plain=False,
+            new_tokens=args.tokens, temperature=trace.temperature, dtype=cost.dtype, 
+            names=(args.target, {"draft": "house-draft"}), repeats=args.repeats, compare_plain=False,
         )  # fmt: skip
         measured = [
             {

@@ -89,8 +89,9 @@ def entry(
 def plan(*entries: PlanEntry, draft: str | None = "a/draft", **changes: Any) -> Plan:
     drafters = {"draft": draft, "retrieval": None} if draft else {"retrieval": None}
     fields: dict[str, Any] = {
-        "stamp": STAMP, "target": "a/target", "drafters": drafters, "device": "cpu", "dtype": "float32", "temperature": 0.0,
-        "verification": "greedy", "fit": "f" * 16, "cost": "c" * 16, "prompts_per_workload": 8, "new_tokens": 64,
+        "stamp": STAMP, "target": "a/target", "drafters": drafters, "device": "cpu", "dtype": "float32",
+        "temperature": 0.0, "verification": "greedy", "fit": "f" * 16, "cost": "c" * 16, "prompts_per_workload": 8,
+        "new_tokens": 64,
         "entries": entries or (entry(1, CHAIN_3),),
     }  # fmt: skip
     return Plan(**{**fields, **changes})
@@ -147,7 +148,7 @@ def run_record(path: Path) -> RunRecord:
     )  # fmt: skip
     request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
     return RunRecord.create(
-        path, run_columns(4), stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
+        path, run_columns(4), stamp=STAMP, target="a/target", drafters={"draft": "a/draft"}, device="cpu",
         dtype="float32", temperature=0.0, verification="greedy", lossless=True, plan=None, new_tokens=8, cells=(cell,),
         requests=(request,),
     )  # fmt: skip

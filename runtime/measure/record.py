@@ -182,7 +182,7 @@ def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> 
     found: dict[str, list[Grown]] = {first: [policy for policy in grown if policy.drafter is None]}
     for name in drafts or (first,):
         asking = [policy for policy in grown if policy.drafter is not None]
-        found.setdefault(name, []).extend(policy.model_copy(update={"drafter": name}) for policy in asking)
+        found.setdefault(name, []).extend(policy.asking(name) for policy in asking)
     return {name: policies for name, policies in found.items() if policies}
 
 

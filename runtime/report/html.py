@@ -121,7 +121,7 @@ def _facts(part: Part) -> dict[str, str]:
     record = part.record
     return {
         "Target": record.target,
-        "Draft": record.draft or "none; retrieval only",
+        "Drafters": ", ".join(f"{name} ({model})" if model else name for name, model in record.drafters.items()),
         "Device": record.device,
         "Weights": record.dtype,
         "Decoding": "greedy" if record.temperature == 0 else f"sampled at temperature {record.temperature:g}",
