@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, NotATreeError, require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank, path_probability, siblings_sum
 
 __all__ = ["ROUNDING", "Acceptance", "ForestAcceptance", "RankAcceptance"]
 
@@ -17,7 +18,6 @@ ROUNDING = 1e-9
 """How far sums of probabilities may miss what they must be."""
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int32]
 
 
 def frozen(values: ArrayLike) -> Floats:
@@ -102,13 +102,9 @@ class RankAcceptance:
         """Whether acceptance never rises with rank, at any depth."""
         return bool((np.diff(self.conditionals, axis=1) <= 0).all())
 
-    def path_probability(self, tree: DraftTree) -> Floats:
-        """(N,) float64: probability that each node of `tree` is emitted."""
-        path = np.ones(len(tree) + 1)
-        own = self.conditionals[tree.depths - 1, tree.ranks] if len(tree) else np.empty(0)
-        for node, (parent, p) in enumerate(zip(tree.parents.tolist(), own.tolist(), strict=True)):
-            path[node] = path[parent] * p
-        return path[:-1]
+    def path_probability(self, tree: TokenTree) -> Floats:
+        """(N + 1,) float64: probability that each node of `tree` is emitted, 1 for the root."""
+        return path_probability(tree, by_depth_and_rank(self.conditionals, tree))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +113,9 @@ class ForestAcceptance:
 
     Parameters
     ----------
-    parents : (M,) int32, ``-1 <= parents[i] < i``
-        -1 for a child of the root.
-    path_probability : (M,) float64, in [0, 1]
-        Never above the parent's; the children of a node sum to at most the node's.
-    ranks : (M,) int32, optional
-        Order among siblings, in order of appearance when left out.
-    sources : tuple of str, optional
-        Drafter of each candidate.
+    tree : TokenTree of M candidates
+    path_probability : (M + 1,) float64, in [0, 1]
+        1 at the root; never above the parent's; the children of a node sum to at most the node's.
 
     Raises
     ------
@@ -132,17 +123,10 @@ class ForestAcceptance:
         When parents make a cycle, or probabilities contradict one another.
     """
 
-    tree: DraftTree
+    tree: TokenTree
     path_probability: Floats
 
-    def __init__(
-        self,
-        parents: ArrayLike,
-        path_probability: ArrayLike,
-        ranks: ArrayLike | None = None,
-        sources: tuple[str, ...] = (),
-    ) -> None:
-        tree = DraftTree(parents, _sibling_order(parents) if ranks is None else ranks, sources)
+    def __init__(self, tree: TokenTree, path_probability: ArrayLike) -> None:
         object.__setattr__(self, "tree", tree)
         object.__setattr__(self, "path_probability", frozen(path_probability))
         self._check()
@@ -151,13 +135,13 @@ class ForestAcceptance:
     def _check(self) -> None:
         p, parents = self.path_probability, self.tree.parents
         require(
-            p.shape == parents.shape,
-            "`path_probability` must have one entry a candidate",
-            got=f"shape {p.shape} for {len(parents)} candidates",
+            p.shape == parents.shape and bool(p[0] == 1),
+            "`path_probability` must have one entry a node, the root's first, which is 1",
+            got=f"shape {p.shape} for {self.tree.nodes} candidates and the root, {p[:1].tolist()} first",
             fix="Give each candidate the probability of its whole path.",
             error=NotATreeError,
         )
-        above = np.append(p, 1.0)[parents]
+        above = np.where(parents >= 0, p[parents], 1.0)
         bad = ~((p >= 0) & (p <= above + ROUNDING))
         require(
             not bool(bad.any()),
@@ -165,14 +149,13 @@ class ForestAcceptance:
             got=f"{p[bad][:3].tolist()} below {above[bad][:3].tolist()} at candidates {_where(bad)}",
             fix="Calibrate the sources to one scale, then take the running minimum along each path.",
         )
-        offered = np.bincount(parents + 1, weights=p, minlength=len(p) + 1)
-        room = np.concatenate([[1.0], p])
-        over = offered > room + ROUNDING
+        offered = siblings_sum(self.tree, p)
+        over = offered > p + ROUNDING
         sums = np.round(offered[over][:3], 9).tolist()
         require(
             not bool(over.any()),
             "`path_probability` of siblings must sum to at most their parent's: one of them is emitted",
-            got=f"sums {sums} below {room[over][:3].tolist()} (node, root first) {_where(over)}",
+            got=f"sums {sums} below {p[over][:3].tolist()} at nodes {_where(over)}",
             fix="Merge siblings that carry the same token, and rescale the rest.",
             error=InvalidInputError,
         )
@@ -182,30 +165,14 @@ class ForestAcceptance:
         """Depth of the deepest candidate."""
         return self.tree.depth
 
-    def subtree(self, kept: NDArray[np.intp]) -> DraftTree:
-        """The tree of the candidates `kept`, rising indices that are closed under parents."""
-        place = np.full(len(self.tree) + 1, -1, dtype=np.int32)
-        place[kept] = np.arange(len(kept))
-        sources: list[str] = [self.tree.sources[int(i)] for i in kept]
-        return DraftTree(place[self.tree.parents[kept]], self.tree.ranks[kept], sources)
-
 
 Acceptance = RankAcceptance | ForestAcceptance
 
 
-def _never_rising(tree: DraftTree, path_probability: Floats) -> Floats:
+def _never_rising(tree: TokenTree, path_probability: Floats) -> Floats:
     """Clip what rounding put above the parent, so that an order by probability is an order by descent."""
-    p = np.append(path_probability, 1.0)
+    p = path_probability.copy()
     for depth in range(1, tree.depth + 1):
         level = np.flatnonzero(tree.depths == depth)
         p[level] = np.minimum(p[level], p[tree.parents[level]])
-    return p[:-1]
-
-
-def _sibling_order(parents: ArrayLike) -> Ints:
-    seen: dict[int, int] = {}
-    ranks: list[int] = []
-    for parent in np.asarray(parents, dtype=np.int64).reshape(-1).tolist():
-        ranks.append(seen.get(parent, 0))
-        seen[parent] = ranks[-1] + 1
-    return np.array(ranks, dtype=np.int32)
+    return p

@@ -18,6 +18,7 @@ from optimizer.planner import Solver
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, Rule, TreeProblem
 from optimizer.solution import Status
 from reader_theory.errors import ReaderTheoryError
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["KINDS", "BatteryError", "check_solver", "instances", "random_problem"]
 
@@ -193,13 +194,11 @@ def _random_batch(generator: np.random.Generator) -> BatchProblem:
 
 
 def _random_forest(generator: np.random.Generator, count: int) -> ForestAcceptance:
-    parents: list[int] = []
-    path: list[float] = []
-    room = [1.0]
+    parents, path, room = [-1], [1.0], [1.0]
     for i in range(count):
-        parent = int(generator.integers(-1, i)) if i else -1
-        path.append(room[parent + 1] * generator.random() * 0.8)
-        room[parent + 1] -= path[-1]
+        parent = int(generator.integers(0, i + 1))
+        path.append(room[parent] * generator.random() * 0.8)
+        room[parent] -= path[-1]
         room.append(path[-1])
         parents.append(parent)
-    return ForestAcceptance(parents, path)
+    return ForestAcceptance(TokenTree(parents), path)

@@ -33,7 +33,8 @@ def most_tokens(
     if nodes == 0:
         return np.ones((depth + 1, 1)), True
     if isinstance(acceptance, ForestAcceptance):
-        rows = [np.sort(acceptance.path_probability[acceptance.tree.depths <= d])[::-1] for d in range(depth + 1)]
+        path, depths = acceptance.path_probability[1:], acceptance.tree.depths[1:]
+        rows = [np.sort(path[depths <= d])[::-1] for d in range(depth + 1)]
         bound, sizes = np.stack([_prefix(row, nodes) for row in rows]), [len(row) for row in rows]
         return _where_there_is_a_tree(bound, sizes), True
     if rule == "any" or acceptance.is_monotone:

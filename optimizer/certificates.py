@@ -13,7 +13,7 @@ from optimizer.bounds import exact_first_rank_tokens, most_tokens, most_weighted
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
 from reader_theory.errors import ReaderTheoryError
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 if TYPE_CHECKING:
     from optimizer.schedule import Schedule
@@ -112,10 +112,10 @@ def _certify_tree(problem: TreeProblem, solution: Solution, thorough: bool = Fal
     return _verdict(solution, found, value, bound, attained)
 
 
-def _shape_faults(problem: TreeProblem | RobustProblem, tree: DraftTree, depth: int) -> list[str]:
+def _shape_faults(problem: TreeProblem | RobustProblem, tree: TokenTree, depth: int) -> list[str]:
     faults: list[str] = []
-    if len(tree) > problem.nodes_limit:
-        faults.append(f"{len(tree)} nodes exceed the limit {problem.nodes_limit}")
+    if tree.nodes > problem.nodes_limit:
+        faults.append(f"{tree.nodes} nodes exceed the limit {problem.nodes_limit}")
     if tree.depth > depth or depth > problem.depth_limit:
         faults.append(f"the tree is {tree.depth} deep, {depth} levels are drafted, {problem.depth_limit} are allowed")
     if isinstance(problem, TreeProblem):
@@ -128,50 +128,46 @@ def _shape_faults(problem: TreeProblem | RobustProblem, tree: DraftTree, depth: 
     return faults
 
 
-def _first_ranks(tree: DraftTree) -> bool:
+def _first_ranks(tree: TokenTree) -> bool:
     """Whether the largest rank below every node is its number of children less one; siblings differ by construction."""
-    children = np.bincount(tree.parents + 1, minlength=len(tree) + 1)
-    largest = np.full(len(tree) + 1, -1)
-    np.maximum.at(largest, tree.parents + 1, tree.ranks)
+    children = np.bincount(tree.parents[1:], minlength=len(tree))
+    largest = np.full(len(tree), -1)
+    np.maximum.at(largest, tree.parents[1:], tree.ranks[1:])
     return bool((largest + 1 == children).all())
 
 
-def _tokens(acceptance: Acceptance, tree: DraftTree) -> tuple[float, list[str]]:
+def _tokens(acceptance: Acceptance, tree: TokenTree) -> tuple[float, list[str]]:
     """Tokens a step of a tree, one product a node, and what of it the acceptance does not know."""
     if isinstance(acceptance, ForestAcceptance):
         return _forest_tokens(acceptance, tree)
     depth, ranks = acceptance.conditionals.shape
-    if tree.depth > depth or tree.ranks.max(initial=0) >= ranks:
-        return 0.0, [
-            f"depth {tree.depth} or rank {tree.ranks.max(initial=0)} is beyond the {depth} x {ranks} that are known"
-        ]
+    if tree.depth > depth or tree.ranks.max() >= ranks:
+        return 0.0, [f"depth {tree.depth} or rank {tree.ranks.max()} is beyond the {depth} x {ranks} that are known"]
     table: list[list[float]] = acceptance.conditionals.tolist()
-    reached: list[float] = []
-    parents: list[int] = tree.parents.tolist()
-    for parent, rank, d in zip(parents, tree.ranks.tolist(), tree.depths.tolist(), strict=True):
-        above = reached[parent] if parent >= 0 else 1.0
-        reached.append(above * table[int(d) - 1][int(rank)])
-    return 1.0 + float(np.sum(reached)), []
+    reached = [1.0]
+    parents: list[int] = tree.parents[1:].tolist()
+    for parent, rank, d in zip(parents, tree.ranks[1:].tolist(), tree.depths[1:].tolist(), strict=True):
+        reached.append(reached[parent] * table[int(d) - 1][int(rank)])
+    return float(np.sum(reached)), []
 
 
-def _forest_tokens(acceptance: ForestAcceptance, tree: DraftTree) -> tuple[float, list[str]]:
+def _forest_tokens(acceptance: ForestAcceptance, tree: TokenTree) -> tuple[float, list[str]]:
     forest = acceptance.tree
     keys = zip(forest.parents.tolist(), forest.ranks.tolist(), forest.sources, strict=True)
     known = {key: i for i, key in enumerate(keys)}
-    match: list[int] = []
-    parents: list[int] = tree.parents.tolist()
-    for parent, rank, source in zip(parents, tree.ranks.tolist(), tree.sources, strict=True):
-        above = match[parent] if parent >= 0 else -1
-        match.append(known.get((above, rank, source), -2))
+    match = [0]
+    parents: list[int] = tree.parents[1:].tolist()
+    for parent, rank, source in zip(parents, tree.ranks[1:].tolist(), tree.sources[1:], strict=True):
+        match.append(known.get((match[parent], rank, source), -2))
     if -2 in match:
         return 0.0, [f"nodes {[i for i, m in enumerate(match) if m == -2][:5]} are not among the candidates"]
-    return 1.0 + float(acceptance.path_probability[match].sum()), []
+    return float(acceptance.path_probability[match].sum()), []
 
 
-def _step_s(problem: TreeProblem, tree: DraftTree, depth: int) -> float:
+def _step_s(problem: TreeProblem, tree: TokenTree, depth: int) -> float:
     if isinstance(problem.cost, LevelCost):
         return problem.cost.step_s(tree.level_widths)
-    return problem.cost.step_s(len(tree), depth)
+    return problem.cost.step_s(tree.nodes, depth)
 
 
 def _limit_faults(problem: TreeProblem | BatchProblem, tokens: float, step_s: float) -> list[str]:
@@ -233,7 +229,7 @@ def _certify_batch(problem: BatchProblem, solution: Solution) -> Certificate:
     value, plain = 0.0, problem.side is None
     if solution.trees:
         parts = [_tokens(request, tree) for request, tree in zip(problem.requests, solution.trees, strict=True)]
-        nodes = sum(len(tree) for tree in solution.trees)
+        nodes = sum(tree.nodes for tree in solution.trees)
         found += [fault for _, faults in parts for fault in faults]
         if nodes > problem.nodes_limit:
             found.append(f"{nodes} nodes over the batch exceed the limit {problem.nodes_limit}")
@@ -255,8 +251,8 @@ def _certify_batch(problem: BatchProblem, solution: Solution) -> Certificate:
 
 def _batch_tokens(problem: BatchProblem) -> Floats:
     """(D + 1, N + 1) most mean tokens a request of the whole batch."""
-    path = np.concatenate([request.path_probability for request in problem.requests])
-    levels = np.concatenate([request.tree.depths for request in problem.requests])
+    path = np.concatenate([request.path_probability[1:] for request in problem.requests])
+    levels = np.concatenate([request.tree.depths[1:] for request in problem.requests])
     rows = [
         1.0 + (_prefix_sums(path[levels <= d], problem.nodes_limit)) / problem.batch
         for d in range(problem.depth_limit + 1)
@@ -274,7 +270,7 @@ def _side_faults(problem: BatchProblem, solution: Solution, tokens: list[float])
     side = problem.side
     if side is None:
         return faults
-    classes, sizes = np.array(side.classes), np.array([len(tree) for tree in solution.trees])
+    classes, sizes = np.array(side.classes), np.array([tree.nodes for tree in solution.trees])
     for k, (most, least) in enumerate(zip(side.max_nodes, side.min_tokens_per_step, strict=True)):
         mine = classes == k
         if sizes[mine].sum() > most:
@@ -290,7 +286,7 @@ def _certify_robust(problem: RobustProblem, solution: Solution) -> Certificate:
     parts = [_tokens(workload, tree) for workload in problem.workloads]
     found += [fault for _, faults in parts for fault in faults]
     worst = float(min(scale * tokens for scale, (tokens, _) in zip(problem.scales, parts, strict=True)))
-    step_s = float("inf") if found else problem.cost.step_s(len(tree), solution.depth)
+    step_s = float("inf") if found else problem.cost.step_s(tree.nodes, solution.depth)
     value = problem.batch * worst / step_s
     found += _claims(solution, worst, step_s, value)
     seconds = problem.cost.table(problem.depth_limit, problem.nodes_limit)
@@ -347,9 +343,9 @@ def certify_schedule(schedule: Schedule) -> tuple[list[str], Floats]:
         if problem.rule == "first" and not _first_ranks(t)
     ]
     found += [
-        f"tree {key} is {len(t)} x {t.depth}"
+        f"tree {key} is {t.nodes} x {t.depth}"
         for key, t in schedule.trees.items()
-        if len(t) != key[2] or t.depth > key[1]
+        if t.nodes != key[2] or t.depth > key[1]
     ]
     bound = np.zeros(schedule.nodes.shape)
     for b, batch in enumerate(problem.batches):

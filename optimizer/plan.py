@@ -203,7 +203,7 @@ class Study:
     def _certified(self, drafter: str, batch: int, context: float) -> Certificate:
         """Certificate of a drafter's best tree, which joins those that are weighed."""
         tree, certificate = certified_tree(self.ranks[drafter], self.cost, drafter, batch, context, *self.limits)
-        if len(tree) and (found := Static.of(tree.by_level(), drafter)) not in self.static[drafter]:
+        if tree.nodes and (found := Static.of(tree.by_level(), drafter)) not in self.static[drafter]:
             self.static[drafter].append(found)
         return certificate
 

@@ -12,7 +12,7 @@ from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solution import Solution, Status
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Solver", "baselines", "choose", "solve", "solve_schedule"]
 
@@ -85,7 +85,7 @@ def baselines(problem: TreeProblem) -> dict[str, Solution]:
     """The best "chain" and "off", as a user without a planner would choose them; what is not feasible is left out."""
     found: dict[str, Solution] = {}
     for length in range(min(problem.nodes_limit, problem.depth_limit) + 1):
-        tree = DraftTree.chain(length)
+        tree = TokenTree.chain(length)
         name = "chain" if length else "off"
         answer = _evaluate(problem, tree, name)
         if answer is not None and (name not in found or answer.value > found[name].value):
@@ -93,15 +93,15 @@ def baselines(problem: TreeProblem) -> dict[str, Solution]:
     return found
 
 
-def _evaluate(problem: TreeProblem, tree: DraftTree, name: str) -> Solution | None:
+def _evaluate(problem: TreeProblem, tree: TokenTree, name: str) -> Solution | None:
     acceptance, cost = problem.acceptance, problem.cost
     if isinstance(acceptance, RankAcceptance):
-        tokens = 1.0 + float(acceptance.path_probability(tree).sum())
-    elif len(tree) == 0:
+        tokens = float(acceptance.path_probability(tree).sum())
+    elif tree.nodes == 0:
         tokens = 1.0
     else:
         return None
-    step_s = cost.step_s(len(tree), tree.depth) if isinstance(cost, TabulatedCost) else cost.step_s(tree.level_widths)
+    step_s = cost.step_s(tree.nodes, tree.depth) if isinstance(cost, TabulatedCost) else cost.step_s(tree.level_widths)
     if not problem.objective.allows(tokens, step_s):
         return None
     value = problem.batch * tokens / step_s
@@ -136,7 +136,7 @@ def solve(problem: Problem, solver: str | Solver | None = None) -> Solution:
     >>> acceptance = RankAcceptance.stationary([0.6, 0.2], depth=4)
     >>> cost = TabulatedCost([1.0, 1.1, 1.2, 1.9, 2.0])
     >>> solution = solve(TreeProblem(acceptance, cost, max_nodes=4))
-    >>> solution.solver, len(solution.tree), solution.shape
+    >>> solution.solver, solution.tree.nodes, solution.shape
     ('best_first', 2, 'chain')
     """
     name = choose(problem) if solver is None else solver

@@ -15,7 +15,7 @@ from optimizer.solvers.best_first import best_first_order
 from reader_theory.documents import Chain, Cost, Static, Union
 from reader_theory.documents.fit import RankDepthFit
 from reader_theory.documents.policy import RETRIEVAL
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["certified_tree", "neural_trees", "retrieved_chains", "unions_of"]
 
@@ -23,7 +23,7 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SKIPS = (None, 2, 4, 8, 16)
 
 
-def neural_trees(ranks: RankDepthFit, max_nodes: int, max_depth: int) -> list[DraftTree]:
+def neural_trees(ranks: RankDepthFit, max_nodes: int, max_depth: int) -> list[TokenTree]:
     """Best trees of every size and depth under a drafter's table of ranks by depth, chains among them; each once.
 
     Best-first order is optimal here: the fitted table is used as it is, and any ranks may be chosen because drafts
@@ -32,18 +32,18 @@ def neural_trees(ranks: RankDepthFit, max_nodes: int, max_depth: int) -> list[Dr
     table = np.asarray(ranks.value, dtype=np.float64)
     acceptance = RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0))
     deepest = min(max_depth, acceptance.depth)
-    found: dict[DraftTree, None] = {}
+    found: dict[TokenTree, None] = {}
     for depth in range(1, deepest + 1):
-        found.setdefault(DraftTree.chain(depth))
+        found.setdefault(TokenTree.chain(depth))
         whole, _ = best_first_order(acceptance, max_nodes, depth)
         for size in (s for s in SIZES if s <= len(whole)):
-            found.setdefault(DraftTree(whole.parents[:size], whole.ranks[:size]).by_level())
+            found.setdefault(whole.prune(nodes=size).by_level())
     return list(found)
 
 
 def certified_tree(
     ranks: RankDepthFit, cost: Cost, drafter: str, batch: int, context: float, max_nodes: int, max_depth: int
-) -> tuple[DraftTree, Certificate]:
+) -> tuple[TokenTree, Certificate]:
     """The best tree of a drafter under its table and the cost of each level's width, with its certificate."""
     table = np.asarray(ranks.value, dtype=np.float64)[:max_depth]
     problem = TreeProblem(

@@ -116,7 +116,7 @@ class PredictedCells:
         whole, off = step.model.estimate(conditions), float(problem.cost.verify_s[0])  # type: ignore[union-attr]
         return {
             "status": answer.status.value,
-            "policy": f"{answer.shape} {len(answer.tree)}x{answer.tree.depth}" if len(answer.tree) else "off",
+            "policy": f"{answer.shape} {answer.tree.nodes}x{answer.tree.depth}" if answer.tree.nodes else "off",
             "tokens_per_step": answer.tokens_per_step,
             "step_s": answer.step_s,
             "step_s_low": answer.step_s * whole.low / whole.value,

@@ -156,7 +156,7 @@ class BatchProblem:
     @property
     def nodes_limit(self) -> int:
         """Most nodes over the batch; negative when plain decoding does not fit."""
-        limit = min(self.max_nodes, self.cost.nodes, sum(len(request.tree) for request in self.requests))
+        limit = min(self.max_nodes, self.cost.nodes, sum(request.tree.nodes for request in self.requests))
         if self.memory is None:
             return limit
         plain = self.memory.used_bytes(self.batch, self.context_tokens, 0)

@@ -12,7 +12,7 @@ from optimizer.acceptance import RankAcceptance, frozen
 from optimizer.cost import Memory, Objective, TabulatedCost, check_seconds
 from optimizer.problem import Rule, TreeProblem
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Schedule", "ScheduleProblem"]
 
@@ -106,7 +106,7 @@ class Schedule:
         Size and depth of each cell's tree; -1 nodes where nothing is feasible.
     tokens_per_step, step_s, value, off_value, upper_bound, price : (B, C) float64
         As in `Solution`; `off_value` is plain decoding at the same batch, 0 where a limit forbids it.
-    trees : mapping from (context index or 0, depth, nodes) to DraftTree
+    trees : mapping from (context index or 0, depth, nodes) to TokenTree
     """
 
     problem: ScheduleProblem
@@ -119,7 +119,7 @@ class Schedule:
     upper_bound: Floats
     price: Floats
     solver: str
-    trees: Mapping[tuple[int, int, int], DraftTree]
+    trees: Mapping[tuple[int, int, int], TokenTree]
     seconds: float = 0.0
 
     @property
@@ -128,7 +128,7 @@ class Schedule:
         bound = np.where(self.upper_bound > 0, self.upper_bound, 1.0)
         return np.where(self.upper_bound > 0, np.maximum(0.0, 1 - self.value / bound), 0.0)
 
-    def tree(self, batch: int, context: int) -> DraftTree:
+    def tree(self, batch: int, context: int) -> TokenTree:
         """Tree of the cell of these indices."""
         require(
             bool(self.nodes[batch, context] >= 0),

@@ -24,7 +24,7 @@ from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, Servi
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.serving.load import fixed_point_load, steps_of_request
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["schedule_problem", "serving_schedule"]
 
@@ -148,7 +148,7 @@ def schedule_problem(
 def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int, other: Sourced | None) -> ScheduleCell:
     problem = found.problem
     fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
-    tree = found.tree(b, c) if fits else DraftTree.empty()
+    tree = found.tree(b, c) if fits else TokenTree.empty()
     value = float(found.value[b, c])
     if other is not None:
         rate = problem.batches[b] * other.tokens_per_step.value / other.step_s
@@ -191,19 +191,19 @@ def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
         tokens = 1.0 + float(np.cumprod(table[:length, 0]).sum())
         step_s = float(problem.draft_s[b, c, length] + problem.verify_s[b, c, length])
         if problem.objective.allows(tokens, step_s):
-            chain = policy_of(DraftTree.chain(length))
+            chain = policy_of(TokenTree.chain(length))
             rate = problem.batches[b] * tokens / step_s
             weighed.append(Candidate(policy=chain, tokens_per_step=tokens, tokens_per_s=rate))
     return tuple(weighed)
 
 
-def _tokens(table: RankDepthFit, tree: DraftTree, found: Schedule, b: int, c: int) -> Estimate:
+def _tokens(table: RankDepthFit, tree: TokenTree, found: Schedule, b: int, c: int) -> Estimate:
     """Tokens a step, between the tree's under all lower and under all upper ends of the fitted table."""
     ends: list[float] = []
     for end in (table.low, table.high):
         law = np.asarray(end, dtype=np.float64)[: found.problem.depth]
         law = law / np.maximum(law.sum(axis=1, keepdims=True), 1.0)
-        ends.append(1.0 + float(RankAcceptance(law).path_probability(tree).sum()))
+        ends.append(float(RankAcceptance(law).path_probability(tree).sum()))
     value = float(found.tokens_per_step[b, c])
     return Estimate(value=value, low=min(ends[0], value), high=max(ends[1], value), origin="predicted")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from optimizer.certificates import Certificate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Solution", "Status"]
 
@@ -26,7 +26,7 @@ class Solution:
 
     Parameters
     ----------
-    trees : tuple of DraftTree
+    trees : tuple of TokenTree
         One for every request of a `BatchProblem`; else one for all.
     depth : int
         Levels that the step drafts; no tree is deeper.
@@ -48,7 +48,7 @@ class Solution:
         Present on every answer of the planner.
     """
 
-    trees: tuple[DraftTree, ...]
+    trees: tuple[TokenTree, ...]
     depth: int
     batch: int
     tokens_per_step: float
@@ -63,7 +63,7 @@ class Solution:
     certificate: Certificate | None = None
 
     @property
-    def tree(self) -> DraftTree:
+    def tree(self) -> TokenTree:
         """The one tree, or the first request's."""
         return self.trees[0]
 
@@ -75,7 +75,7 @@ class Solution:
     @property
     def shape(self) -> str:
         """ "off", "chain" or "tree"."""
-        if not any(len(tree) for tree in self.trees):
+        if not any(tree.nodes for tree in self.trees):
             return "off"
         return "chain" if all(tree.is_chain for tree in self.trees) else "tree"
 

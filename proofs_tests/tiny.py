@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.documents import Chain, Off, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 VOCABULARY = 64
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "mistral")
 
-TREE = DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
+TREE = TokenTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
 RETRIEVAL = Chain(min_match=1, offset=2, factor=2, max_tokens=8)
 POLICIES = {
     "off": Off(),
-    "chain": policy_of(DraftTree.chain(3)),
+    "chain": policy_of(TokenTree.chain(3)),
     "tree": policy_of(TREE),
     "retrieval": RETRIEVAL,
     "both": policy_of(TREE, RETRIEVAL),

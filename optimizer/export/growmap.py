@@ -6,49 +6,44 @@ ancestors), ``depth``, ``size``; UMbreLLa reads it as JSON, Sequoia as a torch f
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from optimizer.export.formats import engine_format
-from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import Plan
+from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
+from optimizer.export.settle import Family
 from reader_theory.documents.policy import Policy
 from reader_theory.errors import InvalidInputError, require
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import TokenTree
 
-__all__ = ["export_growmap", "families", "growmap_of", "growmap_tensors", "tree_of_growmap"]
-
-
-def export_growmap(plan: Plan, workload: str, batch: int, *, nearest: bool = False) -> dict[str, Any]:
-    """Growmap of the plan's entry for `batch`, as UMbreLLa reads it; `growmap_tensors` makes Sequoia's of it.
-
-    Parameters
-    ----------
-    plan : Plan
-    workload : str
-    batch : int
-    nearest : bool
-        Export the nearest static tree where the plan's policy is none.
-
-    Raises
-    ------
-    UnsupportedByEngineError
-        If the policy has retrieval or children that skip a rank, and `nearest` is false.
-    """
-    alone = plan.model_copy(update={"entries": (plan.entry(workload, batch),)})
-    _, (choice,) = settle(alone, workload, engine_format("growmap"), families(alone, workload), nearest=nearest)
-    return growmap_of(choice.policy.tree)
+__all__ = ["Growmap", "growmap_of", "growmap_tensors", "tree_of_growmap"]
 
 
-def growmap_of(tree: DraftTree) -> dict[str, Any]:
+@EXPORTERS.register
+class Growmap(Exporter):
+    """Growmap of the plan's entry for `batch`, as UMbreLLa reads it; `growmap_tensors` makes Sequoia's of it."""
+
+    name = "growmap"
+    one_entry = True
+
+    def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
+        """What is run: one family."""
+        return {"tree": _runs}
+
+    def write(self, settled: Settled, options: ExportOptions) -> dict[str, Any]:
+        """The tree with its root."""
+        return growmap_of(settled.policies[0].tree)
+
+
+def growmap_of(tree: TokenTree) -> dict[str, Any]:
     """Growmap of a tree in which the children of each node are its ranks 0, 1, ... without gaps."""
     levels, place = _levels(tree)
     successors = [[place[child] for child in _children(tree, node)] for level in levels for node in level]
     parents = {place[child]: place[node] for level in levels for node in level for child in _children(tree, node)}
-    mask = np.eye(len(tree) + 1, dtype=np.int64)
-    for node in range(1, len(tree) + 1):
+    mask = np.eye(len(tree), dtype=np.int64)
+    for node in range(1, len(tree)):
         mask[node] |= mask[parents[node]]
     return {
         "roots": [[place[node] for node in level] for level in levels],
@@ -56,11 +51,11 @@ def growmap_of(tree: DraftTree) -> dict[str, Any]:
         "Successors": successors,
         "mask": mask.tolist(),
         "depth": [depth for depth, level in enumerate(levels) for _ in level],
-        "size": len(tree) + 1,
+        "size": len(tree),
     }
 
 
-def tree_of_growmap(growmap: dict[str, Any]) -> DraftTree:
+def tree_of_growmap(growmap: dict[str, Any]) -> TokenTree:
     """The draft tree of a growmap, from its ``Successors``.
 
     Raises
@@ -74,11 +69,11 @@ def tree_of_growmap(growmap: dict[str, Any]) -> DraftTree:
         sorted(found) == list(range(1, len(successors))) and all(node < child for child, (node, _) in found.items()),
         "`Successors` must name every node but the root once, after its parent",
         got=f"{len(successors)} nodes, named {sorted(found)[:10]}",
-        fix="Pass a growmap as Sequoia's tree search or `export_growmap` writes it.",
+        fix="Pass a growmap as Sequoia's tree search or `Growmap` writes it.",
         error=InvalidInputError,
     )
-    nodes = [found[child] for child in range(1, len(successors))]
-    return DraftTree([node - 1 for node, _ in nodes], [rank for _, rank in nodes])
+    found[0] = -1, 0
+    return TokenTree(*zip(*(found[node] for node in range(len(successors))), strict=True))
 
 
 def growmap_tensors(growmap: dict[str, Any]) -> dict[str, Any]:
@@ -87,24 +82,19 @@ def growmap_tensors(growmap: dict[str, Any]) -> dict[str, Any]:
     return growmap | {name: torch.tensor(growmap[name], dtype=torch.int64) for name in ("mask", "depth")}
 
 
-def _children(tree: DraftTree, node: int) -> list[int]:
-    return sorted((int(child) for child in tree.children(node)), key=lambda child: int(tree.ranks[child]))
+def _children(tree: TokenTree, node: int) -> list[int]:
+    return sorted(tree.children(node), key=lambda child: int(tree.ranks[child]))
 
 
-def _levels(tree: DraftTree) -> tuple[list[list[int]], dict[int, int]]:
+def _levels(tree: TokenTree) -> tuple[list[list[int]], dict[int, int]]:
     """Nodes by depth from the root, each level in order of its parents, and the number that each node gets."""
-    levels = [[ROOT]]
+    levels = [[0]]
     while deeper := [child for node in levels[-1] for child in _children(tree, node)]:
         levels.append(deeper)
     return levels, {node: number for number, node in enumerate(node for level in levels for node in level)}
 
 
-def families(plan: Plan, workload: str) -> dict[str, Family]:
-    """What is run: one family."""
-    return {"tree": _runs}
-
-
 def _runs(policy: Policy, number: int) -> bool:
     tree = policy.tree
-    kids = [[int(tree.ranks[child]) for child in _children(tree, node)] for node in range(ROOT, len(tree))]
+    kids = [[int(tree.ranks[child]) for child in _children(tree, node)] for node in range(len(tree))]
     return policy.retrieved is None and all(ranks == list(range(len(ranks))) for ranks in kids)

@@ -17,7 +17,7 @@ from optimizer.problem import BatchProblem
 from optimizer.solution import Solution, Status
 from optimizer.solvers.ratio import between, water_level
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["Allocation", "allocate", "solve"]
 
@@ -113,8 +113,8 @@ def solve(problem: BatchProblem) -> Solution:
     )
     limit, batch = problem.nodes_limit, problem.batch
     best: tuple[int, Allocation, NDArray[np.intp]] | None = None
-    path = np.concatenate([request.path_probability for request in problem.requests])
-    levels = np.concatenate([request.tree.depths for request in problem.requests])
+    path = np.concatenate([request.path_probability[1:] for request in problem.requests])
+    levels = np.concatenate([request.tree.depths[1:] for request in problem.requests])
     free = problem.cost.depth is None
     for depth in (problem.depth_limit,) if free else range(problem.depth_limit + 1) if limit >= 0 else ():
         within = np.flatnonzero(levels <= depth)
@@ -142,10 +142,10 @@ def solve(problem: BatchProblem) -> Solution:
     )
 
 
-def _trees(problem: BatchProblem, kept: NDArray[np.intp]) -> tuple[DraftTree, ...]:
-    starts = np.concatenate([[0], np.cumsum([len(request.tree) for request in problem.requests])])
-    trees: list[DraftTree] = []
-    for request, start, end in zip(problem.requests, starts[:-1], starts[1:], strict=True):
-        mine = kept[(kept >= start) & (kept < end)] - start
-        trees.append(request.subtree(mine))
-    return tuple(trees)
+def _trees(problem: BatchProblem, kept: NDArray[np.intp]) -> tuple[TokenTree, ...]:
+    """Each request's tree of the candidates `kept` out of all, the requests' candidates one after the other."""
+    taken = np.zeros(sum(request.tree.nodes for request in problem.requests), dtype=np.bool_)
+    taken[kept] = True
+    ends = np.cumsum([request.tree.nodes for request in problem.requests])[:-1]
+    parts = np.split(taken, ends)
+    return tuple(r.tree.prune(np.append(True, own)) for r, own in zip(problem.requests, parts, strict=True))

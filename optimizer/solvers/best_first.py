@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.solvers.table import TokensTable, stationary_fill
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["best_first_order", "tokens_table"]
 
@@ -53,38 +53,37 @@ def _swim(keys: Floats, ids: Ints, size: int, key: float, item: int) -> None:
 
 @compiled
 def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels: Ints, path: Floats) -> int:
-    """Fill the four (N,) arrays in best-first order; return how many nodes there are.
+    """Fill the four (N + 1,) arrays in best-first order, the root first; return how many entries there are.
 
-    A heap entry is named by the node it hangs from: 2 v is the first child of v - 1 (the root is -1), 2 v + 1 its
-    next sibling.
+    A heap entry is named by the node it hangs from: 2 v is the first child of v, 2 v + 1 its next sibling.
     """
     depth, ranks = conditionals.shape
     keys, ids = np.empty(nodes + 2), np.empty(nodes + 2, dtype=np.int32)
-    keys[0], ids[0], size, count = conditionals[0, 0], 0, 1, 0
-    while count < nodes and size > 0:
+    keys[0], ids[0], size, count = conditionals[0, 0], 0, 1, 1
+    parents[0], places[0], levels[0], path[0] = -1, 0, 0, 1.0
+    while count <= nodes and size > 0:
         key, item = float(keys[0]), int(ids[0])
-        anchor = (item >> 1) - 1
+        anchor = item >> 1
         if item & 1:
             parents[count], places[count], levels[count] = parents[anchor], places[anchor] + 1, levels[anchor]
         else:
-            parents[count], places[count], levels[count] = anchor, 0, 0 if anchor < 0 else levels[anchor] + 1
+            parents[count], places[count], levels[count] = anchor, 0, levels[anchor] + 1
         path[count] = key
         level, place, parent = levels[count], places[count], parents[count]
-        count += 1
         free = True
         if place + 1 < ranks:
-            above = path[parent] if parent >= 0 else 1.0
-            beside = float(above * conditionals[level, place + 1])
+            beside = float(path[parent] * conditionals[level - 1, place + 1])
             _sink(keys, ids, size, beside, 2 * count + 1)
             free = False
-        if level + 1 < depth:
-            below = float(key * conditionals[level + 1, 0])
+        if level < depth:
+            below = float(key * conditionals[level, 0])
             if free:
                 _sink(keys, ids, size, below, 2 * count)
             else:
                 _swim(keys, ids, size, below, 2 * count)
                 size += 1
             free = False
+        count += 1
         if free:
             size -= 1
             if size > 0:
@@ -92,45 +91,36 @@ def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels:
     return count
 
 
-def best_first_order(acceptance: RankAcceptance, nodes: int, depth: int) -> tuple[DraftTree, Floats]:
+def best_first_order(acceptance: RankAcceptance, nodes: int, depth: int) -> tuple[TokenTree, Floats]:
     """The best tree of up to `nodes` nodes under `depth`, in the order its nodes are taken, and their probabilities.
 
     Any prefix of the order is the best tree of its size.
 
     Returns
     -------
-    tree : DraftTree
-    path_probability : (N,) float64, never rising
+    tree : TokenTree
+    path_probability : (N + 1,) float64, never rising, 1 at the root
     """
     parents, ranks, path, _ = _order(acceptance, nodes, depth)
-    return DraftTree(parents, ranks), path
+    return TokenTree.trusted(parents, ranks), path
 
 
 def _order(acceptance: RankAcceptance, nodes: int, depth: int) -> tuple[Ints, Ints, Floats, int]:
     conditionals = acceptance.conditionals[:depth]
     order = np.argsort(-conditionals, axis=1, kind="stable").astype(np.int32)
-    parents, places, levels = (np.empty(nodes, dtype=np.int32) for _ in range(3))
-    path = np.empty(nodes)
+    parents, places, levels = (np.empty(nodes + 1, dtype=np.int32) for _ in range(3))
+    path = np.empty(nodes + 1)
     falling = np.ascontiguousarray(np.take_along_axis(conditionals, order, axis=1))
     count = _grow(falling, nodes, parents, places, levels, path)
-    ranks = order[levels[:count], places[:count]]
-    return parents[:count], ranks, path[:count], int(levels[:count].max(initial=-1)) + 1
+    ranks = order[levels[:count] - 1, places[:count]]
+    ranks[0] = 0
+    return parents[:count], ranks, path[:count], int(levels[:count].max())
 
 
 def _forest_order(acceptance: ForestAcceptance, depth: int) -> NDArray[np.intp]:
-    """Candidates within `depth` by falling probability; equal ones stay parents first."""
+    """The root and the candidates within `depth` by falling probability; equal ones stay parents first."""
     order = np.argsort(-acceptance.path_probability, kind="stable")
     return order[acceptance.tree.depths[order] <= depth]
-
-
-def _forest_tree(acceptance: ForestAcceptance, depth: int, nodes: int) -> DraftTree:
-    kept = np.sort(_forest_order(acceptance, depth)[:nodes])
-    return acceptance.subtree(kept)
-
-
-def _fill(row: Floats, path: Floats) -> None:
-    row[: len(path) + 1] = 1.0
-    row[1 : len(path) + 1] += np.cumsum(path)
 
 
 def tokens_table(acceptance: Acceptance, nodes: int, depth: int, *, every_depth: bool = True) -> TokensTable:
@@ -152,21 +142,19 @@ def tokens_table(acceptance: Acceptance, nodes: int, depth: int, *, every_depth:
     work = 0
     for limit in range(1, depth + 1) if every_depth else (depth,):
         if isinstance(acceptance, ForestAcceptance):
-            path = acceptance.path_probability[_forest_order(acceptance, limit)[:nodes]]
+            path = acceptance.path_probability[_forest_order(acceptance, limit)[: nodes + 1]]
             deepest = acceptance.depth
         else:
             _, _, path, deepest = _order(acceptance, nodes, limit)
-        _fill(values[limit], path)
+        values[limit, : len(path)] = np.cumsum(path)
         work += len(path)
         if deepest < limit:
             stationary_fill(values, limit)
             break
 
-    def build(limit: int, size: int) -> DraftTree:
-        if size == 0:
-            return DraftTree.empty()
+    def build(limit: int, size: int) -> TokenTree:
         if isinstance(acceptance, ForestAcceptance):
-            return _forest_tree(acceptance, limit, size)
-        return best_first_order(acceptance, size, limit)[0]
+            return acceptance.tree.prune(_forest_order(acceptance, limit)[: size + 1])
+        return best_first_order(acceptance, size, max(limit, 1))[0]
 
     return TokensTable(values, build, "best_first", float(work))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.solvers.table import TokensTable, stationary_fill
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["tokens_table"]
 
@@ -163,10 +163,10 @@ def _climb(rows: Floats, nodes: int, stationary: bool, g: Floats, f: Floats, cap
 
 @compiled
 def _read_back(rows: Floats, g: Floats, f: Floats, caps: Ints, levels: int, parents: Ints, ranks: Ints) -> None:
-    """Fill (N,) parents and ranks, breadth first, of the tree of N nodes whose root has `levels` levels below."""
-    nodes = parents.shape[0]
+    """Fill (N + 1,) parents and ranks, breadth first, of the tree of N nodes whose root has `levels` levels below."""
+    nodes = parents.shape[0] - 1
     sizes, left = np.empty(nodes + 1, dtype=np.int32), np.empty(nodes + 1, dtype=np.int32)
-    sizes[0], left[0], count = nodes, levels, 0
+    parents[0], ranks[0], sizes[0], left[0], count = -1, 0, nodes, levels, 1
     for node in range(nodes + 1):
         rest, r, j = sizes[node], 0, left[node] - 1
         while rest > 0:
@@ -175,9 +175,9 @@ def _read_back(rows: Floats, g: Floats, f: Floats, caps: Ints, levels: int, pare
                 value = p * f[j, m] + g[j, r + 1, PAD + rest - m]
                 if value > best:
                     best, choice = value, m
-            parents[count], ranks[count] = node - 1, r
-            count += 1
+            parents[count], ranks[count] = node, r
             sizes[count], left[count] = choice - 1, j
+            count += 1
             rest -= choice
             r += 1
 
@@ -199,11 +199,11 @@ class _Pass:
         """(N + 1,) float64: most tokens of each size with `height` levels below the root."""
         return self.f[min(height, self.levels), 1 : self.nodes + 2]
 
-    def tree(self, height: int, nodes: int) -> DraftTree:
+    def tree(self, height: int, nodes: int) -> TokenTree:
         """The tree of `nodes` nodes with `height` levels below the root."""
-        parents, ranks = np.empty(nodes, dtype=np.int32), np.empty(nodes, dtype=np.int32)
+        parents, ranks = np.empty(nodes + 1, dtype=np.int32), np.empty(nodes + 1, dtype=np.int32)
         _read_back(self.rows, self.g, self.f, self.caps, min(height, self.levels), parents, ranks)
-        return DraftTree(parents, ranks)
+        return TokenTree(parents, ranks)
 
 
 def tokens_table(acceptance: RankAcceptance, nodes: int, depth: int) -> TokensTable:
@@ -238,7 +238,7 @@ def tokens_table(acceptance: RankAcceptance, nodes: int, depth: int) -> TokensTa
                 stationary_fill(values, limit)
                 break
 
-    def build(limit: int, size: int) -> DraftTree:
+    def build(limit: int, size: int) -> TokenTree:
         whole = acceptance.is_stationary or limit == depth
         return (last if whole else _Pass(rows[:limit], max(size, 1), False)).tree(limit, size)
 

@@ -14,14 +14,14 @@ from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost
 from optimizer.problem import BatchProblem, Problem, RobustProblem, Rule, TreeProblem
 from optimizer.solution import Solution, Status
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["solve", "trees"]
 
 Path = tuple[int, ...]
 
 
-def trees(acceptance: Acceptance, nodes: int, depth: int, rule: Rule = "any") -> Iterator[DraftTree]:
+def trees(acceptance: Acceptance, nodes: int, depth: int, rule: Rule = "any") -> Iterator[TokenTree]:
     """Every tree of at most `nodes` nodes and `depth` levels that the rule allows, the empty one first."""
     follow, starts = _followers(acceptance, depth, rule)
     for chosen in _closed_sets(follow, starts, nodes):
@@ -32,11 +32,11 @@ def _followers(acceptance: Acceptance, depth: int, rule: Rule) -> tuple[Callable
     """What each node makes available, and what is available from the start; a node is its rank path or its index."""
     if isinstance(acceptance, ForestAcceptance):
         forest = acceptance.tree
-        below: dict[int, list[Path]] = {}
-        for node, parent in enumerate(forest.parents.tolist()):
-            if forest.depths[node] <= depth:
-                below.setdefault(parent, []).append((node,))
-        return lambda path: below.get(path[0], []), below.get(-1, [])
+
+        def below(node: int) -> list[Path]:
+            return [(child,) for child in forest.children(node) if forest.depths[child] <= depth]
+
+        return lambda path: below(path[0]), below(0)
     ranks = acceptance.conditionals.shape[1]
     if rule == "any":
         return lambda path: [(*path, r) for r in range(ranks)] if len(path) < depth else [], [
@@ -61,13 +61,10 @@ def _closed_sets(follow: Callable[[Path], list[Path]], starts: list[Path], limit
                 stack.append(((*chosen, path), available[i + 1 :] + follow(path)))
 
 
-def _tree(acceptance: Acceptance, chosen: tuple[Path, ...]) -> DraftTree:
+def _tree(acceptance: Acceptance, chosen: tuple[Path, ...]) -> TokenTree:
     if isinstance(acceptance, ForestAcceptance):
-        kept = sorted(path[0] for path in chosen)
-        forest, place = acceptance.tree, {node: i for i, node in enumerate(kept)}
-        parents = [place.get(int(forest.parents[node]), -1) for node in kept]
-        return DraftTree(parents, forest.ranks[kept], [forest.sources[node] for node in kept])
-    return DraftTree.from_rank_paths(chosen)
+        return acceptance.tree.prune([path[0] for path in chosen])
+    return TokenTree.from_rank_paths(chosen)
 
 
 def _gains(acceptance: Acceptance) -> Callable[[tuple[Path, ...]], float]:
@@ -121,7 +118,7 @@ def _steps(problem: TreeProblem, widths: list[int]) -> Iterator[tuple[int, float
 
 
 def _batch(problem: BatchProblem) -> Solution:
-    best: tuple[float, tuple[DraftTree, ...], int, float, float] | None = None
+    best: tuple[float, tuple[TokenTree, ...], int, float, float] | None = None
     count, limit = 0, problem.nodes_limit
     options = [
         [(chosen, gains(chosen)) for chosen in _closed_sets(*_followers(request, problem.depth_limit, "any"), limit)]
@@ -174,7 +171,7 @@ def _robust(problem: RobustProblem) -> Solution:
 
 
 def _solution(
-    given: tuple[DraftTree, ...], depth: int, batch: int, tokens: float, step_s: float, rate: float, count: int
+    given: tuple[TokenTree, ...], depth: int, batch: int, tokens: float, step_s: float, rate: float, count: int
 ) -> Solution:
     return Solution(
         given,

@@ -22,7 +22,7 @@ from optimizer.cost import LevelCost
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["solve"]
 
@@ -186,10 +186,9 @@ def _solution(problem: TreeProblem, search: _Search, best: _Prefix, bound: float
     )
 
 
-def _beam_tree(ranks: Floats, widths: tuple[int, ...]) -> DraftTree:
-    parents: list[int] = []
-    chosen: list[int] = []
-    path, names = np.ones(1), np.full(1, -1)
+def _beam_tree(ranks: Floats, widths: tuple[int, ...]) -> TokenTree:
+    parents, chosen = [-1], [0]
+    path, names = np.ones(1), np.zeros(1, dtype=np.intp)
     for d, width in enumerate(widths):
         family = np.multiply.outer(path, ranks[d]).ravel()
         order = np.argsort(-family, kind="stable")[:width]
@@ -197,4 +196,4 @@ def _beam_tree(ranks: Floats, widths: tuple[int, ...]) -> DraftTree:
         chosen += (order % ranks.shape[1]).tolist()
         names = np.arange(len(parents) - len(order), len(parents))
         path = family[order]
-    return DraftTree(parents, chosen)
+    return TokenTree(parents, chosen)

@@ -33,7 +33,7 @@ def solve(problem: JointProblem) -> Solution:
         advice = f"No batch fits or meets the limits; plain decoding of batch {smallest} takes {need:.4g} bytes."
         return Solution.infeasible("memory", advice, smallest)
     price, ahead = shadow_price(problem, table)
-    used = problem.memory.used_bytes(best.batch, problem.context_tokens, len(best.tree))
+    used = problem.memory.used_bytes(best.batch, problem.context_tokens, best.tree.nodes)
     best = replace(best, solver="memory", upper_bound=best.value)
     return best.counted(shadow_price=price, bytes_to_next=ahead, used_bytes=used)
 

@@ -19,7 +19,7 @@ from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, RobustProblem, Rule, TreeProblem
 from optimizer.solution import Solution, Status
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["LinearBound", "linear_bound", "solve"]
 
@@ -71,7 +71,7 @@ def _candidates(problem: Formulable) -> _Candidates:
 
 def _add_forest(found: _Candidates, forest: ForestAcceptance, owner: int, depth: int) -> None:
     start = len(found.needs)
-    kept = np.flatnonzero(forest.tree.depths <= depth)
+    kept = np.flatnonzero(forest.tree.depths <= depth)[1:]
     place = {int(node): start + i for i, node in enumerate(kept)}
     found.needs += [place.get(int(forest.tree.parents[i]), -1) for i in kept]
     found.levels += forest.tree.depths[kept].tolist()
@@ -250,23 +250,23 @@ def solve(problem: Formulable) -> Solution:
     return _solution(problem, trees, program.found.worth[taken], count)
 
 
-def _trees(problem: Formulable, found: _Candidates, taken: NDArray[np.intp]) -> tuple[DraftTree, ...]:
+def _trees(problem: Formulable, found: _Candidates, taken: NDArray[np.intp]) -> tuple[TokenTree, ...]:
     if isinstance(problem, BatchProblem):
         requests: tuple[Acceptance, ...] = problem.requests
     else:
         requests = problem.workloads[:1] if isinstance(problem, RobustProblem) else (problem.acceptance,)
-    trees: list[DraftTree] = []
+    trees: list[TokenTree] = []
     for owner, request in enumerate(requests):
         paths: list[tuple[int, ...]] = [found.paths[i] for i in taken if found.owners[i] == owner]
         if isinstance(request, ForestAcceptance):
-            trees.append(request.subtree(np.sort([path[0] for path in paths]).astype(np.intp)))
+            trees.append(request.tree.prune([path[0] for path in paths]))
         else:
-            trees.append(DraftTree.from_rank_paths(paths))
+            trees.append(TokenTree.from_rank_paths(paths))
     return tuple(trees)
 
 
-def _solution(problem: Formulable, trees: tuple[DraftTree, ...], worth: Floats, programs: int) -> Solution:
-    nodes, deepest = sum(len(tree) for tree in trees), max(tree.depth for tree in trees)
+def _solution(problem: Formulable, trees: tuple[TokenTree, ...], worth: Floats, programs: int) -> Solution:
+    nodes, deepest = sum(tree.nodes for tree in trees), max(tree.depth for tree in trees)
     sums = 1 + worth.sum(axis=0) / (problem.batch if isinstance(problem, BatchProblem) else 1)
     tokens = float((problem.scales * sums).min()) if isinstance(problem, RobustProblem) else float(sums[0])
     if isinstance(problem.cost, LevelCost):

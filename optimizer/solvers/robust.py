@@ -23,7 +23,7 @@ from optimizer.problem import RobustProblem, TreeProblem
 from optimizer.solution import Solution, Status
 from optimizer.solvers import best_first, ratio
 from optimizer.solvers.table import Floats
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["least_regret", "solve"]
 
@@ -48,7 +48,7 @@ class _Best:
     """The best tree so far, and the bound on every depth and size."""
 
     value: float = -np.inf
-    tree: DraftTree = field(default_factory=DraftTree.empty)
+    tree: TokenTree = field(default_factory=TokenTree.empty)
     depth: int = 0
     nodes: int = 0
     worst: float = 0.0
@@ -58,14 +58,14 @@ class _Best:
 
 def _mixed_order(
     workloads: tuple[RankAcceptance, ...], weights: Floats, nodes: int, depth: int
-) -> tuple[DraftTree, Floats]:
-    """Tree of the `nodes` largest mixed path probabilities, in falling order, and their (N, W) probabilities."""
+) -> tuple[TokenTree, Floats]:
+    """Tree of the `nodes` largest mixed path probabilities, in falling order, and their (N + 1, W) probabilities."""
     table = np.stack([w.conditionals[:depth] for w in workloads], axis=2)
     ranks = table.shape[1]
-    path, names = np.ones((1, len(workloads))), np.full(1, -1)
-    rows: list[Floats] = []
-    parents: list[NDArray[np.intp]] = []
-    chosen: list[NDArray[np.intp]] = []
+    path, names = np.ones((1, len(workloads))), np.zeros(1, dtype=np.intp)
+    rows: list[Floats] = [path]
+    parents: list[NDArray[np.intp]] = [names - 1]
+    chosen: list[NDArray[np.intp]] = [names]
     for d in range(depth):
         family = (path[:, None, :] * table[d]).reshape(-1, len(workloads))
         keep = np.argsort(-(family @ weights), kind="stable")[:nodes]
@@ -75,18 +75,20 @@ def _mixed_order(
         chosen.append(keep % ranks)
         path, names = family[keep], np.arange(start, start + len(keep))
     every, above, rank = np.concatenate(rows), np.concatenate(parents), np.concatenate(chosen)
-    order = np.argsort(-_falling(every @ weights, above), kind="stable")[:nodes]
-    place = np.full(len(every) + 1, -1)
+    order = np.argsort(-_falling(every @ weights, above), kind="stable")[: nodes + 1]
+    place = np.full(len(every), -1)
     place[order] = np.arange(len(order))
-    return DraftTree(place[above[order]], rank[order]), every[order]
+    parent = place[above[order]]
+    parent[0] = -1
+    return TokenTree(parent, rank[order]), every[order]
 
 
 def _falling(score: Floats, parents: NDArray[np.intp]) -> Floats:
     """Scores clipped to their parent's, so that rounding never puts a child before its parent."""
-    clipped = np.append(score, np.inf)
-    for node, parent in enumerate(parents.tolist()):
+    clipped = score.copy()
+    for node, parent in enumerate(parents.tolist()[1:], start=1):
         clipped[node] = min(clipped[node], clipped[parent])
-    return clipped[:-1]
+    return clipped
 
 
 def solve(problem: RobustProblem) -> Solution:
@@ -96,7 +98,7 @@ def solve(problem: RobustProblem) -> Solution:
     for depth in range(1, problem.depth_limit + 1) if problem.cost.depth is not None else (problem.depth_limit,):
         bound = max(bound, _one_depth(problem, depth, seconds[depth], best))
     if scales.min() / seconds[0, 0] > best.value:
-        best.value, best.tree, best.depth, best.nodes = float(scales.min() / seconds[0, 0]), DraftTree.empty(), 0, 0
+        best.value, best.tree, best.depth, best.nodes = float(scales.min() / seconds[0, 0]), TokenTree.empty(), 0, 0
         best.worst = float(scales.min())
     bound = max(bound, best.value)
     closed = bound <= best.value * (1 + TOLERANCE)
@@ -144,7 +146,7 @@ def _one_depth(problem: RobustProblem, depth: int, seconds: Floats, best: _Best)
 def _cut(problem: RobustProblem, weights: Floats, depth: int, seconds: Floats, bound: Floats, best: _Best) -> Floats:
     """Evaluate one mixture: lower `bound`, keep the best tree, return (n + 1, W) scaled tokens by size."""
     tree, path = _mixed_order(problem.workloads, weights * problem.scales, problem.nodes_limit, depth)
-    tokens = np.concatenate([np.ones((1, path.shape[1])), path]).cumsum(axis=0) * problem.scales
+    tokens = path.cumsum(axis=0) * problem.scales
     sizes = len(tokens)
     bound[:sizes] = np.minimum(bound[:sizes], tokens @ weights / seconds[:sizes])
     bound[sizes:] = -np.inf
@@ -154,7 +156,7 @@ def _cut(problem: RobustProblem, weights: Floats, depth: int, seconds: Floats, b
     nodes = int(np.argmax(rate))
     if rate[nodes] > best.value:
         best.value, best.depth, best.nodes, best.worst = float(rate[nodes]), depth, nodes, float(tokens[nodes].min())
-        best.tree = DraftTree(tree.parents[:nodes], tree.ranks[:nodes])
+        best.tree = tree.prune(nodes=nodes)
     return tokens
 
 

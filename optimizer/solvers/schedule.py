@@ -16,7 +16,7 @@ from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solvers import best_first, dynamic
 from optimizer.solvers.ratio import water_level
 from optimizer.solvers.table import TokensTable
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["solve"]
 
@@ -41,7 +41,7 @@ def solve(problem: ScheduleProblem) -> Schedule:
     for b in range(grid[0]):
         nodes[b], depth[b], out[:, b] = _one_batch(problem, b, tokens, room[b])
     keys = {(c if len(tables) > 1 else 0, int(depth[b, c]), int(nodes[b, c])) for b, c in np.argwhere(nodes >= 0)}
-    trees: dict[tuple[int, int, int], DraftTree] = {key: tables[key[0]].build(key[1], key[2]) for key in sorted(keys)}
+    trees: dict[tuple[int, int, int], TokenTree] = {key: tables[key[0]].build(key[1], key[2]) for key in sorted(keys)}
     taken, step_s, value, off, price = out
     answer = Schedule(problem, nodes, depth, taken, step_s, value, off, value, price, tables[0].solver, trees)
     violations, bound = certify_schedule(answer)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["TokensTable", "stationary_fill"]
 
@@ -23,7 +23,7 @@ class TokensTable:
     ----------
     values : (D + 1, N + 1) float64
         ``values[d, n]``: best tokens a step of a tree of exactly n nodes, none deeper than d; -inf where there is none.
-    build : callable (depth, nodes) -> DraftTree
+    build : callable (depth, nodes) -> TokenTree
         The tree that attains it.
     solver : str
     work : float
@@ -31,7 +31,7 @@ class TokensTable:
     """
 
     values: Floats
-    build: Callable[[int, int], DraftTree]
+    build: Callable[[int, int], TokenTree]
     solver: str
     work: float
 

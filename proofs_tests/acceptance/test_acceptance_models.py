@@ -35,7 +35,7 @@ from reader_theory.documents import Chain, policy_of
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 LAW = (0.5, 0.2, 0.1, 0.05)
 PLAIN = simulated_trace(LAW, prompts=60, tokens=300)
@@ -55,10 +55,11 @@ class _Planted(PathwiseModel):
     name: ClassVar[str] = "planted"
     fault: str
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
         good = np.where(tree.ranks == 0, 0.5, 0.0)
+        good[0] = 1
         if self.fault == "every rank is as likely":
-            return np.full(len(tree), 0.5)
+            return np.append(1, np.full(tree.nodes, 0.5))
         if self.fault == "reads the order":
             return good * (0.9 ** np.arange(len(tree)))
         if self.fault == "runs away with context" and context_tokens is not None:
@@ -81,7 +82,7 @@ def test_a_planted_fault_is_caught_by_the_battery(fault: str) -> None:
 
 @given(st.floats(0, 1), st.integers(0, 40))
 def test_geometric_chain_has_its_closed_form(alpha: float, length: int) -> None:
-    walked = Geometric(alpha).tokens_per_step(DraftTree.chain(length))
+    walked = Geometric(alpha).tokens_per_step(TokenTree.chain(length))
     assert walked == pytest.approx(chain_tokens_per_step(alpha, length), rel=1e-9)
 
 
@@ -135,7 +136,7 @@ def test_drift_finds_its_slope_back() -> None:
     fields = {n: getattr(trace, n) for n in ("stamp", "target", "temperature", "drafters", "prompts")}
     found = Drift.fit(Trace.in_memory(columns, **fields), depth=3)
     assert found.per_doubling == pytest.approx(-0.2, abs=0.02) and found.per_depth == pytest.approx(0, abs=0.05)
-    assert found.conditional(DraftTree.chain(1), context_tokens=512)[0] == pytest.approx(0.4, abs=0.02)
+    assert found.conditional(TokenTree.chain(1), context_tokens=512)[1] == pytest.approx(0.4, abs=0.02)
 
 
 def test_a_longer_match_copies_further() -> None:
@@ -146,18 +147,18 @@ def test_a_longer_match_copies_further() -> None:
 
 
 def test_joined_sources_overlap_rather_than_add() -> None:
-    joined, chain = Joined.fit(COPIES), DraftTree.chain(4, "retrieval")
-    tree = DraftTree.chain(4)
-    both = DraftTree([*tree.parents, -1, 4, 5, 6], [0] * 8, [*tree.sources, *chain.sources])
+    joined, chain = Joined.fit(COPIES), TokenTree.chain(4, "retrieval")
+    tree = TokenTree.chain(4)
+    both = TokenTree([*tree.parents, 0, 5, 6, 7], [0] * 9, sources=[*tree.sources, *chain.sources[1:]])
     alone = joined.tokens_per_step(tree) + joined.tokens_per_step(chain) - 1
     assert max(joined.tokens_per_step(tree), joined.tokens_per_step(chain)) < joined.tokens_per_step(both) < alone
     assert joined.steps_share(both).sum() == pytest.approx(1)
 
 
 def test_joined_counts_by_renewal_nearer_to_the_replay() -> None:
-    both = DraftTree([-1, 0, 1, -1, *range(3, 10)], [0] * 11, ["draft"] * 3 + ["retrieval"] * 8)
+    both = TokenTree([-1, 0, 1, 2, 0, *range(4, 11)], [0] * 12, sources=["", *["draft"] * 3, *["retrieval"] * 8])
     replayed = replay(
-        COPIES, policy_of(DraftTree.chain(3), Chain(min_match=1, offset=8, factor=0, max_tokens=8))
+        COPIES, policy_of(TokenTree.chain(3), Chain(min_match=1, offset=8, factor=0, max_tokens=8))
     ).tokens_per_step
     joined = Joined.fit(COPIES)
     assert abs(joined.tokens_per_renewed_step(both) - replayed) < abs(joined.tokens_per_step(both) - replayed)
@@ -172,7 +173,7 @@ def test_a_fit_survives_its_file(tmp_path: Any) -> None:
     assert draft.rank_depth is not None and retrieval.matched is not None
     assert np.array_equal(draft.rank_depth.model.table, RankDepth.fit(COPIES).table)
     assert np.array_equal(retrieval.matched.model.hit, Matched.fit(COPIES).hit)
-    assert draft.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(DraftTree.chain(4))).tokens_per_step
+    assert draft.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
     with pytest.raises(InvalidInputError, match="simulated"):
         again.workload("chat")
 
@@ -194,10 +195,10 @@ def test_a_drafter_of_any_name_is_fitted_and_replayed_as_the_draft_is() -> None:
     both = Trace.in_memory(COPIES.columns | twin, **fields)
     fitted = fit_acceptance(both, resamples=100).workloads[0].drafters
     assert fitted["twin"] == fitted["draft"] == fit_acceptance(COPIES, resamples=100).workloads[0].drafters["draft"]
-    by_twin = replay(both, policy_of(DraftTree.chain(4), drafter="twin"))
-    assert by_twin.tokens_per_step == replay(COPIES, policy_of(DraftTree.chain(4))).tokens_per_step
+    by_twin = replay(both, policy_of(TokenTree.chain(4), drafter="twin"))
+    assert by_twin.tokens_per_step == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
     with pytest.raises(InvalidInputError, match="drafters that the trace recorded"):
-        replay(COPIES, policy_of(DraftTree.chain(4), drafter="twin"))
+        replay(COPIES, policy_of(TokenTree.chain(4), drafter="twin"))
     with pytest.raises(InvalidInputError, match="one that the trace recorded"):
         COPIES.of("twin")
 

@@ -12,7 +12,7 @@ from reader_theory.acceptance import replay, replay_many, simulated_trace
 from reader_theory.documents import Chain, Grown, Off, Policy, Static, policy_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 TRACE = simulated_trace(prompts=7, tokens=60, spread=0.5, stickiness=0.6, copying=0.08)
 
@@ -23,12 +23,12 @@ def policies(draw: st.DrawFn) -> Policy:
     offset = draw(st.sampled_from([0.0, 1.5, -1.0]))
     chain = Chain(min_match=draw(st.integers(1, 3)), offset=offset, factor=draw(st.floats(0, 3)), max_tokens=12)
     skip = draw(st.sampled_from([None, 1, 4]))
-    return policy_of(DraftTree.from_rank_paths(paths), draw(st.sampled_from([None, chain])), skip)
+    return policy_of(TokenTree.from_rank_paths(paths), draw(st.sampled_from([None, chain])), skip)
 
 
 def slow_steps(trace: Trace, policy: Policy, first: int) -> list[tuple[int, int, int]]:
     """(prompt, accepted, nodes) of every step, by looking rank paths up in a set of paths."""
-    paths, steps = set(policy.tree.rank_paths()), []
+    paths, steps = set(policy.tree.rank_paths()[1:]), []
     for prompt in range(len(trace.prompts)):
         rows = np.flatnonzero(trace.columns["prompt"] == prompt)
         column = {name: values[rows] for name, values in trace.columns.items()}
@@ -86,24 +86,24 @@ def test_nothing_drafted_is_one_token_a_step() -> None:
 
 
 def test_a_wider_tree_never_needs_more_steps_in_the_end() -> None:
-    small, large = DraftTree.chain(2), DraftTree.from_rank_paths([(0, 0, 0), (1,), (2,), (3,)])
+    small, large = TokenTree.chain(2), TokenTree.from_rank_paths([(0, 0, 0), (1,), (2,), (3,)])
     assert replay(TRACE, Static.of(large)).tokens_per_step > replay(TRACE, Static.of(small)).tokens_per_step
 
 
 def test_a_replay_that_forgets_the_bonus_token_is_caught() -> None:
-    steps = slow_steps(TRACE, Static.of(DraftTree.chain(3)), 0)
+    steps = slow_steps(TRACE, Static.of(TokenTree.chain(3)), 0)
     planted = sum(accepted for _, accepted, _ in steps)
-    assert planted != replay(TRACE, Static.of(DraftTree.chain(3))).tokens.sum()
+    assert planted != replay(TRACE, Static.of(TokenTree.chain(3))).tokens.sum()
 
 
 def test_a_rank_that_was_not_recorded_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="4 candidates"):
-        replay(TRACE, Static.of(DraftTree([-1], [4])))
+        replay(TRACE, Static.of(TokenTree([-1, 0], [0, 4])))
 
 
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="simulated"):
-        replay(TRACE, Static.of(DraftTree.chain(1)), workload="chat")
+        replay(TRACE, Static.of(TokenTree.chain(1)), workload="chat")
 
 
 @pytest.mark.parametrize("bad", [(0, 0.0, 1.0, 4), (1, float("nan"), 1.0, 4), (1, 0.0, float("inf"), 4), (1, 0, 1, -1)])

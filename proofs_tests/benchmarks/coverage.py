@@ -19,13 +19,13 @@ from reader_theory.acceptance.replay import replay_many
 from reader_theory.acceptance.statistics import conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents import Chain, policy_of
 from reader_theory.documents.trace import Trace
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 TOKENS = 128
 LAW = {"spread": 0.6, "stickiness": 0.8, "copying": 0.02}
-TREE = DraftTree.from_rank_paths([(0, 0, 0, 0), (0, 1), (1, 0), (2,)])
+TREE = TokenTree.from_rank_paths([(0, 0, 0, 0), (0, 1), (1, 0), (2,)])
 POLICIES = {
-    "chain 4": policy_of(DraftTree.chain(4)),
+    "chain 4": policy_of(TokenTree.chain(4)),
     "tree 8": policy_of(TREE),
     "tree 8 + retrieval 8": policy_of(TREE, Chain(min_match=2, offset=0, factor=2, max_tokens=8)),
 }

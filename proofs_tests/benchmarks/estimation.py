@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance import Ranked
 from reader_theory.acceptance.rank_depth import non_increasing
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 
 SAMPLES = (100, 667, 5000)
 NODES = 32
@@ -24,22 +24,21 @@ WEIGHTS = np.array([72, 11, 5, 3, 2, 1.5, 1, 1, 0.5, 0.5, 0.4, 0.3, 0.3, 0.2, 0.
 LAW = 0.85 * WEIGHTS / WEIGHTS.sum()
 
 
-def best_tree(ranks: NDArray[np.float64], nodes: int) -> DraftTree:
+def best_tree(ranks: NDArray[np.float64], nodes: int) -> TokenTree:
     """The N likeliest rank paths, any subset of ranks allowed: best first, which is optimal here."""
     order = np.argsort(-ranks, kind="stable")
-    heap: list[tuple[float, int, int, int]] = [(-float(ranks[order[0]]), 0, -1, 0)]
-    parents, chosen, chance, counter = [], [], [], 0
-    while len(parents) < nodes and heap:
+    heap: list[tuple[float, int, int, int]] = [(-float(ranks[order[0]]), 0, 0, 0)]
+    parents, chosen, chance, counter = [-1], [0], [1.0], 0
+    while len(parents) <= nodes and heap:
         negative, _, parent, place = heapq.heappop(heap)
         parents.append(parent)
         chosen.append(int(order[place]))
         chance.append(-negative)
-        above = 1.0 if parent < 0 else chance[parent]
         counter += 2
         if place + 1 < len(order):
-            heapq.heappush(heap, (-above * float(ranks[order[place + 1]]), counter, parent, place + 1))
+            heapq.heappush(heap, (-chance[parent] * float(ranks[order[place + 1]]), counter, parent, place + 1))
         heapq.heappush(heap, (negative * float(ranks[order[0]]), counter + 1, len(parents) - 1, 0))
-    return DraftTree(parents, chosen)
+    return TokenTree(parents, chosen)
 
 
 def trial(samples: int, generator: np.random.Generator, monotone: bool) -> tuple[float, float]:

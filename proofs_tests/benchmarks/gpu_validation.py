@@ -69,7 +69,7 @@ def _pair(pair: models.Pair, settings: Settings, clock: Clock, big: bool) -> dic
     if big:
         other = clock.part("load inflated draft", lambda: models.with_draft(pair, settings), 0.35 * settings.limit_s)
         if other is not None:
-            drafted = tuple(name for name in POLICIES if POLICIES[name].parents or name == "off")
+            drafted = tuple(name for name in POLICIES if POLICIES[name].fixed or name == "off")
             found["inflated_draft_rows"] = clock.part(
                 "sweep inflated draft", lambda: sweep(other, settings, clock, drafted)
             )

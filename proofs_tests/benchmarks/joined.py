@@ -26,7 +26,7 @@ from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
 from reader_theory.documents import Grown, Trace
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import OffersFit, fit_offers, record_offers
@@ -65,7 +65,7 @@ def answers(target: LanguageModel, prompts: Sequence[PromptTokens], temperature:
 
 
 def replay(
-    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: DraftTree | None = None
+    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: TokenTree | None = None
 ) -> dict[str, float]:
     """Tokens, nodes and draft-side seconds a row and step; the first token comes from the prompt's forward."""
     slots = max(len(p) + len(o) for p, o in pairs) + LEVELS * (policy.width + 1) + 64
@@ -108,15 +108,15 @@ def replay(
     }
 
 
-def static_trees(trace: Trace, workload: str) -> dict[int, DraftTree]:
+def static_trees(trace: Trace, workload: str) -> dict[int, TokenTree]:
     """Best trees of every budget under the draft's ranks, as a plan for one source would choose them."""
     rank = trace.columns["draft_rank"][trace.rows(workload)]
     share = np.bincount(rank[rank >= 0], minlength=trace.candidates) / len(rank)
     whole, _ = best_first_order(RankAcceptance(np.tile(share, (LEVELS + 1, 1))), max(BUDGETS), LEVELS + 1)
-    return {n: DraftTree(whole.parents[:n], whole.ranks[:n]).by_level() for n in BUDGETS}
+    return {n: whole.prune(nodes=n).by_level() for n in BUDGETS}
 
 
-def neural_static(draft: LanguageModel, trees: dict[int, DraftTree], pairs: Sequence[Pair]) -> list[dict[str, float]]:
+def neural_static(draft: LanguageModel, trees: dict[int, TokenTree], pairs: Sequence[Pair]) -> list[dict[str, float]]:
     """Replay of the draft's static trees alone."""
     rows = []
     for nodes, tree in trees.items():
@@ -127,7 +127,7 @@ def neural_static(draft: LanguageModel, trees: dict[int, DraftTree], pairs: Sequ
             at, text = 1, output.tolist()
             while at < len(text):
                 trie = DraftTrie(text[at - 1])
-                trie.add_tree(drafter.propose(1, tree)[0].tolist(), tree.parents.tolist())
+                trie.add_tree(drafter.propose(1, tree)[0, 1:].tolist(), (tree.parents[1:] - 1).tolist())
                 ahead = [*text[at:], -1]
                 _, tokens = trie.follow(lambda path, ahead=ahead: ahead[min(len(path), len(ahead)) - 1])
                 kept = [token for token in tokens if token >= 0]

@@ -19,7 +19,7 @@ import torch
 
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.documents import Chain, Off, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
@@ -30,7 +30,7 @@ from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 
-TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 0, 0)])
+TREE = TokenTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 0, 0)])
 RETRIEVAL = Chain(min_match=2, offset=0, factor=1, max_tokens=12)
 POLICIES = {
     "off": Off(),

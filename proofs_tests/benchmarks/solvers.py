@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from optimizer import RankAcceptance
+from optimizer.export.growmap import tree_of_growmap
 from optimizer.solvers import best_first, dynamic
 from proofs_tests.benchmarks._report import write_report
-from reader_theory.trees.tree import DraftTree
 
 DEPTH, RANKS = 32, 32
 
@@ -186,7 +186,7 @@ def _sequoia(options: argparse.Namespace) -> dict[str, float]:
         grown = torch.load(place / "tree.pt")
     law = RankAcceptance.stationary(ranks, levels - 1)
     ours, _ = timed(lambda: dynamic.tokens_table(law, nodes - 1, levels - 1), options.runs)
-    value = 1.0 + float(law.path_probability(_tree(grown["Successors"])).sum())
+    value = float(law.path_probability(tree_of_growmap(grown)).sum())
     best = float(dynamic.tokens_table(law, nodes - 1, levels - 1).values[levels - 1, nodes - 1])
     print(f"Sequoia's own program, {nodes} nodes with the root, {levels} levels: {theirs:.2f} CPU s, value {value:.4f}")
     print(f"  ours {ours * 1e3:.2f} ms, value {best:.4f}; ratio {theirs / ours:.0f}")
@@ -202,14 +202,6 @@ def _child_s(command: list[str]) -> float:
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
-
-
-def _tree(successors: list[list[int]]) -> DraftTree:
-    """A growmap's tree, whose root is node 0."""
-    pairs = [(parent - 1, rank) for parent, children in enumerate(successors) for rank, _ in enumerate(children)]
-    order = [child for children in successors for child in children]
-    placed = [pair for _, pair in sorted(zip(order, pairs, strict=True))]
-    return DraftTree([parent for parent, _ in placed], [rank for _, rank in placed])
 
 
 def _million(options: argparse.Namespace) -> dict[str, float]:

@@ -40,7 +40,7 @@ from reader_theory.documents import (
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 DRAFTERS = {
     "draft": TraceDrafter(kind="model", model="a/draft", candidates=2),
@@ -48,8 +48,8 @@ DRAFTERS = {
 }
 STAMP = Stamp(made_at="2026-01-01T00:00:00+00:00", machine="a machine", cores=2, python="3.11.7", versions={}, seed=1)
 RETRIEVAL = Chain(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
-CHAIN_3 = policy_of(DraftTree.chain(3))
-TREE = policy_of(DraftTree([-1, -1, 0, 0, 2], [0, 1, 0, 1, 0]))
+CHAIN_3 = policy_of(TokenTree.chain(3))
+TREE = policy_of(TokenTree([-1, 0, 0, 1, 1, 3]))
 OFF = Off()
 MAPS = (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.95)),)
 GROWN = Grown(nodes=8, levels=2, skip_draft_at=0.7, maps=MAPS)
@@ -63,7 +63,7 @@ def entry(
     batch: int, policy: Policy, tokens_per_step: float = 2.0, tokens_per_s: float = 100.0, workload: str = "chat"
 ) -> PlanEntry:
     """An entry that weighed "off", chains of 2 and 3 and the policy itself."""
-    weighed = {OFF: (1.0, 60.0), policy_of(DraftTree.chain(2)): (1.7, 85.0), CHAIN_3: (1.8, 90.0)}
+    weighed = {OFF: (1.0, 60.0), policy_of(TokenTree.chain(2)): (1.7, 85.0), CHAIN_3: (1.8, 90.0)}
     weighed[policy] = (tokens_per_step, tokens_per_s)
     return PlanEntry(
         workload=workload,
@@ -74,7 +74,7 @@ def entry(
             step_s=estimate(tokens_per_step / tokens_per_s),
             tokens_per_s=estimate(tokens_per_s),
             speed_up=estimate(tokens_per_s / 60),
-            nodes_per_step=float(len(policy.tree)),
+            nodes_per_step=float(policy.tree.nodes),
             terms_s={"target": tokens_per_step / tokens_per_s},
         ),
         price=0.01,

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from proofs_tests.engine.test_engine_law import DRAFT, GRID, LENGTH, PROMPTS, TARGET, _exact_law
 from reader_theory.documents import Grown, Policy, SourceMap, Static
 from reader_theory.errors import DocumentError, InvalidInputError
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import NeuralDrafter
@@ -32,7 +32,7 @@ from runtime.retrieval.index import GrownBatch, RetrievalIndex, grow_batch
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 RNG = np.random.default_rng(8)
 SMALL = RNG.dirichlet(np.ones(4), 4)
-STATIC = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
+STATIC = TokenTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
 
 
 def laws_at_root(law: np.ndarray, trust: float = 0.5, maps: tuple[SourceMap, ...] = ()) -> NeuralLaws:
@@ -42,7 +42,7 @@ def laws_at_root(law: np.ndarray, trust: float = 0.5, maps: tuple[SourceMap, ...
     return laws
 
 
-def drafted(text: list[int], policy: Grown, budget: int = 512, static: DraftTree | None = None) -> GrownBatch:
+def drafted(text: list[int], policy: Grown, budget: int = 512, static: TokenTree | None = None) -> GrownBatch:
     neural = NeuralDrafter(TableModel(SMALL), 1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))
@@ -162,9 +162,9 @@ def test_a_map_that_is_not_monotone_is_refused(score: tuple[float, ...], accepta
 
 def test_a_grown_policy_asks_ranks_of_its_own_drafter_among_its_candidates() -> None:
     with pytest.raises((InvalidInputError, ValueError), match="candidates"):
-        Grown(nodes=4, candidates=2, asked=Static.of(DraftTree([-1], [2])))
+        Grown(nodes=4, candidates=2, asked=Static.of(TokenTree([-1], [2])))
     with pytest.raises((InvalidInputError, ValueError), match="tree of `drafter`"):
-        Grown(nodes=4, asked=Static.of(DraftTree.chain(2), "another"))
+        Grown(nodes=4, asked=Static.of(TokenTree.chain(2), "another"))
     with pytest.raises((InvalidInputError, ValueError), match="must have a source"):
         Grown(nodes=4, drafter=None, retrieval=None)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from reader_theory.documents import Chain, Off, Policy, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.table import TableModel
@@ -25,10 +25,10 @@ TARGET = np.stack([np.roll(_ROWS, shift, axis=1) for shift in range(4)])
 DRAFT = np.array([[1, 1, 1, 1], [2, 1, 1, 0], [0, 2, 1, 1], [1, 1, 1, 1]]) / GRID
 PROMPTS = [[1, 2, 1], [0], [2, 3, 2, 1, 2]]
 POLICIES = {
-    "chain": policy_of(DraftTree.chain(2)),
-    "tree": policy_of(DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0)])),
+    "chain": policy_of(TokenTree.chain(2)),
+    "tree": policy_of(TokenTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (1, 0)])),
     "both": policy_of(
-        DraftTree.from_rank_paths([(0,), (1,), (0, 0)]), Chain(min_match=1, offset=2, factor=0, max_tokens=3)
+        TokenTree.from_rank_paths([(0,), (1,), (0, 0)]), Chain(min_match=1, offset=2, factor=0, max_tokens=3)
     ),
 }
 

@@ -20,7 +20,7 @@ from reader_theory.rules import RULES
 from reader_theory.rules.cases import Case
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.rules.races import race_law
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters import sampled as sampled_drafts
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -32,8 +32,8 @@ TARGET = np.stack([np.roll(_TARGET, shift, axis=1) for shift in range(4)])
 DRAFT = np.array([[2, 0, 2, 0], [1, 1, 0, 2], [0, 0, 2, 2], [1, 3, 0, 0]]) / 4
 PROMPT, LENGTH = [1, 2, 1], 4
 PROMPTS = [PROMPT, [0], [3, 3]]
-TREE = DraftTree.from_rank_paths([(0,), (1,), (0, 0)])
-SHAPES = {"chain": DraftTree.chain(2), "tree": TREE}
+TREE = TokenTree.from_rank_paths([(0,), (1,), (0, 0)])
+SHAPES = {"chain": TokenTree.chain(2), "tree": TREE}
 SAMPLING = [rule.name for rule in RULES if rule.decodes == "sampling"]
 DRAWN = ("chain", "block", "multi_round", "without_replacement", "traversal")
 Text = tuple[int, ...]
@@ -51,7 +51,7 @@ def _exact(length: int = LENGTH, laws: NDArray[Any] = TARGET) -> dict[Text, floa
     return law
 
 
-def _engine(tree: DraftTree, retrieval: Chain | None = None, target: NDArray[Any] = TARGET) -> Engine:
+def _engine(tree: TokenTree, retrieval: Chain | None = None, target: NDArray[Any] = TARGET) -> Engine:
     policy = policy_of(tree, retrieval)
     return Engine(TableModel(target), TableModel(DRAFT), policy=policy, max_batch=1, max_context=32)
 
@@ -134,7 +134,7 @@ def test_gumbel_coupled_text_depends_on_the_noise_and_not_on_the_drafter() -> No
         for draft, policy in (
             (None, Off()),
             (TableModel(DRAFT), policy_of(TREE)),
-            (TableModel(_TARGET), policy_of(DraftTree.chain(3))),
+            (TableModel(_TARGET), policy_of(TokenTree.chain(3))),
         )
     ]
     assert texts[0] == texts[1] == texts[2]
@@ -160,7 +160,7 @@ def test_an_unknown_rule_is_refused() -> None:
 
 def test_a_shared_stream_of_uniforms_is_caught() -> None:
     """Drafting, acceptance and recovery share their numbers."""
-    engine = _engine(DraftTree.chain(2))
+    engine = _engine(TokenTree.chain(2))
 
     def run(forks: Forks) -> Text:
         shared = {step: forks.uniforms(LENGTH) for step in range(LENGTH + 1)}
@@ -181,7 +181,7 @@ def test_a_draft_that_is_not_drawn_from_its_declared_law_is_refused(rule: str, m
     wrong = lambda law, uniforms, scheme: right(np.roll(law, 1), uniforms, scheme)  # noqa: E731
     monkeypatch.setattr(sampled_drafts, "draw_children", wrong)
     with pytest.raises(InvalidInputError, match="law"):
-        _engine(DraftTree.chain(2)).generate([PROMPT] * 8, _params(rule))
+        _engine(TokenTree.chain(2)).generate([PROMPT] * 8, _params(rule))
 
 
 @pytest.mark.parametrize("rule", ["chain", "traversal"])
@@ -197,7 +197,7 @@ def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypa
 
     monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
     monkeypatch.setattr("runtime.engine.step.DrawnDraft", Lies)
-    tree = DraftTree.chain(2)
+    tree = TokenTree.chain(2)
     assert _gap(_engine_law(_engine(tree), _params(rule)), _exact()) > 0.01
 
 
@@ -216,7 +216,7 @@ def test_batches_of_mixed_rules_equal_single_runs() -> None:
 def test_penalties_see_the_path_in_draft_and_target() -> None:
     """With a model that drafts for itself and a penalty on both, every drawn token of a chain is kept."""
     laws = np.full((4, 4), 0.25) + 0.1 * np.eye(4) - 0.025
-    policy = policy_of(DraftTree.chain(3))
+    policy = policy_of(TokenTree.chain(3))
     engine = Engine(TableModel(laws), TableModel(laws), policy=policy, max_batch=2, max_context=64)
     params = SamplingParams(temperature=1.0, max_new_tokens=33, repetition_penalty=1.7, verification="chain")
     done = engine.generate([PROMPT, [0]], params)

@@ -12,7 +12,7 @@ from proofs_tests.tiny import POLICIES, TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.drift_test import DriftReport
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Policy, Trace, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.drift import DriftMonitor
@@ -20,7 +20,7 @@ from runtime.measure.record import record_trace
 from runtime.models.load import wrap
 
 CHAINS = {
-    (batch, context): policy_of(DraftTree.chain(k))
+    (batch, context): policy_of(TokenTree.chain(k))
     for k, (batch, context) in enumerate([(1, 16), (4, 16), (1, 64), (4, 64)], start=1)
 }
 

@@ -18,7 +18,7 @@ from proofs_tests.engine.test_engine_rules import DRAFT, DRAWN, LENGTH, PROMPT, 
 from reader_theory.documents import Static
 from reader_theory.rules import streams
 from reader_theory.rules.exact import Forks, outcome_law
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.table import TableModel
@@ -44,7 +44,7 @@ class _Keyed:
 
 
 def _law(rule: str, monkeypatch: pytest.MonkeyPatch, confuse: Any = None) -> dict[Text, float]:
-    engine = _engine(DraftTree.chain(2) if rule in ("chain", "block") else DraftTree.from_rank_paths([(0,), (1,)]))
+    engine = _engine(TokenTree.chain(2) if rule in ("chain", "block") else TokenTree.from_rank_paths([(0,), (1,)]))
     params = SamplingParams(temperature=1.0, max_new_tokens=LENGTH, verification=rule, seed=SEED)
     own = partial(confuse, streams.stream_uniforms) if confuse else None
 
@@ -87,7 +87,7 @@ def test_two_draws_that_share_a_key_are_caught(confuse: Any, monkeypatch: pytest
 
 def test_a_coupled_draft_that_agrees_with_its_target_is_always_kept() -> None:
     """Draft and target run one race on one row of noise: whatever its rows, they finish alike."""
-    policy = Static.of(DraftTree.chain(3))
+    policy = Static.of(TokenTree.chain(3))
     engine = Engine(TableModel(DRAFT), TableModel(DRAFT), policy=policy, max_batch=3, max_context=128)
     params = SamplingParams(temperature=1.0, max_new_tokens=41, verification="gumbel", seed=1)
     done = engine.generate([PROMPT, [0], [3, 3]], params)

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from reader_theory.documents import Chain, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.house import house_folder, load_prompts
 from runtime.models.load import load_model, load_tokenizer
 
 NEW_TOKENS = 24
-TREE = DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
+TREE = TokenTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)])
 CHAIN = Chain(min_match=1, offset=1.0, factor=1.0, max_tokens=16)
 POLICIES = {
     "neural": policy_of(TREE),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proofs_tests.tiny import POLICIES, random_prompts, tiny_model
 from reader_theory.documents import policy_of
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.engine.engine import Engine
 from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
@@ -163,7 +163,7 @@ def test_what_cannot_be_served_is_refused(prompt: list[int], params: SamplingPar
 def test_a_tree_beyond_the_scratch_is_refused() -> None:
     target, draft = models()
     with pytest.raises(InvalidInputError, match="nodes"):
-        GraphEngine(target, draft, policy=policy_of(DraftTree.chain(300)), max_batch=1, max_context=128)
+        GraphEngine(target, draft, policy=policy_of(TokenTree.chain(300)), max_batch=1, max_context=128)
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 300))

@@ -15,32 +15,35 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
 from optimizer.export import (
-    ENGINES,
+    EXPORTERS,
     engine_format,
+    export,
+    reserved_kv_slots,
+    sglang_flags,
+    vllm_flag,
+)
+from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, TREE, entry, plan
+from proofs_tests.export.exports import (
     export_sglang,
     export_sglang_dynamic_tree,
     export_tensorrt_llm,
     export_tensorrt_llm_dynamic_tree,
     export_vllm,
     nearest,
-    reserved_kv_slots,
-    sglang_flags,
-    vllm_flag,
 )
-from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, TREE, entry, plan
 from reader_theory.documents import Chain, Plan, Policy, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 LOOKUP = Chain(min_match=1, offset=6, factor=0, max_tokens=6)
 LOOKUP_FROM_3 = Chain(min_match=3, offset=6, factor=0, max_tokens=6)
 SUFFIX = Chain(min_match=1, offset=0, factor=2.0, max_tokens=8)
 CAPPED = RETRIEVAL
-BOTH = policy_of(DraftTree.chain(2), RETRIEVAL)
+BOTH = policy_of(TokenTree.chain(2), RETRIEVAL)
 
 
 def chains(*lengths: int, batches: tuple[int, ...] = (1, 4, 16)) -> Plan:
-    policies = [policy_of(DraftTree.chain(length)) for length in lengths]
+    policies = [policy_of(TokenTree.chain(length)) for length in lengths]
     return plan(*(entry(batch, policy) for batch, policy in zip(batches, policies, strict=False)))
 
 
@@ -90,7 +93,7 @@ def test_vllm_drafts_at_every_batch_what_the_plan_says(lengths: list[int], batch
     made = chains(*lengths, batches=batches)
     config = check("vllm", export_vllm(made, "chat", max_batch=64))
     for batch in range(1, 65):
-        assert vllm_length(config, batch) == len(made.entry("chat", batch).policy.tree)
+        assert vllm_length(config, batch) == made.entry("chat", batch).policy.tree.nodes
 
 
 @given(lengths_by_batch, batch_sets)
@@ -98,7 +101,7 @@ def test_sglang_drafts_at_every_batch_what_the_plan_says(lengths: list[int], bat
     made = chains(*lengths, batches=batches)
     exported = check("sglang", export_sglang(made, "chat", algorithm="EAGLE3"))
     for batch in range(1, 65):
-        assert sglang_length(exported, batch) == len(made.entry("chat", batch).policy.tree)
+        assert sglang_length(exported, batch) == made.entry("chat", batch).policy.tree.nodes
 
 
 @given(lengths_by_batch, batch_sets)
@@ -106,7 +109,7 @@ def test_tensorrt_llm_drafts_at_every_batch_what_the_plan_says(lengths: list[int
     made = chains(*sorted(lengths, reverse=True), batches=batches)
     config = check("tensorrt-llm", export_tensorrt_llm(made, "chat", max_batch=64))
     for batch in range(1, 65):
-        assert tensorrt_length(config, batch) == len(made.entry("chat", batch).policy.tree)
+        assert tensorrt_length(config, batch) == made.entry("chat", batch).policy.tree.nodes
 
 
 def test_a_schedule_read_by_another_engines_rule_is_caught() -> None:
@@ -118,14 +121,14 @@ def test_a_schedule_read_by_another_engines_rule_is_caught() -> None:
         "max_draft_len": 4,
         "draft_len_schedule": {key: slot["candidate_steps"][0] for key, slot in slots.items()},
     }
-    assert any(tensorrt_length(misread, b) != len(made.entry("chat", b).policy.tree) for b in range(1, 17))
+    assert any(tensorrt_length(misread, b) != made.entry("chat", b).policy.tree.nodes for b in range(1, 17))
 
 
 @pytest.mark.parametrize("policy", [OFF, CHAIN_3, LOOKUP, LOOKUP_FROM_3, SUFFIX])
 def test_what_vllm_runs_satisfies_its_fields(policy: Policy) -> None:
     config = check("vllm", export_vllm(plan(entry(1, policy)), "chat"))
     assert config.get("num_speculative_tokens", 0) == max(
-        len(policy.tree), policy.retrieved.max_tokens if policy.retrieved else 0
+        policy.tree.nodes, policy.retrieved.max_tokens if policy.retrieved else 0
     )
 
 
@@ -153,7 +156,7 @@ def test_the_flags_read_back_as_the_export() -> None:
 def test_sglang_reserves_by_its_own_formula() -> None:
     exported = export_sglang_dynamic_tree(plan(entry(1, TREE)), "chat", 1)
     assert exported["flags"] is not None
-    assert exported["flags"]["speculative-num-draft-tokens"] == len(TREE.tree) + 1
+    assert exported["flags"]["speculative-num-draft-tokens"] == TREE.tree.nodes + 1
     assert reserved_kv_slots(exported["flags"]) == 2 * max(3 * 2, 6)
     assert reserved_kv_slots({}) == 0
 
@@ -205,7 +208,7 @@ def test_tensorrt_llm_is_longest_at_the_smallest_batch() -> None:
 
 
 def test_dynamic_trees_keep_the_engines_bounds() -> None:
-    wide = plan(entry(1, policy_of(DraftTree([-1] * 3 + [0, 0, 0, 1, 1, 1], [0, 1, 2] * 3))))
+    wide = plan(entry(1, policy_of(TokenTree([-1] + [0] * 3 + [1] * 3 + [2] * 3))))
     exported = check("sglang", export_sglang_dynamic_tree(wide, "chat", 1))
     assert exported["flags"]["speculative-num-draft-tokens"] - 1 <= 3 + (2 - 1) * 3**2
     with pytest.raises(UnsupportedByEngineError, match=r"3 \* 2 = 6 nodes"):
@@ -238,7 +241,7 @@ def test_the_schema_catches_what_the_engine_would_refuse(engine: str, damaged: A
         check(engine, damaged)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXPORTERS.names)
 def test_every_format_names_its_version_and_is_a_schema(engine: str) -> None:
     told = engine_format(engine)
     assert told.engine == engine and re.match(r"\d", told.version)
@@ -248,8 +251,8 @@ def test_every_format_names_its_version_and_is_a_schema(engine: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="vllm, sglang"):
-        engine_format("llama.cpp")
+    with pytest.raises(InvalidInputError, match=r"sglang.*vllm"):
+        export(chains(3), "llama.cpp", "chat")
     with pytest.raises(InvalidInputError, match="draft_model, eagle"):
         export_vllm(chains(3), "chat", method="telepathy")
     with pytest.raises(InvalidInputError, match="`workload`"):

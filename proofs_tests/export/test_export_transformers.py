@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from optimizer.export import engine_format, export_transformers
+from optimizer.export import engine_format
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, TREE, entry, plan
+from proofs_tests.export.exports import export_transformers
 from reader_theory.documents import Chain, Policy
 from reader_theory.errors import UnsupportedByEngineError
 
@@ -74,7 +75,7 @@ def test_generate_drafts_as_long_as_planned_and_stays_lossless(model: Any, polic
     tokens, widths = forwards(model, lambda: model.generate(prompt, generation_config=config, **extra))
 
     assert tokens == plain
-    most = 1 + max(len(policy.tree), policy.retrieved.max_tokens if policy.retrieved else 0)
+    most = 1 + max(policy.tree.nodes, policy.retrieved.max_tokens if policy.retrieved else 0)
     assert max(widths[1:]) == most, "a step verifies the pending token and the planned drafts"
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.rank_depth import RankDepth
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 from runtime.importers import read_acceptance
 
 COUNTS = np.array([[1000, 800, 480, 240]])
@@ -173,7 +173,7 @@ def test_an_import_is_a_rank_depth_model_of_a_chain() -> None:
     found = ImportedAcceptance.from_counts(COUNTS, engine="vllm", source="m")
     model = found.rank_depth.model
     assert isinstance(model, RankDepth)
-    np.testing.assert_allclose(model.conditional(DraftTree.chain(3)), [0.8, 0.6, 0.5])
+    np.testing.assert_allclose(model.conditional(TokenTree.chain(3)), [1, 0.8, 0.6, 0.5])
     assert found.rank_depth.positions == (1000, 800, 480)
 
 

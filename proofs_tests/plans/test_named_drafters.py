@@ -12,7 +12,7 @@ from proofs_tests.tiny import TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, RunRecord, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from reader_theory.validate import validate
 from runtime.cli._models import named
 from runtime.measure.calibrate import calibrate_cost
@@ -79,7 +79,7 @@ def test_a_plan_runs_with_the_drafter_that_it_names_and_is_reported(made: Any, d
     trace, fit, cost, plan, folder = made
     entry = plan.entry("a", 2)
     asking = plan.model_copy(
-        update={"entries": (entry.model_copy(update={"policy": Static.of(DraftTree.chain(3), drafter)}),)}
+        update={"entries": (entry.model_copy(update={"policy": Static.of(TokenTree.chain(3), drafter)}),)}
     )
     path = folder / f"run-{drafter}.json"
     run_plan(wrap(tiny_model("llama")), drafts(), asking, prompts(), path=path)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.export.vllm import export_vllm
 from optimizer.plan import make_plan
 from proofs_tests.documents.documents_examples import STAMP
+from proofs_tests.export.exports import export_vllm
 from proofs_tests.plans.plan_examples import fit
 from proofs_tests.tiny import TinyPrompt, tiny_model
 from reader_theory.acceptance import simulated_trace
@@ -57,7 +57,7 @@ def planned() -> Plan:
 
 def test_entries_follow_the_cost_of_their_context(planned: Plan) -> None:
     assert [(e.context_tokens, e.batch) for e in planned.entries] == [(SHORT, 1), (SHORT, 2), (LONG, 1), (LONG, 2)]
-    sizes = {(e.context_tokens, e.batch): len(e.policy.tree) for e in planned.entries}
+    sizes = {(e.context_tokens, e.batch): e.policy.tree.nodes for e in planned.entries}
     assert sizes[SHORT, 1] > sizes[LONG, 1] and sizes[SHORT, 2] > sizes[LONG, 2]
     steps = {(e.context_tokens, e.batch): e.prediction.step_s.value for e in planned.entries}
     assert steps[LONG, 1] == pytest.approx(
@@ -76,7 +76,7 @@ def test_the_engine_drafts_another_tree_as_its_rows_grow_longer(planned: Plan) -
     plain = Engine(target, max_batch=1, max_context=128).generate([np.arange(8)], SamplingParams(max_new_tokens=80))
     assert done.tokens == plain[0].tokens
     texts = np.cumsum([9, *(step.emitted for step in engine.timings)])
-    trees = {c: len(planned.entry("random", 1, c).policy.tree) for c in (SHORT, LONG)}
+    trees = {c: planned.entry("random", 1, c).policy.tree.nodes for c in (SHORT, LONG)}
     middle = [(t, step.nodes) for t, step in zip(texts, engine.timings, strict=False) if t < 70]
     assert {nodes for t, nodes in middle if t <= SHORT} == {trees[SHORT]}
     assert {nodes for t, nodes in middle if t > SHORT} == {trees[LONG]}

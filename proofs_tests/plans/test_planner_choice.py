@@ -25,11 +25,12 @@ from optimizer import (
     choose,
     solve,
 )
+from reader_theory.trees import TokenTree
 
 FALLING, RISING = RankAcceptance([[0.5, 0.3], [0.5, 0.3]]), RankAcceptance([[0.3, 0.5], [0.3, 0.5]])
 COST = TabulatedCost(1 + 0.02 * np.arange(9))
 LEVELS = LevelCost(0.01 * np.ones((2, 5)), COST.seconds[0])
-FOREST = ForestAcceptance([-1, 0, -1], [0.6, 0.5, 0.2])
+FOREST = ForestAcceptance(TokenTree([-1, 0, 1, 0]), [1, 0.6, 0.5, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_memory_takes_nodes_away_and_then_everything() -> None:
     def plan(capacity: float) -> int:
         memory = Memory(capacity_bytes=capacity, kv_bytes_per_token=1.0)
         answer = solve(TreeProblem(FALLING, COST, 8, batch=2, context_tokens=9, memory=memory))
-        return len(answer.tree) if answer.trees else -1
+        return answer.tree.nodes if answer.trees else -1
 
     sizes = [plan(capacity) for capacity in (19, 20, 22, 24, 26, 100)]
     assert sizes[:3] == [-1, 0, 1] and sizes == sorted(sizes) and sizes[-1] == sizes[-2] + sizes[-1] - sizes[-2]

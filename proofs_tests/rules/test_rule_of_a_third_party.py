@@ -15,7 +15,7 @@ from reader_theory.documents import Static  # noqa: E402
 from reader_theory.errors import InvalidInputError  # noqa: E402
 from reader_theory.rules import RULES, Rule  # noqa: E402
 from reader_theory.rules.battery import check_rule  # noqa: E402
-from reader_theory.trees import DraftTree  # noqa: E402
+from reader_theory.trees import TokenTree  # noqa: E402
 from runtime.engine.engine import Engine  # noqa: E402
 from runtime.engine.sampling import SamplingParams  # noqa: E402
 from runtime.models.table import TableModel  # noqa: E402
@@ -82,7 +82,7 @@ def test_the_battery_runs_a_rule_of_a_third_party(rule: Rule) -> None:
 
 def test_the_engine_runs_a_rule_of_a_third_party_with_its_parameters(rule: Rule) -> None:
     laws = np.array([[3, 0, 1, 0], [0, 2, 0, 2], [1, 0, 0, 3], [0, 1, 3, 0]]) / 4
-    tree = DraftTree.from_rank_paths([(0,), (1,), (2,)])
+    tree = TokenTree.from_rank_paths([(0,), (1,), (2,)])
     accepted = []
     for tries in (1, 3):
         engine = Engine(TableModel(laws), TableModel(np.full((4, 4), 0.25)), policy=Static.of(tree), max_batch=4)

@@ -33,7 +33,7 @@ from reader_theory.rules.cases import Case, cases_for
 from reader_theory.rules.enumeration import emitted_law
 from reader_theory.rules.race import race
 from reader_theory.rules.transport import offered_inside, optimal_acceptance
-from reader_theory.trees import DraftTree, TokenTree, path_probability, tokens_per_step
+from reader_theory.trees import TokenTree, path_probability, tokens_per_step
 
 SEEDS = st.integers(0, 10**6)
 
@@ -77,8 +77,8 @@ def test_target_only_emits_the_sum_of_path_probabilities() -> None:
     case = cases_for("deterministic")[3]
     draft = case.drafted()
     rows = case.target_rows(draft).astype(float)
-    given = rows[draft.tree.parents[1:], draft.tokens[1:]]
-    told = tokens_per_step(path_probability(DraftTree(draft.tree.parents[1:] - 1, draft.tree.ranks[1:]), given))
+    given = np.append(1, rows[draft.tree.parents[1:], draft.tokens[1:]])
+    told = tokens_per_step(path_probability(draft.tree, given))
     assert told == pytest.approx(float(tokens_a_step(emitted_law(TargetOnly(), case))), abs=1e-12)
 
 

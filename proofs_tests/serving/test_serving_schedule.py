@@ -42,7 +42,7 @@ def test_trees_shrink_as_the_batch_grows_and_never_lose_to_plain_decoding(parts:
     assert len(told.cells) == 8 and told.cells[0].policy is not None
     for context in (64, 1024):
         row = [told.cell("simulated", context, batch) for batch in BATCHES]
-        sizes = [len(cell.policy.tree) for cell in row if cell.policy is not None]
+        sizes = [cell.policy.tree.nodes for cell in row if cell.policy is not None]
         assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
         assert all(cell.speed_up is not None and cell.speed_up >= 1 - 1e-12 for cell in row)
         assert all(cell.gap < 1e-9 and cell.tokens_per_step.low <= cell.tokens_per_step.value for cell in row)  # type: ignore[union-attr]
@@ -56,7 +56,7 @@ def test_a_step_is_never_cheaper_than_its_level_widths_make_it(parts: Any) -> No
     for cell in told.cells:
         assert cell.policy is not None and cell.step_s is not None
         widths = [1, *cell.policy.tree.level_widths.tolist()[:-1]] if cell.policy.fixed else []
-        forward = float(cost.target_forward.at(cell.batch, len(cell.policy.tree) + 1, cell.context))
+        forward = float(cost.target_forward.at(cell.batch, cell.policy.tree.nodes + 1, cell.context))
         drafting = sum(float(cost.draft_forward.at(cell.batch, width, cell.context)) for width in widths)
         assert cell.step_s >= forward + drafting - 1e-12
 

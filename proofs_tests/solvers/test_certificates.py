@@ -19,7 +19,7 @@ from optimizer.battery import KINDS, random_problem
 from optimizer.bounds import exact_first_rank_tokens, most_tokens
 from optimizer.solvers import best_first, dynamic, exhaustive, ratio
 from optimizer.solvers.table import TokensTable
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 LAW = RankAcceptance.stationary([0.5, 0.3, 0.1], 5)
 RISING = RankAcceptance.stationary([0.1, 0.2, 0.6], 5)
@@ -112,15 +112,15 @@ def test_planted_bug_in_the_dynamic_program_is_caught_by_the_thorough_certificat
 
 def test_children_that_skip_a_rank_are_caught_under_rule_first() -> None:
     problem = TreeProblem(RISING, PROBLEM.cost, 24, rule="first")
-    tree = DraftTree([-1, -1], [0, 2])
+    tree = TokenTree([-1, 0, 0], [0, 0, 2])
     answer = _claim(problem, tree)
     assert any("ranks 0..b-1" in fault for fault in certify(problem, answer).violations)
     assert not any("ranks" in fault for fault in certify(replace(problem, rule="any"), answer).violations)
 
 
-def _claim(problem: TreeProblem, tree: DraftTree) -> Solution:
-    tokens = 1 + float(problem.acceptance.path_probability(tree).sum())  # type: ignore[union-attr]
-    step_s = problem.cost.step_s(len(tree), tree.depth)  # type: ignore[call-arg]
+def _claim(problem: TreeProblem, tree: TokenTree) -> Solution:
+    tokens = float(problem.acceptance.path_probability(tree).sum())  # type: ignore[union-attr]
+    step_s = problem.cost.step_s(tree.nodes, tree.depth)  # type: ignore[call-arg]
     value = problem.batch * tokens / step_s
     return Solution((tree,), tree.depth, problem.batch, tokens, step_s, value, value, 0.0, Status.FEASIBLE, "claimed")
 
@@ -133,9 +133,9 @@ def test_a_false_value_is_caught() -> None:
 
 def test_a_tree_that_is_too_large_too_deep_or_unknown_is_caught() -> None:
     small = replace(PROBLEM, max_nodes=3)
-    assert not certify(small, _claim(PROBLEM, DraftTree.chain(5))).valid
-    assert not certify(replace(PROBLEM, max_depth=2), _claim(PROBLEM, DraftTree.chain(3))).valid
-    stranger = replace(solve(PROBLEM), trees=(DraftTree([-1], [7]),))
+    assert not certify(small, _claim(PROBLEM, TokenTree.chain(5))).valid
+    assert not certify(replace(PROBLEM, max_depth=2), _claim(PROBLEM, TokenTree.chain(3))).valid
+    stranger = replace(solve(PROBLEM), trees=(TokenTree([-1, 0], [0, 7]),))
     assert any("beyond" in fault for fault in certify(PROBLEM, stranger).violations)
 
 

@@ -22,10 +22,11 @@ from optimizer import (
     solve,
 )
 from reader_theory.errors import InvalidInputError
+from reader_theory.trees import TokenTree
 
 LAW = RankAcceptance([[0.5, 0.3]])
 COST = TabulatedCost([1.0, 1.1, 1.2])
-FOREST = ForestAcceptance([-1], [0.5])
+FOREST = ForestAcceptance(TokenTree.chain(1), [1, 0.5])
 CASES: dict[str, tuple[Callable[[], object], str]] = {
     "NaN": (lambda: RankAcceptance([[0.5, np.nan]]), r"nan.*\(0, 1\)"),
     "negative": (lambda: RankAcceptance([[0.5, -0.1]]), r"-0\.1"),
@@ -34,10 +35,13 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "empty": (lambda: RankAcceptance(np.zeros((0, 3))), r"shape \(0, 3\)"),
     "a vector where a table is meant": (lambda: RankAcceptance([0.5, 0.2]), "stationary"),
     "depth 0": (lambda: RankAcceptance.stationary([0.5], 0), "depth"),
-    "cyclic parents": (lambda: ForestAcceptance([1, 0], [0.5, 0.4]), "cycle"),
-    "child above its parent": (lambda: ForestAcceptance([-1, 0], [0.4, 0.5]), r"0\.5.*0\.4.*running minimum"),
-    "siblings above their parent": (lambda: ForestAcceptance([-1, -1], [0.7, 0.6]), r"1\.3"),
-    "probabilities missing": (lambda: ForestAcceptance([-1, 0], [0.5]), "2 candidates"),
+    "cyclic parents": (lambda: TokenTree([-1, 2, 1]), "cycle"),
+    "child above its parent": (
+        lambda: ForestAcceptance(TokenTree.chain(2), [1, 0.4, 0.5]),
+        r"0\.5.*0\.4.*running minimum",
+    ),
+    "siblings above their parent": (lambda: ForestAcceptance(TokenTree([-1, 0, 0]), [1, 0.7, 0.6]), r"1\.3"),
+    "probabilities missing": (lambda: ForestAcceptance(TokenTree.chain(2), [1, 0.5]), "2 candidates"),
     "cost of 0": (lambda: TabulatedCost([1.0, 0.0]), r"\[0, 1\]"),
     "cost of infinity": (lambda: TabulatedCost([1.0, np.inf]), "inf"),
     "cost NaN": (lambda: TabulatedCost([np.nan]), "nan"),
@@ -82,6 +86,6 @@ def test_inputs_are_kept_read_only_and_are_not_the_caller_s() -> None:
 
 
 def test_rounding_is_not_an_error() -> None:
-    forest = ForestAcceptance([-1, 0], [0.3, 0.3 + 1e-12])
-    assert forest.path_probability[1] <= forest.path_probability[0]
+    forest = ForestAcceptance(TokenTree.chain(2), [1, 0.3, 0.3 + 1e-12])
+    assert forest.path_probability[2] <= forest.path_probability[1]
     assert RankAcceptance([[0.1] * 10]).depth == 1

@@ -55,7 +55,7 @@ def test_one_request_is_the_tree_problem() -> None:
     law = RankAcceptance.stationary([0.6, 0.25], 6)
     tree, path = best_first_order(law, 30, 6)
     cost = TabulatedCost(1 + 0.05 * np.arange(31))
-    batch = solve(BatchProblem((ForestAcceptance(tree.parents, path, tree.ranks),), cost, 30))
+    batch = solve(BatchProblem((ForestAcceptance(tree, path),), cost, 30))
     assert batch.value == pytest.approx(solve(TreeProblem(law, cost, 30)).value)
 
 

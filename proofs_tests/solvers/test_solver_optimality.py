@@ -19,7 +19,7 @@ from optimizer import RankAcceptance, Status, TabulatedCost, TreeProblem, solve
 from optimizer.battery import BatteryError, check_solver, random_problem
 from optimizer.bounds import exact_first_rank_tokens
 from optimizer.solvers import best_first, dynamic, exhaustive, ratio
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -70,8 +70,8 @@ def test_every_size_and_depth_of_a_table_has_its_tree(seed: int) -> None:
         if not np.isfinite(table.values[depth, nodes]):
             continue
         tree = table.build(depth, nodes)
-        assert len(tree) == nodes and tree.depth <= depth
-        assert 1 + law.path_probability(tree).sum() == pytest.approx(table.values[depth, nodes], abs=1e-11)
+        assert tree.nodes == nodes and tree.depth <= depth
+        assert law.path_probability(tree).sum() == pytest.approx(table.values[depth, nodes], abs=1e-11)
 
 
 def test_frontier_heap_falls_short_on_ranks_that_rise() -> None:
@@ -117,7 +117,7 @@ def test_price_tells_the_tree_apart_from_what_was_left_out() -> None:
     law = RankAcceptance.stationary([0.6, 0.2, 0.1], 6)
     answer = solve(TreeProblem(law, TabulatedCost(1 + 0.03 * np.arange(65)), 64))
     path = law.path_probability(best_first.best_first_order(law, 64, 6)[0])
-    assert path[len(answer.tree) - 1] >= answer.price >= path[len(answer.tree)]
+    assert path[answer.tree.nodes] >= answer.price >= path[answer.tree.nodes + 1]
 
 
 def test_deeper_is_free_only_until_the_cost_says_otherwise() -> None:
@@ -130,7 +130,7 @@ def test_deeper_is_free_only_until_the_cost_says_otherwise() -> None:
 
 def test_battery_catches_a_solver_that_forgets_a_node() -> None:
     def forgetful(problem):  # type: ignore[no-untyped-def]
-        tree = DraftTree.chain(min(1, problem.nodes_limit))
+        tree = TokenTree.chain(min(1, problem.nodes_limit))
         answer = exhaustive.solve(problem)
         return answer if answer.status is Status.INFEASIBLE else _with_tree(problem, answer, tree)
 
@@ -141,8 +141,8 @@ def test_battery_catches_a_solver_that_forgets_a_node() -> None:
 def _with_tree(problem, answer, tree):  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
-    tokens = 1 + float(problem.acceptance.path_probability(tree).sum())
-    step_s = problem.cost.step_s(len(tree), tree.depth)
+    tokens = float(problem.acceptance.path_probability(tree).sum())
+    step_s = problem.cost.step_s(tree.nodes, tree.depth)
     value = problem.batch * tokens / step_s
     return replace(
         answer, trees=(tree,), depth=tree.depth, tokens_per_step=tokens, step_s=step_s, value=value, upper_bound=value

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reader_theory.acceptance import Ranked
 from reader_theory.errors import InvalidInputError, NotADistributionError
 from reader_theory.trees import (
-    DraftTree,
+    TokenTree,
     entropy_bound_tokens,
     entropy_nats,
     rank_bound_tokens,
@@ -69,7 +69,7 @@ def test_ranks_of_sum_s_stay_below_their_limit(law: Law, nodes: int) -> None:
 
 
 def test_the_limit_of_ranks_is_approached() -> None:
-    wide = DraftTree.from_rank_paths(itertools.product(range(2), repeat=10))
+    wide = TokenTree.from_rank_paths(itertools.product(range(2), repeat=10))
     assert Ranked(np.array([0.4, 0.2])).tokens_per_step(wide) == pytest.approx(2.5, abs=0.01)
 
 

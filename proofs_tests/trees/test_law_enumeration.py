@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from reader_theory.errors import NotADistributionError
 from reader_theory.rules.exact import Forks, Law, Target, Text, continue_with_target, law_gap, outcome_law
 from reader_theory.trees import (
-    ROOT,
-    DraftTree,
+    TokenTree,
     emitted_entropy_nats,
     entropy_nats,
     path_probability,
@@ -35,10 +34,10 @@ def target_of(weights: Sequence[int]) -> Target:
     return target
 
 
-def target_only(forks: Forks, target: Target, tree: DraftTree) -> Text:
+def target_only(forks: Forks, target: Target, tree: TokenTree) -> Text:
     """Draw from the target, follow the child that carries the token; a node's rank is its token."""
-    emitted, node = [forks.choose(target(()))], ROOT
-    while found := [c for c in tree.children(node).tolist() if tree.ranks[c] == emitted[-1]]:
+    emitted, node = [forks.choose(target(()))], 0
+    while found := [c for c in tree.children(node) if tree.ranks[c] == emitted[-1]]:
         node = found[0]
         emitted.append(forks.choose(target(tuple(emitted))))
     return tuple(emitted)
@@ -60,7 +59,7 @@ def law_of(rule: Callable[..., Text], *arguments: Any) -> Law:
 
 
 weights = st.lists(st.integers(0, 4), min_size=V, max_size=V).filter(any)
-TREE = DraftTree.from_rank_paths([(0, 1), (0, 2), (2, 0), (3,)])
+TREE = TokenTree.from_rank_paths([(0, 1), (0, 2), (2, 0), (3,)])
 
 
 @settings(max_examples=12)
@@ -87,8 +86,8 @@ def test_a_resampled_target_is_caught() -> None:
 def test_tokens_a_step_are_the_mean_length_of_the_emitted_string(weights: list[int]) -> None:
     target = target_of(weights)
     law = law_of(target_only, target, TREE)
-    paths = [tuple(int(TREE.ranks[node]) for node in TREE.path(leaf)) for leaf in range(len(TREE))]
-    conditional = np.array([float(target(path[:-1])[path[-1]]) for path in paths])
+    paths = TREE.rank_paths()
+    conditional = np.array([1, *(float(target(path[:-1])[path[-1]]) for path in paths[1:])])
     value = tokens_per_step(path_probability(TREE, conditional))
     assert value == pytest.approx(float(sum(len(text) * p for text, p in law.items())))
 
@@ -98,9 +97,9 @@ def test_tokens_a_step_are_the_mean_length_of_the_emitted_string(weights: list[i
 def test_entropy_of_the_emitted_string_is_the_entropy_met_on_the_way(weights: list[int]) -> None:
     target = target_of(weights)
     law = np.array([float(p) for p in law_of(target_only, target, TREE).values()])
-    paths = [tuple(int(TREE.ranks[node]) for node in TREE.path(leaf)) for leaf in range(len(TREE))]
+    paths = TREE.rank_paths()
     path = np.array([float(continue_with_target({(): Fraction(1)}, target, len(p)).get(p, 0)) for p in paths])
-    entropies = np.array([entropy_nats(np.array(target(p), dtype=float)) for p in [(), *paths]])
+    entropies = np.array([entropy_nats(np.array(target(p), dtype=float)) for p in paths])
     assert emitted_entropy_nats(path, entropies) == pytest.approx(entropy_nats(law / law.sum()), abs=1e-9)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader_theory.errors import NotATreeError
-from reader_theory.trees import TokenTree, TokenTrees
+from reader_theory.trees import TokenTree, TokenTrees, path_probability, to_svg, tokens_per_step
 
 
 @st.composite
@@ -31,7 +32,7 @@ def slow_depth(tree: TokenTree, node: int) -> int:
 def test_shape_of_a_tree_is_what_walking_up_says(tree: TokenTree) -> None:
     assert tree.depths.tolist() == [slow_depth(tree, node) for node in range(len(tree))]
     assert tree.nodes == len(tree) - 1 and tree.depth == tree.depths.max()
-    assert tree.level_widths.tolist() == [tree.depths.tolist().count(d) for d in range(tree.depth + 1)]
+    assert tree.level_widths.tolist() == [tree.depths.tolist().count(d) for d in range(1, tree.depth + 1)]
     assert all(tree.path(node) == [*tree.path(int(tree.parents[node])), node] for node in range(1, len(tree)))
     assert sorted(child for node in tree.inner for child in tree.children(node)) == list(range(1, len(tree)))
     assert tree.is_chain == (max((len(tree.children(node)) for node in range(len(tree))), default=0) <= 1)
@@ -146,3 +147,20 @@ def test_a_tree_is_a_value() -> None:
         tree.parents = again.parents
     for array in (tree.parents, tree.ranks, tree.tokens, tree.depths, tree.prune([1]).parents):
         assert array is not None and not array.flags.writeable
+
+
+@settings(max_examples=30)
+@given(trees())
+def test_a_path_is_as_likely_as_its_conditionals_together(tree: TokenTree) -> None:
+    conditional = np.append(1, np.random.default_rng(len(tree)).random(tree.nodes))
+    path = path_probability(tree, conditional)
+    assert np.allclose(path, [np.prod(conditional[tree.path(node)]) for node in range(len(tree))])
+    assert tokens_per_step(path) == pytest.approx(path.sum())
+
+
+@settings(max_examples=30)
+@given(trees(most=12))
+def test_the_picture_has_one_circle_a_node_and_one_for_the_root(tree: TokenTree) -> None:
+    picture = ElementTree.fromstring(to_svg(tree, np.linspace(0, 1, len(tree)), ["<&>"] * len(tree)))
+    names = [element.tag.rpartition("}")[2] for element in picture.iter()]
+    assert names.count("circle") == len(tree) and names.count("line") == tree.nodes

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import InvalidInputError, require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 from reader_theory.trees.value import path_probability, tokens_per_step
 
 __all__ = ["AcceptanceModel", "PathwiseModel", "as_probabilities", "as_table", "model_from_dict"]
@@ -41,11 +41,11 @@ class AcceptanceModel(ABC):
         """The model that describes a trace, or one workload of it, best."""
 
     @abstractmethod
-    def path_probability(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
-        """(N,) float64: probability that a step emits the path to each node, counted once where sources overlap."""
+    def path_probability(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
+        """(N + 1,) float64: probability that a step emits the path to each node, counted once where sources overlap."""
 
-    def tokens_per_step(self, tree: DraftTree, *, context_tokens: float | None = None) -> float:
-        """Expected tokens a step of `tree`: one more than the sum of its path probabilities."""
+    def tokens_per_step(self, tree: TokenTree, *, context_tokens: float | None = None) -> float:
+        """Expected tokens a step of `tree`: the sum of its path probabilities, that of the root being 1."""
         return tokens_per_step(self.path_probability(tree, context_tokens=context_tokens))
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,10 +63,10 @@ class PathwiseModel(AcceptanceModel):
     """A model whose path probabilities are products of conditionals."""
 
     @abstractmethod
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
-        """(N,) float64: probability that a node's token is next, given that its parent's path was emitted."""
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
+        """(N + 1,) float64: probability that a node's token is next, given that its parent's path was emitted."""
 
-    def path_probability(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
+    def path_probability(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
         return path_probability(tree, self.conditional(tree, context_tokens=context_tokens))
 
 

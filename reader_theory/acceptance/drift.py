@@ -18,7 +18,8 @@ from reader_theory.acceptance.base import PathwiseModel, as_table
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank
 
 __all__ = ["Drift"]
 
@@ -58,10 +59,9 @@ class Drift(PathwiseModel):
             fix="Fit the model from a trace, or pass 0 for no drift.",
         )
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
         """Of each node; at the reference context when `context_tokens` is left out. Siblings never sum above 1."""
-        table = self.table(max(tree.depth, 1), context_tokens)
-        return np.pad(table, ((0, 0), (0, 1)))[tree.depths - 1, np.minimum(tree.ranks, len(self.ranks))]
+        return by_depth_and_rank(self.table(max(tree.depth, 1), context_tokens), tree)
 
     def table(self, depth: int, context_tokens: float | None = None) -> FloatArray:
         """(D, R) float64: conditionals by depth and rank at one context length."""

@@ -20,7 +20,7 @@ from reader_theory.documents.policy import RETRIEVAL, Chain, Policy, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["REFERENCE_LENGTHS", "fit_acceptance"]
 
@@ -122,7 +122,7 @@ def _fit_drafter(trace: Trace, workload: str, depth: int, resampler: _Resampler)
     if not has_draft(trace, rows):
         return None
     overlap = np.asarray(rows.column("draft_overlap"), dtype=np.float64)
-    trees = {k: Static.of(DraftTree.chain(k)) for k in REFERENCE_LENGTHS}
+    trees = {k: Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
     return DrafterFit(
         geometric=resampler.mean(rows, rows.column("draft_rank") == 0),
         overlap=resampler.mean(rows, overlap) if bool(np.isfinite(overlap).all()) else None,

@@ -16,7 +16,8 @@ from reader_theory.acceptance.base import PathwiseModel, as_probabilities
 from reader_theory.acceptance.statistics import rows_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank
 
 __all__ = ["Geometric", "chain_tokens_per_step"]
 
@@ -50,8 +51,8 @@ class Geometric(PathwiseModel):
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", float(as_probabilities("alpha", self.alpha)))
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
-        return np.where(tree.ranks == 0, self.alpha, 0.0)
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+        return by_depth_and_rank(np.array([[self.alpha]]), tree)
 
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None) -> Self:

@@ -22,8 +22,8 @@ from reader_theory.acceptance.rank_depth import carried_down
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
-from reader_theory.trees.value import path_probability
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank, path_probability
 
 __all__ = ["Joined"]
 
@@ -73,29 +73,31 @@ class Joined(AcceptanceModel):
             fix="Fit the model from a trace.",
         )
 
-    def path_probability(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
+    def path_probability(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
         """Of draft nodes, that their path is emitted; of chain nodes, that it is and the tree does not hold it."""
-        return self.weight @ self.by_bin(tree)
+        found = self.weight @ self.by_bin(tree)
+        found[0] = 1.0  # what the weights sum to, up to rounding
+        return found
 
-    def by_bin(self, tree: DraftTree) -> FloatArray:
-        """(M + 1, N) float64: `path_probability` within each bin of match length."""
+    def by_bin(self, tree: TokenTree) -> FloatArray:
+        """(M + 1, N + 1) float64: `path_probability` within each bin of match length."""
         chain = np.array([source == "retrieval" for source in tree.sources], dtype=np.bool_)
         return np.stack([self._one_bin(tree, chain, b) for b in range(len(self.weight))])
 
-    def steps_share(self, tree: DraftTree) -> FloatArray:
+    def steps_share(self, tree: TokenTree) -> FloatArray:
         """(M + 1,) float64: share of steps, not positions, in each bin; long emissions skip over positions."""
-        share = self.weight / (1 + self.by_bin(tree).sum(axis=1))
+        share = self.weight / self.by_bin(tree).sum(axis=1)
         return share / share.sum()
 
-    def tokens_per_renewed_step(self, tree: DraftTree) -> float:
+    def tokens_per_renewed_step(self, tree: TokenTree) -> float:
         """Tokens a step when steps start where the last one ended, rather than at a position drawn at random."""
-        return float(1 / np.sum(self.weight / (1 + self.by_bin(tree).sum(axis=1))))
+        return float(1 / np.sum(self.weight / self.by_bin(tree).sum(axis=1)))
 
-    def _one_bin(self, tree: DraftTree, chain: NDArray[np.bool_], b: int) -> FloatArray:
-        neural = path_probability(tree, np.where(chain, 0.0, _looked_up(self.table[b], tree)))
-        inside = path_probability(tree, np.where(chain, 0.0, _looked_up(self.copied[b], tree)))
+    def _one_bin(self, tree: TokenTree, chain: NDArray[np.bool_], b: int) -> FloatArray:
+        neural = path_probability(tree, np.where(chain, 0.0, by_depth_and_rank(self.table[b], tree)))
+        inside = path_probability(tree, np.where(chain, 0.0, by_depth_and_rank(self.copied[b], tree)))
         held = np.bincount(tree.depths, weights=inside, minlength=tree.depth + 1)
-        run = self.hit[b] * self.decay[b] ** (tree.depths - 1.0)
+        run = self.hit[b] * self.decay[b] ** np.maximum(tree.depths - 1.0, 0.0)
         return np.where(chain, np.where(tree.ranks == 0, run * np.clip(1 - held[tree.depths], 0, 1), 0.0), neural)
 
     @classmethod
@@ -125,8 +127,3 @@ def _tables(rows: PromptRows, start_bin: NDArray[np.intp], run: FloatArray, dept
         cell = start_bin[start][kept] * (ranks + 1) + place
         counts[:, d] = np.bincount(cell, minlength=bins * (ranks + 1)).reshape(bins, -1)
     return np.stack([carried_down(conditionals_of(one), one.sum(axis=-1)) for one in counts])
-
-
-def _looked_up(table: FloatArray, tree: DraftTree) -> FloatArray:
-    depths, ranks = table.shape
-    return np.pad(table, ((0, 0), (0, 1)))[np.minimum(tree.depths, depths) - 1, np.minimum(tree.ranks, ranks)]

@@ -18,7 +18,7 @@ from reader_theory.acceptance.base import PathwiseModel, as_probabilities
 from reader_theory.acceptance.statistics import PromptRows, rows_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["COUNT_BINS", "LENGTH_BINS", "Matched", "bin_of", "match_bins", "matched_sums"]
 
@@ -68,12 +68,12 @@ class Matched(PathwiseModel):
             fix="Fit the model from a trace, or give each bin its numbers.",
         )
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> FloatArray:
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> FloatArray:
         """Averaged over the recorded matches; a node of rank > 0 is never right, for one chain is retrieved."""
         level = np.arange(tree.depth + 1)
         alive = np.append(1.0, np.tensordot(self.weight, self.hit[..., None] * self._powers(level[1:] - 1), axes=2))
         by_depth = np.divide(alive[1:], alive[:-1], out=np.zeros(tree.depth), where=alive[:-1] > 0)
-        return np.where(tree.ranks == 0, by_depth[tree.depths - 1], 0.0)
+        return np.where(tree.ranks == 0, np.append(1.0, by_depth)[tree.depths], 0.0)
 
     def chain_probability(self, match_length: int, match_count: int, length: int) -> FloatArray:
         """(length,) float64: probability that the first 1, 2, ... retrieved tokens are right, for one match."""

@@ -19,7 +19,8 @@ from reader_theory.documents.policy import policy_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank
 
 __all__ = ["MeanLength", "alpha_of_mean_length"]
 
@@ -51,8 +52,8 @@ class MeanLength(PathwiseModel):
         """Acceptance of one drafted token."""
         return alpha_of_mean_length(self.mean_tokens, self.chain)
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
-        return np.where(tree.ranks == 0, self.alpha, 0.0)
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+        return by_depth_and_rank(np.array([[self.alpha]]), tree)
 
     def interval(self, length: int) -> Estimate:
         """Tokens a step of a chain of `length`, assumed, with an interval that spans alpha 0.1 lower to 0.1 higher.
@@ -69,7 +70,7 @@ class MeanLength(PathwiseModel):
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None, *, chain: int = 4) -> Self:
         """The mean that an engine with a chain of this length would have logged on the trace."""
-        return cls(replay(trace, policy_of(DraftTree.chain(chain)), workload=workload).tokens_per_step, chain)
+        return cls(replay(trace, policy_of(TokenTree.chain(chain)), workload=workload).tokens_per_step, chain)
 
 
 def alpha_of_mean_length(mean_tokens: float, chain: int) -> float:

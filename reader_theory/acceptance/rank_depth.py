@@ -15,7 +15,8 @@ from reader_theory.acceptance.base import PathwiseModel, as_table
 from reader_theory.acceptance.statistics import conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank
 
 __all__ = ["RankDepth", "non_increasing"]
 
@@ -37,10 +38,8 @@ class RankDepth(PathwiseModel):
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", as_table("table", self.table))
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
-        depths, ranks = self.table.shape
-        padded = np.pad(self.table, ((0, 0), (0, 1)))
-        return padded[np.minimum(tree.depths, depths) - 1, np.minimum(tree.ranks, ranks)]
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+        return by_depth_and_rank(self.table, tree)
 
     @classmethod
     def fit(cls, trace: Trace, workload: str | None = None, *, depth: int = 8, monotone: bool = False) -> Self:

@@ -15,7 +15,8 @@ from reader_theory.acceptance.base import PathwiseModel, as_table
 from reader_theory.acceptance.rank_depth import non_increasing
 from reader_theory.acceptance.statistics import conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents.trace import Trace
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
+from reader_theory.trees.value import by_depth_and_rank
 
 __all__ = ["Ranked"]
 
@@ -36,8 +37,8 @@ class Ranked(PathwiseModel):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", as_table("ranks", [self.ranks])[0])
 
-    def conditional(self, tree: DraftTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
-        return np.append(self.ranks, 0.0)[np.minimum(tree.ranks, len(self.ranks))]
+    def conditional(self, tree: TokenTree, *, context_tokens: float | None = None) -> NDArray[np.float64]:
+        return by_depth_and_rank(self.ranks[None], tree)
 
     @property
     def limit_tokens_per_step(self) -> float:

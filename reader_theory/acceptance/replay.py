@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from reader_theory.documents.policy import Policy
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["ReplayResult", "replay", "replay_many"]
 
@@ -181,12 +181,12 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
     )
     prompts = len(walked.prompts)
     counts = np.zeros((5, prompts), dtype=np.int64)
-    nodes = np.zeros((prompts, len(tree) + longest + 1), dtype=np.int32)
+    nodes = np.zeros((prompts, len(tree) + longest), dtype=np.int32)
     accepted = np.zeros((prompts, max(tree.depth, longest) + 1), dtype=np.int32)
     skip = policy.skip_at_match if policy.kind == "union" and policy.skip_at_match is not None else _NEVER
     walk(
         walked.starts, walked.ends, rank, matches, offered, run,
-        _child_table(tree), len(tree), skip, shortest, offset, factor, longest,
+        _child_table(tree), tree.nodes, skip, shortest, offset, factor, longest,
         counts, nodes, accepted,
     )  # fmt: skip
     return ReplayResult(
@@ -211,7 +211,7 @@ def _check_drafters(trace: Trace, policy: Policy) -> None:
         got=f"{wanted}; the trace has {kinds}",
         fix="Record with these drafters, or plan with those of the trace.",
     )
-    highest = int(policy.tree.ranks.max(initial=-1))
+    highest = int(policy.tree.ranks.max())
     candidates = trace.drafters[policy.asks].candidates if policy.asks is not None else 0
     require(
         highest < candidates or policy.asks is None,
@@ -221,8 +221,8 @@ def _check_drafters(trace: Trace, policy: Policy) -> None:
     )
 
 
-def _child_table(tree: DraftTree) -> Ints:
-    """(N + 1, R) int32: number of the child at a rank, 0 for none; row and number 0 are the root."""
-    table = np.zeros((len(tree) + 1, int(tree.ranks.max(initial=0)) + 1), dtype=np.int32)
-    table[tree.parents + 1, tree.ranks] = np.arange(1, len(tree) + 1)
+def _child_table(tree: TokenTree) -> Ints:
+    """(N + 1, R) int32: the child of a node at a rank, 0 for none."""
+    table = np.zeros((len(tree), int(tree.ranks.max()) + 1), dtype=np.int32)
+    table[tree.parents[1:], tree.ranks[1:]] = np.arange(1, len(tree))
     return table

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
-from reader_theory.trees.tree import DraftTree
+from reader_theory.trees.tree import TokenTree
 
 __all__ = [
     "DRAFT",
@@ -96,9 +96,9 @@ class _Policy(Frozen, ABC):
         return ""
 
     @cached_property
-    def tree(self) -> DraftTree:
-        """Ranks at which a drafter is asked; empty where no ranks are fixed."""
-        return DraftTree.empty() if self.fixed is None else self.fixed.ranked_tree()
+    def tree(self) -> TokenTree:
+        """Ranks at which a drafter is asked; the root alone where no ranks are fixed."""
+        return TokenTree.empty() if self.fixed is None else self.fixed.ranked_tree()
 
     def forward_sizes(self, pending: float) -> NDArray[np.float64]:
         """Most tokens a row of each forward of a drafter, `pending` of them emitted since it last ran."""
@@ -137,36 +137,27 @@ class Static(_Policy):
 
     @model_validator(mode="after")
     def _a_tree(self) -> Self:
-        require(
-            self.parents[0] == -1 and self.ranks[0] == 0 and min(self.parents[1:]) >= 0,
-            "`parents` and `ranks` must begin with the root, -1 and 0, above all other nodes",
-            got=f"{self.parents[:4]} and {self.ranks[:4]}",
-            fix="Make the policy by `Static.of(tree)`.",
-        )
         _ = self.tree
         return self
 
     @classmethod
-    def of(cls, tree: DraftTree, drafter: str = DRAFT) -> Static:
+    def of(cls, tree: TokenTree, drafter: str = DRAFT) -> Static:
         """The policy of a tree that holds a node or more."""
-        parents, ranks = (tree.parents + 1).tolist(), tree.ranks.tolist()
-        return cls(drafter=drafter, parents=(-1, *parents), ranks=(0, *ranks))
+        return cls(drafter=drafter, parents=tuple(tree.parents.tolist()), ranks=tuple(tree.ranks.tolist()))
 
-    def ranked_tree(self) -> DraftTree:
+    def ranked_tree(self) -> TokenTree:
         """The tree; `tree` keeps it."""
-        return DraftTree([parent - 1 for parent in self.parents[1:]], self.ranks[1:])
+        return TokenTree(self.parents, self.ranks)
 
     def level_forwards(self, pending: float) -> NDArray[np.float64]:
         """Tokens of one forward a level: the `pending` ones, then the nodes with children of each level."""
-        tree = self.tree
-        inner = np.unique(tree.parents[tree.parents >= 0])
-        widths = np.bincount(tree.depths[inner])[1:] if len(inner) else np.empty(0)
-        return np.concatenate([[pending], widths])
+        widths = np.bincount(self.tree.depths[list(self.tree.inner)])
+        return np.concatenate([[pending], widths[1:]])
 
     @property
     def name(self) -> str:
         tree = self.tree
-        told = f"chain {len(tree)}" if tree.is_chain else f"tree {len(tree)}x{tree.depth}"
+        told = f"chain {tree.nodes}" if tree.is_chain else f"tree {tree.nodes}x{tree.depth}"
         return told if self.drafter == DRAFT else f"{told} of {self.drafter}"
 
     @property
@@ -175,7 +166,7 @@ class Static(_Policy):
 
     @property
     def most_nodes(self) -> int:
-        return len(self.parents) - 1
+        return self.tree.nodes
 
     @property
     def shape(self) -> Shape:
@@ -412,15 +403,15 @@ Policy = Annotated[Off | Static | Chain | Union | Grown, Field(discriminator="ki
 """Any of them."""
 
 
-def policy_of(tree: DraftTree, chain: Chain | None = None, skip: int | None = None, drafter: str = DRAFT) -> Policy:
+def policy_of(tree: TokenTree, chain: Chain | None = None, skip: int | None = None, drafter: str = DRAFT) -> Policy:
     """Off, the tree, the chain, or both in one trie: whatever the parts given make.
 
     Examples
     --------
-    >>> policy_of(DraftTree.chain(3)).name, policy_of(DraftTree.empty()).name
+    >>> policy_of(TokenTree.chain(3)).name, policy_of(TokenTree.empty()).name
     ('chain 3', 'off')
     """
-    if len(tree) == 0:
+    if tree.nodes == 0:
         return Off() if chain is None else chain
     static = Static.of(tree, drafter)
     return static if chain is None else Union(static=static, chain=chain, skip_at_match=skip)

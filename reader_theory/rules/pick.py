@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["pick_token"]
 
@@ -24,6 +25,6 @@ def pick_token(law: Any, uniform: Any) -> int:
     >>> [pick_token(np.array([0.0, 0.5, 0.5, 0.0]), uniform) for uniform in (0.0, 0.5, 1 - 2**-53)]
     [1, 2, 2]
     """
-    cumulative = np.cumsum(law)
-    token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    cumulative: NDArray[Any] = np.cumsum(law)
+    token = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
     return token if token < len(law) else int(np.flatnonzero(law)[-1])

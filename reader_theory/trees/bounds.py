@@ -83,12 +83,12 @@ def emitted_entropy_nats(path_probability: FloatArray, entropies: FloatArray) ->
 
     Parameters
     ----------
-    path_probability : (N,) float64
-        Of the nodes; the root has 1.
+    path_probability : (N + 1,) float64
+        Of the nodes, the root's 1 first.
     entropies : (N + 1,) float64, in nats
-        Of the target's next-token law after the root, then after each node.
+        Of the target's next-token law after each node.
     """
-    return float(entropies[0] + np.dot(path_probability, entropies[1:]))
+    return float(np.dot(path_probability, entropies))
 
 
 def rank_bound_tokens(ranks: FloatArray) -> float:

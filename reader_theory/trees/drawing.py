@@ -1,17 +1,16 @@
-"""Trees, drawn: as SVG in plain Python, and with matplotlib."""
+"""Trees, drawn as SVG in plain Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.trees.tree import ROOT, DraftTree
+from reader_theory.trees.tree import TokenTree
 
-__all__ = ["draw", "layout", "to_svg"]
+__all__ = ["layout", "to_svg"]
 
 FloatArray = NDArray[np.float64]
 _STEP_X, _STEP_Y, _MARGIN, _RADIUS = 34.0, 52.0, 22.0, 11.0
@@ -19,13 +18,11 @@ _LOW, _HIGH = np.array([231.0, 238.0, 247.0]), np.array([28.0, 82.0, 143.0])
 _OTHER = "#c96a28"
 
 
-def layout(tree: DraftTree) -> FloatArray:
-    """(N + 1, 2) float64: across and down of the root, then each node; a parent is amid its children."""
-    place = np.zeros((len(tree) + 1, 2))
-    place[1:, 1] = tree.depths
-    children: list[list[int]] = [[] for _ in range(len(tree) + 1)]
-    for node in np.lexsort((tree.ranks, tree.parents)).tolist():
-        children[int(tree.parents[node]) - ROOT].append(node + 1)
+def layout(tree: TokenTree) -> FloatArray:
+    """(N + 1, 2) float64: across and down of each node, the root first; a parent is amid its children."""
+    place = np.zeros((len(tree), 2))
+    place[:, 1] = tree.depths
+    children = [sorted(tree.children(node), key=lambda child: int(tree.ranks[child])) for node in range(len(tree))]
     leaves, pending = 0, [(0, False)]
     while pending:
         node, seen = pending.pop()
@@ -38,15 +35,15 @@ def layout(tree: DraftTree) -> FloatArray:
     return place
 
 
-def to_svg(tree: DraftTree, probability: ArrayLike | None = None, labels: Sequence[str] | None = None) -> str:
+def to_svg(tree: TokenTree, probability: ArrayLike | None = None, labels: Sequence[str] | None = None) -> str:
     """The tree as an SVG picture.
 
     Parameters
     ----------
-    tree : DraftTree
-    probability : (N,) float, in [0, 1], optional
+    tree : TokenTree
+    probability : (N + 1,) float, in [0, 1], optional
         Shades the nodes, and is said in their tooltips.
-    labels : sequence of N str, optional
+    labels : sequence of N + 1 str, optional
         Text in the nodes; their ranks when left out.
 
     Returns
@@ -56,8 +53,9 @@ def to_svg(tree: DraftTree, probability: ArrayLike | None = None, labels: Sequen
     """
     place = layout(tree) * (_STEP_X, _STEP_Y) + _MARGIN
     width, height = place.max(axis=0) + _MARGIN
-    edges = [_edge(place[int(parent) - ROOT], place[node + 1]) for node, parent in enumerate(tree.parents)]
-    nodes = [_node(tree, node, place[node + 1], _shade(probability, node), labels) for node in range(len(tree))]
+    drafted = range(1, len(tree))
+    edges = [_edge(place[tree.parents[node]], place[node]) for node in drafted]
+    nodes = [_node(tree, node, place[node], _shade(probability, node), labels) for node in drafted]
     x, y = place[0]
     root = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS / 2}" fill="#333"><title>root</title></circle>'
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
@@ -65,26 +63,6 @@ def to_svg(tree: DraftTree, probability: ArrayLike | None = None, labels: Sequen
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="10" text-anchor="middle">'
     )
     return "\n".join([head, *edges, root, *nodes, "</svg>"])
-
-
-def draw(tree: DraftTree, ax: Any = None, probability: ArrayLike | None = None) -> Any:
-    """Draw the tree on matplotlib axes, new ones when left out, and return them; `probability` shades the nodes."""
-    from matplotlib import pyplot as plt
-
-    place = layout(tree)
-    axes: Any = ax if ax is not None else plt.subplots(figsize=(1 + place[:, 0].max() / 2, 1 + tree.depth * 0.8))[1]
-    for node, parent in enumerate(tree.parents.tolist()):
-        ends = place[[parent - ROOT, node + 1]]
-        axes.plot(ends[:, 0], -ends[:, 1], color="0.7", zorder=1)
-    shade = np.concatenate(([1.0], np.ones(len(tree)) if probability is None else np.asarray(probability)))
-    axes.scatter(place[:, 0], -place[:, 1], c=shade, cmap="Blues", vmin=0, vmax=1, s=160, edgecolors="0.3", zorder=2)
-    for node, rank in enumerate(tree.ranks.tolist()):
-        x, y = place[node + 1]
-        axes.annotate(
-            str(rank), (x, -y), ha="center", va="center", color="w" if shade[node + 1] > 0.5 else "k", zorder=3
-        )
-    axes.set_axis_off()
-    return axes
 
 
 def _shade(probability: ArrayLike | None, node: int) -> float | None:
@@ -95,9 +73,9 @@ def _edge(start: FloatArray, end: FloatArray) -> str:
     return f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="#b8c0c8"/>'
 
 
-def _node(tree: DraftTree, node: int, at: FloatArray, shade: float | None, labels: Sequence[str] | None) -> str:
+def _node(tree: TokenTree, node: int, at: FloatArray, shade: float | None, labels: Sequence[str] | None) -> str:
     red, green, blue = (_LOW + (_HIGH - _LOW) * (0.35 if shade is None else shade)).astype(int)
-    own = tree.sources[node] == tree.sources[0]
+    own = tree.sources[node] == tree.sources[1]
     rim = 'stroke="#33536f"' if own else f'stroke="{_OTHER}" stroke-width="2" stroke-dasharray="3 2"'
     text = labels[node] if labels is not None else str(int(tree.ranks[node]))
     ink = "#fff" if shade is not None and shade > 0.5 else "#123"

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from reader_theory.errors import NotATreeError, require
-from reader_theory.trees.draft_tree import ROOT, DraftTree
 
-__all__ = ["ROOT", "DraftTree", "TokenTree"]
+__all__ = ["TokenTree"]
 
 Ints = NDArray[np.int32]
 
@@ -148,8 +147,8 @@ class TokenTree:
 
     @property
     def level_widths(self) -> Ints:
-        """(D + 1,) int32: nodes at depth 0, 1, ..., D; the root is alone at depth 0."""
-        return np.bincount(self.depths).astype(np.int32)
+        """(D,) int32: nodes at depth 1, 2, ..., D."""
+        return np.bincount(self.depths)[1:].astype(np.int32)
 
     @property
     def is_chain(self) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reader_theory.documents.policy import DRAFT
 from reader_theory.errors import require
 from runtime.cli._options import HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
 from runtime.cli._shared import Progress
@@ -47,6 +46,8 @@ def named(target: str | None, drafts: Sequence[str] | None) -> tuple[str, dict[s
     >>> named("a/target", ["a/draft", "small=a/small"])
     ('a/target', {'draft': 'a/draft', 'small': 'a/small'})
     """
+    from reader_theory.documents.policy import DRAFT
+
     called = target or HOUSE_TARGET
     wanted = list(drafts or [HOUSE_DRAFT if called == HOUSE_TARGET else NO_DRAFT])
     split = [each.rpartition("=") if "=" not in each else each.partition("=") for each in wanted if each != NO_DRAFT]

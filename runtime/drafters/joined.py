@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reader_theory.documents.policy import Grown
 from reader_theory.errors import require
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
@@ -47,14 +47,14 @@ class JoinedDrafter:
     def __init__(self, neural: NeuralDrafter | None) -> None:
         self.neural = neural
         self.forwards: list[NDArray[np.int64]] = []
-        self._made: tuple[Grown, DraftTree | None, NeuralLaws] | None = None
+        self._made: tuple[Grown, TokenTree | None, NeuralLaws] | None = None
 
     def propose(
         self,
         policy: Grown,
         indices: Sequence[RetrievalIndex],
         budgets: NDArray[np.int64],
-        static: DraftTree | None = None,
+        static: TokenTree | None = None,
         longest: int = 0,
     ) -> tuple[GrownBatch, bool]:
         """Trees of rows 0 .. B - 1, and whether the draft was asked.
@@ -65,7 +65,7 @@ class JoinedDrafter:
             Over each row's text; they share a datastore.
         budgets : (B,) int64
             Most nodes of each row, beside the policy's own; 0 for no tree.
-        static : DraftTree, optional
+        static : TokenTree, optional
             Ranks at which the draft is asked, instead of the likeliest nodes.
         longest : int
             Tokens of the longest row, so that no draft runs beyond its model's positions.
@@ -93,7 +93,7 @@ class JoinedDrafter:
         grown = grow()
         return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
 
-    def _laws(self, policy: Grown, static: DraftTree | None, rows: int) -> NeuralLaws:
+    def _laws(self, policy: Grown, static: TokenTree | None, rows: int) -> NeuralLaws:
         """Empty laws; those of the step before where it had as many rows under the same policy."""
         if self._made is not None:
             last, below, laws = self._made
@@ -111,7 +111,7 @@ class JoinedDrafter:
         first: GrownBatch = grow()
         return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
 
-    def _ask(self, policy: Grown, static: DraftTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
+    def _ask(self, policy: Grown, static: TokenTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
         """Fill `laws`: the root's, then a forward a level."""
         assert self.neural is not None
         rows = len(laws.counts)
@@ -157,11 +157,11 @@ class JoinedDrafter:
         written += counts
 
 
-def _laws(policy: Grown, static: DraftTree | None) -> int:
+def _laws(policy: Grown, static: TokenTree | None) -> int:
     """Most laws of a row, the root's among them."""
     if policy.drafter is None:
         return 1
-    return 1 + (policy.levels * policy.width if static is None else len(static))
+    return 1 + policy.levels * policy.width if static is None else len(static)
 
 
 def _likeliest(
@@ -178,7 +178,7 @@ def _likeliest(
     return found
 
 
-def _at_ranks(static: DraftTree, level: int, laws: NeuralLaws) -> Chosen:
+def _at_ranks(static: TokenTree, level: int, laws: NeuralLaws) -> Chosen:
     """The same for the inner nodes of a static tree's level: its ranks say which tokens."""
     order, place = _inner(static)
     nodes = [node for node in order if static.depths[node] == level]
@@ -187,7 +187,7 @@ def _at_ranks(static: DraftTree, level: int, laws: NeuralLaws) -> Chosen:
     return [(above, laws.tokens[row, above, ranks].astype(np.int64)) for row in range(len(laws.counts))]
 
 
-def _inner(static: DraftTree) -> tuple[list[int], dict[int, int]]:
-    """Nodes with children, by level, and the law that each has; -1 is the root, of law 0."""
-    inner = sorted(set(static.parents.tolist()) - {-1}, key=lambda node: (int(static.depths[node]), node))
-    return inner, {-1: 0} | {node: number for number, node in enumerate(inner, start=1)}
+def _inner(static: TokenTree) -> tuple[list[int], dict[int, int]]:
+    """Drafted nodes with children, by level, and the law that each has; the root has law 0."""
+    order = sorted(static.inner, key=lambda node: (int(static.depths[node]), node))
+    return order[1:], {node: number for number, node in enumerate(order)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.kernels.top import draft_level
 from runtime.models.base import LanguageModel
@@ -40,11 +40,11 @@ class _Level:
 
 
 @lru_cache(maxsize=256)
-def _levels(tree: DraftTree) -> tuple[_Level, ...]:
+def _levels(tree: TokenTree) -> tuple[_Level, ...]:
     """Levels of a tree; `parents` index the queries of the forward before, `inner_parents` all forwarded nodes."""
     has_child = np.isin(np.arange(len(tree)), tree.parents)
-    place, levels, written = {-1: 0}, [], 0
-    forwarded = {-1: -1}
+    place, levels, written = {0: 0}, [], 0
+    forwarded = {0: -1}
     for depth in range(1, tree.depth + 1):
         nodes = np.flatnonzero(tree.depths == depth)
         above = tree.parents[nodes].tolist()
@@ -68,7 +68,7 @@ def _levels(tree: DraftTree) -> tuple[_Level, ...]:
 _Step = tuple[_Level, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def _for_rows(tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+def _for_rows(tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
     """By level, each row's queries above its nodes, how many nodes are forwarded and how many were; and all parents."""
     levels, steps, written = _levels(tree), list[_Step](), 0
     for level in levels:
@@ -121,7 +121,7 @@ class NeuralDrafter:
         self.cache: RowCache = model.new_cache(rows, slots)
         self.pending: list[list[int]] = [[] for _ in range(rows)]
         self.prefill_s = 0.0
-        self._tree: DraftTree | None = None
+        self._tree: TokenTree | None = None
         self._steps: dict[int, tuple[list[_Step], NDArray[np.int64]]] = {}
 
     def join(self, row: int, tokens: NDArray[np.int64]) -> None:
@@ -138,10 +138,10 @@ class NeuralDrafter:
         self.cache.move_row(source, target)
         self.pending[target], self.pending[source] = self.pending[source], []
 
-    def propose(self, rows: int, tree: DraftTree) -> NDArray[np.int64]:
-        """(rows, N) int64: the token of every node of `tree`, for rows 0 .. rows - 1."""
+    def propose(self, rows: int, tree: TokenTree) -> NDArray[np.int64]:
+        """(rows, N + 1) int64: the token of every drafted node of `tree`, for rows 0 .. rows - 1; 0 at the root."""
         logits, last = self._catch_up(rows)
-        tokens = np.empty((rows, len(tree)), dtype=np.int64)
+        tokens = np.zeros((rows, len(tree)), dtype=np.int64)
         levels, parents = self._prepared(tree, rows)
         for level, queries, counts, written in levels:
             _fill(logits, level, queries if written is not levels[0][-1] else _at(last, level), tokens)
@@ -149,7 +149,7 @@ class NeuralDrafter:
                 logits = forward_trees(self.model, self.cache, tokens[:, level.inner], parents, counts, written)
         return tokens
 
-    def _prepared(self, tree: DraftTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
+    def _prepared(self, tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
         """`_for_rows`, remembered for each number of rows as long as the tree stays: to hash a tree takes longer."""
         if self._tree is not tree:
             self._tree, self._steps = tree, {}

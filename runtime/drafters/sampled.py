@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_children
 from reader_theory.rules.race import race
-from reader_theory.trees import DraftTree, TokenTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.processors import target_law
 from runtime.engine.sampling import SamplingParams
@@ -33,19 +33,19 @@ class Ask:
 
     Parameters
     ----------
-    tree : DraftTree, by level
+    tree : TokenTree, by level
         Shape; ranks are read by the deterministic scheme only.
     scheme : str
         How its rule wants drafts drawn.
     text : list of int
         Prompt and output so far; read by a penalty only.
-    uniforms : (N,) in [0, 1)
-        Of the drafting stream; one a node.
+    uniforms : (N + 1,) in [0, 1)
+        Of the drafting stream; one a node, that of the root not read.
     noise : callable from a depth to (V,) in [0, 1)
         Coupling uniforms of the token below a node at that depth; read by the coupled scheme only.
     """
 
-    tree: DraftTree
+    tree: TokenTree
     scheme: Scheme
     params: SamplingParams
     text: list[int]
@@ -77,12 +77,11 @@ class DrawnDraft:
 
 
 @lru_cache(maxsize=1024)
-def shape_for(tree: DraftTree, scheme: Scheme, depth: int, nodes: int) -> DraftTree:
+def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenTree:
     """The tree as a scheme can draw it, no deeper than `depth` and of at most `nodes` nodes; a chain for chains."""
     if scheme == "chain":
-        return DraftTree.chain(min(tree.depth, depth, nodes))
-    kept = min(int(np.searchsorted(tree.depths, depth, side="right")), nodes)
-    return tree if kept == len(tree) else DraftTree(tree.parents[:kept], tree.ranks[:kept])
+        return TokenTree.chain(min(tree.depth, depth, nodes))
+    return tree.prune(nodes=nodes, depth=depth)
 
 
 def draw_drafts(drafter: NeuralDrafter, roots: Sequence[int], asks: Sequence[Ask | None]) -> list[DrawnDraft]:
@@ -120,7 +119,7 @@ class _Row:
 
     def __init__(self, root: int, ask: Ask | None) -> None:
         self.ask, self.draft = ask, DrawnDraft([root], scheme="deterministic" if ask is None else ask.scheme)
-        self.frontier: list[tuple[int, int, int]] = [(0, 0, -1)]  # (node, query of the last forward, node of the tree)
+        self.frontier: list[tuple[int, int, int]] = [(0, 0, 0)]  # (node, query of the last forward, node of the tree)
         self.place = {0: -1}  # where a node stands among those forwarded
         self.above: list[int] = []
         self.depth = 0
@@ -130,11 +129,11 @@ class _Row:
         ask, draft = self.ask, self.draft
         if ask is None:
             return []
-        parents = [entry for entry in self.frontier if len(_children(ask.tree)[entry[2]])]
+        parents = [entry for entry in self.frontier if ask.tree.children(entry[2])]
         laws = self._laws(logits, parents)
         grown: list[tuple[int, int]] = []
         for (node, _, shape), law in zip(parents, laws, strict=True):
-            children = _children(ask.tree)[shape]
+            children = ask.tree.children(shape)
             tokens = self._draw(law, children)
             draft.laws += [law] if tokens else []
             for child, token in zip(children, tokens, strict=False):
@@ -143,7 +142,7 @@ class _Row:
                 draft.parents.append(node)
                 draft.drawn_with.append(ask.uniforms[child])
         self.depth += 1
-        inner = [(node, shape) for node, shape in grown if len(_children(ask.tree)[shape])]
+        inner = [(node, shape) for node, shape in grown if ask.tree.children(shape)]
         self.frontier = [(node, query, shape) for query, (node, shape) in enumerate(inner)]
         return [node for node, _ in inner]
 
@@ -183,8 +182,3 @@ class _Row:
             path.append(self.draft.tokens[node])
             node = self.draft.parents[node]
         return path[::-1]
-
-
-@lru_cache(maxsize=256)
-def _children(tree: DraftTree) -> dict[int, list[int]]:
-    return {node: tree.children(node).tolist() for node in range(-1, len(tree))}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reader_theory.documents import Grown, Policy
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.sampled import Ask, DrawnDraft, draw_drafts, shape_for
@@ -23,7 +23,7 @@ Spare = Callable[[Request], int]
 """Draft nodes that a request's row has slots for."""
 
 
-_Shape = tuple[DraftTree, list[int], list[int]]
+_Shape = tuple[TokenTree, list[int], list[int]]
 """A tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
 
 
@@ -77,7 +77,7 @@ class Drafting:
         for row in want:
             request, trie = rows[row], tries[row]
             kept = min(down_to[min(request.room - 1, tree.depth)], spare(request) - len(trie) + 1)
-            trie.add_tree(tokens[row, :kept].tolist(), parents[:kept])
+            trie.add_tree(tokens[row, 1 : kept + 1].tolist(), [above - 1 for above in parents[1 : kept + 1]])
         return [*tries]
 
     def _joined(
@@ -99,7 +99,7 @@ class Drafting:
         return [*tries]
 
     def _drawn(
-        self, tree: DraftTree, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
+        self, tree: TokenTree, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
     ) -> Drafts:
         """Drafts where some row's rule needs them drawn from the draft's law; retrieval then stays out of that row."""
         assert self.drafter is not None
@@ -115,7 +115,7 @@ class Drafting:
                 drafts[row] = drawn[row]
         return drafts
 
-    def _ask(self, request: Request, tree: DraftTree, spare: Spare) -> Ask:
+    def _ask(self, request: Request, tree: TokenTree, spare: Spare) -> Ask:
         assert self.drafter is not None
         scheme, emitted, vocabulary = request.params.rule.scheme, len(request.output), self.drafter.model.vocabulary
         shape = shape_for(tree, scheme, request.room - 1, spare(request))
@@ -124,7 +124,7 @@ class Drafting:
             scheme=scheme,
             params=request.params,
             text=request.text if request.params.repetition_penalty != 1.0 else [],
-            uniforms=request.streams("drafting", request.steps + 1, len(shape)),
+            uniforms=np.append(0.0, request.streams("drafting", request.steps + 1, shape.nodes)),
             noise=lambda depth: request.streams("coupling", emitted + depth, vocabulary),
         )
 

@@ -14,7 +14,7 @@ from reader_theory.documents import Chain, Cost, CostTable, DrafterCost, Grown, 
 from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.engine.timing import StepTiming
 from runtime.measure.in_situ import (
@@ -206,9 +206,9 @@ def _check_policies(*, drafted: bool) -> list[Policy]:
     policies: list[Policy] = [Off(), chain, Grown(nodes=12, drafter=None)]
     if not drafted:
         return policies
-    small = Static.of(DraftTree.from_rank_paths([(0,), (1,), (0, 0)]))
+    small = Static.of(TokenTree.from_rank_paths([(0,), (1,), (0, 0)]))
     grown = [Grown(nodes=8, draft_price=0.05), Grown(nodes=16, levels=2, draft_price=0.05)]
-    return [*policies, Static.of(DraftTree.chain(4)), Union(static=small, chain=chain), small, *grown]
+    return [*policies, Static.of(TokenTree.chain(4)), Union(static=small, chain=chain), small, *grown]
 
 
 def _terms_around(seen: Sequence[SeenStep]) -> tuple[Estimate, dict[str, Any]]:

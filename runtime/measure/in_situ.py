@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.timing import StepTiming
@@ -70,13 +70,12 @@ def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
     return [Off(), *(Static.of(_bush(n)) for n in sizes)]
 
 
-def _bush(nodes: int) -> DraftTree:
+def _bush(nodes: int) -> TokenTree:
     """A chain of three with the rest of the nodes below the root and the first child."""
-    parents, ranks = [-1, 0, 1][:nodes], [0, 0, 0][:nodes]
+    parents = [-1, 0, 1, 2][: nodes + 1]
     for extra in range(nodes - 3):
-        parents.append(-1 if extra % 2 == 0 else 0)
-        ranks.append(1 + extra // 2)
-    return DraftTree(np.array(parents, dtype=np.int32), np.array(ranks, dtype=np.int32)).by_level()
+        parents.append(0 if extra % 2 == 0 else 1)
+    return TokenTree(parents).by_level()
 
 
 def watch_steps(

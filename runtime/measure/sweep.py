@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reader_theory.documents import Chain, Grown, Off, Plan, Policy, RunRecord, Static, Union
 from reader_theory.documents.policy import DRAFT
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of
 from runtime.measure.run import Task, measure_cells, planned_tasks
 from runtime.models.base import LanguageModel
@@ -35,12 +35,12 @@ def sweep_grid(drafts: Sequence[str] = (DRAFT,)) -> list[Policy]:
     ]
     grid: list[Policy] = [Off(), *retrievals, *grown]
     trees = [
-        DraftTree.chain(1),
-        DraftTree.chain(2),
-        DraftTree.chain(4),
-        DraftTree.from_rank_paths([(0,), (1,), (0, 0)]),
-        DraftTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]),
-        DraftTree.from_rank_paths(
+        TokenTree.chain(1),
+        TokenTree.chain(2),
+        TokenTree.chain(4),
+        TokenTree.from_rank_paths([(0,), (1,), (0, 0)]),
+        TokenTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]),
+        TokenTree.from_rank_paths(
             [
                 (0,),
                 (1,),

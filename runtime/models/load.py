@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.models.base import LanguageModel
+from runtime.models.check import SelfCheck
+from runtime.models.layers import refuse_by_configuration
 from runtime.models.lean import LeanModel, Weights, is_lean
 from runtime.models.transformers import TransformersModel, load_transformers
 
@@ -18,9 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 Forward = Literal["auto", "lean", "transformers"]
 
+_passed: WeakKeyDictionary[Any, set[bool]] = WeakKeyDictionary()
+"""Forwards, lean or not, in which a model has passed its check."""
+
 
 def load_model(
-    folder: str | Path, dtype: str = "float32", forward: Forward = "auto", device: str = "cpu"
+    folder: str | Path, dtype: str = "float32", forward: Forward = "auto", device: str = "cpu", *, check: bool = True
 ) -> LanguageModel:
     """A model from a local folder or hub name.
 
@@ -29,6 +35,8 @@ def load_model(
     dtype : {"float32", "bfloat16", "float16", "float64"}
     forward : {"auto", "lean", "transformers"}
         "auto" takes the lean forward wherever the family has one.
+    check : bool
+        Whether the model has to pass its `SelfCheck` first.
     """
     require(
         dtype in DTYPES,
@@ -36,23 +44,41 @@ def load_model(
         got=repr(dtype),
         fix="Use float32 for exact comparisons, bfloat16 for speed on large models.",
     )
-    return wrap(load_transformers(folder, DTYPES[dtype], device), forward, Path(folder).name, weights="take")
+    return wrap(
+        load_transformers(folder, DTYPES[dtype], device), forward, Path(folder).name, weights="take", check=check
+    )
 
 
-def wrap(model: Any, forward: Forward = "auto", name: str = "", *, weights: Weights = "follow") -> LanguageModel:
+def wrap(
+    model: Any, forward: Forward = "auto", name: str = "", *, weights: Weights = "follow", check: bool = True
+) -> LanguageModel:
     """A transformers model behind the engine's interface.
 
     Parameters
     ----------
     weights : {"follow", "copy", "take"}
         See `LeanModel`: whoever has no other use for the model says "take", and has joined and packed weights.
+    check : bool
+        Whether the model has to pass its `SelfCheck` first; once for a model.
+
+    Raises
+    ------
+    InvalidInputError
+        For a model that cannot be served, with the reason.
     """
+    refuse_by_configuration(model)
     lean = forward != "transformers" and is_lean(model)
     if forward == "lean" and not lean:
         raise InvalidInputError(
             "`forward` must be one that the family has", got=f"'lean' for {model.config.model_type}", fix="Use 'auto'."
         )
-    return LeanModel(model, name, weights=weights) if lean else TransformersModel(model, name)
+    passed = _passed.setdefault(model, set())
+    trial = SelfCheck(model) if check and lean not in passed else None
+    wrapped = LeanModel(model, name, weights=weights) if lean else TransformersModel(model, name)
+    if trial is not None:
+        trial.compare(wrapped)
+        passed.add(lean)
+    return wrapped
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,26 @@ import torch
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.cache.rows import RowCache
-from runtime.models.base import LanguageModel, Output
+from runtime.models.base import LanguageModel, Output, hidden_value
+from runtime.models.layers import longest_positions, masks_by_kind, refuse_by_configuration, sizes_by_kind
 
-__all__ = ["TransformersModel", "load_transformers"]
+__all__ = ["TransformersModel", "evaluating", "load_transformers"]
 
 
 class TransformersModel(LanguageModel):
-    """Any transformers causal model that takes a 4-D float mask: every family, at transformers' own pace."""
+    """Any transformers causal model that takes a 4-D float mask: every family, at transformers' own pace.
+
+    Layers that see a window or a chunk get it written into the mask of their kind. The model is run as it is, with
+    whatever adapters and hooks it has.
+    """
 
     def __init__(self, model: Any, name: str = "") -> None:
-        self.model = model.eval()
+        refuse_by_configuration(model)
+        self.model = model
         config = model.config.get_text_config()
         self.config = config
         self.vocabulary = int(config.vocab_size)
-        self.max_positions = int(getattr(config, "max_position_embeddings", 1 << 20))
+        self.max_positions = longest_positions(model)
         self.layers = int(config.num_hidden_layers)
         self.dtype, self.device = model.dtype, model.device
         self.name = name or config.model_type
@@ -44,16 +51,35 @@ class TransformersModel(LanguageModel):
     ) -> Output:
         if mask is None:
             mask = torch.zeros((tokens.shape[0], 1, tokens.shape[1], cache.width), dtype=self.dtype, device=self.device)
-        out = self.model(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=int(last_only),
-            output_hidden_states=bool(hidden),
-        )
-        return Output(out.logits, tuple(out.hidden_states[layer] for layer in hidden) if hidden else ())
+        longest = int(positions.max()) + 1 if positions.device.type == "cpu" else None
+        masks = masks_by_kind(mask, sizes_by_kind(self.config), hidden_value(self.dtype), longest)
+        with evaluating(self.model) if self.model.training else nullcontext():
+            out = self.model(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=masks,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=int(last_only),
+                output_hidden_states=bool(hidden),
+            )
+        logits = out.logits[..., : self.vocabulary]
+        if last_only:
+            logits = logits[:, -1:]
+        return Output(logits, tuple(out.hidden_states[layer] for layer in hidden) if hidden else ())
+
+
+@contextmanager
+def evaluating(model: Any) -> Generator[None]:
+    """The model in evaluation mode, its modules left as they were found."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu") -> Any:
@@ -61,9 +87,10 @@ def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
+        model, info = loaded
     except (OSError, ValueError) as error:
         raise InvalidInputError(
             "`target` and `draft` must be folders or hub names that AutoModelForCausalLM.from_pretrained takes",
@@ -75,5 +102,14 @@ def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu
         "the model must be a decoder",
         got=f"{type(model).__name__}",
         fix="Choose a causal language model.",
+    )
+    odd = {key: sorted(map(str, info.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    require(
+        not any(odd.values()),
+        "a checkpoint must hold the weights of its model, all of them and no others",
+        got=", ".join(
+            f"{len(names)} {key.split('_')[0]} ({', '.join(names[:3])})" for key, names in odd.items() if names
+        ),
+        fix="Save the whole model with `save_pretrained`; merge adapters first.",
     )
     return model.to(device)

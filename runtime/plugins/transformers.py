@@ -52,7 +52,7 @@ def speculative(
     Returns
     -------
     callable
-        Keeps the wrapped models from call to call.
+        Holds no model: each call follows the weights that the model has then.
 
     Examples
     --------
@@ -60,7 +60,6 @@ def speculative(
     >>> model.generate(ids, max_new_tokens=32, do_sample=False, custom_generate=method)  # doctest: +SKIP
     """
     small = None if draft is None else wrap(draft)
-    targets: dict[int, Any] = {}
 
     def decode(
         model: Any,
@@ -71,14 +70,12 @@ def speculative(
         **model_kwargs: Any,
     ) -> torch.Tensor:
         _check(generation_config, logits_processor, stopping_criteria)
-        if id(model) not in targets:
-            targets[id(model)] = wrap(model)
         pad = generation_config.pad_token_id
         prompts = _prompts(input_ids, model_kwargs.get("attention_mask"))
         params = _params(generation_config, input_ids.shape[1], verification, seed)
         longest = max(map(len, prompts)) + params.max_new_tokens
         engine = Engine(
-            targets[id(model)],
+            wrap(model),
             small,
             policy=policy or Off(),
             max_batch=min(max_batch, len(prompts)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
-from reader_theory.trees import DraftTree, to_svg
+from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
 
 __all__ = [
@@ -75,24 +75,23 @@ def _logarithmic(ax: Any) -> None:
 
 def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
-    tree, probability = policy.tree, np.zeros(0)
-    if fitted is not None and policy.asks is not None and (ranks_of := fitted.ranks(policy.asks)) is not None:
-        probability = ranks_of.model.path_probability(tree)
-    known = len(probability) == len(tree)
-    sources = ["draft"] * len(tree)
-    parents, ranks = tree.parents.tolist(), tree.ranks.tolist()
+    tree, probability = policy.tree, np.ones(1)
+    asked = None if fitted is None or policy.asks is None else fitted.ranks(policy.asks)
+    known = fitted is not None and (asked is not None or not tree.nodes)
+    if asked is not None:
+        probability = asked.model.path_probability(tree)
+    parents, ranks, sources = tree.parents.tolist(), tree.ranks.tolist(), [*tree.sources]
     if policy.retrieved is not None:
-        length = min(policy.retrieved.max_tokens, SHOWN_CHAIN)
-        chain = DraftTree.chain(length)
-        parents += [-1, *range(len(tree), len(tree) + length - 1)]
-        ranks += [0] * length
-        sources += ["retrieval"] * length
+        chain = TokenTree.chain(min(policy.retrieved.max_tokens, SHOWN_CHAIN), "retrieval")
+        parents += [0, *range(len(tree), len(tree) + chain.nodes - 1)]
+        ranks += chain.ranks[1:].tolist()
+        sources += chain.sources[1:]
         looked_up = None if fitted is None else fitted.drafters.get(policy.retrieved.drafter)
         known = known and looked_up is not None
         if known and looked_up is not None and looked_up.matched is not None:
-            probability = np.concatenate([probability, looked_up.matched.model.path_probability(chain)])
-    drawn = DraftTree(parents, ranks, sources)
-    described = f"Draft tree of policy {policy.name}: {len(drawn)} nodes, depth {drawn.depth}."
+            probability = np.concatenate([probability, looked_up.matched.model.path_probability(chain)[1:]])
+    drawn = TokenTree(parents, ranks, sources=sources)
+    described = f"Draft tree of policy {policy.name}: {drawn.nodes} nodes, depth {drawn.depth}."
     return tree_svg(to_svg(drawn, probability if known else None), described)
 
 

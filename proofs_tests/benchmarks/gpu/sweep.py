@@ -9,7 +9,7 @@ import numpy as np
 from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
 from reader_theory.documents import Chain, Off, Policy, policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.graphs.buckets import Bucket
 from runtime.engine.graphs.engine import GraphEngine
 from runtime.engine.graphs.forward import StaticForward
@@ -20,14 +20,14 @@ WARM_STEPS = 2
 TEMPERATURE = 0.8
 """Greedy text of the house models falls into loops, which flatter retrieval."""
 RETRIEVAL = Chain(min_match=2, offset=1, factor=1, max_tokens=8)
-WIDE = DraftTree.from_rank_paths(
+WIDE = TokenTree.from_rank_paths(
     [(0,), (1,), (2,), (3,), (0, 0), (0, 1), (1, 0), (2, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0, 0)]
 )
-NARROW = DraftTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
+NARROW = TokenTree.from_rank_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
 POLICIES: dict[str, Policy] = {
     "off": Off(),
-    "chain 2": policy_of(DraftTree.chain(2)),
-    "chain 4": policy_of(DraftTree.chain(4)),
+    "chain 2": policy_of(TokenTree.chain(2)),
+    "chain 4": policy_of(TokenTree.chain(4)),
     "tree 5": policy_of(NARROW),
     "tree 13": policy_of(WIDE),
     "retrieval": RETRIEVAL,

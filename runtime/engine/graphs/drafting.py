@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.drafters.neural import _levels  # pyright: ignore[reportPrivateUsage]
 from runtime.engine.graphs.capture import Captured
@@ -18,7 +18,7 @@ __all__ = ["StaticDrafting"]
 
 
 class StaticDrafting:
-    """Drafts of one tree, into `tokens` (B, N), for rows that have at most `fresh` pending tokens each.
+    """Drafts of one tree, into `tokens` (B, N + 1), for rows that have at most `fresh` pending tokens each.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class StaticDrafting:
         self,
         model: LanguageModel,
         cache: RowCache,
-        tree: DraftTree,
+        tree: TokenTree,
         tokens: torch.Tensor,
         fresh: int,
         width: int,
@@ -66,7 +66,7 @@ class StaticDrafting:
         self.run = Captured(self._draft, device, pool)
 
     def _draft(self) -> torch.Tensor:
-        """(B, N) tokens of the tree's nodes."""
+        """(B, N + 1) tokens of the tree's nodes; what was there at the root."""
         given = self.inputs.device
         logits = self.take_in(given["fresh"], self.chain, given["counts"], given["lengths"], self.zeros)
         logits = logits[self.rows, given["counts"] - 1].unsqueeze(1)

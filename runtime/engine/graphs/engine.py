@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from reader_theory.documents import Off, Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.rules.streams import stream_uniforms
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticVerifying
@@ -106,9 +106,9 @@ class GraphEngine:
             fix="Run grown policies by `Engine`.",
         )
         self.policy = policy
-        self.tree = policy.tree.by_level() if policy.fixed is not None and self.draft is not None else DraftTree.empty()
+        self.tree = policy.tree.by_level() if policy.fixed is not None and self.draft is not None else TokenTree.empty()
         self.chain = policy.retrieved.max_tokens if policy.retrieved else 0
-        most = 1 + len(self.tree) + self.chain
+        most = len(self.tree) + self.chain
         require(
             most <= SCRATCH - FRESH,
             f"a tree must have at most {SCRATCH - FRESH - 1} nodes",
@@ -171,7 +171,7 @@ class GraphEngine:
         if not self.rows:
             return bool(self.waiting)
         start = perf_counter()
-        drafted = [not self._skips(request) for request in self.rows] if len(self.tree) else [False] * len(self.rows)
+        drafted = [not self._skips(request) for request in self.rows] if self.tree.nodes else [False] * len(self.rows)
         drafts = self._draft() if any(drafted) else None
         queued = perf_counter()
         chains = [self._chain(request) for request in self.rows]
@@ -213,7 +213,7 @@ class GraphEngine:
         try:
             return self._queue_draft()
         except torch.OutOfMemoryError as error:
-            self.tree = DraftTree.empty()
+            self.tree = TokenTree.empty()
             self._drafting.clear()
             self._say(f"drafting does not fit into memory, steps go without: {str(error)[:100]}")
             return None
@@ -229,7 +229,7 @@ class GraphEngine:
         counts = np.array([len(pending) for pending in self.pending])
         fresh = next(size for size in powers_up_to(FRESH) if size >= counts.max())
         longest = int(cache.lengths[: len(counts)].max())
-        rows, _, width = self.buckets.pick(len(counts), 1, longest + fresh + len(self.tree))
+        rows, _, width = self.buckets.pick(len(counts), 1, longest + fresh + self.tree.nodes)
         key = (rows, fresh, width)
         if key not in self._drafting:
             tokens = torch.zeros((rows, len(self.tree)), dtype=torch.int64, device=self.device)
@@ -255,7 +255,7 @@ class GraphEngine:
     ) -> tuple[list[list[int]], int, int]:
         """Tokens that each row emits, draft nodes verified, and the nodes that rows were padded to."""
         live = len(self.rows)
-        wanted = 1 + max(map(len, chains)) + (len(self.tree) if drafts is not None else 0)
+        wanted = 1 + max(map(len, chains)) + (self.tree.nodes if drafts is not None else 0)
         longest = int(self.cache.lengths[:live].max())
         bucket = self.buckets.pick(live, wanted, longest)
         try:
@@ -276,7 +276,7 @@ class GraphEngine:
     def _static(self, bucket: Bucket, drafts: torch.Tensor | None) -> StaticVerifying:
         key = (bucket, drafts is not None)
         if key not in self._verifying:
-            tree = self.tree if drafts is not None else DraftTree.empty()
+            tree = self.tree if drafts is not None else TokenTree.empty()
             assert drafts is None or len(drafts) == bucket.rows, "both halves of a step take the same bucket of rows"
             self._verifying[key] = StaticVerifying(
                 self.target, self.cache, self.pool, bucket, tree, self.chain, drafts, self.graphs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.engine.graphs.buckets import Bucket
 from runtime.engine.graphs.capture import Captured
@@ -37,20 +37,20 @@ class StaticVerifying:
         cache: RowCache,
         pool: KVPool,
         bucket: Bucket,
-        tree: DraftTree,
+        tree: TokenTree,
         chain: int,
         drafts: torch.Tensor | None,
         graphs: object,
     ) -> None:
         rows, width, context = bucket
-        device, candidates = model.device, chain + len(tree)
+        device, candidates = model.device, chain + tree.nodes
         self.bucket, self.chain, self.drafts, self.pool = bucket, chain, drafts, pool
         one = (rows,)
         shapes = {"root": one, "lengths": one, "temperature": one, "drafted": one, "chain": (rows, chain)}
         self.inputs = Packed(shapes | {"uniforms": (rows, width)}, device, ("temperature", "uniforms"))
         self.outputs = Packed({"emitted": (rows, width), "kept": one, "nodes": one}, device)
-        above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents < 0, -1, tree.parents + chain)])
-        depth = np.concatenate([np.arange(chain) + 1, tree.depths])
+        above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents[1:], tree.parents[1:] + chain - 1, -1)])
+        depth = np.concatenate([np.arange(chain) + 1, tree.depths[1:]])
         self.parents = torch.from_numpy(np.tile(above.astype(np.int64), (rows, 1))).to(device)
         self.probability = torch.from_numpy(np.tile(1.0 / (1.0 + depth), (rows, 1))).to(device)
         self.budgets = torch.full(one, candidates, device=device)
@@ -77,7 +77,7 @@ class StaticVerifying:
         given = self.inputs.device
         root, offered = given["root"], given["chain"]
         if self.drafts is not None:
-            neural = torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts, -1)
+            neural = torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts[:, 1:], -1)
             offered = torch.cat((offered, neural), dim=1)
         if not offered.shape[1]:
             return Merged(root.unsqueeze(1), self.zeros.unsqueeze(1) - 1, None, self.zeros + 1)
