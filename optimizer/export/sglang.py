@@ -26,7 +26,7 @@ from optimizer.export.settle import Choice, Family
 from reader_theory.documents import Plan, PlanEntry, Policy
 from reader_theory.errors import UnsupportedByEngineError, require
 
-__all__ = ["Sglang", "reserved_kv_slots", "sglang_flags"]
+__all__ = ["Sglang", "reserved_kv_slots"]
 
 _BLOCKS = ("DFLASH", "DSPARK")
 

@@ -27,7 +27,7 @@ from optimizer.export.lengths import (
 from optimizer.export.settle import Family
 from reader_theory.documents import Chain, PlanEntry, Policy
 
-__all__ = ["Vllm", "vllm_flag"]
+__all__ = ["Vllm"]
 
 _OWN_WEIGHTS = ("mtp", "dspark")
 _BLOCKS = ("dflash", "dspark")

@@ -16,7 +16,7 @@ import numpy as np
 from reader_theory.errors import require
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["TokenLaw", "target_law"]
+__all__ = ["target_law"]
 
 Prefixes = Sequence[Sequence[int]]
 

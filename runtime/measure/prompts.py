@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reader_theory.errors import require
 from runtime.models.text import encode_chat, encode_text
 
-__all__ = ["DEFAULT_WORKLOAD", "PromptTokens", "house_prompts", "read_prompts"]
+__all__ = ["PromptTokens", "house_prompts", "read_prompts"]
 
 DEFAULT_WORKLOAD = "default"
 """Workload of a prompt that names none."""

@@ -23,7 +23,7 @@ from runtime.measure.record import Progress, PromptLike
 from runtime.models.base import LanguageModel
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
-__all__ = ["grown_family", "record_grown", "replay_grown"]
+__all__ = ["grown_family", "record_grown"]
 
 Ints = NDArray[np.int64]
 Pair = tuple[Ints, Ints]

@@ -18,7 +18,7 @@ from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 
-__all__ = ["LeanModel", "Weights", "is_lean", "is_untouched"]
+__all__ = ["LeanModel", "Weights", "is_lean"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
