@@ -31,6 +31,8 @@ FOR_THE_PUBLIC = {
     "linear_bound": "an upper bound for problems that no solver takes",
     "schedule_problem": "the problem behind a schedule, for other solvers",
     "Replan": "what a monitor calls",
+    "DriftMonitor": "what an engine is given as its monitor",
+    "PROCESSORS": "where law processors are registered from outside",
     "PACKAGED": "models that `reader fetch` knows",
 }
 """Offered to users of the library, with the reason."""

@@ -16,7 +16,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
-from runtime.engine.timing import StepTiming
+from runtime.engine.counters import StepTiming
 from runtime.measure.in_situ import (
     SeenStep,
     corrected_draft,
@@ -90,7 +90,7 @@ def calibrate_cost(
     for name, model in drafts.items() or ((None, None),):
         mine = [*probes, *checks] if not seen else [each for each in (*probes, *checks) if each.asks is not None]
         seen += watch_steps(
-            target, model, prompts, [each if name is None else each.asking(name) for each in mine], batches=grid[0],
+            target, None if name is None or model is None else {name: model}, prompts, [each if name is None else each.asking(name) for each in mine], batches=grid[0],
             seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
         )  # fmt: skip
     first = next(iter(drafts), DRAFT)

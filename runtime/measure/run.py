@@ -14,11 +14,11 @@ import torch
 
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.errors import require
-from runtime.engine.counters import EngineCounters
+from runtime.drafters.neural import NeuralDrafter
+from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.timing import StepTiming, columns_of
 from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of, teacher_forced
 from runtime.models.base import LanguageModel
 
@@ -222,8 +222,8 @@ class _Bench:
         """One a batch and draft: the one that the policy asks, else the first."""
         name = policy.asks if policy.asks in self.drafts else next(iter(self.drafts), None)
         if (batch, name) not in self._engines:
-            draft = None if name is None else self.drafts[name]
-            self._engines[batch, name] = Engine(self.target, draft, max_batch=batch, max_context=self.slots)
+            drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
+            self._engines[batch, name] = Engine(self.target, drafters=drafters, max_batch=batch, max_context=self.slots)
         return self._engines[batch, name]
 
 
