@@ -87,11 +87,11 @@ def calibrate_cost(
     }
     probes, checks = probe_policies(grid[1], drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
     seen: list[SeenStep] = []
-    for name, model in drafts.items() or ((None, None),):
-        mine = [*probes, *checks] if not seen else [each for each in (*probes, *checks) if each.asks is not None]
+    for name in drafts or (DRAFT,):
+        mine = [each for each in (*probes, *checks) if not seen or each.asks is not None]
         seen += watch_steps(
-            target, None if name is None or model is None else {name: model}, prompts, [each if name is None else each.asking(name) for each in mine], batches=grid[0],
-            seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
+            target, {name: drafts[name]} if drafts else None, prompts, [each.asking(name) for each in mine],
+            batches=grid[0], seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
         )  # fmt: skip
     first = next(iter(drafts), DRAFT)
     kept = [[each.asking(name) for each in some for name in (drafts or (DRAFT,))] for some in (probes, checks)]
