@@ -85,7 +85,7 @@ def serving_schedule(
     points: list[OperatingPoint] = []
     solver = ""
     for name in chosen:
-        table = fit.workload(name).rank_depth
+        table = fit.workload(name).ranks()
         problem = schedule_problem(
             table, cost, batches=rows, contexts=columns, max_nodes=max_nodes, max_depth=max_depth, slo_s=slo_s,
             kv_tokens=kv_tokens,

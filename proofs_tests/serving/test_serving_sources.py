@@ -50,9 +50,9 @@ def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trac
 
 def without_matches(trace: Trace) -> Trace:
     columns = dict(trace.columns)
-    for name in ("match_length", "match_count", "retrieval_offered", "retrieval_run"):
+    for name in ("retrieval_match", "retrieval_count", "retrieval_offered", "retrieval_run"):
         columns[name] = 0 * columns[name]
-    fields = {name: getattr(trace, name) for name in ("stamp", "target", "draft", "temperature", "candidates")}
+    fields = {name: getattr(trace, name) for name in ("stamp", "target", "temperature", "drafters")}
     return Trace.in_memory(columns, prompts=trace.prompts, **fields)
 
 

@@ -73,7 +73,7 @@ def plan_grid(
     """One row for every combination of the file's axes, in order; rows already in `output` are taken from there."""
     from optimizer.grid import evaluate, grid
 
-    fitted = {each.workload: each.rank_depth.value for each in fit.workloads if each.rank_depth is not None}
+    fitted = {each.workload: ranks.value for each in fit.workloads if (ranks := each.ranks()) is not None}
     axes = read_axes(file, sorted(fitted))
     function = _cells(axes, fitted, file, max_nodes, max_depth)
     # a resumed run must not take up rows of another fit, model, device or limit
