@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -34,7 +35,7 @@ class TreeProblem:
 
     Parameters
     ----------
-    acceptance : RankAcceptance or ForestAcceptance
+    acceptance : RankTable or ForestAcceptance
     cost : TabulatedCost or LevelCost
         Seconds a step of the whole batch.
     max_nodes : int, >= 1
@@ -67,10 +68,10 @@ class TreeProblem:
             fix="Leave it out to search as deep as acceptance and cost are known.",
         )
         require(
-            self.rule == "any" or isinstance(self.acceptance, RankAcceptance),
+            self.rule == "any" or isinstance(self.acceptance, RankTable),
             'explicit candidates must be planned under rule "any"',
             got=f"rule {self.rule!r} with {type(self.acceptance).__name__}",
-            fix="Describe sampled drafts by RankAcceptance: the candidates of a forest may each be left out.",
+            fix="Describe sampled drafts by RankTable: the candidates of a forest may each be left out.",
         )
 
     @property
@@ -91,7 +92,7 @@ class TreeProblem:
         """Names of the limits that `tree` stops at; explicit candidates limit nothing but themselves."""
         if not tree.nodes:
             return ()
-        depth = self.acceptance.depth if isinstance(self.acceptance, RankAcceptance) else None
+        depth = self.acceptance.depth if isinstance(self.acceptance, RankTable) else None
         nodes = {"max_nodes": self.max_nodes, "nodes of the cost table": self.cost.nodes}
         if self.memory is not None:
             nodes["memory"] = self.memory.most_nodes(self.batch, self.context_tokens)
@@ -189,7 +190,7 @@ class JointProblem:
 
     Parameters
     ----------
-    acceptance : RankAcceptance
+    acceptance : RankTable
     costs : dict from batch to TabulatedCost
         Seconds a step of that batch, by depth and by nodes of each request.
     memory : Memory
@@ -197,7 +198,7 @@ class JointProblem:
         Tokens that a request holds.
     """
 
-    acceptance: RankAcceptance
+    acceptance: RankTable
     costs: dict[int, TabulatedCost]
     memory: Memory
     context_tokens: float
@@ -223,14 +224,14 @@ class RobustProblem:
 
     Parameters
     ----------
-    workloads : tuple of RankAcceptance, length W
+    workloads : tuple of RankTable, length W
     cost : TabulatedCost
     max_nodes : int, >= 1
     scale : (W,) float64, > 0, optional
         Worth of a token of each workload. One over its own optimum makes the answer the least regret.
     """
 
-    workloads: tuple[RankAcceptance, ...]
+    workloads: tuple[RankTable, ...]
     cost: TabulatedCost
     max_nodes: int
     max_depth: int | None = None

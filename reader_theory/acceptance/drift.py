@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from reader_theory.acceptance.base import PathwiseModel, as_table
+from reader_theory.acceptance.base import PathwiseModel, as_table, normalised
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
@@ -92,8 +92,7 @@ class Drift(PathwiseModel):
 
 def _shifted(ranks: FloatArray, shift: NDArray[Any]) -> FloatArray:
     """(*S, R): ranks with their log-odds shifted by `shift` (*S), scaled down where they would sum above 1."""
-    table = expit(logit(ranks) + shift[..., None])
-    return table / np.maximum(table.sum(axis=-1, keepdims=True), 1.0)
+    return normalised(expit(logit(ranks) + shift[..., None]))
 
 
 def _centred(ranks: FloatArray, shift: FloatArray, counts: FloatArray) -> FloatArray:
