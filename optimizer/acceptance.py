@@ -12,7 +12,7 @@ from reader_theory.errors import InvalidInputError, NotATreeError, require
 from reader_theory.trees.tree import TokenTree
 from reader_theory.trees.value import by_depth_and_rank, path_probability, siblings_sum
 
-__all__ = ["ROUNDING", "Acceptance", "ForestAcceptance", "RankAcceptance"]
+__all__ = ["Acceptance", "ForestAcceptance", "RankAcceptance"]
 
 ROUNDING = 1e-9
 """How far sums of probabilities may miss what they must be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import UncertifiedError, certify
@@ -157,6 +158,8 @@ def solve(problem: Problem, solver: str | Solver | None = None) -> Solution:
     certificate = certify(problem, solution)
     if not certificate.valid:
         raise UncertifiedError(f"{solution.solver}: " + "; ".join(certificate.violations))
+    if isinstance(problem, TreeProblem) and solution.trees:
+        solution = replace(solution, binding=problem.binding(solution.tree))
     return solution.certified(certificate).counted(seconds=time.perf_counter() - began)
 
 

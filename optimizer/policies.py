@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from optimizer.acceptance import RankAcceptance
-from optimizer.certificates import Certificate
 from optimizer.cost import level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
+from optimizer.solution import Certificate
 from optimizer.solvers.best_first import best_first_order
 from reader_theory.documents import Chain, Cost, Off, Policy, Static, Union
 from reader_theory.documents.fit import WorkloadFit

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
 from reader_theory.errors import require
+from reader_theory.trees.tree import TokenTree
 
 __all__ = ["BatchProblem", "JointProblem", "Problem", "RobustProblem", "Rule", "SideConstraints", "TreeProblem"]
 
@@ -85,6 +86,18 @@ class TreeProblem:
         """Deepest level that acceptance, cost table and `max_depth` allow."""
         known = [self.acceptance.depth, self.cost.depth, self.max_depth]
         return min(limit for limit in known if limit is not None)
+
+    def binding(self, tree: TokenTree) -> tuple[str, ...]:
+        """Names of the limits that `tree` stops at; explicit candidates limit nothing but themselves."""
+        if not tree.nodes:
+            return ()
+        depth = self.acceptance.depth if isinstance(self.acceptance, RankAcceptance) else None
+        nodes = {"max_nodes": self.max_nodes, "nodes of the cost table": self.cost.nodes}
+        if self.memory is not None:
+            nodes["memory"] = self.memory.most_nodes(self.batch, self.context_tokens)
+        depths = {"max_depth": self.max_depth, "depth of the cost table": self.cost.depth, "depth of acceptance": depth}
+        full = [name for name, limit in nodes.items() if limit == tree.nodes == self.nodes_limit]
+        return (*full, *(name for name, limit in depths.items() if limit == tree.depth == self.depth_limit))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from optimizer.certificates import Certificate
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["Solution", "Status"]
+__all__ = ["TOLERANCE", "Certificate", "Solution", "Status"]
+
+TOLERANCE = 1e-9
+"""Relative difference of two rates that rounding may leave."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What an independent check found; it speaks of feasibility, value and bound, and of nothing else (not of `price`).
+
+    Parameters
+    ----------
+    violations : tuple of str
+        Rules that the answer breaks, claims that are false, and better answers that were missed; empty when it stands.
+    value : float, tokens a second
+        Recomputed from the trees.
+    upper_bound : float, tokens a second
+        No answer of the problem can exceed it.
+    attained : bool
+        Whether the bound is one that some answer attains, so that any gap is the solver's fault.
+    """
+
+    violations: tuple[str, ...]
+    value: float
+    upper_bound: float
+    attained: bool
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing speaks against the answer."""
+        return not self.violations
+
+    @property
+    def gap(self) -> float:
+        """(bound - value) / bound, >= 0."""
+        return max(0.0, 1 - self.value / self.upper_bound) if self.upper_bound > 0 else 0.0
+
+    def proves_optimal(self, tolerance: float = TOLERANCE) -> bool:
+        """Whether the answer stands and the gap is closed."""
+        return self.valid and self.gap <= tolerance
+
+    @property
+    def says(self) -> str:
+        """What is certified, in words."""
+        if not self.valid:
+            return "The answer does not stand."
+        if self.proves_optimal():
+            return "No answer to this problem gives more."
+        return (
+            f"The answer gives what it says; the best, which is not known, gives at most {self.gap:.2%} more than that."
+        )
 
 
 class Status(Enum):
-    """An outcome, with the advice that goes with it."""
+    """An outcome as the solver claims it, with the advice that goes with it; `Solution.gap` says what is proved."""
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
@@ -46,6 +95,8 @@ class Solution:
         Iterations, seconds, nodes expanded, and whatever else the solver counts.
     certificate : Certificate, optional
         Present on every answer of the planner.
+    binding : tuple of str
+        Limits that the best tree stops at, so that a wider one may gain: ``"max_nodes"``, ``"depth of acceptance"``.
     """
 
     trees: tuple[TokenTree, ...]
@@ -61,6 +112,7 @@ class Solution:
     advice: str = ""
     statistics: Mapping[str, float] = field(default_factory=dict[str, float])
     certificate: Certificate | None = None
+    binding: tuple[str, ...] = ()
 
     @property
     def tree(self) -> TokenTree:
@@ -80,9 +132,8 @@ class Solution:
         return "chain" if all(tree.is_chain for tree in self.trees) else "tree"
 
     def certified(self, certificate: Certificate) -> Solution:
-        """The same answer with its certificate, whose bound replaces the solver's own where it is tighter."""
-        bound = min(self.upper_bound, max(certificate.upper_bound, self.value))
-        return replace(self, certificate=certificate, upper_bound=bound)
+        """The same answer under its certificate's bound: what a solver claims of its own is no proof."""
+        return replace(self, certificate=certificate, upper_bound=max(certificate.upper_bound, self.value))
 
     def counted(self, **statistics: float) -> Solution:
         """The same answer with more statistics."""

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["PLUGINS", "Registry", "load_plugins"]
+__all__ = ["Registry"]
 
 PLUGINS = "reader_theory.plugins"
 """Entry point group whose modules are imported before the first look-up."""

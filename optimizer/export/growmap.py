@@ -6,40 +6,35 @@ ancestors), ``depth``, ``size``; UMbreLLa reads it as JSON, Sequoia as a torch f
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from optimizer.export.formats import engine_format
-from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import Plan
+from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
+from optimizer.export.settle import Family
 from reader_theory.documents.policy import Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["export_growmap", "families", "growmap_of", "growmap_tensors", "tree_of_growmap"]
+__all__ = ["Growmap", "growmap_of", "growmap_tensors", "tree_of_growmap"]
 
 
-def export_growmap(plan: Plan, workload: str, batch: int, *, nearest: bool = False) -> dict[str, Any]:
-    """Growmap of the plan's entry for `batch`, as UMbreLLa reads it; `growmap_tensors` makes Sequoia's of it.
+@EXPORTERS.register
+class Growmap(Exporter):
+    """Growmap of the plan's entry for `batch`, as UMbreLLa reads it; `growmap_tensors` makes Sequoia's of it."""
 
-    Parameters
-    ----------
-    plan : Plan
-    workload : str
-    batch : int
-    nearest : bool
-        Export the nearest static tree where the plan's policy is none.
+    name = "growmap"
+    one_entry = True
 
-    Raises
-    ------
-    UnsupportedByEngineError
-        If the policy has retrieval or children that skip a rank, and `nearest` is false.
-    """
-    alone = plan.model_copy(update={"entries": (plan.entry(workload, batch),)})
-    _, (choice,) = settle(alone, workload, engine_format("growmap"), families(alone, workload), nearest=nearest)
-    return growmap_of(choice.policy.tree)
+    def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
+        """What is run: one family."""
+        return {"tree": _runs}
+
+    def write(self, settled: Settled, options: ExportOptions) -> dict[str, Any]:
+        """The tree with its root."""
+        return growmap_of(settled.policies[0].tree)
 
 
 def growmap_of(tree: TokenTree) -> dict[str, Any]:
@@ -74,7 +69,7 @@ def tree_of_growmap(growmap: dict[str, Any]) -> TokenTree:
         sorted(found) == list(range(1, len(successors))) and all(node < child for child, (node, _) in found.items()),
         "`Successors` must name every node but the root once, after its parent",
         got=f"{len(successors)} nodes, named {sorted(found)[:10]}",
-        fix="Pass a growmap as Sequoia's tree search or `export_growmap` writes it.",
+        fix="Pass a growmap as Sequoia's tree search or `Growmap` writes it.",
         error=InvalidInputError,
     )
     found[0] = -1, 0
@@ -97,11 +92,6 @@ def _levels(tree: TokenTree) -> tuple[list[list[int]], dict[int, int]]:
     while deeper := [child for node in levels[-1] for child in _children(tree, node)]:
         levels.append(deeper)
     return levels, {node: number for number, node in enumerate(node for level in levels for node in level)}
-
-
-def families(plan: Plan, workload: str) -> dict[str, Family]:
-    """What is run: one family."""
-    return {"tree": _runs}
 
 
 def _runs(policy: Policy, number: int) -> bool:

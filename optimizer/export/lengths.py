@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from reader_theory.documents.plan import Plan
-from reader_theory.documents.policy import Policy
-from reader_theory.errors import require
+from collections.abc import Sequence
 
-__all__ = ["chain_length", "constant_length", "draft_model", "drafted_tokens"]
+from optimizer.export.settle import Choice
+from reader_theory.documents import Chain, Plan, PlanEntry, Policy, Static
+from reader_theory.errors import require
+from reader_theory.trees.tree import TokenTree
+
+__all__ = [
+    "LONGEST",
+    "batch_ends",
+    "chain_length",
+    "constant",
+    "constant_length",
+    "draft_model",
+    "drafted_tokens",
+    "retrieved_kin",
+    "static_chains",
+]
 
 _LONG_MATCH = 1_000_000
+LONGEST = 24
+"""Longest chain that is weighed for an engine."""
 
 
 def chain_length(policy: Policy) -> int | None:
@@ -34,6 +49,28 @@ def drafted_tokens(policy: Policy) -> int:
     return policy.retrieved.max_tokens if constant is None else constant
 
 
+def constant(length: int, min_match: int = 1) -> Chain:
+    """The retrieved chain of one length at every match of `min_match` tokens or more."""
+    return Chain(min_match=min_match, offset=float(length), factor=0.0, max_tokens=length)
+
+
+def retrieved_kin(entry: PlanEntry, min_match: int = 1) -> list[Chain]:
+    """Chains of one length that draft about as many tokens as the entry's policy verifies; none without retrieval."""
+    policy = entry.policy
+    retrieves = policy.retrieved is not None or (policy.kind == "grown" and policy.retrieval is not None)
+    if not retrieves:
+        return []
+    most = policy.most_nodes if policy.retrieved is None else policy.retrieved.max_tokens
+    return [constant(max(1, min(round(entry.prediction.nodes_per_step), most)), min_match)]
+
+
+def static_chains(entry: PlanEntry) -> list[Policy]:
+    """Chains of the drafter that the entry's plan asks or weighed, of every length up to `LONGEST`."""
+    asked = [policy.asks for policy in (entry.policy, *(each.policy for each in entry.candidates))]
+    names = dict.fromkeys(name for name in asked if name is not None)
+    return [Static.of(TokenTree.chain(k), name) for name in names for k in range(1, LONGEST + 1)]
+
+
 def draft_model(plan: Plan) -> str:
     """Name of the draft that the plan was made for.
 
@@ -49,3 +86,21 @@ def draft_model(plan: Plan) -> str:
         fix="Plan again from a trace that was recorded with a draft model.",
     )
     return str(plan.draft)
+
+
+def batch_ends(choices: Sequence[Choice], max_batch: int | None) -> list[int]:
+    """Largest batch that each choice serves; the last one reaches to the server's.
+
+    Raises
+    ------
+    InvalidInputError
+        If the server's largest batch is below a planned one.
+    """
+    ends = [choice.entry.batch for choice in choices]
+    require(
+        max_batch is None or max_batch >= ends[-1],
+        "`max_batch` must be at least the largest planned batch",
+        got=f"{max_batch}, planned {ends}",
+        fix="Pass the largest batch that the server runs.",
+    )
+    return [*ends[:-1], max_batch or ends[-1]]

@@ -5,42 +5,36 @@ Format: ``medusa_choices`` of Medusa, ``choices`` of EAGLE-1, ``eagle_choices`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from optimizer.export.formats import engine_format
-from optimizer.export.settle import Family, settle
-from reader_theory.documents.plan import Plan
+from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
+from optimizer.export.settle import Family
 from reader_theory.documents.policy import Policy
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["export_medusa", "families", "tree_of_choices"]
+__all__ = ["Medusa", "tree_of_choices"]
 
 
-def export_medusa(plan: Plan, workload: str, batch: int, *, nearest: bool = False) -> list[list[int]]:
-    """The tree of the plan's entry for `batch`, shortest paths first and then in order of rank.
+@EXPORTERS.register
+class Medusa(Exporter):
+    """The tree of the plan's entry for `batch`, shortest paths first and then in order of rank; empty for off."""
 
-    Parameters
-    ----------
-    plan : Plan
-    workload : str
-    batch : int
-    nearest : bool
-        Export the nearest static tree where the plan's policy is none.
+    name = "medusa"
+    one_entry = True
 
-    Returns
-    -------
-    list of list of int
-        One path of ranks a node; empty when the plan drafts nothing.
+    def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
+        """What is run: one family."""
+        return {"tree": self._runs}
 
-    Raises
-    ------
-    UnsupportedByEngineError
-        If the policy has retrieval, is deeper than the heads or ranks beyond their top k, and `nearest` is false.
-    """
-    alone = plan.model_copy(update={"entries": (plan.entry(workload, batch),)})
-    _, (choice,) = settle(alone, workload, engine_format("medusa"), families(alone, workload), nearest=nearest)
-    paths = choice.policy.tree.rank_paths()[1:]
-    return [list(path) for path in sorted(paths, key=lambda path: (len(path), path))]
+    def write(self, settled: Settled, options: ExportOptions) -> list[list[int]]:
+        """One path of ranks a node."""
+        paths = settled.policies[0].tree.rank_paths()[1:]
+        return [list(path) for path in sorted(paths, key=lambda path: (len(path), path))]
+
+    def _runs(self, policy: Policy, number: int) -> bool:
+        limits, tree = self.format.limits, policy.tree
+        within = tree.depth <= limits["heads"] and int(tree.ranks.max(initial=0)) < limits["topk"]
+        return policy.retrieved is None and within
 
 
 def tree_of_choices(choices: Sequence[Sequence[int]]) -> TokenTree:
@@ -52,15 +46,3 @@ def tree_of_choices(choices: Sequence[Sequence[int]]) -> TokenTree:
     [-1, 0, 0, 1]
     """
     return TokenTree.from_rank_paths(choices)
-
-
-def families(plan: Plan, workload: str) -> dict[str, Family]:
-    """What is run: one family."""
-    return {"tree": _runs}
-
-
-def _runs(policy: Policy, number: int) -> bool:
-    limits = engine_format("medusa").limits
-    tree = policy.tree
-    within = tree.depth <= limits["heads"] and int(tree.ranks.max(initial=0)) < limits["topk"]
-    return policy.retrieved is None and within

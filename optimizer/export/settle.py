@@ -7,7 +7,7 @@ the plan's own prediction; where the plan did not weigh it, the loss is said to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.export.formats import EngineFormat
@@ -16,10 +16,14 @@ from reader_theory.documents.policy import Policy, policy_of
 from reader_theory.errors import UnsupportedByEngineError, require
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["Choice", "Family", "entries_of", "settle", "weighed_policies"]
+__all__ = ["Choice", "Family", "Near", "entries_of", "settle", "weighed_policies"]
 
 Family = Callable[[Policy, int], bool]
 """Whether the family runs a policy in the entry of this number, counted from the smallest batch."""
+
+
+Near = Callable[[PlanEntry], Sequence[Policy]]
+"""Policies of an engine that are like an entry's, the likest first."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +41,46 @@ class Choice:
         return self.policy == self.entry.policy
 
     @property
+    def planned(self) -> tuple[float, float]:
+        """Tokens a step and a second of the plan's own choice, weighed as the others were."""
+        own = next((each for each in self.entry.candidates if each.policy == self.entry.policy), None)
+        told = self.entry.prediction
+        return (told.tokens_per_step.value, told.tokens_per_s.value) if own is None else (
+            own.tokens_per_step, own.tokens_per_s
+        )  # fmt: skip
+
+    @property
     def share(self) -> float:
-        """Tokens per second over those of the plan's own choice; 0 when unknown."""
-        return (self.tokens_per_s or 0.0) / self.entry.prediction.tokens_per_s.value
+        """Tokens per second over those of the plan's own choice; those of plain decoding when unknown."""
+        if self.exact:
+            return 1.0
+        if self.tokens_per_s is None:
+            return min(1.0, 1.0 / self.entry.prediction.speed_up.value)
+        return self.tokens_per_s / self.planned[1]
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether nothing is drafted where the plan drafts."""
+        return self.policy.kind == "off" and self.entry.policy.kind != "off"
 
     def __str__(self) -> str:
         head = f"batch {self.entry.batch}: {self.entry.policy.name} -> {self.policy.name}"
         if self.tokens_per_s is None or self.tokens_per_step is None:
             return f"{head}, which the plan did not weigh, so its loss is not known"
-        best = self.entry.prediction
+        per_step, per_s = self.planned
         return (
-            f"{head}, {self.tokens_per_step:.3g} tokens a step instead of {best.tokens_per_step.value:.3g} and "
-            f"{self.tokens_per_s:.4g} tokens/s instead of {best.tokens_per_s.value:.4g} "
+            f"{head}, {self.tokens_per_step:.3g} tokens a step instead of {per_step:.3g} and "
+            f"{self.tokens_per_s:.4g} tokens/s instead of {per_s:.4g} "
             f"({100 * (self.share - 1):+.1f} %)"
         )
 
 
 def settle(
-    plan: Plan, workload: str, engine: EngineFormat, families: Mapping[str, Family], *, nearest: bool
+    plan: Plan, workload: str, engine: EngineFormat, families: Mapping[str, Family], *, near: Near, nearest: bool
 ) -> tuple[str, list[Choice]]:
     """The family that loses least, and its choice for every entry of `workload`, smallest batch first.
+
+    What nobody weighed counts as plain decoding does, which it is taken before.
 
     Raises
     ------
@@ -66,7 +90,7 @@ def settle(
         If no family runs the plan as it is and `nearest` is false; the message states the nearest and its loss.
     """
     entries = entries_of(plan, workload)
-    settled = {name: _choices(entries, family) for name, family in families.items()}
+    settled = {name: _choices(entries, family, near) for name, family in families.items()}
     possible = {name: choices for name, choices in settled.items() if choices is not None}
     best = max(possible, key=lambda name: _worth(possible[name]), default=None)
     if best is not None and (nearest or all(choice.exact for choice in possible[best])):
@@ -107,20 +131,21 @@ def _offer(choices: list[Choice]) -> str:
     return f"The nearest that it runs: {told}. Pass `nearest=True` (`--nearest`) to export that."
 
 
-def _worth(choices: list[Choice]) -> tuple[bool, float, float]:
-    """Exact before near; then the larger worst share, then the larger sum of shares."""
+def _worth(choices: list[Choice]) -> tuple[bool, float, float, int]:
+    """Exact before near; then the larger worst share, the larger sum of shares, and who gives up drafting less."""
     shares = [choice.share for choice in choices]
-    return all(choice.exact for choice in choices), min(shares), sum(shares)
+    dropped = sum(choice.gives_up for choice in choices)
+    return all(choice.exact for choice in choices), min(shares), sum(shares), -dropped
 
 
-def _choices(entries: list[PlanEntry], family: Family) -> list[Choice] | None:
-    found = [_best(entry, number, family) for number, entry in enumerate(entries)]
+def _choices(entries: list[PlanEntry], family: Family, near: Near) -> list[Choice] | None:
+    found = [_best(entry, number, family, near) for number, entry in enumerate(entries)]
     choices = [choice for choice in found if choice is not None]
     return choices if len(choices) == len(entries) else None
 
 
-def _best(entry: PlanEntry, number: int, family: Family) -> Choice | None:
-    """The plan's own policy, else the fastest weighed one that the family runs, else the tree's spine.
+def _best(entry: PlanEntry, number: int, family: Family, near: Near) -> Choice | None:
+    """The plan's own policy, else the fastest that the family runs; what is like it though nobody weighed it, last.
 
     A grown policy is no family's: its tree is another at every step.
     """
@@ -128,10 +153,11 @@ def _best(entry: PlanEntry, number: int, family: Family) -> Choice | None:
         told = entry.prediction
         return Choice(entry, entry.policy, told.tokens_per_step.value, told.tokens_per_s.value)
     weighed = [choice for choice in _weighed(entry) if choice.policy.kind != "grown" and family(choice.policy, number)]
-    if weighed:
-        return max(weighed, key=lambda choice: choice.share)
-    spine = _spine(entry.policy)
-    return Choice(entry, spine, None, None) if family(spine, number) else None
+    known = [choice.policy for choice in weighed]
+    alike = [policy for policy in (*near(entry), _spine(entry.policy)) if policy not in known]
+    unknown = [Choice(entry, policy, None, None) for policy in alike if family(policy, number)]
+    found = [*weighed, *unknown[:1]]
+    return max(found, key=lambda choice: (choice.share, not choice.gives_up), default=None)
 
 
 def _weighed(entry: PlanEntry) -> Iterator[Choice]:

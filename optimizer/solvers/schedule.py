@@ -47,7 +47,7 @@ def solve(problem: ScheduleProblem) -> Schedule:
     violations, bound = certify_schedule(answer)
     if violations:
         raise UncertifiedError(f"{answer.solver}: " + "; ".join(violations[:5]))
-    upper = value if tables[0].solver == "dynamic" else np.maximum(bound, value)
+    upper = np.maximum(bound, value)
     seconds = time.perf_counter() - began
     return Schedule(problem, nodes, depth, taken, step_s, value, off, upper, price, tables[0].solver, trees, seconds)
 

@@ -27,10 +27,10 @@ from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
 from reader_theory.documents import Grown, Trace
 from reader_theory.trees import TokenTree
+from runtime.cache.rows import compact
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import OffersFit, fit_offers, record_offers
-from runtime.drafters.trie import DraftTrie
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import PromptTokens, house_prompts
@@ -64,6 +64,23 @@ def answers(target: LanguageModel, prompts: Sequence[PromptTokens], temperature:
     return [(p.tokens, np.array(d.tokens, dtype=np.int64)) for p, d in zip(prompts, done, strict=True)]
 
 
+def opened(draft: LanguageModel, rows: int, slots: int) -> NeuralDrafter:
+    """A drafter with room for some rows."""
+    drafter = NeuralDrafter(draft)
+    drafter.open("draft", rows, slots)
+    return drafter
+
+
+def kept_of(tokens: list[int], parents: list[int], ahead: list[int]) -> list[int]:
+    """What a step emits whose tree has these nodes, -1 the root, where the target goes on with `ahead`."""
+    below, node, emitted = dict(zip(zip(parents, tokens, strict=True), range(len(tokens)), strict=True)), -1, []
+    for token in ahead:
+        emitted.append(token)
+        if (node := below.get((node, token), -2)) < -1:
+            break
+    return emitted
+
+
 def replay(
     draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: TokenTree | None = None
 ) -> dict[str, float]:
@@ -73,7 +90,7 @@ def replay(
     spent = 0.0
     for low in range(0, len(pairs), BATCH):
         part = pairs[low : low + BATCH]
-        neural = None if draft is None else NeuralDrafter(draft, len(part), slots)
+        neural = None if draft is None else opened(draft, len(part), slots)
         drafter, rows = JoinedDrafter(neural), []
         for number, (prompt, output) in enumerate(part):
             rows.append(Row(RetrievalIndex(np.append(prompt, output[0]).astype(np.int32)), output.tolist()))
@@ -81,26 +98,19 @@ def replay(
                 neural.join(number, np.append(prompt, output[0]))
         while rows:
             began = perf_counter()
-            grown, _ = drafter.propose(policy, [row.index for row in rows], np.full(len(rows), policy.nodes), static)
+            grown, _ = drafter.grow(policy, [row.index for row in rows], np.full(len(rows), policy.nodes), static)
             spent += perf_counter() - began
             for number, row in enumerate(rows):
-                trie = DraftTrie(row.output[row.at - 1])
-                trie.add_tree(*grown.down_to(number, 1 << 30))
-                ahead = [*row.output[row.at :], -1]
-                _, tokens = trie.follow(lambda path, ahead=ahead: ahead[min(len(path), len(ahead)) - 1])
-                kept = [token for token in tokens if token >= 0]
+                tokens, parents = grown.down_to(number, 1 << 30)
+                kept = kept_of(tokens, parents, row.output[row.at :])
                 row.index.extend(np.array(kept, np.int32))
                 if neural is not None:
                     neural.extend(number, kept)
-                steps, emitted, nodes = steps + 1, emitted + len(kept), nodes + len(trie) - 1
+                steps, emitted, nodes = steps + 1, emitted + len(kept), nodes + len(tokens)
                 row.at += len(kept)
-            for number in range(len(rows) - 1, -1, -1):
-                if rows[number].at >= len(rows[number].output):
-                    last = rows.pop()
-                    if number < len(rows):
-                        rows[number] = last
-                        if neural is not None:
-                            neural.move_row(len(rows), number)
+            for move in compact(rows, lambda row: row.at >= len(row.output)):
+                if neural is not None:
+                    neural.move(*move)
     return {
         "tokens_per_step": emitted / steps,
         "nodes_per_step": nodes / steps,
@@ -122,15 +132,13 @@ def neural_static(draft: LanguageModel, trees: dict[int, TokenTree], pairs: Sequ
     for nodes, tree in trees.items():
         steps = emitted = 0
         for prompt, output in pairs:
-            drafter = NeuralDrafter(draft, 1, len(prompt) + len(output) + nodes + 2)
+            drafter = opened(draft, 1, len(prompt) + len(output) + nodes + 2)
             drafter.join(0, np.append(prompt, output[0]))
             at, text = 1, output.tolist()
             while at < len(text):
-                trie = DraftTrie(text[at - 1])
-                trie.add_tree(drafter.propose(1, tree)[0, 1:].tolist(), (tree.parents[1:] - 1).tolist())
-                ahead = [*text[at:], -1]
-                _, tokens = trie.follow(lambda path, ahead=ahead: ahead[min(len(path), len(ahead)) - 1])
-                kept = [token for token in tokens if token >= 0]
+                tokens = np.empty((1, len(tree)), dtype=np.int64)
+                drafter.fill(tree, tokens)
+                kept = kept_of(tokens[0, 1:].tolist(), (tree.parents[1:] - 1).tolist(), text[at:])
                 drafter.extend(0, kept)
                 at, steps, emitted = at + len(kept), steps + 1, emitted + len(kept)
         rows.append({"budget": nodes, "tokens_per_step": emitted / steps, "nodes_per_step": float(nodes)})

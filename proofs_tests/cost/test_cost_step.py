@@ -114,6 +114,19 @@ def test_one_measured_step_is_met_and_others_come_nearer() -> None:
     )
 
 
+@pytest.mark.parametrize("slower", [0.8, 1.2, 1.7, 2.5])
+def test_calibration_believes_what_was_measured(slower: float) -> None:
+    step = StepCost(known_shape("Llama-3.1-70B"), find_device("H100-SXM"), tensor_parallel=2)
+    points = [StepConditions(batch=b, context=245.0) for b in (1.0, 8.0, 64.0)]
+    measured = [slower * step.model.estimate(point).value for point in points]
+    one, three = calibrate(step, points[:1], measured[:1]), calibrate(step, points, measured)
+    assert abs(one.residuals[0]) < 0.02 and np.abs(three.residuals).max() < 0.03
+    for found in (one, three):
+        assert all(found.step.model.estimate(p).covers(s) for p, s in zip(points, measured, strict=True))
+    widths = [(e.high - e.low) / e.value for e in (f.step.model.estimate(points[2]) for f in (one, three))]
+    assert widths[1] < widths[0], "more points, less doubt"
+
+
 def test_enough_points_recover_the_factors_in_spite_of_an_outlier() -> None:
     truth = StepCost(STEP.target, STEP.device, drafter=STEP.drafter, scale={"target linear": 0.9, "drafter": 1.3})
     points = [

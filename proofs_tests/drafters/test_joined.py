@@ -42,11 +42,17 @@ def laws_at_root(law: np.ndarray, trust: float = 0.5, maps: tuple[SourceMap, ...
     return laws
 
 
+def opened(rows: int, slots: int) -> NeuralDrafter:
+    drafter = NeuralDrafter(TableModel(SMALL))
+    drafter.open("draft", rows, slots)
+    return drafter
+
+
 def drafted(text: list[int], policy: Grown, budget: int = 512, static: TokenTree | None = None) -> GrownBatch:
-    neural = NeuralDrafter(TableModel(SMALL), 1, 1024)
+    neural = opened(1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))
-    return JoinedDrafter(neural).propose(policy, [index], np.array([budget]), static)[0]
+    return JoinedDrafter(neural).grow(policy, [index], np.array([budget]), static)[0]
 
 
 def rows(grown: GrownBatch, row: int = 0) -> list[tuple[int, int, float]]:
@@ -88,7 +94,7 @@ def test_every_joined_draft_is_a_tree_within_budget_and_price(
 def test_without_a_draft_the_joined_tree_is_the_retrieved_tree() -> None:
     text = RNG.integers(0, 5, 200)
     index = RetrievalIndex(text)
-    grown, asked = JoinedDrafter(None).propose(Grown(nodes=32), [index], np.array([32]))
+    grown, asked = JoinedDrafter(None).grow(Grown(nodes=32), [index], np.array([32]))
     tree = index.tree(32)
     assert not asked
     assert [row[:2] for row in rows(grown)] == list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
@@ -119,17 +125,17 @@ def test_retrieval_is_queried_at_the_drafts_nodes_and_the_draft_at_retrievals() 
 def test_a_draft_depends_on_the_prefix_only() -> None:
     text = RNG.integers(0, 4, 60).tolist()
     policy = Grown(nodes=20, levels=3, width=4, candidates=4)
-    neural, index = NeuralDrafter(TableModel(SMALL), 2, 256), RetrievalIndex(np.array(text[:10], np.int32))
+    neural, index = opened(2, 256), RetrievalIndex(np.array(text[:10], np.int32))
     neural.join(0, np.array(text[:10], dtype=np.int64))
     neural.join(1, np.array([1, 2, 3], dtype=np.int64))
     other, drafter = RetrievalIndex([1, 2, 3]), JoinedDrafter(neural)
     for low in range(10, 60, 5):
-        drafter.propose(policy, [index, other], np.array([20, 20]))
+        drafter.grow(policy, [index, other], np.array([20, 20]))
         neural.extend(0, text[low : low + 5])
         neural.extend(1, [low % 4])
         index.extend(np.array(text[low : low + 5], np.int32))
         other.extend(np.array([low % 4], np.int32))
-    grown, _ = drafter.propose(policy, [index, other], np.array([20, 20]))
+    grown, _ = drafter.grow(policy, [index, other], np.array([20, 20]))
     assert rows(grown) == rows(drafted(text, policy))
 
 

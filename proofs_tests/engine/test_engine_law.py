@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reader_theory.documents import Chain, Off, Policy, policy_of
 from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.engine.step import Eager
 from runtime.models.table import TableModel
 
 GRID, LENGTH = 4, 4
@@ -46,8 +48,10 @@ def _exact_law(prompt: list[int]) -> dict[tuple[int, ...], int]:
     return dict(law)
 
 
-def _engine_law(policy: Policy, batch: int, engine: type[Engine] = Engine) -> list[dict[tuple[int, ...], int]]:
-    served = engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=32)
+def _engine_law(policy: Policy, batch: int, backend: Any = "eager") -> list[dict[tuple[int, ...], int]]:
+    served = Engine(
+        TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=batch, max_context=32, backend=backend
+    )
     params = SamplingParams(temperature=1.0, max_new_tokens=LENGTH)
     laws: list[Counter[tuple[int, ...]]] = [Counter() for _ in PROMPTS]
     cells = (np.array(list(product(range(GRID), repeat=LENGTH))) + 0.5) / GRID
@@ -66,27 +70,27 @@ def test_sampled_output_has_the_target_law_exactly(policy: str, batch: int) -> N
     assert _engine_law(POLICIES[policy], batch) == [_exact_law(prompt) for prompt in PROMPTS]
 
 
-class _SharesUniforms(Engine):
+class _SharesUniforms(Eager):
     """A planted bug: every token of a step reads the uniform of the step's first position."""
 
-    def _walk(self, drafts, layout, logits):  # type: ignore[no-untyped-def]
-        for request in self.rows:
+    def verify(self, rows, proposal):  # type: ignore[no-untyped-def]
+        for request in rows:
             start = len(request.output)
             request.uniforms = np.concatenate(
                 [request.uniforms[: start + 1], np.full(LENGTH - start, request.uniforms[min(start, LENGTH - 1)])]
             )[:LENGTH]
-        return super()._walk(drafts, layout, logits)
+        return super().verify(rows, proposal)
 
 
-class _KeepsWrongEntries(Engine):
+class _KeepsWrongEntries(Eager):
     """A planted bug: committing keeps the first scratch entries, whichever path was accepted."""
 
-    def _commit(self, walks):  # type: ignore[no-untyped-def]
-        return super()._commit(walks._replace(path=np.where(walks.path < 0, -1, np.arange(walks.path.shape[1]))))
+    def commit(self, walks):  # type: ignore[no-untyped-def]
+        return super().commit(walks._replace(path=np.where(walks.path < 0, -1, np.arange(walks.path.shape[1]))))
 
 
 @pytest.mark.parametrize("mutant", [_SharesUniforms, _KeepsWrongEntries])
-def test_a_planted_bug_changes_the_law(mutant: type[Engine]) -> None:
+def test_a_planted_bug_changes_the_law(mutant: type[Eager]) -> None:
     assert _engine_law(POLICIES["tree"], 3, mutant) != [_exact_law(prompt) for prompt in PROMPTS]
 
 

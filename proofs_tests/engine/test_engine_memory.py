@@ -26,8 +26,9 @@ def _engine(**options: Any) -> Engine:
 
 
 def _held(engine: Engine) -> int:
-    assert engine.drafter is not None
-    return max(cache.held_rows * cache.held_slots for cache in (engine.cache, engine.drafter.cache))
+    small = engine.drafters["draft"].cache
+    assert small is not None
+    return max(cache.held_rows * cache.held_slots for cache in (engine.cache, small))
 
 
 def test_memory_held_never_exceeds_the_budget_and_everyone_is_served() -> None:
@@ -51,8 +52,9 @@ def test_memory_held_never_exceeds_the_budget_and_everyone_is_served() -> None:
 
 def test_a_budget_in_bytes_counts_target_and_draft() -> None:
     engine = _engine(kv_bytes=400_000)
-    assert engine.drafter is not None
-    each = engine.cache.kv_bytes_per_token() + engine.drafter.cache.kv_bytes_per_token()
+    small = engine.drafters["draft"].cache
+    assert small is not None
+    each = engine.cache.kv_bytes_per_token() + small.kv_bytes_per_token()
     assert each == 4 * 2 * (2 * 2 * 16 + 1 * 2 * 8), "keys and values, float32: layers x kv heads x head size"
     assert engine.scheduler.kv_tokens == 400_000 // each
     with pytest.raises(InvalidInputError, match="two tokens"):

@@ -196,7 +196,6 @@ def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypa
             return type(told)(told.tree, told.scheme, flat, None)
 
     monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
-    monkeypatch.setattr("runtime.engine.step.DrawnDraft", Lies)
     tree = TokenTree.chain(2)
     assert _gap(_engine_law(_engine(tree), _params(rule)), _exact()) > 0.01
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
-from reader_theory.documents import Policy
+from reader_theory.documents import policy_of
+from reader_theory.trees import DraftTree
 from runtime.cache.rows import RowCache
-from runtime.drafters.trie import DraftTrie
+from runtime.drafters.base import NoDrafter, Proposal, gathered
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.step import Drafting
 from runtime.models.inputs import prefill
 from runtime.models.load import wrap
 
@@ -43,28 +43,31 @@ def _alone(prompt: int) -> tuple[int, ...]:
     return tuple(generated(tiny_model("llama"), random_prompts(PROMPTS)[prompt].tokens, LONGEST + 8))
 
 
-class _Planted(Drafting):
+class _Planted(NoDrafter):
     """Offers, to each row, a path of the target's own next tokens and wrong siblings along it."""
 
+    name = "planted"
+
     def __init__(self) -> None:
-        super().__init__(None)
         self.accept: list[int] = []
         self.wrong: list[list[tuple[int, int]]] = []
         self.truth: dict[str, tuple[int, ...]] = {}
 
-    def retrieve(self, policy: Policy, rows: Any, spare: Any) -> tuple[list[DraftTrie], list[int]]:
-        tries = [DraftTrie(request.output[-1]) for request in rows]
-        for row, (request, trie) in enumerate(zip(rows, tries, strict=True)):
+    def propose(self, policy: Any, rows: Any, spare: Any) -> Proposal:
+        tokens: list[list[int]] = []
+        parents: list[list[int]] = []
+        for row, request in enumerate(rows):
             following = self.truth[request.id][len(request.output) :]
-            deep = min(self.accept[row % len(self.accept)], request.room - 1, spare(request))
-            node, path = 0, [0]
+            deep = min(self.accept[row % len(self.accept)], request.room - 1, spare[row])
+            node, nodes = 0, dict[tuple[int, int], int]()
             for depth in range(max(deep, 0)):
                 for place, token in self.wrong[row % len(self.wrong)]:
-                    if place == depth and token != following[depth] and len(trie) < spare(request) - deep:
-                        trie.child(node, token)
-                node = trie.child(node, following[depth])
-                path.append(node)
-        return tries, []
+                    if place == depth and token != following[depth] and 1 + len(nodes) < spare[row] - deep:
+                        nodes.setdefault((node, token), 1 + len(nodes))
+                node = nodes.setdefault((node, following[depth]), 1 + len(nodes))
+            tokens.append([token for _, token in nodes])
+            parents.append([parent for parent, _ in nodes])
+        return Proposal(gathered(rows, tokens, parents))
 
 
 class EngineStates(RuleBasedStateMachine):
@@ -72,9 +75,15 @@ class EngineStates(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = Engine(_target(), max_batch=ROWS, max_context=CONTEXT, kv_tokens=SLOTS)
-        self.engine.scheduler.scratch = 12
-        self.planted = self.engine.drafting = _Planted()
+        self.planted = _Planted()
+        self.engine = Engine(
+            _target(),
+            drafters={"draft": self.planted},
+            policy=policy_of(DraftTree.chain(11)),
+            max_batch=ROWS,
+            max_context=CONTEXT,
+            kv_tokens=SLOTS,
+        )
         self.all: list[tuple[Request, int]] = []
 
     @rule(prompt=st.integers(0, PROMPTS - 1), length=st.integers(1, LONGEST))

@@ -7,6 +7,7 @@ the text is the law under the keys that the engine really uses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from proofs_tests.engine.test_engine_rules import DRAFT, DRAWN, LENGTH, PROMPT, Text, _engine, _exact, _gap
-from reader_theory.documents import Static
+from reader_theory.documents import policy_of
 from reader_theory.rules import streams
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.trees import TokenTree
@@ -87,7 +88,7 @@ def test_two_draws_that_share_a_key_are_caught(confuse: Any, monkeypatch: pytest
 
 def test_a_coupled_draft_that_agrees_with_its_target_is_always_kept() -> None:
     """Draft and target run one race on one row of noise: whatever its rows, they finish alike."""
-    policy = Static.of(TokenTree.chain(3))
+    policy = policy_of(TokenTree.chain(3))
     engine = Engine(TableModel(DRAFT), TableModel(DRAFT), policy=policy, max_batch=3, max_context=128)
     params = SamplingParams(temperature=1.0, max_new_tokens=41, verification="gumbel", seed=1)
     done = engine.generate([PROMPT, [0], [3, 3]], params)
@@ -98,12 +99,12 @@ def test_a_shifted_noise_is_caught_by_its_acceptance(monkeypatch: pytest.MonkeyP
     """The drafter reads the row of the position after the one it drafts for; the text keeps its law, drafts do not."""
     from runtime.drafters import sampled
 
-    right = sampled.Ask
+    class Shifted(sampled.Ask):
+        @classmethod
+        def of(cls, *given: Any) -> sampled.Ask:
+            right = sampled.Ask.of(*given)
+            return replace(right, noise=lambda depth: right.noise(depth + 1))
 
-    def shifted(**options: Any) -> Any:
-        noise = options.pop("noise")
-        return right(**options, noise=lambda depth: noise(depth + 1))
-
-    monkeypatch.setattr("runtime.engine.step.Ask", shifted)
+    monkeypatch.setattr("runtime.drafters.neural.Ask", Shifted)
     with pytest.raises(AssertionError):
         test_a_coupled_draft_that_agrees_with_its_target_is_always_kept()

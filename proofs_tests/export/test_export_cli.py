@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from optimizer.export import ENGINES
+from optimizer.export import EXPORTERS
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, TREE, entry, plan
 from proofs_tests.importers.test_import_metrics import COUNTS, scrape
 from proofs_tests.importers.test_import_prompts import CONVERSATION, jsonl, sharegpt
@@ -40,7 +40,7 @@ def tree(tmp_path: Path) -> Path:
     return plan(entry(1, TREE, 2.5, 120.0)).write(tmp_path / "tree.json")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXPORTERS.names)
 def test_every_engine_gets_its_file(chain: Path, tmp_path: Path, engine: str) -> None:
     output = tmp_path / "out" / "export.json"
     method = ["--method", "EAGLE3"] if engine == "sglang" else []

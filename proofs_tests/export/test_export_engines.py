@@ -15,19 +15,22 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
 from optimizer.export import (
-    ENGINES,
+    EXPORTERS,
     engine_format,
+    export,
+    reserved_kv_slots,
+    sglang_flags,
+    vllm_flag,
+)
+from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, TREE, entry, plan
+from proofs_tests.export.exports import (
     export_sglang,
     export_sglang_dynamic_tree,
     export_tensorrt_llm,
     export_tensorrt_llm_dynamic_tree,
     export_vllm,
     nearest,
-    reserved_kv_slots,
-    sglang_flags,
-    vllm_flag,
 )
-from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, TREE, entry, plan
 from reader_theory.documents import Chain, Plan, Policy, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.trees.tree import TokenTree
@@ -238,7 +241,7 @@ def test_the_schema_catches_what_the_engine_would_refuse(engine: str, damaged: A
         check(engine, damaged)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXPORTERS.names)
 def test_every_format_names_its_version_and_is_a_schema(engine: str) -> None:
     told = engine_format(engine)
     assert told.engine == engine and re.match(r"\d", told.version)
@@ -248,8 +251,8 @@ def test_every_format_names_its_version_and_is_a_schema(engine: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="vllm, sglang"):
-        engine_format("llama.cpp")
+    with pytest.raises(InvalidInputError, match=r"sglang.*vllm"):
+        export(chains(3), "llama.cpp", "chat")
     with pytest.raises(InvalidInputError, match="draft_model, eagle"):
         export_vllm(chains(3), "chat", method="telepathy")
     with pytest.raises(InvalidInputError, match="`workload`"):

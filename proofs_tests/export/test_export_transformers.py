@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from optimizer.export import engine_format, export_transformers
+from optimizer.export import engine_format
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, TREE, entry, plan
+from proofs_tests.export.exports import export_transformers
 from reader_theory.documents import Chain, Policy
 from reader_theory.errors import UnsupportedByEngineError
 

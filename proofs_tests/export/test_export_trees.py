@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from optimizer.export import (
-    engine_format,
-    export_growmap,
-    export_medusa,
-    growmap_of,
-    growmap_tensors,
-    tree_of_choices,
-    tree_of_growmap,
-)
+from optimizer.export import engine_format, growmap_of, growmap_tensors, tree_of_choices, tree_of_growmap
 from proofs_tests.documents.documents_examples import OFF, RETRIEVAL, TREE, entry, plan
+from proofs_tests.export.exports import export_growmap, export_medusa
 from reader_theory.documents import Candidate, policy_of
 from reader_theory.errors import InvalidInputError, UnsupportedByEngineError
 from reader_theory.trees.tree import TokenTree

@@ -205,6 +205,19 @@ SPECULATORS = (
 )
 
 
+BENCH = {
+    "model_id": "a/target", "completed": 100, "request_throughput": 2.0, "mean_e2el_ms": 1500.0,
+    "total_output_tokens": 12800, "spec_decode_num_drafts": 1000, "spec_decode_draft_tokens": 3000,
+    "spec_decode_acceptance_length": 2.52, "spec_decode_per_position_acceptance_rates": [0.8, 0.48, 0.24],
+}  # fmt: skip
+
+
+def test_results_of_vllm_bench_tell_acceptance(tmp_path: Path) -> None:
+    found = told(tmp_path, json.dumps(BENCH, indent=2))
+    np.testing.assert_allclose(found.table, [[0.8], [0.6], [0.5]])
+    assert (found.drafts, found.model) == (1000, "a/target")
+
+
 def test_subsets_of_speculators_are_workloads(tmp_path: Path) -> None:
     path = tmp_path / "acceptance.csv"
     path.write_text(SPECULATORS)
@@ -242,7 +255,8 @@ def test_a_form_is_added_from_outside(tmp_path: Path) -> None:
         ACCEPTANCE_FORMATS._found.pop("tally")
 
 
-WHOLE = [*FORMS.values(), *OLDER.values(), LLAMA, SPECULATORS, sglang_gauges([2.0]), sglang_log([2.0], [1]),
+WHOLE = [json.dumps(BENCH), *FORMS.values(), *OLDER.values(), LLAMA, SPECULATORS,
+         sglang_gauges([2.0]), sglang_log([2.0], [1]),
          as_responses(steps_record(requests=1)[0]), as_guidellm(steps_record(requests=1)[0])]  # fmt: skip
 
 

@@ -9,28 +9,26 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.rules import Greedy, TargetOnly
-from runtime.drafters.trie import DraftTrie
-from runtime.engine.picker import token_scores
+from reader_theory.trees import TokenTree, TokenTrees
+from runtime.engine.processors import TokenLaw
 from runtime.engine.sampling import SamplingParams
 
 Walk = tuple[list[int], list[int]]
 
 
-def trie_of(case: dict[str, NDArray[Any]], row: int) -> DraftTrie:
-    """The row's tree as a trie."""
-    trie = DraftTrie(int(case["tokens"][row, 0]))
-    for node in range(1, int(case["counts"][row])):
-        assert trie.child(int(case["parents"][row, node]), int(case["tokens"][row, node])) == node
-    return trie
+def tree_of(case: dict[str, NDArray[Any]], row: int) -> TokenTree:
+    """The row's tree."""
+    return TokenTrees(case["tokens"], case["parents"], case["counts"])[row]
 
 
 def target_only(case: dict[str, NDArray[Any]], row: int) -> Walk:
     """The rule's own tokens, with the uniform of each node."""
     params = SamplingParams(temperature=float(case["temperature"][row]))
     rule, logits = Greedy() if params.greedy else TargetOnly(), torch.from_numpy(case["logits"][row])
-    return trie_of(case, row).follow(
+    law = TokenLaw(params)
+    return tree_of(case, row).follow(
         lambda path: rule.next_token(
-            token_scores(logits[path[-1]], params, []), lambda _, count: case["uniforms"][row, path[-1]].repeat(count)
+            law.scores(logits[path[-1]], []), lambda _, count: case["uniforms"][row, path[-1]].repeat(count)
         )
     )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proofs_tests.kernels import kernel_cases as cases
 from proofs_tests.kernels import kernel_references as truth
 from reader_theory.errors import InvalidInputError, NotATreeError
-from runtime.drafters.trie import DraftTrie
+from runtime.drafters.parts import TreeBuilder
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.merge import merge_candidates
 from runtime.kernels.tree_inputs import fill_tree_inputs
@@ -57,7 +57,7 @@ def test_greedy_follows_argmax_in_every_dtype(seed: int, batch: int, width: int,
         best = logits.argmax(-1)
         walks = verify_greedy(logits, *tree)
         for b in range(batch):
-            expected = truth.trie_of(case, b).follow(lambda path, row=best[b]: int(row[path[-1]]))
+            expected = truth.tree_of(case, b).follow(lambda path, row=best[b]: int(row[path[-1]]))
             assert truth.walk_of(walks, b) == expected
 
 
@@ -91,13 +91,13 @@ def test_merge_keeps_the_likeliest_above_the_price(seed: int, batch: int, size: 
 
 @given(seeds)
 @settings(max_examples=30)
-def test_merge_without_a_price_is_the_draft_trie(seed: int) -> None:
+def test_merge_without_a_price_merges_equal_siblings(seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = cases.candidates(rng, 1, 14)
     case["tokens"] = np.abs(case["tokens"])
     case["probability"], case["budgets"] = np.ones((1, 14)), np.array([14])
-    trie = DraftTrie(int(case["root"][0]))
-    trie.add_tree(case["tokens"][0].tolist(), case["parents"][0].tolist())
+    trie = TreeBuilder(int(case["root"][0]))
+    trie.add(case["tokens"][0].tolist(), (case["parents"][0] + 1).tolist())
     out = merge_candidates(**case, nodes=14)
     count = int(out.counts[0])
     assert (out.tokens[0, :count].tolist(), out.parents[0, :count].tolist()) == (trie.tokens, trie.parents)

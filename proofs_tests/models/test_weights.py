@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.models import products
 from runtime.models.lean import LeanModel, is_lean
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
-from runtime.models.load import wrap
+from runtime.models.load import load_model, wrap
 from runtime.models.transformers import TransformersModel
 
 
@@ -148,3 +149,23 @@ def test_projections_side_by_side_have_their_own_biases() -> None:
     modules = [torch.nn.Linear(16, 8), torch.nn.Linear(16, 4, bias=False)]
     x = torch.randn(3, 16)
     torch.testing.assert_close(FollowingLinear(modules)(x), torch.cat([each(x) for each in modules], dim=1))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_whose_pages_are_given_back_decodes_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    _choice(monkeypatch, packed)
+    model, prompt = tiny_model("qwen2", hidden=128), random_prompts(1)[0].tokens
+    model.save_pretrained(tmp_path)
+    engine = Engine(load_model(tmp_path), max_batch=1, max_context=96)
+    done = engine.generate([prompt], SamplingParams(max_new_tokens=12))
+    assert done[0].tokens == generated(model, prompt, 12)
+
+
+def test_pages_of_a_weight_are_given_back() -> None:
+    from runtime.models.memory import give_back
+
+    weight = torch.ones(1 << 20)
+    give_back(weight)
+    assert float(weight.sum()) <= 2 * 4096 / 4  # what is left lies on the pages at its two ends

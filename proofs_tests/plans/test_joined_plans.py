@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 import runtime.measure.replay as grown_replay
-from optimizer.export import nearest
-from optimizer.export.sglang import export_sglang
-from optimizer.export.tensorrt_llm import export_tensorrt_llm
-from optimizer.export.vllm import export_vllm
 from optimizer.forecast import step_forecast
 from optimizer.plan import make_plan
 from proofs_tests.documents.documents_examples import entry, plan
+from proofs_tests.export.exports import export_sglang, export_tensorrt_llm, export_vllm, nearest
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from proofs_tests.tiny import TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.recorded import recorded_grown

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optimizer.export.vllm import export_vllm
 from optimizer.plan import make_plan
 from proofs_tests.documents.documents_examples import STAMP
+from proofs_tests.export.exports import export_vllm
 from proofs_tests.plans.plan_examples import fit
 from proofs_tests.tiny import TinyPrompt, tiny_model
 from reader_theory.acceptance import simulated_trace

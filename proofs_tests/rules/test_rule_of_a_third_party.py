@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from reader_theory.documents import Static  # noqa: E402
+from reader_theory.documents import policy_of  # noqa: E402
 from reader_theory.errors import InvalidInputError  # noqa: E402
 from reader_theory.rules import RULES, Rule  # noqa: E402
 from reader_theory.rules.battery import check_rule  # noqa: E402
@@ -85,7 +85,7 @@ def test_the_engine_runs_a_rule_of_a_third_party_with_its_parameters(rule: Rule)
     tree = TokenTree.from_rank_paths([(0,), (1,), (2,)])
     accepted = []
     for tries in (1, 3):
-        engine = Engine(TableModel(laws), TableModel(np.full((4, 4), 0.25)), policy=Static.of(tree), max_batch=4)
+        engine = Engine(TableModel(laws), TableModel(np.full((4, 4), 0.25)), policy=policy_of(tree), max_batch=4)
         params = SamplingParams(
             temperature=1.0, max_new_tokens=50, verification=rule.name, rule_parameters={"tries": tries}
         )

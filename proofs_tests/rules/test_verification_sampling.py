@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from reader_theory.errors import InvalidInputError  # noqa: E402
-from runtime.engine.processors import TokenLaw, target_law  # noqa: E402
+from runtime.engine.processors import RepetitionPenalty, TokenLaw, target_law  # noqa: E402
 from runtime.engine.sampling import SamplingParams  # noqa: E402
 
 EVERYTHING = SamplingParams(temperature=0.7, top_k=9, top_p=0.9, min_p=0.02, repetition_penalty=1.3)
@@ -72,7 +72,7 @@ def test_a_penalty_counted_twice_is_caught() -> None:
     once = target_law(logits(), params, PREFIXES)
     repeated = target_law(logits(), params, [prefix * 2 for prefix in PREFIXES])
     np.testing.assert_array_equal(once, repeated)  # seeing a token twice is no second penalty
-    penalised = TokenLaw(params)._penalised(torch.from_numpy(logits()), PREFIXES)
+    penalised = RepetitionPenalty.asked(params)(torch.from_numpy(logits()), PREFIXES)
     twice = target_law(penalised.numpy(), params, PREFIXES)  # the bug
     assert np.abs(once - twice).max() > 1e-3
 

@@ -21,7 +21,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["REFERENCE_LENGTHS", "fit_acceptance"]
+__all__ = ["fit_acceptance"]
 
 REFERENCE_LENGTHS = (1, 2, 4, 8)
 FloatArray = NDArray[np.float64]

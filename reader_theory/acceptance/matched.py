@@ -20,7 +20,7 @@ from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["COUNT_BINS", "LENGTH_BINS", "Matched", "bin_of", "match_bins", "matched_sums"]
+__all__ = ["COUNT_BINS", "LENGTH_BINS", "Matched", "match_bins", "matched_sums"]
 
 LENGTH_BINS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 COUNT_BINS = (1, 2, 4)

@@ -1,7 +1,9 @@
 """Scale a predicted step to measured ones: from one point on, robustly, and without negative costs.
 
-Each measured step is a row of predicted terms; non-negative least squares on relative errors find their factors,
-pulled towards 1 by what is assumed of each term, and reweighted (Huber) so that one bad measurement does not decide.
+Each measured step is a row of predicted terms; non-negative least squares on relative errors find their factors. What
+is assumed of them before (the prior) has two parts: a factor that all terms share, as a machine or an engine is slower
+as a whole, and what each term is off by beside it. So a measured step is met, and others move along with it. Where
+points are enough to tell, bad ones are weighed down (Huber), by the scatter of all, never by the prediction's error.
 It says which terms the points cannot tell apart, and which point to measure next (D-optimal; Fedorov 1972).
 """
 
@@ -24,7 +26,12 @@ __all__ = ["Calibration", "calibrate", "confounded_terms", "next_point"]
 Array = NDArray[np.float64]
 NOISE = 0.02
 """Assumed relative error of one measured step."""
-HUBER = 1.5
+COMMON = 0.4
+"""Assumed relative standard deviation of the factor that all terms share: a card's name is not enough."""
+MISFIT, MISFIT_POINTS = 0.05, 4.0
+"""Assumed relative error of the equation with the right factors, and how many measured points that is worth."""
+HUBER, LEAST_ROBUST = 1.5, 5
+"""Residuals over the scatter from which a point counts less, and points from which on any does."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +85,30 @@ def calibrate(
     )
     design, names = _design(step, points)
     relative = design / times[:, None]
-    prior = np.array([max(step.spread_of(name) / 2, 0.01) for name in names])
-    factors = _robust_factors(relative, prior, noise)
-    information = relative.T @ relative / noise**2 + np.diag(prior**-2.0)
+    prior = _prior(step, names)
+    factors, weights = _robust_factors(relative, prior, noise)
+    factors = np.maximum(factors, 1e-6)  # a term that is not seen keeps its place in the covariance
+    residuals = relative @ factors - 1
+    # What is left at the points says how far the equation itself is off, beside what is assumed of it.
+    misfit = float(np.sqrt((MISFIT_POINTS * MISFIT**2 + np.sum(residuals**2)) / (MISFIT_POINTS + len(times))))
+    weighed = relative * weights[:, None]
+    information = weighed.T @ weighed / (noise**2 + misfit**2) + np.linalg.inv(prior)
     covariance: Array = np.asarray(np.linalg.inv(information), dtype=np.float64)
     scale = dict(zip(names, factors.tolist(), strict=True))
     half = 1.96 * np.sqrt(np.diag(covariance))
-    spread = {name: float(h / max(f, 1e-3)) for name, f, h in zip(names, factors, half, strict=True)}
     estimates = {
         name: Estimate(value=f, low=max(f - h, 0.0), high=f + h, origin="fitted")
         for name, f, h in zip(names, factors.tolist(), half.tolist(), strict=True)
     }
-    fitted = replace(step, scale={**step.scale, **scale}, spread={**step.spread, **spread})
-    return Calibration(fitted, estimates, confounded_terms(relative, names), relative @ factors - 1, covariance, names)
+    known = tuple(tuple(row) for row in covariance.tolist())
+    fitted = replace(step, scale={**step.scale, **scale}, covariance=known, misfit=misfit)
+    return Calibration(fitted, estimates, confounded_terms(relative, names), residuals, covariance, names)
+
+
+def _prior(step: StepCost, names: Sequence[str]) -> Array:
+    """(t, t) covariance of the factors before anything was measured."""
+    own = np.array([max(step.spread_of(name) / 1.96, 0.01) for name in names])
+    return np.diag(own**2) + COMMON**2
 
 
 def confounded_terms(
@@ -155,19 +173,21 @@ def _design(step: StepCost, points: Sequence[StepConditions]) -> tuple[Array, tu
     return np.array([[float(row[name]) for name in STEP_TERMS] for row in parts]), STEP_TERMS
 
 
-def _robust_factors(relative: Array, prior: Array, noise: float) -> Array:
-    """Huber-reweighted non-negative least squares with a ridge towards factors of one."""
+def _robust_factors(relative: Array, prior: Array, noise: float) -> tuple[Array, Array]:
+    """Factors by non-negative least squares, pulled towards one as the prior says, and the weight of each point."""
     from scipy import optimize
 
     solve = cast(Any, optimize).lsq_linear
+    pull = np.linalg.inv(np.linalg.cholesky(prior))
     weights, factors = np.ones(len(relative)), np.ones(relative.shape[1])
     for _ in range(20):
-        left = np.concatenate([relative * (weights / noise)[:, None], np.diag(1 / prior)])
-        right = np.concatenate([weights / noise, 1 / prior])
+        left = np.concatenate([relative * (weights / noise)[:, None], pull])
+        right = np.concatenate([weights / noise, pull.sum(axis=1)])
         fresh = np.asarray(solve(left, right, bounds=(0, np.inf)).x, dtype=np.float64)
-        off = np.abs(relative @ fresh - 1) / noise
-        weights = np.sqrt(np.minimum(1.0, HUBER / np.maximum(off, 1e-12)))
-        if np.allclose(fresh, factors, rtol=1e-6):
-            break
+        if np.allclose(fresh, factors, rtol=1e-6) or len(relative) < LEAST_ROBUST:
+            return fresh, weights
         factors = fresh
-    return factors
+        off = np.abs(relative @ fresh - 1)
+        scatter = max(noise, 1.4826 * float(np.median(off)))
+        weights = np.sqrt(np.minimum(1.0, HUBER * scatter / np.maximum(off, 1e-12)))
+    return factors, weights

@@ -16,7 +16,7 @@ from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.cost.table import Table, column, positive
 from reader_theory.errors import require
 
-__all__ = ["AllReduce", "assumed_all_reduce", "fit_all_reduce", "predict_all_reduce"]
+__all__ = ["AllReduce", "assumed_all_reduce"]
 
 Array = NDArray[np.float64]
 

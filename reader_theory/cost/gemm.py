@@ -19,7 +19,7 @@ from reader_theory.cost.surface import Surface, fit_surface
 from reader_theory.cost.table import Table, column, positive
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["GemmFit", "TileModel", "bytes_per_weight", "fit_gemm", "fit_tiles", "predict_gemm"]
+__all__ = ["GemmFit", "TileModel", "bytes_per_weight", "fit_gemm", "predict_gemm"]
 
 Array = NDArray[np.float64]
 TILES = ((16, 64, 0), (32, 64, 0), (64, 64, 1), (64, 128, 2), (128, 64, 2), (128, 128, 3), (64, 256, 3), (128, 256, 4))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reader_theory.cost.gemm import GemmFit, fit_gemm
 from reader_theory.cost.table import Table, column, positive
 
-__all__ = ["OPERATORS", "fit_linear", "linear_shapes", "predict_linear", "predict_linear_operators"]
+__all__ = ["OPERATORS", "fit_linear", "linear_shapes", "predict_linear"]
 
 Array = NDArray[np.float64]
 OPERATORS = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")

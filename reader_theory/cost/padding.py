@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["VLLM_SIZES", "padded_tokens", "tile_padded"]
+__all__ = ["VLLM_SIZES", "padded_tokens"]
 
 VLLM_SIZES: tuple[int, ...] = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Numbers of tokens that vLLM captures by default."""

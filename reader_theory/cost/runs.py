@@ -19,7 +19,7 @@ from reader_theory.cost.speculative import Coefficients, EngineStep, Load
 from reader_theory.cost.table import Table, column, numbers, positive
 from reader_theory.errors import require
 
-__all__ = ["LOGGED_KV_TOKENS", "RunPrediction", "StepFit", "fit_steps", "lookahead_slots", "predict_steps", "read_load"]
+__all__ = ["RunPrediction", "StepFit", "fit_steps", "lookahead_slots", "predict_steps", "read_load"]
 
 Array = NDArray[np.float64]
 LOGGED_KV_TOKENS = {"None": 69232, "Qwen3-1.7B": 32528, "Qwen3-4B": 18560, "Qwen3-32B-speculator.eagle3": 47264}

@@ -94,7 +94,9 @@ class StepCost:
     query_s : float
         One look-up in a suffix structure.
     scale, spread : mapping
-        By term: factor and relative half-width, as `calibrate` sets them.
+        By term: factor, as `calibrate` sets it, and relative half-width where it is known better than is assumed.
+    covariance, misfit : optional
+        Of the factors in `scale`, and the relative error of their sum, as `calibrate` sets them.
     """
 
     target: ModelShape
@@ -116,6 +118,8 @@ class StepCost:
     kv_bits: float = 16.0
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
     spread: Mapping[str, float] = field(default_factory=dict[str, float])
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    misfit: float = 0.0
 
     @property
     def model(self) -> StepModel:
@@ -124,11 +128,16 @@ class StepCost:
             tuple(
                 FunctionTerm(name, function, self.scale.get(name, 1.0), self.spread_of(name), self.origin_of(name))
                 for name, function in self._functions().items()
-            )
+            ),
+            covariance=self.covariance,
+            misfit=self.misfit,
         )
 
     def spread_of(self, name: str) -> float:
         """Relative half-width of a term's 95 % interval: as calibrated, as fitted, or assumed."""
+        if self.covariance is not None:
+            place = STEP_TERMS.index(name)
+            return 1.96 * float(np.sqrt(self.covariance[place][place])) / max(self.scale.get(name, 1.0), 1e-3)
         fitted = self._fitted_spread(name)
         assumed = ASSUMED_SPREAD.get(name, UNKNOWN_SPREAD)
         return self.spread.get(name, assumed if fitted is None else 1.96 * fitted)

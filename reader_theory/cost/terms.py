@@ -138,6 +138,8 @@ class Term(ABC):
     """One named part of a step."""
 
     name: str
+    factor: float = 1.0
+    """What its seconds are scaled by already."""
     origin: Origin = "measured"
     relative_spread: float = 0.0
     """Half-width of its 95 % interval over its value."""
@@ -176,10 +178,16 @@ class StepModel:
     terms : tuple of Term
     scale : Estimate
         Factor of all of them: what whole steps took over the sum of the terms.
+    covariance : (t, t), optional
+        Of the factors of the terms, where they were fitted together; else their errors are taken as independent.
+    misfit : float
+        Relative standard deviation of a step about the sum.
     """
 
     terms: tuple[Term, ...]
     scale: Estimate = ONE
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    misfit: float = 0.0
 
     def parts(self, conditions: StepConditions) -> dict[str, Floats]:
         """Seconds of every term at the conditions, broadcast."""
@@ -194,11 +202,15 @@ class StepModel:
         return {term.name: term.estimate(conditions).scaled(self.scale.value) for term in self.terms}
 
     def estimate(self, conditions: StepConditions) -> Estimate:
-        """Seconds of one step; errors of terms and scale are taken as independent, so half-widths add in squares."""
+        """Seconds of one step; independent errors add in squares, those of `covariance` as it says."""
         terms = self.estimates(conditions).values()
         total = math.fsum(term.value for term in terms)
         common = total * (self.scale.high - self.scale.low) / (2 * self.scale.value)
-        half = math.sqrt(math.fsum((term.high - term.value) ** 2 for term in terms) + common**2)
+        apart = math.fsum((term.high - term.value) ** 2 for term in terms)
+        if self.covariance is not None:
+            raw = np.array([float(term.seconds(conditions)) / term.factor for term in self.terms]) * self.scale.value
+            apart = 1.96**2 * float(raw @ np.array(self.covariance) @ raw)
+        half = math.sqrt(apart + common**2 + (1.96 * self.misfit * total) ** 2)
         origins = {term.origin for term in terms}
         origin: Origin = next(each for each in WEAKEST if each in origins)
         return Estimate(value=total, low=max(total - half, 0.0), high=total + half, origin=origin)

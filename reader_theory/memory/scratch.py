@@ -7,7 +7,7 @@ from typing import Literal
 from reader_theory.cost.model import ModelShape
 from reader_theory.errors import require
 
-__all__ = ["activation_bytes", "draft_pool_tokens", "logit_bytes", "mask_bytes", "tree_kv_bytes"]
+__all__ = ["activation_bytes", "draft_pool_tokens", "logit_bytes", "mask_bytes"]
 
 
 def tree_kv_bytes(tree_tokens: int, batch: int, bytes_per_token: float) -> float:

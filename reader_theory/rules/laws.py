@@ -10,17 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import NotADistributionError, require
 
-__all__ = [
-    "LAW_TOLERANCE",
-    "Laws",
-    "as_laws",
-    "as_pair",
-    "check_count",
-    "most_likely",
-    "one_draw",
-    "residual",
-    "without_token",
-]
+__all__ = ["Laws", "as_laws", "as_pair", "check_count", "most_likely", "one_draw", "residual", "without_token"]
 
 Laws = Callable[[tuple[int, ...]], NDArray[Any]]
 """Law of the next token after a string of emitted tokens, (V,) float64 or fractions."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reader_theory.rules.cases import Case
 from reader_theory.rules.exact import Law, Text
 
-__all__ = ["ball_noise", "race_law"]
+__all__ = ["race_law"]
 
 
 def ball_noise(law: NDArray[Any], order: tuple[int, ...]) -> NDArray[np.float64]:

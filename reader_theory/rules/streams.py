@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import require
 
-__all__ = ["STREAMS", "Stream", "VerifyUniforms", "coupling_uniforms", "stream_uniforms", "verify_uniforms"]
+__all__ = ["Stream", "VerifyUniforms", "coupling_uniforms", "stream_uniforms", "verify_uniforms"]
 
 Stream = Literal["drafting", "acceptance", "recovery", "coupling"]
 STREAMS: dict[Stream, int] = {"drafting": 0, "acceptance": 1, "recovery": 2, "coupling": 3}

@@ -24,7 +24,7 @@ from pydantic import Field
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["WAITED_STEPS", "AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
+__all__ = ["AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
 
 WAITED_STEPS = 1.5
 """Steps of a busy engine that a request waits for beside its own."""

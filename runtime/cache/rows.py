@@ -8,8 +8,9 @@ Memory is taken as rows and tokens come, never more than was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from reader_theory.errors import InvalidInputError, require
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.tree_inputs import TreeInputs
 
-__all__ = ["RowCache"]
+__all__ = ["RowCache", "compact"]
+
+T = TypeVar("T")
 
 GROWTH = 128
 """Slots are added by multiples of this where nobody has said how many will be needed."""
@@ -100,6 +103,25 @@ def _commit(pool: KVPool, lengths: NDArray[np.int64], path: NDArray[np.int64], k
 @lru_cache(maxsize=256)
 def _rows(first: int, last: int) -> torch.Tensor:
     return torch.arange(first, last).unsqueeze(1)
+
+
+def compact(rows: list[T], done: Callable[[T], bool]) -> list[tuple[int, int]]:
+    """Take out the rows that are done, the last row into each gap; the moves (from row, to row), in order.
+
+    Examples
+    --------
+    >>> rows = ["a", "-", "b", "-", "c"]
+    >>> compact(rows, "-".__eq__), rows
+    ([(4, 3), (3, 1)], ['a', 'c', 'b'])
+    """
+    moves: list[tuple[int, int]] = []
+    for row in range(len(rows) - 1, -1, -1):
+        if done(rows[row]):
+            last = rows.pop()
+            if row < len(rows):
+                rows[row] = last
+                moves.append((len(rows), row))
+    return moves
 
 
 class RowCache(Cache):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reader_theory.cost.model import ModelShape
     from reader_theory.documents.fit import AcceptanceFit
 
-__all__ = ["plan_grid", "read_axes", "rows_of"]
+__all__ = ["plan_grid", "rows_of"]
 
 AXES = ("model", "drafter", "device", "batch", "context", "workload", "tensor_parallel")
 NEEDED = ("model", "device", "batch")

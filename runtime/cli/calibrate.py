@@ -10,7 +10,7 @@ import typer
 from runtime.cli import _options as options
 from runtime.cli._shared import output_path, progress_bars, show_document
 
-__all__ = ["calibrate", "contexts_within"]
+__all__ = ["calibrate"]
 
 CONTEXTS, TOKENS, BATCHES = (128, 512), (1, 2, 3, 5, 9, 17, 33), (1, 2, 4, 8)
 

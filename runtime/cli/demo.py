@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.measure.prompts import PromptTokens
     from runtime.report.html import Part
 
-__all__ = ["FAST", "FULL", "Effort", "demo"]
+__all__ = ["FULL", "Effort", "demo"]
 
 
 @dataclass(frozen=True)

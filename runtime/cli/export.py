@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import require
 from runtime.cli import _options as options
 from runtime.cli._shared import output_path, show_rows
 
 if TYPE_CHECKING:
+    from optimizer.export import Choice, Weigher
     from reader_theory.documents import Plan
 
 __all__ = ["command"]
 
 
-class Engine(StrEnum):
-    """Engines that plans are exported to."""
-
-    vllm = "vllm"
-    sglang = "sglang"
-    tensorrt_llm = "tensorrt-llm"
-    transformers = "transformers"
-    medusa = "medusa"
-    growmap = "growmap"
-
-
 def command(
-    engine: Annotated[Engine, typer.Argument(help="What runs the plan.")],
+    engine: Annotated[
+        str, typer.Argument(help="What runs the plan: vllm, sglang, tensorrt-llm, transformers, medusa, growmap, ...")
+    ],
     plan: options.PlanFile = Path("out/plan.json"),
     workload: Annotated[str | None, typer.Option(help="Workload of the plan; its only one when left out.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Which entry, for the engines that take one tree.")] = 1,
@@ -49,6 +41,14 @@ def command(
     dynamic_tree: Annotated[
         bool, typer.Option(help="A tree that the engine grows itself, as deep, wide and large as the plan's.")
     ] = False,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --cost and --trace of the plan: weigh all that the engine runs, not what the plan kept."
+        ),
+    ] = None,
+    cost: Annotated[Path | None, typer.Option(help="The Cost that the plan was made from.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="The Trace that was fitted.")] = None,
     seed: Annotated[int, typer.Option(hidden=True, help="Taken for uniformity; nothing here is random.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="out/ENGINE.json when left out.")] = None,
     as_json: options.AsJson = False,
@@ -57,23 +57,48 @@ def command(
 
     Example: reader export vllm out/plan.json --workload code --method eagle3 --max-batch 256
     """
-    path = output_path(output or Path(f"out/{engine.value}.json"), ".json")
-    from optimizer.export import engine_format
+    from optimizer.export import EXPORTERS, ExportOptions, export
 
+    exporter = EXPORTERS[engine]()
+    path = output_path(output or Path(f"out/{engine}.json"), ".json")
     planned = _planned(plan, context)
     chosen = _workload(planned, workload)
-    made = _export(planned, engine, chosen, batch, method, max_batch, nearest, dynamic_tree)
-    files = _write(path, engine, made)
+    weigh = _weigher(planned, fit, cost, trace)
+    asked = ExportOptions(method, batch, max_batch, nearest, dynamic_tree, weigh)
+    made = export(planned, engine, chosen, asked)
+    files = _write(path, exporter.files(made.config))
     facts = {
-        "engine": engine.value, "version": engine_format(engine.value).version, "workload": chosen,
-        "export": made, "command_line": _command_line(engine, made, files), "files": [str(file) for file in files],
+        "engine": engine, "version": exporter.format.version, "workload": chosen, "export": made.config,
+        "command_line": exporter.command_line(made.config, files), "files": list(files.values()),
+        "notes": list(made.notes), "weighed": "all that the engine runs" if weigh else "what the plan kept",
     }  # fmt: skip
-    rows = [] if dynamic_tree else _rows(planned, engine, chosen, batch, method)
-    show_rows(rows, as_json=as_json, title=f"{chosen}: what {engine.value} runs of the plan", facts=facts)
+    rows = _rows(made.choices)
+    show_rows(rows, as_json=as_json, title=f"{chosen}: what {engine} runs of the plan", facts=facts)
     if not as_json:
         print(facts["command_line"])
-        if dynamic_tree:
-            print("The engine grows its own tree: the plan's tokens a step are not a prediction for it.")
+        for note in made.notes:
+            print(f"note: {note}")
+        if weigh is None and any(row["planned"] != row["exported"] for row in rows):
+            print(
+                "The nearest is that of what the plan kept: --fit, --cost and --trace weigh all that the engine runs."
+            )
+
+
+def _weigher(plan: Plan, fit: Path | None, cost: Path | None, trace: Path | None) -> Weigher | None:
+    given = {"--fit": fit, "--cost": cost, "--trace": trace}
+    require(
+        len({path is None for path in given.values()}) == 1,
+        "`--fit`, `--cost` and `--trace` must be given together",
+        got=", ".join(name for name, path in given.items() if path is not None),
+        fix="Pass all three, those that the plan was made from, or none.",
+    )
+    if fit is None or cost is None or trace is None:
+        return None
+    from optimizer.export import weigher
+    from reader_theory.documents import Cost, Trace
+    from reader_theory.documents.fit import AcceptanceFit
+
+    return weigher(plan, AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace))
 
 
 def _planned(path: Path, context: int | None) -> Plan:
@@ -107,78 +132,17 @@ def _workload(plan: Plan, workload: str | None) -> str:
     return workload or plan.workloads[0]
 
 
-def _export(
-    plan: Plan, engine: Engine, workload: str, batch: int, method: str | None, max_batch: int | None,
-    nearest: bool, dynamic_tree: bool,
-) -> Any:  # fmt: skip
-    from optimizer import export
-
-    _check(engine, method, max_batch, dynamic_tree)
-    if dynamic_tree and engine is Engine.sglang:
-        return export.export_sglang_dynamic_tree(plan, workload, batch, algorithm=method or "EAGLE3")
-    if dynamic_tree:
-        return export.export_tensorrt_llm_dynamic_tree(plan, workload, batch, decoding_type=method or "Eagle3")
-    if engine is Engine.vllm:
-        named = {"method": method} if method else {}
-        return export.export_vllm(plan, workload, max_batch=max_batch, nearest=nearest, **named)
-    if engine is Engine.sglang:
-        named = {"algorithm": method} if method else {}
-        return export.export_sglang(plan, workload, nearest=nearest, **named)
-    if engine is Engine.tensorrt_llm:
-        named = {"decoding_type": method} if method else {}
-        return export.export_tensorrt_llm(plan, workload, max_batch=max_batch, nearest=nearest, **named)
-    if engine is Engine.transformers:
-        return export.export_transformers(plan, workload, nearest=nearest)
-    one_tree = export.export_medusa if engine is Engine.medusa else export.export_growmap
-    return one_tree(plan, workload, batch, nearest=nearest)
-
-
-def _check(engine: Engine, method: str | None, max_batch: int | None, dynamic_tree: bool) -> None:
-    """Refuse an option that the engine has no use for, rather than ignore it."""
-    takers = {
-        "--method": (method is not None, (Engine.vllm, Engine.sglang, Engine.tensorrt_llm)),
-        "--max-batch": (max_batch is not None, (Engine.vllm, Engine.tensorrt_llm)),
-        "--dynamic-tree": (dynamic_tree, (Engine.sglang, Engine.tensorrt_llm)),
-    }
-    for name, (given, engines) in takers.items():
-        if given and engine not in engines:
-            raise InvalidInputError(
-                f"`{name}` must be left out for {engine.value}",
-                got=f"`{name}`, which is for {', '.join(each.value for each in engines)}",
-                fix="Leave it out.",
-            )
-
-
-def _write(path: Path, engine: Engine, made: Any) -> list[Path]:
-    """The export; for SGLang the flags, and beside them the adaptive configuration that they name."""
+def _write(path: Path, parts: dict[str, Any]) -> dict[str, str]:
+    """Paths of what was written, by suffix: the export, and what stands beside it."""
     from reader_theory.documents.base import write_atomically
 
-    parts = {path: made}
-    if engine is Engine.sglang:
-        parts = {path: made["flags"], path.with_suffix(".adaptive.json"): made["adaptive_config"]}
-    told = {file: part for file, part in parts.items() if part is not None}
-    return [write_atomically(file, (json.dumps(part, indent=1) + "\n").encode()) for file, part in told.items()]
+    told = {suffix: path if suffix == path.suffix else path.with_suffix(suffix) for suffix in parts}
+    for suffix, part in parts.items():
+        write_atomically(told[suffix], (json.dumps(part, indent=1) + "\n").encode())
+    return {suffix: str(file) for suffix, file in told.items()}
 
 
-def _command_line(engine: Engine, made: Any, files: list[Path]) -> str:
-    from optimizer.export import sglang_flags, vllm_flag
-
-    if not made or (engine is Engine.sglang and not made["flags"]):
-        return "the plan drafts nothing: run the engine without speculation"
-    if engine is Engine.vllm:
-        return f"vllm serve ... {vllm_flag(made)}"
-    if engine is Engine.sglang:
-        return f"python -m sglang.launch_server ... {sglang_flags(made, str(files[-1]))}"
-    if engine is Engine.tensorrt_llm:
-        return f"speculative_config: in the file of trtllm-serve --extra_llm_api_options, the content of {files[0]}"
-    if engine is Engine.transformers:
-        return f"GenerationConfig(**json.load(open({str(files[0])!r}))), for the model and for its assistant"
-    return f"written to {files[0]}"
-
-
-def _rows(plan: Plan, engine: Engine, workload: str, batch: int, method: str | None) -> list[dict[str, Any]]:
-    from optimizer.export import nearest
-
+def _rows(choices: Sequence[Choice]) -> list[dict[str, Any]]:
     return [
         {
             "batch": choice.entry.batch,
@@ -188,5 +152,5 @@ def _rows(plan: Plan, engine: Engine, workload: str, batch: int, method: str | N
             "tokens_per_s": choice.tokens_per_s,
             "lost_percent": None if choice.tokens_per_s is None else 100 * (1 - choice.share),
         }
-        for choice in nearest(plan, engine.value, workload, batch=batch, method=method)
+        for choice in choices
     ]

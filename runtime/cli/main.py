@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from runtime.cli import datastore, export, import_
+from runtime.cli import datastore, export, import_, latency
 from runtime.cli._shared import guarded
 from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
@@ -42,6 +42,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "export": export.command,
     "import": import_.command,
+    "latency": latency.command,
     "inflate": inflate,
     "show": show,
     "demo": demo,

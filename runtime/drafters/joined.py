@@ -9,6 +9,8 @@ acceptance. The tree is a function of the prefix, so that greedy and target-only
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 from reader_theory.documents.policy import Grown
 from reader_theory.errors import require
 from reader_theory.trees import TokenTree
+from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
 from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
+from runtime.drafters.retrieval import RetrievalDrafter
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
@@ -30,26 +34,70 @@ Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """By row, the nodes where the draft is asked: the law above each, and its token."""
 
 
-class JoinedDrafter:
-    """Grows a tree for each row of a batch.
+class JoinedDrafter(Drafter):
+    """Grows a tree for each row of a batch from two drafters, each of which keeps its own rows.
 
     Parameters
     ----------
     neural : NeuralDrafter or None
         Whose rows are the batch's; retrieval alone when left out.
+    retrieval : RetrievalDrafter, optional
+        The same; not needed by `grow`, which is handed indices.
 
     Attributes
     ----------
-    forwards : list of (B,) int64
+    taken : list of (B,) int64
         Tokens of each row in each forward of the draft that the last step took; 0 where a row only took part.
     """
 
-    def __init__(self, neural: NeuralDrafter | None) -> None:
-        self.neural = neural
-        self.forwards: list[NDArray[np.int64]] = []
+    name = "joined"
+
+    def __init__(self, neural: NeuralDrafter | None, retrieval: RetrievalDrafter | None = None) -> None:
+        self.neural, self.retrieval = neural, retrieval
+        self.taken: list[NDArray[np.int64]] = []
         self._made: tuple[Grown, TokenTree | None, NeuralLaws] | None = None
 
-    def propose(
+    def join(self, row: int, tokens: NDArray[np.int64], hidden: Any = None) -> None:
+        for one in (self.neural, self.retrieval):
+            if one is not None:
+                one.join(row, tokens, hidden)
+
+    def extend(self, row: int, tokens: list[int], hidden: Any = None) -> None:
+        for one in (self.neural, self.retrieval):
+            if one is not None:
+                one.extend(row, tokens, hidden)
+
+    def move(self, source: int, target: int) -> None:
+        for one in (self.neural, self.retrieval):
+            if one is not None:
+                one.move(source, target)
+
+    def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
+        """Both sources in one tree; rows whose rule needs drafts drawn from a law get none."""
+        room = [
+            0 if row.scheme != "deterministic" else min(row.room - 1, left)
+            for row, left in zip(rows, spare, strict=True)
+        ]
+        budgets = np.array([left if deep > 0 else 0 for deep, left in zip(room, spare, strict=True)], dtype=np.int64)
+        longest = max(row.length for row in rows)
+        indices = self.retrieval.indices[: len(rows)] if self.retrieval else [_NOTHING] * len(rows)
+        static = policy.tree if policy.asked is not None else None
+        grown, _ = self.grow(policy, indices, budgets, static, longest)
+        forwards = tuple(self.taken)
+        cut = [grown.down_to(row, deep) for row, deep in enumerate(room)]
+        if not any(tokens for tokens, _ in cut):
+            return roots_alone(rows)._replace(forwards=forwards)
+        offered_by = grown._replace(tokens=grown.sources)
+        parents = [[above + 1 for above in parents] for _, parents in cut]
+        trees = gathered(rows, [tokens for tokens, _ in cut], parents)
+        sources = np.zeros_like(trees.tokens)
+        for row, deep in enumerate(room):
+            told = offered_by.down_to(row, deep)[0]
+            sources[row, 1 : 1 + len(told)] = told
+        names = ("", self.retrieval.name if self.retrieval else "", self.neural.name if self.neural else "", "both")
+        return Proposal(replace(trees, sources=sources, names=names), forwards=forwards)
+
+    def grow(
         self,
         policy: Grown,
         indices: Sequence[RetrievalIndex],
@@ -86,7 +134,7 @@ class JoinedDrafter:
             and self.neural is not None
             and longest + levels <= self.neural.model.max_positions
         )
-        self.forwards = []
+        self.taken = []
         asked = fits and bool(most.any()) and not self._rests(policy, grow)
         if asked:
             self._ask(policy, static, levels, laws, grow)
@@ -116,8 +164,8 @@ class JoinedDrafter:
         assert self.neural is not None
         rows = len(laws.counts)
         pending = np.array([len(tokens) for tokens in self.neural.pending[:rows]], dtype=np.int64)
-        self.forwards.append(np.where(pending > CATCH_UP, 1, pending))
-        tokens, chances = laws.top(self.neural._take_in(rows))  # pyright: ignore[reportPrivateUsage]
+        self.taken.append(np.where(pending > CATCH_UP, 1, pending))
+        tokens, chances = laws.top(self.neural.take_in(rows))
         for row in range(rows):
             laws.add(row, np.array([-1]), np.array([-1]), np.array([-1]), tokens[row], chances[row])
         written, low = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
@@ -142,8 +190,8 @@ class JoinedDrafter:
         `held` (rows, P) has the parents of the draft's scratch entries, `written` (rows,) their number; both grow.
         """
         assert self.neural is not None
-        self.forwards.append(np.array([len(above) for above, _ in chosen], dtype=np.int64))
-        counts = np.maximum(self.forwards[-1], 1)
+        self.taken.append(np.array([len(above) for above, _ in chosen], dtype=np.int64))
+        counts = np.maximum(self.taken[-1], 1)
         asked = np.zeros((len(chosen), int(counts.max())), dtype=np.int64)
         for row, (above, tokens) in enumerate(chosen):
             asked[row, : len(tokens)] = tokens
@@ -155,6 +203,9 @@ class JoinedDrafter:
                 slots = written[row] + np.arange(n)
                 laws.add(row, above, tokens, slots, best[row, :n], chances[row, :n])
         written += counts
+
+
+DRAFTERS.register(JoinedDrafter)
 
 
 def _laws(policy: Grown, static: TokenTree | None) -> int:

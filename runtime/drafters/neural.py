@@ -1,22 +1,27 @@
 """Neural drafter: a smaller causal model drafts a static tree of its own most likely tokens, level by level.
 
 Prefer it when the target is many times dearer than the draft. Its tree is deterministic given the prefix, so that
-greedy and target-only verification keep it lossless. The first level comes out of the forward that takes in the
-tokens emitted since; each further level costs one forward over the nodes that have children.
+greedy and target-only verification keep it lossless; rows whose rule needs drafts drawn from a law get them drawn. The
+first level comes out of the forward that takes in the tokens emitted since; each further level costs one forward over
+the nodes that have children.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.trees import TokenTree
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
+from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
+from runtime.drafters.sampled import Ask, draw_drafts
 from runtime.kernels.top import draft_level
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
@@ -100,54 +105,135 @@ def _fill(logits: torch.Tensor, level: _Level, queries: NDArray[np.int64], token
     tokens[:] = there[-1].cpu().numpy()
 
 
-class NeuralDrafter:
+@dataclass(frozen=True)
+class _Shape:
+    """A static tree as rows are filled with it."""
+
+    tree: TokenTree
+    above: NDArray[np.int64]
+    down_to: list[int]
+    inner: list[int]
+
+    @classmethod
+    def of(cls, tree: TokenTree) -> _Shape:
+        """By level, with each node's parent, how many there are down to each depth, and those that a forward takes."""
+        tree = tree.by_level()
+        above = tree.parents.astype(np.int64)
+        inner = [len(level.inner) for level in _levels(tree) if len(level.inner)]
+        return cls(tree, above, np.cumsum([1, *tree.level_widths]).tolist(), inner)
+
+
+class NeuralDrafter(Drafter):
     """Drafts for the rows of a batch from one model with a cache of its own.
 
     Parameters
     ----------
     model : LanguageModel
         The draft; its vocabulary must be the target's.
-    rows, slots : int
-        Room of its cache.
 
     Attributes
     ----------
+    pending : list of list of int
+        Tokens of each row that its cache does not hold yet.
     prefill_s : float
         Seconds spent so far on taking in prompts, and whatever else was pending at such length.
     """
 
-    def __init__(self, model: LanguageModel, rows: int, slots: int) -> None:
-        self.model = model
-        self.cache: RowCache = model.new_cache(rows, slots)
-        self.pending: list[list[int]] = [[] for _ in range(rows)]
+    name = "neural"
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self.pending: list[list[int]] = []
         self.prefill_s = 0.0
+        self._shaped: tuple[Any, _Shape] | None = None
         self._tree: TokenTree | None = None
         self._steps: dict[int, tuple[list[_Step], NDArray[np.int64]]] = {}
 
-    def join(self, row: int, tokens: NDArray[np.int64]) -> None:
+    @property
+    def model(self) -> LanguageModel:
+        return self._model
+
+    @property
+    def cache(self) -> RowCache:
+        return self._cache
+
+    def open(self, name: str, rows: int, slots: int) -> None:
+        super().open(name, rows, slots)
+        self._cache = self._model.new_cache(rows, slots)
+        self.pending = [[] for _ in range(rows)]
+
+    def join(self, row: int, tokens: NDArray[np.int64], hidden: Any = None) -> None:
         """A request takes `row`; its prompt is taken in when a draft is first asked for."""
-        self.cache.lengths[row] = 0
+        self._cache.lengths[row] = 0
         self.pending[row] = tokens.tolist()
 
-    def extend(self, row: int, tokens: list[int]) -> None:
-        """The target emitted `tokens` in `row`."""
+    def extend(self, row: int, tokens: list[int], hidden: Any = None) -> None:
         self.pending[row].extend(tokens)
 
-    def move_row(self, source: int, target: int) -> None:
-        """Row `source` takes the place of row `target`."""
-        self.cache.move_row(source, target)
+    def move(self, source: int, target: int) -> None:
+        self._cache.move_row(source, target)
         self.pending[target], self.pending[source] = self.pending[source], []
 
-    def propose(self, rows: int, tree: TokenTree) -> NDArray[np.int64]:
-        """(rows, N + 1) int64: the token of every drafted node of `tree`, for rows 0 .. rows - 1; 0 at the root."""
+    def forwards(self, policy: Any, pending: float) -> NDArray[np.float64]:
+        inner = self.shape(policy).inner
+        return np.array([pending, *inner]) if self.shape(policy).tree.nodes else np.empty(0)
+
+    def shape(self, policy: Any) -> _Shape:
+        """The policy's tree, remembered as long as it stays: its hash takes longer than the rest."""
+        if self._shaped is None or self._shaped[0] is not policy:
+            self._shaped = policy, _Shape.of(policy.tree)
+        return self._shaped[1]
+
+    def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
+        """Nodes that a row could never emit, or has no slot for, are left out; past its positions, all are."""
+        shape = self.shape(policy)
+        tree = shape.tree
+        beyond = max(row.length for row in rows) + tree.depth > self._model.max_positions
+        if beyond or not tree.nodes or max(spare) <= 0:
+            return roots_alone(rows)
+        pending = np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)
+        if any(row.scheme != "deterministic" and spare[b] > 0 for b, row in enumerate(rows)):
+            return self._drawn(tree, rows, spare)
+        tokens = np.empty((len(rows), len(tree)), dtype=np.int64)
+        tokens[:, 0] = [row.output[-1] for row in rows]
+        self.fill(tree, tokens)
+        kept = [
+            max(1, min(shape.down_to[min(row.room - 1, tree.depth)], left + 1))
+            for row, left in zip(rows, spare, strict=True)
+        ]
+        most = max(kept)
+        if most < len(tree):
+            tokens = tokens[:, :most].copy()
+        parents = np.repeat(shape.above[None, :most], len(rows), axis=0)
+        for row, count in enumerate(kept):
+            if count < most:
+                tokens[row, count:], parents[row, count:] = 0, -1
+        counts = np.array(kept, dtype=np.int64)
+        forwards = (pending, *(np.full(len(rows), size) for size in shape.inner))
+        return Proposal(TokenTrees(tokens, parents, counts, names=("", self.name)), forwards=forwards)
+
+    def _drawn(self, tree: TokenTree, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
+        """Drafts where some row's rule needs them drawn from the draft's law."""
+        vocabulary = self._model.vocabulary
+        asks = [
+            Ask.of(row, tree, left, vocabulary) if left > 0 else None for row, left in zip(rows, spare, strict=True)
+        ]
+        forwards = [np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)]
+        drawn = draw_drafts(self._model, self._cache, self.take_in(len(rows)), asks, forwards)
+        tokens, parents = [draft.tokens[1:] for draft in drawn], [draft.parents[1:] for draft in drawn]
+        trees = gathered(rows, tokens, parents, self.name)
+        laws = [None if draft.scheme in ("deterministic", "coupled") else draft.law for draft in drawn]
+        return Proposal(trees, laws, forwards=tuple(forwards))
+
+    def fill(self, tree: TokenTree, tokens: NDArray[np.int64]) -> None:
+        """Write the token of every drafted node of `tree`, by level, into `tokens` (B, N + 1), for rows 0 .. B - 1."""
+        rows = len(tokens)
         logits, last = self._catch_up(rows)
-        tokens = np.zeros((rows, len(tree)), dtype=np.int64)
         levels, parents = self._prepared(tree, rows)
         for level, queries, counts, written in levels:
             _fill(logits, level, queries if written is not levels[0][-1] else _at(last, level), tokens)
             if len(level.inner):
-                logits = forward_trees(self.model, self.cache, tokens[:, level.inner], parents, counts, written)
-        return tokens
+                logits = forward_trees(self._model, self._cache, tokens[:, level.inner], parents, counts, written)
 
     def _prepared(self, tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
         """`_for_rows`, remembered for each number of rows as long as the tree stays: to hash a tree takes longer."""
@@ -163,19 +249,22 @@ class NeuralDrafter:
             early = self.pending[row][:-1]
             if len(early) >= CATCH_UP:
                 start = perf_counter()
-                prefill(self.model, self.cache, np.array(early, dtype=np.int64), row)
+                prefill(self._model, self._cache, np.array(early, dtype=np.int64), row)
                 self.pending[row] = self.pending[row][-1:]
                 self.prefill_s += perf_counter() - start
         pending, self.pending[:rows] = self.pending[:rows], [[] for _ in range(rows)]
         lengths = [len(fresh) for fresh in pending]
         most = max(lengths)
         tokens = np.array([fresh + [0] * (most - len(fresh)) for fresh in pending], dtype=np.int64)
-        logits = forward_trees(self.model, self.cache, tokens, _chain(rows, most), np.array(lengths, dtype=np.int64))
+        logits = forward_trees(self._model, self._cache, tokens, _chain(rows, most), np.array(lengths, dtype=np.int64))
         for row, fresh in enumerate(lengths):
-            self.cache.lengths[row] += fresh
+            self._cache.lengths[row] += fresh
         return logits, [fresh - 1 for fresh in lengths]
 
-    def _take_in(self, rows: int) -> torch.Tensor:
-        """The same, but (rows, 1, V) logits after the last token of each."""
+    def take_in(self, rows: int) -> torch.Tensor:
+        """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
         logits, last = self._catch_up(rows)
         return logits[torch.arange(rows), torch.tensor(last)].unsqueeze(1)
+
+
+DRAFTERS.register(NeuralDrafter)

@@ -19,12 +19,12 @@ from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_children
 from reader_theory.rules.race import race
 from reader_theory.trees import TokenTree
-from runtime.drafters.neural import NeuralDrafter
-from runtime.engine.processors import target_law
-from runtime.engine.sampling import SamplingParams
+from runtime.cache.rows import RowCache
+from runtime.drafters.base import Row
+from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
-__all__ = ["Ask", "DrawnDraft", "draw_drafts", "shape_for"]
+__all__ = ["Ask", "DrawnDraft", "draw_drafts"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,8 @@ class Ask:
     ----------
     tree : TokenTree, by level
         Shape; ranks are read by the deterministic scheme only.
-    scheme : str
-        How its rule wants drafts drawn.
-    text : list of int
-        Prompt and output so far; read by a penalty only.
+    row : Row
+        Whose law drafts are drawn from, and how.
     uniforms : (N + 1,) in [0, 1)
         Of the drafting stream; one a node, that of the root not read.
     noise : callable from a depth to (V,) in [0, 1)
@@ -46,18 +44,23 @@ class Ask:
     """
 
     tree: TokenTree
-    scheme: Scheme
-    params: SamplingParams
-    text: list[int]
+    row: Row
     uniforms: NDArray[Any]
     noise: Callable[[int], NDArray[Any]]
+
+    @classmethod
+    def of(cls, row: Row, tree: TokenTree, spare: int, vocabulary: int) -> Ask:
+        """What `row` can use of a tree by level, with the numbers of its own streams."""
+        shape, emitted = shape_for(tree, row.scheme, row.room - 1, spare), len(row.output)
+        uniforms = np.append(0.0, row.streams("drafting", row.steps + 1, shape.nodes))
+        return cls(shape, row, uniforms, lambda depth: row.streams("coupling", emitted + depth, vocabulary))
 
 
 @dataclass
 class DrawnDraft:
-    """A draft as the engine forwards it, node 0 the last committed token, with the law that it was drawn from."""
+    """A draft while it grows, its root in place 0, with the law that it was drawn from."""
 
-    tokens: list[int]
+    tokens: list[int] = field(default_factory=lambda: [-1])
     parents: list[int] = field(default_factory=lambda: [-1])
     scheme: Scheme = "deterministic"
     laws: list[NDArray[Any]] = field(default_factory=list)
@@ -78,47 +81,53 @@ class DrawnDraft:
 
 @lru_cache(maxsize=1024)
 def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenTree:
-    """The tree as a scheme can draw it, no deeper than `depth` and of at most `nodes` nodes; a chain for chains."""
+    """What a scheme can draw of a tree: no deeper than `depth`, at most `nodes` nodes, a chain where it draws one."""
     if scheme == "chain":
         return TokenTree.chain(min(tree.depth, depth, nodes))
     return tree.prune(nodes=nodes, depth=depth)
 
 
-def draw_drafts(drafter: NeuralDrafter, roots: Sequence[int], asks: Sequence[Ask | None]) -> list[DrawnDraft]:
+def draw_drafts(
+    model: LanguageModel,
+    cache: RowCache,
+    logits: torch.Tensor,
+    asks: Sequence[Ask | None],
+    forwards: list[NDArray[np.int64]],
+) -> list[DrawnDraft]:
     """Draft for rows 0, 1, ...: one forward a level for all rows together.
 
     Parameters
     ----------
-    drafter : NeuralDrafter
-        Model and cache; what is pending in its rows is taken in first.
-    roots : sequence of B int
-        Last committed token of each row.
+    logits : (B, 1, V)
+        After the last token of each row.
     asks : sequence of B Ask or None
         None drafts nothing.
+    forwards : list
+        The tokens of each row in each forward are appended.
     """
-    rows = [_Row(root, ask) for root, ask in zip(roots, asks, strict=True)]
-    logits = drafter._take_in(len(rows))
+    rows = [_Row(ask) for ask in asks]
     written = np.zeros(len(rows), dtype=np.int64)
     while True:
-        forwards = [row.grow(logits[b]) for b, row in enumerate(rows)]
-        counts = np.array([len(nodes) for nodes in forwards], dtype=np.int64)
+        asked = [row.grow(logits[b]) for b, row in enumerate(rows)]
+        counts = np.array([len(nodes) for nodes in asked], dtype=np.int64)
         if not counts.any():
             return [row.draft for row in rows]
         tokens = np.zeros((len(rows), int(counts.max())), dtype=np.int64)
         parents = np.full((len(rows), int((written + counts).max())), -1, dtype=np.int64)
-        for b, (row, nodes) in enumerate(zip(rows, forwards, strict=True)):
+        for b, (row, nodes) in enumerate(zip(rows, asked, strict=True)):
             tokens[b, : counts[b]] = [row.draft.tokens[node] for node in nodes]
             above = row.forwarded_parents(nodes)
             parents[b, : len(above)] = above
-        logits = forward_trees(drafter.model, drafter.cache, tokens, parents, counts, written)
+        logits = forward_trees(model, cache, tokens, parents, counts, written)
+        forwards.append(counts)
         written = written + counts
 
 
 class _Row:
     """One row's draft while it grows."""
 
-    def __init__(self, root: int, ask: Ask | None) -> None:
-        self.ask, self.draft = ask, DrawnDraft([root], scheme="deterministic" if ask is None else ask.scheme)
+    def __init__(self, ask: Ask | None) -> None:
+        self.ask, self.draft = ask, DrawnDraft(scheme="deterministic" if ask is None else ask.row.scheme)
         self.frontier: list[tuple[int, int, int]] = [(0, 0, 0)]  # (node, query of the last forward, node of the tree)
         self.place = {0: -1}  # where a node stands among those forwarded
         self.above: list[int] = []
@@ -158,21 +167,17 @@ class _Row:
         if not parents:
             return np.zeros((0, logits.shape[-1]))
         queries = [query for _, query, _ in parents]
-        params = self.ask.params
-        prefixes = None
-        if params.repetition_penalty != 1.0:
-            prefixes = [[*self.ask.text, *self._path(node)] for node, _, _ in parents]
-        if params.greedy:
-            return logits[queries].double().numpy(force=True)
-        return target_law(logits[queries], params, prefixes).numpy(force=True)
+        row = self.ask.row
+        prefixes = [[*row.text, *self._path(node)] for node, _, _ in parents] if row.reads_prefix else None
+        return row.law(logits[queries], prefixes).numpy(force=True)
 
     def _draw(self, law: NDArray[np.float64], children: list[int]) -> list[int]:
         assert self.ask is not None
-        ask = self.ask
-        if ask.scheme == "coupled":
+        ask, scheme = self.ask, self.ask.row.scheme
+        if scheme == "coupled":
             return race(law, ask.noise(self.depth), len(children))
-        if ask.scheme in DRAWN:
-            return draw_children(law, ask.uniforms[children], ask.scheme)
+        if scheme in DRAWN:
+            return draw_children(law, ask.uniforms[children], scheme)
         order = np.argsort(-law, kind="stable")
         return [int(order[rank]) for rank in ask.tree.ranks[children]]
 

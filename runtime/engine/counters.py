@@ -1,25 +1,54 @@
-"""What an engine has done so far: drafts offered and accepted by depth and source, and seconds by term."""
+"""What an engine has done: seconds of each step by term, and drafts offered and accepted by depth and source."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from reader_theory.documents.base import Frozen
-from runtime.drafters.sampled import DrawnDraft
+from runtime.drafters.base import Proposal
 from runtime.engine.request import Request
-from runtime.engine.step import Drafts
-from runtime.engine.timing import StepTiming
 from runtime.kernels.verify import Walks
 
-__all__ = ["Counters", "EngineCounters"]
+__all__ = ["KEPT", "Counters", "EngineCounters", "StepTiming", "columns_of"]
 
 TERMS = ("draft", "retrieval", "target", "verify", "commit")
-_OFFERED_BY = ("", "retrieval", "draft", "both")
-"""Names of the sources that a joined tree tells apart."""
+KEPT = 1 << 16
+"""Latest steps whose timings an engine keeps; its counters have the sums of all."""
+
+
+@dataclass(slots=True)
+class StepTiming:
+    """What one decoding step did and where its time went."""
+
+    rows: int
+    emitted: int
+    nodes: int
+    width: int
+    drafted: bool
+    step_s: float
+    draft_s: float
+    retrieval_s: float
+    target_s: float
+    verify_s: float
+    commit_s: float
+
+
+def columns_of(steps: Iterable[StepTiming]) -> dict[str, NDArray[Any]]:
+    """One array a field, in step order."""
+    steps = list(steps)
+    return {
+        f.name: np.array(
+            [getattr(s, f.name) for s in steps], dtype=np.int32 if f.type in ("int", "bool") else np.float64
+        )
+        for f in fields(StepTiming)
+    }
 
 
 class EngineCounters(Frozen):
@@ -29,7 +58,7 @@ class EngineCounters(Frozen):
     row_steps: int = Field(description="rows, summed over the steps")
     emitted: int = Field(description="tokens emitted by those steps")
     offered: dict[str, tuple[int, ...]] = Field(
-        description="by source (draft, retrieval, and both in joined trees): drafted nodes at depth 1, 2, ..."
+        description="by source (a drafter's name, or both in grown trees): drafted nodes at depth 1, 2, ..."
     )
     accepted: dict[str, tuple[int, ...]] = Field(description="by source: emitted nodes at depth 1, 2, ...")
     seconds: dict[str, float] = Field(description="by term, prefill among them, and whole steps as `step`")
@@ -58,24 +87,16 @@ class Counters:
         self._accepted: Counter[tuple[str, int]] = Counter()
         self._seconds = dict.fromkeys(("step", *TERMS), 0.0)
         self._rules: Counter[str] = Counter()
-        self._later: list[tuple[list[int], int, list[int], Walks, int, int]] = []
+        self._later: list[tuple[Proposal, Walks, list[int]]] = []
 
-    def rows(
-        self,
-        requests: Sequence[Request],
-        drafts: Drafts,
-        retrieved: list[int],
-        walks: Walks,
-    ) -> None:
-        """Rows of a step before it is committed; `retrieved` counts each row's nodes from retrieval, root included."""
-        for row, (request, draft, count) in enumerate(zip(requests, drafts, retrieved, strict=True)):
+    def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks) -> None:
+        """Rows of a step before it is committed."""
+        for request in requests:
             self._rules[request.params.rule.name] += 1
-            if len(draft) > 1:
-                drawn = isinstance(draft, DrawnDraft)
-                told = [] if drawn else draft.sources
-                self._later.append((draft.parents, 1 if drawn else count, told, walks, row, request.room))
-        if len(self._later) >= 4096:
-            self._fold()
+        if proposal.trees.tokens.shape[1] > 1:
+            self._later.append((proposal, walks, [request.room for request in requests]))
+            if len(self._later) >= 1024:
+                self._fold()
 
     def step(self, timing: StepTiming) -> None:
         """One step."""
@@ -112,14 +133,16 @@ class Counters:
         )
 
     def _fold(self) -> None:
-        """Turn kept rows into counts; put off so that no step waits for it."""
-        for parents, retrieved, told, walks, row, room in self._later:
-            depths = [0]
-            for parent in parents[1:]:
-                depths.append(depths[parent] + 1)
-            chain_first = ("retrieval" if node < retrieved else "draft" for node in range(len(parents)))
-            sources = ["", *(_OFFERED_BY[source] for source in told)] if told else list(chain_first)
-            self._offered.update(zip(sources[1:], depths[1:], strict=True))
-            path = walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist()
-            self._accepted.update((sources[node], depths[node]) for node in path)
+        """Turn kept steps into counts; put off so that no step waits for it."""
+        for proposal, walks, rooms in self._later:
+            trees = proposal.trees
+            names, sources = trees.names, trees.sources
+            for row, (count, room) in enumerate(zip(trees.counts.tolist(), rooms, strict=True)):
+                depths = [0]
+                for parent in trees.parents[row, 1:count].tolist():
+                    depths.append(depths[parent] + 1)
+                told = [1] * count if sources is None else sources[row, :count].tolist()
+                path = walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist()
+                self._offered.update((names[code], depth) for code, depth in zip(told[1:], depths[1:], strict=True))
+                self._accepted.update((names[told[node]], depths[node]) for node in path)
         self._later.clear()

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import Off, Plan, Policy
-from reader_theory.errors import InvalidInputError
-from reader_theory.rules.streams import Stream, stream_uniforms
+from reader_theory.errors import InvalidInputError, require
+from runtime.cache.rows import RowCache
+from runtime.drafters.base import Drafter
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
-from runtime.engine.counters import Counters, EngineCounters
-from runtime.engine.intake import check_vocabularies, completed, encode, refusal
-from runtime.engine.memory import is_out_of_memory, slots_within
+from runtime.drafters.parts import Part, parts_of
+from runtime.drafters.retrieval import RetrievalDrafter
+from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.scheduler import Scheduler
-from runtime.engine.step import Drafting, Drafts
-from runtime.engine.timing import KEPT, StepTiming
-from runtime.engine.verifying import Layout, lay_out, walk_rows
-from runtime.engine.walks import first_token
+from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
+from runtime.engine.step import Backend, Eager, first_token
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
-from runtime.models.inputs import forward_trees, prefill
-from runtime.models.vocabulary import Vocabulary, fingerprint_of
+from runtime.models.inputs import prefill
+from runtime.models.vocabulary import Vocabulary, check_pair, fingerprint_of
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import RetrievalIndex
-
-if TYPE_CHECKING:
-    from runtime.measure.drift import DriftMonitor
 
 __all__ = ["Engine", "PolicyChoice"]
 
 PolicyChoice = Callable[[int, float], Policy]
 """Policy for a number of rows and their mean context in tokens."""
 
+BackendChoice = Literal["eager", "graphs"] | Callable[[LanguageModel, Mapping[str, Drafter], int, int], Backend]
+"""``"eager"`` calls models as they are; ``"graphs"`` runs static shapes, as CUDA graphs on a GPU; or one's own."""
+
 OFF = Off()
-_DRAFT_SCRATCH = 1024
+
+
+class Monitor(Protocol):
+    """Sees finished requests, and may answer with a policy."""
+
+    def note(self, request: Request) -> Plan | Policy | None:
+        """Take in a finished request."""
+        ...
 
 
 class Engine:
@@ -54,7 +56,10 @@ class Engine:
     target : LanguageModel
         Whose law the output keeps, by the rule that each request asks for (`SamplingParams.verification`).
     draft : LanguageModel, optional
-        Needed by policies with a neural tree.
+        Short for a `NeuralDrafter` named ``"draft"``.
+    drafters : dict from name to Drafter, optional
+        Whom policies may name, beside ``"retrieval"``, which is there unless one of that name is given. They serve
+        this engine only.
     policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
     max_batch : int
@@ -64,13 +69,22 @@ class Engine:
     kv_tokens, kv_bytes : int, optional
         Most token slots, or bytes, that the keys and values of target and draft may take; requests wait until theirs
         fit. No bound but `max_batch` and `max_context` when both are left out.
-    monitor : DriftMonitor, optional
+    monitor : Monitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
         Past outputs for grown policies, of the target's tokenizer and within its vocabulary; what the engine itself
         puts out joins only by `Datastore.add`.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
+    backend : str or callable
+        ``"eager"`` or ``"graphs"``; or a callable (target, drafters, rows, context) that makes one.
+
+    Attributes
+    ----------
+    timings : deque of StepTiming
+        Of the latest steps.
+    forwards : tuple of (B,) int64
+        Tokens of each row in each forward of a draft that the last step took.
     """
 
     def __init__(
@@ -78,33 +92,36 @@ class Engine:
         target: LanguageModel,
         draft: LanguageModel | None = None,
         *,
+        drafters: Mapping[str, Drafter] | None = None,
         policy: Policy | Plan | PolicyChoice = OFF,
         max_batch: int = 8,
         max_context: int | None = None,
         kv_tokens: int | None = None,
         kv_bytes: int | None = None,
-        monitor: DriftMonitor | None = None,
+        monitor: Monitor | None = None,
         datastore: Datastore | None = None,
         tokenizer: Any = None,
+        backend: BackendChoice = "eager",
     ) -> None:
-        self.target, self.tokenizer, self.monitor, self.datastore = target, tokenizer, monitor, datastore
+        self.target, self.tokenizer, self.monitor = target, tokenizer, monitor
         self.max_context = max_context or min(target.max_positions, 2048)
-        self.cache = target.new_cache(max_batch, self.max_context)
-        self.drafter = None if draft is None else NeuralDrafter(draft, max_batch, self.max_context + _DRAFT_SCRATCH)
-        self.drafting = Drafting(self.drafter)
-        check_vocabularies(target, draft)
+        self.drafters = _named(draft, drafters, datastore)
+        _check_vocabularies(target, self.drafters)
         if datastore is not None:
             datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
+        self.backend = _backend(backend)(target, self.drafters, max_batch, self.max_context)
         if kv_bytes is not None:
-            within = slots_within(kv_bytes, [(target, self.cache), *self._draft_cache])
+            caches = [(model, one.cache) for one in self.drafters.values() if (model := one.model) and one.cache]
+            within = slots_within(kv_bytes, [(target, self.cache), *caches])
             kv_tokens = within if kv_tokens is None else min(kv_tokens, within)
-        self.scheduler = Scheduler(max_batch, kv_tokens)
+        self.scheduler = Scheduler(self.backend.max_batch, kv_tokens)
         self.rows, self.waiting = self.scheduler.rows, self.scheduler.waiting
-        self.use(policy)
         self.timings: deque[StepTiming] = deque(maxlen=KEPT)
+        self.forwards: tuple[NDArray[np.int64], ...] = ()
         self._counters = Counters()
         self.prefill_s = 0.0
         self._numbers = 0
+        self.use(policy)
 
     @classmethod
     def from_pretrained(
@@ -141,9 +158,17 @@ class Engine:
         chosen = _schedule_of(policy) if isinstance(policy, Plan) else policy
         self._policy: PolicyChoice = chosen if callable(chosen) else lambda _rows, _context: chosen
         some = ((rows, context) for rows in range(1, self.max_batch + 1) for context in (1.0, float(self.max_context)))
-        self.scheduler.scratch = max(
-            CATCH_UP if self.drafter else 1, *(1 + self._policy(*cell).most_nodes for cell in some)
-        )
+        policies = list({id(found): found for cell in some for found in (self._policy(*cell),)}.values())
+        for each in policies:
+            self.backend.check(each)
+        least = CATCH_UP if any(one.cache is not None for one in self.drafters.values()) else 1
+        self.scheduler.scratch = max(least, *(1 + each.most_nodes for each in policies))
+        self._parts: dict[int, tuple[Policy, tuple[Part, ...]]] = {}
+
+    @property
+    def cache(self) -> RowCache:
+        """The target's."""
+        return self.backend.cache
 
     @property
     def max_batch(self) -> int:
@@ -187,14 +212,10 @@ class Engine:
         """
         params, number = params or SamplingParams(), self._numbers if number is None else number
         self._numbers += 1
-        if uniforms is None:
-            drawn = 0 if params.greedy else params.max_new_tokens
-            uniforms = stream_uniforms(params.seed, number, 0, "recovery", drawn)
-        tokens = encode(prompt, self.tokenizer)
-        request = Request(
-            id or str(number), number, tokens, params, uniforms, streams or partial(_stream, params.seed, number)
+        request = Request.of(
+            prompt, params, number, id=id, uniforms=uniforms, streams=streams, tokenizer=self.tokenizer
         )
-        request.finish = refusal(request, self.target.vocabulary, self.max_context)
+        request.finish = request.refusal(self.target.vocabulary, self.max_context)
         if request.finish is None and not self.scheduler.fits([request]):
             request.finish = self.scheduler.too_large(request)
         if request.finish is None:
@@ -219,7 +240,7 @@ class Engine:
         requests = [self.add(prompt, chosen) for prompt, chosen in zip(prompts, each, strict=True)]
         while self.step():
             pass
-        return [completed(request, self.tokenizer) for request in requests]
+        return [request.completion(self.tokenizer) for request in requests]
 
     def stream(self, prompt: str | ArrayLike, params: SamplingParams | None = None) -> Iterator[list[int]]:
         """Tokens of one request, a list each step; the request leaves when the iterator is closed."""
@@ -249,31 +270,29 @@ class Engine:
         return bool(self.rows or self.waiting)
 
     def _run(self, policy: Policy) -> None:
-        start, catching_up = perf_counter(), self._draft_prefill_s
-        tries, want_draft = self.drafting.retrieve(policy, self.rows, self._spare)
-        retrieved_nodes = [len(trie) for trie in tries]
-        retrieved = perf_counter()
-        drafts = self.drafting.draft(policy, self.rows, tries, want_draft, self._spare)
+        start, catching_up, rows = perf_counter(), self._draft_prefill_s, self.rows
+        seconds = {"retrieval": 0.0}
+        spare = self._spare()
+        offered = self.backend.propose(self._parts_of(policy), rows, spare, seconds)
         drafted = perf_counter()
-        layout = lay_out(drafts)
-        logits = forward_trees(self.target, self.cache, *layout)
-        forwarded = perf_counter()
-        walks = self._walk(drafts, layout, logits)
+        proposal, walks, forwarded, width = self.backend.verify(rows, offered)
         verified = perf_counter()
-        self._counters.rows(self.rows, drafts, retrieved_nodes, walks)
-        emitted = self._commit(walks)
+        self._counters.rows(rows, proposal, walks)
+        self.forwards, count = proposal.forwards, len(rows)
+        self.backend.commit(walks)
+        emitted = self._take(walks)
         end = perf_counter()
         catching_up = self._draft_prefill_s - catching_up
         self.prefill_s += catching_up
         timing = StepTiming(
-            rows=len(drafts),
+            rows=count,
             emitted=emitted,
-            nodes=sum(map(len, drafts)) - len(drafts),
-            width=max(map(len, drafts)),
-            drafted=bool(want_draft),
+            nodes=int(proposal.trees.counts.sum()) - count,
+            width=width,
+            drafted=bool(proposal.forwards),
             step_s=end - start - catching_up,
-            draft_s=drafted - retrieved - catching_up,
-            retrieval_s=retrieved - start,
+            draft_s=drafted - start - seconds["retrieval"] - catching_up,
+            retrieval_s=seconds["retrieval"],
             target_s=forwarded - drafted,
             verify_s=verified - forwarded,
             commit_s=end - verified,
@@ -281,29 +300,31 @@ class Engine:
         self.timings.append(timing)
         self._counters.step(timing)
 
+    def _parts_of(self, policy: Policy) -> tuple[Part, ...]:
+        """Who drafts by `policy`, remembered: a policy's hash takes longer than the rest."""
+        found = self._parts.get(id(policy))
+        if found is None:
+            if len(self._parts) >= 256:
+                self._parts.clear()
+            found = self._parts[id(policy)] = (policy, parts_of(policy, self.drafters))
+        return found[1]
+
     @property
     def _context(self) -> float:
         """Mean tokens of prompt and output a row."""
         return sum(len(r.prompt) + len(r.output) for r in self.rows) / len(self.rows)
 
     @property
-    def _draft_cache(self) -> list[tuple[LanguageModel, Any]]:
-        return [] if self.drafter is None else [(self.drafter.model, self.drafter.cache)]
-
-    @property
     def _draft_prefill_s(self) -> float:
-        return 0.0 if self.drafter is None else self.drafter.prefill_s
+        return sum(drafter.prefill_s for drafter in self.drafters.values())
 
-    def _spare(self, request: Request) -> int:
-        """Draft nodes that the request's row has slots for."""
-        held = self.cache.slots if self.scheduler.kv_tokens is None else self.cache.held_slots
-        return held - len(request.prompt) - len(request.output)
+    def _spare(self) -> list[int]:
+        """Draft nodes that each row has slots for."""
+        cache = self.cache
+        held = cache.slots if self.scheduler.kv_tokens is None else cache.held_slots
+        return [held - len(request.prompt) - len(request.output) for request in self.rows]
 
-    def _walk(self, drafts: Drafts, layout: Layout, logits: torch.Tensor) -> Walks:
-        return walk_rows(self.rows, drafts, layout, logits)
-
-    def _commit(self, walks: Walks) -> int:
-        self.cache.commit(walks.path, walks.kept)
+    def _take(self, walks: Walks) -> int:
         total = 0
         rows = zip(self.rows, walks.kept.tolist(), walks.emitted.tolist(), strict=True)
         for row, (request, accepted, tokens) in enumerate(rows):
@@ -311,14 +332,9 @@ class Engine:
             request.steps += 1
             request.accepted += min(accepted - 1, len(kept))
             total += len(kept)
-            self._note(row, request, kept)
+            for drafter in self.drafters.values():
+                drafter.extend(row, kept)
         return total
-
-    def _note(self, row: int, request: Request, tokens: list[int]) -> None:
-        if request.index is not None:
-            request.index.extend(np.array(tokens, dtype=np.int32))
-        if self.drafter is not None:
-            self.drafter.extend(row, tokens)
 
     def _admit(self) -> None:
         while (request := self.scheduler.next()) is not None:
@@ -337,25 +353,17 @@ class Engine:
             self.scheduler.drop(request)
 
     def _join(self, request: Request) -> None:
-        row = len(self.rows)
-        self._hold([*self.rows, request])
+        row, bounded = len(self.rows), self.scheduler.kv_tokens is not None
+        slots = self.scheduler.slots([*self.rows, request])
+        self.backend.hold(row + 1, slots, bounded=bounded)
         self.cache.lengths[row] = 0
         logits = prefill(self.target, self.cache, request.prompt, row)
         first = request.emit([first_token(request, logits)])
-        request.index = RetrievalIndex(request.prompt.astype(np.int32), self.datastore)
-        if self.drafter is not None:
-            self.drafter.join(row, request.prompt)
+        for drafter in self.drafters.values():
+            drafter.join(row, request.prompt)
         self.scheduler.join(request)
-        self._note(row, request, first)
-
-    def _hold(self, requests: list[Request]) -> None:
-        """Have memory for these: exactly what was reserved where it is bounded, otherwise whatever was held before."""
-        rows, slots, bounded = len(requests), self.scheduler.slots(requests), self.scheduler.kv_tokens is not None
-        for cache in (self.cache, *(cache for _, cache in self._draft_cache)):
-            if bounded:
-                cache.fit(rows, min(slots, cache.slots))
-            elif rows > cache.held_rows or slots > cache.held_slots:
-                cache.fit(max(cache.rows, rows), max(min(slots, cache.slots), cache.held_slots))
+        for drafter in self.drafters.values():
+            drafter.extend(row, first)
 
     def _fail(self, request: Request, error: Exception) -> None:
         request.finish = f"error: out of memory with {len(self.rows)} others: {str(error).splitlines()[0][:200]}"
@@ -365,9 +373,9 @@ class Engine:
         """A step ran out of memory before it changed any request: the newest one ends, the others are tried again."""
         newest = max(self.rows, key=lambda request: request.number)
         newest.finish = f"error: out of memory among {len(self.rows)}: {str(error).splitlines()[0][:200]}"
-        if self.drafter is not None:
-            for row, request in enumerate(self.rows):
-                self.drafter.join(row, np.array(request.text, dtype=np.int64))
+        for drafter in self.drafters.values():
+            for row, request in enumerate(self.rows if drafter.cache is not None else ()):
+                drafter.join(row, np.array(request.text, dtype=np.int64))
 
     def _leave(self) -> None:
         """Take finished requests out; the last row moves into each gap."""
@@ -376,8 +384,8 @@ class Engine:
             return
         for source, target in self.scheduler.leave():
             self.cache.move_row(source, target)
-            if self.drafter is not None:
-                self.drafter.move_row(source, target)
+            for drafter in self.drafters.values():
+                drafter.move(source, target)
         for request in done if self.monitor is not None else ():
             assert self.monitor is not None
             found = self.monitor.note(request)
@@ -385,8 +393,42 @@ class Engine:
                 self.use(found)
 
 
-def _stream(seed: int, number: int, stream: Stream, at: int, count: int) -> NDArray[np.float64]:
-    return stream_uniforms(seed, number, at, stream, count)
+def _named(
+    draft: LanguageModel | None, drafters: Mapping[str, Drafter] | None, datastore: Datastore | None
+) -> dict[str, Drafter]:
+    """All drafters of an engine, by name."""
+    given = dict(drafters or {})
+    require(
+        draft is None or "draft" not in given,
+        '`drafters` must not name a "draft" beside `draft`',
+        got=", ".join(given),
+        fix="Leave one of them out.",
+    )
+    if draft is not None:
+        given["draft"] = NeuralDrafter(draft)
+    if "retrieval" not in given:
+        given["retrieval"] = RetrievalDrafter(datastore)
+    return given
+
+
+def _backend(chosen: BackendChoice) -> Callable[[LanguageModel, Mapping[str, Drafter], int, int], Backend]:
+    if chosen == "graphs":
+        from runtime.engine.graphs.backend import Graphs
+
+        return Graphs
+    require(
+        callable(chosen) or chosen == "eager",
+        '`backend` must be "eager", "graphs" or a callable that makes one',
+        got=repr(chosen),
+        fix="Leave it out for the eager one.",
+    )
+    return chosen if callable(chosen) else Eager
+
+
+def _check_vocabularies(target: LanguageModel, drafters: Mapping[str, Drafter]) -> None:
+    for drafter in drafters.values():
+        if drafter.model is not None:
+            check_pair(Vocabulary(target.vocabulary), Vocabulary(drafter.model.vocabulary))
 
 
 def _schedule_of(plan: Plan, workload: str | None = None) -> PolicyChoice:

@@ -1,24 +1,158 @@
-"""From logits to the law that is sampled: penalty, temperature and filters, as transformers' own processors apply them.
+"""From logits to the law that is sampled: each processor turns logits and prefixes into logits, one after the other.
 
 Draft law and target law both come through here, so that the law declared is the law sampled. Each row has its own
 prefix, the tokens of its path included: a penalty sees at a tree node exactly what it would see there in plain
-decoding.
+decoding. The standard ones are transformers' own. A further one is a class of its own: registered, it reads its
+parameters off the request; or one that is made for a request is given with it (`SamplingParams.processors`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from reader_theory.errors import require
+from reader_theory.registry import Registry
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["TokenLaw", "target_law"]
+__all__ = ["PROCESSORS", "Processor", "TokenLaw"]
 
 Prefixes = Sequence[Sequence[int]]
+
+
+class Processor(ABC):
+    """Turns logits into logits, given the tokens before.
+
+    Attributes
+    ----------
+    reads_prefix : bool
+        Whether it looks at the tokens before.
+    keeps_argmax : bool
+        Whether the most likely token stays so: greedy decoding then goes without it.
+    order : int
+        Lower ones run first: penalties from 0, others at 10, temperature and filters from 20, as in `generate`.
+    """
+
+    name: ClassVar[str]
+    reads_prefix: ClassVar[bool] = False
+    keeps_argmax: ClassVar[bool] = False
+    order: ClassVar[int] = 10
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        """The processor that `params` ask for, if they do."""
+        return None
+
+    @abstractmethod
+    def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
+        """(n, V) tensor of logits after each of n prefixes, from (n, V) logits; those given are not changed."""
+
+
+PROCESSORS: Registry[type[Processor]] = Registry("processor")
+"""Classes of processors that read their parameters off a request."""
+
+
+class _Standard(Processor):
+    """One of transformers' processors that looks at no prefix."""
+
+    keeps_argmax = True
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
+        return self.processor(None, logits)
+
+
+class RepetitionPenalty(Processor):
+    """Tokens that the prefix holds become less likely."""
+
+    name, reads_prefix, order = "repetition_penalty", True, 0
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if params.repetition_penalty == 1.0:
+            return None
+        from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+        return cls(RepetitionPenaltyLogitsProcessor(penalty=float(params.repetition_penalty)))
+
+    def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
+        if prefixes is None:
+            return logits
+        import torch
+
+        rows = [torch.tensor([list(prefix)], device=logits.device) for prefix in prefixes]
+        scored = [
+            self.processor(row, logits[i : i + 1]) if row.numel() else logits[i : i + 1] for i, row in enumerate(rows)
+        ]
+        return torch.cat(scored)
+
+
+class Temperature(_Standard):
+    """Logits over the temperature."""
+
+    name, order = "temperature", 20
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if params.temperature in (0.0, 1.0):
+            return None
+        from transformers.generation.logits_process import TemperatureLogitsWarper
+
+        return cls(TemperatureLogitsWarper(float(params.temperature)))
+
+
+class TopK(_Standard):
+    """The k most likely tokens are kept."""
+
+    name, order = "top_k", 21
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if params.top_k == 0:
+            return None
+        from transformers.generation.logits_process import TopKLogitsWarper
+
+        return cls(TopKLogitsWarper(params.top_k))
+
+
+class TopP(_Standard):
+    """The smallest set of most likely tokens that holds a probability is kept."""
+
+    name, order = "top_p", 22
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if params.top_p == 1.0:
+            return None
+        from transformers.generation.logits_process import TopPLogitsWarper
+
+        return cls(TopPLogitsWarper(float(params.top_p)))
+
+
+class MinP(_Standard):
+    """Tokens less likely than a share of the most likely one are dropped."""
+
+    name, order = "min_p", 23
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if params.min_p == 0.0:
+            return None
+        from transformers.generation.logits_process import MinPLogitsWarper
+
+        return cls(MinPLogitsWarper(float(params.min_p)))
+
+
+for _one in (RepetitionPenalty, Temperature, TopK, TopP, MinP):
+    PROCESSORS.register(_one)
 
 
 class TokenLaw:
@@ -29,6 +163,15 @@ class TokenLaw:
     params : SamplingParams
         The request's own.
 
+    Attributes
+    ----------
+    plain : bool
+        Whether it is the softmax at the temperature, with nothing else that changes it.
+    reads_prefix : bool
+        Whether it depends on the tokens before otherwise than through the model.
+    follows : bool
+        Whether greedy decoding takes the most likely token as the model has it.
+
     Examples
     --------
     >>> TokenLaw(SamplingParams(temperature=0.0))(np.array([[0.0, 3.0, 3.0]])).tolist()
@@ -36,7 +179,13 @@ class TokenLaw:
     """
 
     def __init__(self, params: SamplingParams) -> None:
+        asked = [found for each in PROCESSORS if (found := each.asked(params)) is not None]
+        chain: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
         self.params = params
+        self.plain = all(isinstance(each, Temperature) for each in chain)
+        self.reads_prefix = any(each.reads_prefix for each in chain)
+        self.follows = all(each.keeps_argmax for each in chain)
+        self._chain = [each for each in chain if not (params.greedy and each.keeps_argmax)]
 
     def __call__(self, logits: Any, prefixes: Prefixes | None = None) -> Any:
         """(n, V) float64 laws of `logits`, a torch tensor when they are one; see `target_law`."""
@@ -44,54 +193,30 @@ class TokenLaw:
 
         asked_in_torch = isinstance(logits, torch.Tensor)
         rows = logits if asked_in_torch else torch.from_numpy(np.ascontiguousarray(logits))
-        _check_rows(rows, prefixes, needed=self.params.repetition_penalty != 1.0)
+        _check_rows(rows, prefixes, needed=self.reads_prefix)
         laws = self._law(rows.float() if rows.dtype != torch.float64 else rows, prefixes)
         return laws if asked_in_torch else laws.numpy()
 
-    def _law(self, logits: Any, prefixes: Prefixes | None) -> Any:
+    def _law(self, scores: Any, prefixes: Prefixes | None) -> Any:
         import torch
 
-        scores = self._penalised(logits, prefixes)
+        if self.plain and not self.params.greedy:
+            return torch.softmax(scores.double() / self.params.temperature, dim=-1)
+        for processor in self._chain:
+            scores = processor(scores, prefixes)
         if self.params.greedy:
             return torch.nn.functional.one_hot(scores.argmax(dim=-1), scores.shape[-1]).double()
-        if self.params.plain:
-            return torch.softmax(scores.double() / self.params.temperature, dim=-1)
-        for processor in self._filters:
-            scores = processor(None, scores)
         return torch.softmax(scores.double(), dim=-1)
 
-    def _penalised(self, logits: Any, prefixes: Prefixes | None) -> Any:
-        if self._penalty is None or prefixes is None:
+    def scores(self, logits: Any, prefix: Sequence[int]) -> Any:
+        """(V,) law of the next token after `prefix`, from (V,) logits; the logits where greedy decoding reads them."""
+        if self.params.greedy and self.follows:
             return logits
-        import torch
-
-        rows = [torch.tensor([list(prefix)], device=logits.device) for prefix in prefixes]
-        scored = [
-            self._penalty(row, logits[i : i + 1]) if row.numel() else logits[i : i + 1] for i, row in enumerate(rows)
-        ]
-        return torch.cat(scored)
-
-    @cached_property
-    def _penalty(self) -> Any:
-        if self.params.repetition_penalty == 1.0:
-            return None
-        from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
-
-        return RepetitionPenaltyLogitsProcessor(penalty=float(self.params.repetition_penalty))
-
-    @cached_property
-    def _filters(self) -> list[Any]:
-        """Processors in the order of transformers' `generate`: temperature, top-k, top-p, min-p."""
-        from transformers.generation import logits_process as processors
-
-        params = self.params
-        wanted = [
-            (params.temperature != 1.0, lambda: processors.TemperatureLogitsWarper(float(params.temperature))),
-            (params.top_k > 0, lambda: processors.TopKLogitsWarper(params.top_k)),
-            (params.top_p < 1.0, lambda: processors.TopPLogitsWarper(float(params.top_p))),
-            (params.min_p > 0.0, lambda: processors.MinPLogitsWarper(float(params.min_p))),
-        ]
-        return [make() for needed, make in wanted if needed]
+        if self.plain and not self.params.greedy:
+            scaled = logits.double().numpy(force=True) / self.params.temperature
+            weights = np.exp(scaled - scaled.max())
+            return weights / weights.sum()
+        return self(logits.unsqueeze(0), [prefix])[0].numpy(force=True)
 
 
 def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | None = None) -> Any:
@@ -105,7 +230,7 @@ def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | No
     params : SamplingParams
         The request's own.
     prefix_tokens : sequence of n sequences of int, optional
-        Tokens before each row, prompt and path included; only a repetition penalty needs them.
+        Tokens before each row, prompt and path included; only processors that read a prefix need them.
 
     Returns
     -------

@@ -1,20 +1,24 @@
-"""A request: its prompt, what it asked for, what it has so far, and how it ended."""
+"""A request: its prompt, what it asked for, what it has so far, and how it ended; or why it cannot be served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from reader_theory.errors import require
 from reader_theory.rules.base import At
+from reader_theory.rules.draft_law import Scheme
 from reader_theory.rules.greedy import Greedy
-from reader_theory.rules.streams import Stream
+from reader_theory.rules.streams import Stream, stream_uniforms
 from reader_theory.rules.target_only import TargetOnly
+from runtime.engine.processors import TokenLaw
 from runtime.engine.sampling import SamplingParams
-from runtime.retrieval.index import RetrievalIndex
+from runtime.models.text import encode_text
 
 __all__ = ["Completion", "Request", "Streams"]
 
@@ -64,7 +68,6 @@ class Request:
     uniforms: NDArray[np.float64]
     streams: Streams
     output: list[int] = field(default_factory=list)
-    index: RetrievalIndex | None = None
     steps: int = 0
     accepted: int = 0
     finish: str | None = None
@@ -75,15 +78,39 @@ class Request:
         return self.finish is not None
 
     @cached_property
+    def token_law(self) -> TokenLaw:
+        """The law that it samples from."""
+        return TokenLaw(self.params)
+
+    @cached_property
     def follows(self) -> bool:
-        """Whether kernels walk its drafts: greedy without a penalty, or target only on the plain softmax."""
-        params, rule = self.params, type(self.params.rule)
-        return (rule is TargetOnly and params.plain) or (rule is Greedy and params.repetition_penalty == 1.0)
+        """Whether kernels walk its drafts: greedy on the model's own logits, or target only on the plain softmax."""
+        rule, law = type(self.params.rule), self.token_law
+        return (rule is TargetOnly and law.plain) or (rule is Greedy and law.follows)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How its rule wants drafts drawn."""
+        return self.params.rule.scheme
+
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether its law reads the tokens before."""
+        return self.token_law.reads_prefix
+
+    def law(self, logits: Any, prefixes: Sequence[Sequence[int]] | None) -> Any:
+        """(n, V) laws that a draft of it is drawn from; the logits themselves where it takes the likeliest."""
+        return logits.double() if self.params.greedy else self.token_law(logits, prefixes)
 
     @property
     def room(self) -> int:
         """Tokens that it may still emit."""
         return self.params.max_new_tokens - len(self.output)
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and output so far."""
+        return len(self.prompt) + len(self.output)
 
     @property
     def most_tokens(self) -> int:
@@ -113,9 +140,9 @@ class Request:
             self.finish = "length"
         return kept
 
-    def completion(self) -> Completion:
-        """What it came to."""
-        return Completion(
+    def completion(self, tokenizer: Any = None) -> Completion:
+        """What it came to, its text with it where there is a tokenizer."""
+        done = Completion(
             self.id,
             len(self.prompt),
             list(self.output),
@@ -125,3 +152,53 @@ class Request:
             verification=self.params.rule.name,
             lossless=self.params.lossless,
         )
+        return done if tokenizer is None else replace(done, text=tokenizer.decode(done.tokens))
+
+    def refusal(self, vocabulary: int, max_context: int) -> str | None:
+        """How it ends where no engine of this vocabulary and context can serve it; None when it can."""
+        tokens = self.prompt
+        if not len(tokens):
+            return "error: the prompt must have at least one token"
+        bad = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+        if len(bad):
+            return f"error: token ids must be in [0, {vocabulary}). Got {tokens[bad[0]]} at {bad[0]}"
+        need = self.most_tokens
+        return (
+            f"error: prompt and new tokens must stay below {max_context}. Got {need}" if need >= max_context else None
+        )
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str | ArrayLike,
+        params: SamplingParams,
+        number: int,
+        *,
+        id: str | None = None,
+        uniforms: NDArray[np.float64] | None = None,
+        streams: Streams | None = None,
+        tokenizer: Any = None,
+    ) -> Request:
+        """A request on a prompt; numbers that are not given are drawn from its seed."""
+        if uniforms is None:
+            drawn = 0 if params.greedy else params.max_new_tokens
+            uniforms = stream_uniforms(params.seed, number, 0, "recovery", drawn)
+        streams = streams or partial(_stream, params.seed, number)
+        return cls(id or str(number), number, encode(prompt, tokenizer), params, uniforms, streams)
+
+
+def _stream(seed: int, number: int, stream: Stream, at: int, count: int) -> NDArray[np.float64]:
+    return stream_uniforms(seed, number, at, stream, count)
+
+
+def encode(prompt: str | ArrayLike, tokenizer: Any) -> NDArray[np.int64]:
+    """(P,) token ids of a prompt."""
+    if isinstance(prompt, str):
+        require(
+            tokenizer is not None,
+            "a prompt given as text must come with a tokenizer",
+            got="a str, and an engine without one",
+            fix="Pass `tokenizer=`, or token ids.",
+        )
+        prompt = encode_text(tokenizer, prompt)
+    return np.asarray(prompt, dtype=np.int64).reshape(-1)

@@ -43,6 +43,9 @@ class SamplingParams:
         ``traversal`` draw drafts from the draft model under this request's temperature, filters and penalty; where the
         policy drafts none from a model, they verify as target_only does. ``gumbel`` couples draft and target by shared
         noise. ``typical_lossy`` changes the law of the text.
+    processors : tuple of Processor
+        Law processors of this request's own, beside those that its other parameters ask for; they run after the
+        penalties and before temperature and filters, unless their `order` says otherwise.
     rule_parameters : mapping of str to a value
         The rule's own parameters, such as `epsilon` and `delta` of ``typical_lossy``; its own defaults when left out.
 
@@ -66,10 +69,18 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
     verification: str = "target_only"
+    processors: tuple[Any, ...] = ()
     rule_parameters: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "processors", tuple(self.processors))
+        require(
+            all(callable(each) and hasattr(each, "keeps_argmax") for each in self.processors),
+            "`processors` must hold law processors",
+            got=", ".join(type(each).__name__ for each in self.processors),
+            fix="Derive a class from `runtime.engine.processors.Processor`, and give instances of it.",
+        )
         _between("temperature", self.temperature, 0.0, math.inf, "Use 0 for the most likely token, 1 for the raw law.")
         _between("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token.", open_low=True)
         _between("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token.")
@@ -103,11 +114,6 @@ class SamplingParams:
     def lossless(self) -> bool:
         """Whether the output has exactly the target's law."""
         return self.rule.lossless
-
-    @property
-    def plain(self) -> bool:
-        """Whether the law is the softmax at `temperature`, with no filter and no penalty."""
-        return self.top_k == 0 and self.top_p == 1.0 and self.min_p == 0.0 and self.repetition_penalty == 1.0
 
 
 def _between(name: str, value: float, low: float, high: float, fix: str, *, open_low: bool = False) -> None:

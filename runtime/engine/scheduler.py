@@ -1,15 +1,24 @@
-"""Who runs and who waits: first come, first served, as long as the keys and values of all who run fit in memory."""
+"""Who runs and who waits: first come, first served, as long as the keys and values of all who run fit in memory.
+
+And memory as an engine meets it: how many token slots a budget in bytes buys, and what running out looks like.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from reader_theory.errors import require
-from reader_theory.memory import Layout, reserved_tokens
-from runtime.engine.request import Request
+import numpy as np
+import torch
 
-__all__ = ["Scheduler"]
+from reader_theory.errors import require
+from reader_theory.memory import Layout, reserved_tokens, token_capacity
+from runtime.cache.rows import RowCache, compact
+from runtime.engine.request import Request
+from runtime.models.base import LanguageModel
+from runtime.models.inputs import prefill
+
+__all__ = ["Scheduler", "is_out_of_memory", "slots_within"]
 
 _DENSE = Layout(kind="rectangular")
 
@@ -69,15 +78,10 @@ class Scheduler:
 
     def leave(self) -> list[tuple[int, int]]:
         """Take finished requests out; the moves (from row, to row) that close the gaps, in order."""
-        moves: list[tuple[int, int]] = []
-        for row in range(len(self.rows) - 1, -1, -1):
-            if self.rows[row].done:
-                self.count(self.rows[row])
-                last = self.rows.pop()
-                if row < len(self.rows):
-                    self.rows[row] = last
-                    moves.append((len(self.rows), row))
-        return moves
+        for request in self.rows:
+            if request.done:
+                self.count(request)
+        return compact(self.rows, lambda request: request.done)
 
     def drop(self, request: Request) -> None:
         """Take a finished request out of the queue, if it still waits there."""
@@ -93,3 +97,27 @@ class Scheduler:
     def count(self, request: Request) -> None:
         """Note how `request` ended."""
         self.finished[(request.finish or "cancelled").partition(":")[0]] += 1
+
+
+def slots_within(kv_bytes: int, models: Sequence[tuple[LanguageModel, RowCache]]) -> int:
+    """Token slots that `kv_bytes` hold when each model keeps its own keys and values of every token."""
+    each = 0
+    for model, cache in models:
+        if not cache.kv_bytes_per_token():
+            prefill(model, cache, np.zeros(1, dtype=np.int64), 0)
+            cache.lengths[0] = 0
+        each += cache.kv_bytes_per_token()
+    require(
+        kv_bytes >= 2 * each,
+        "`kv_bytes` must hold the keys and values of at least two tokens",
+        got=f"{kv_bytes} bytes where a token takes {each}",
+        fix="Give what is left of the device's memory after weights and activations.",
+    )
+    return token_capacity(kv_bytes, each, page_tokens=1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that an allocation failed, on the host or on a device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )

@@ -1,134 +1,226 @@
-"""What a step drafts: each row's retrieved chain and neural tree in one trie, or a draft drawn for the row's rule."""
+"""A step's four parts: drafts of all rows, the target's forward over them, what each row keeps and emits, the commit.
+
+A backend runs them. This file has the one that calls each model as it is; `runtime.engine.graphs` has the one in
+static shapes. Greedy, target-only and Gumbel-coupled rows follow the target's own tokens down a tree, whoever drafted
+it. Rules that need the law of the draft, and the lossy one, go through their verifier.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from reader_theory.documents import Grown, Policy
-from reader_theory.trees import TokenTree
-from runtime.drafters.joined import JoinedDrafter
-from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.sampled import Ask, DrawnDraft, draw_drafts, shape_for
-from runtime.drafters.trie import DraftTrie
+from reader_theory.rules.base import FollowingRule
+from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.streams import VerifyUniforms
+from reader_theory.rules.target_only import TargetOnly
+from reader_theory.trees import TokenTree, TokenTrees
+from runtime.cache.rows import RowCache
+from runtime.drafters.base import Drafter, Proposal
+from runtime.drafters.parts import Part, proposed
 from runtime.engine.request import Request
-from runtime.retrieval.index import RetrievalIndex
+from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
+from runtime.models.base import LanguageModel
+from runtime.models.inputs import forward_trees
 
-__all__ = ["Drafting", "Drafts"]
+__all__ = ["Backend", "Eager", "Verified", "first_token", "walk_rows"]
 
-Drafts = list[DraftTrie | DrawnDraft]
-"""One a row."""
-Spare = Callable[[Request], int]
-"""Draft nodes that a request's row has slots for."""
-
-
-_Shape = tuple[TokenTree, list[int], list[int]]
-"""A tree by level, its parents, and how many nodes it has down to depth 0, 1, 2, ..."""
+_DRAFT_SCRATCH = 1024
+_TARGET_ONLY = TargetOnly()
 
 
-def _shape_of(policy: Policy) -> _Shape:
-    tree = policy.tree.by_level()
-    return tree, tree.parents.tolist(), np.cumsum([0, *tree.level_widths]).tolist()
+class Verified(NamedTuple):
+    """What a step came to: what was offered in the end, each row's walk, and when the target's forward had ended."""
+
+    proposal: Proposal
+    walks: Walks
+    forwarded: float
+    width: int
 
 
-class Drafting:
-    """Drafts for the rows of an engine, in two calls so that each source is timed by itself."""
+class Backend(ABC):
+    """Runs the parts of a step.
 
-    def __init__(self, drafter: NeuralDrafter | None) -> None:
-        self.drafter, self.joined = drafter, JoinedDrafter(drafter)
-        self._shaped: tuple[Policy, _Shape] | None = None
+    Attributes
+    ----------
+    cache : RowCache
+        Of the target.
+    max_batch : int
+        Most rows; fewer than were asked for where memory is missing.
+    fallbacks : list of str
+        What was cut because memory ran out.
+    """
 
-    def retrieve(self, policy: Policy, rows: Sequence[Request], spare: Spare) -> tuple[list[DraftTrie], list[int]]:
-        """A trie a row with its retrieved chain, and the rows on which the neural draft is to run."""
-        tries = [DraftTrie(request.output[-1]) for request in rows]
-        if policy.kind == "grown":
-            return tries, list(range(len(rows)))
-        neural = list(range(len(rows))) if policy.fixed is not None and self.drafter else []
-        if (chain := policy.retrieved) is not None:
-            for request, trie in zip(rows, tries, strict=True):
-                cap = min(chain.cap(_index(request).match_length), request.room - 1, spare(request))
-                if cap > 0:
-                    trie.add_chain(_index(request).chain(cap).tolist())
-        if policy.kind == "union" and policy.skip_at_match is not None:
-            neural = [row for row in neural if _index(rows[row]).match_length < policy.skip_at_match]
-        return tries, neural
+    name: str
+    cache: RowCache
+    max_batch: int
+    fallbacks: list[str]
 
-    def draft(
-        self, policy: Policy, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """The neural draft of the rows `want` beside what was retrieved; `want` is emptied where it cannot run.
+    @abstractmethod
+    def check(self, policy: Any) -> None:
+        """Refuse a policy that it cannot run."""
 
-        Nodes that a row could never emit, or has no slot for, are left out.
-        """
-        if policy.kind == "grown":
-            return self._joined(policy, rows, tries, want, spare)
-        if not want or self.drafter is None:
-            return [*tries]
-        if self._shaped is None or self._shaped[0] is not policy:  # a policy's hash takes longer than the rest
-            self._shaped = policy, _shape_of(policy)
-        tree, parents, down_to = self._shaped[1]
-        if max(len(r.prompt) + len(r.output) for r in rows) + tree.depth > self.drafter.model.max_positions:
-            want.clear()
-            return [*tries]
-        if any(rows[row].params.rule.scheme != "deterministic" for row in want):
-            return self._drawn(tree, rows, tries, want, spare)
-        tokens = self.drafter.propose(len(tries), tree)
-        for row in want:
-            request, trie = rows[row], tries[row]
-            kept = min(down_to[min(request.room - 1, tree.depth)], spare(request) - len(trie) + 1)
-            trie.add_tree(tokens[row, 1 : kept + 1].tolist(), [above - 1 for above in parents[1 : kept + 1]])
-        return [*tries]
+    @abstractmethod
+    def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
+        """Have memory for rows of so many slots: exactly so much where it is bounded."""
 
-    def _joined(
-        self, policy: Grown, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """Both sources in one tree; rows whose rule needs drafts drawn from a law get none."""
-        own = [r.params.rule.scheme == "deterministic" for r in rows]
-        room = np.array([min(r.room - 1, spare(r)) if o else 0 for r, o in zip(rows, own, strict=True)], dtype=np.int64)
-        budgets = np.where(room > 0, np.array([spare(r) for r in rows], dtype=np.int64), 0)
-        longest = max(len(request.text) for request in rows)
-        static = policy.tree if policy.asked is not None else None
-        grown, asked = self.joined.propose(policy, [_index(r) for r in rows], budgets, static, longest)
-        if not asked:
-            want.clear()
-        offered_by = grown._replace(tokens=grown.sources)
-        for row, trie in enumerate(tries):
-            trie.add_tree(*grown.down_to(row, int(room[row])))
-            trie.sources = offered_by.down_to(row, int(room[row]))[0]
-        return [*tries]
+    @abstractmethod
+    def propose(
+        self, parts: tuple[Part, ...], rows: Sequence[Request], spare: list[int], seconds: dict[str, float]
+    ) -> Any:
+        """Drafts of all rows, for `verify`; adds to `seconds` what each term of the cost took."""
 
-    def _drawn(
-        self, tree: TokenTree, rows: Sequence[Request], tries: list[DraftTrie], want: list[int], spare: Spare
-    ) -> Drafts:
-        """Drafts where some row's rule needs them drawn from the draft's law; retrieval then stays out of that row."""
-        assert self.drafter is not None
-        asks = [self._ask(request, tree, spare) if row in want else None for row, request in enumerate(rows)]
-        drawn = draw_drafts(self.drafter, [request.output[-1] for request in rows], asks)
-        drafts: Drafts = [*tries]
-        for row in want:
-            if drawn[row].scheme in ("deterministic", "coupled"):
-                kept = max(spare(rows[row]) - len(tries[row]) + 1, 0)
-                above = [parent - 1 for parent in drawn[row].parents[1:]]
-                tries[row].add_tree(drawn[row].tokens[1 : kept + 1], above[:kept])
-            else:
-                drafts[row] = drawn[row]
-        return drafts
+    @abstractmethod
+    def verify(self, rows: Sequence[Request], proposal: Any) -> Verified:
+        """The target's forward, and what each row keeps and emits."""
 
-    def _ask(self, request: Request, tree: TokenTree, spare: Spare) -> Ask:
-        assert self.drafter is not None
-        scheme, emitted, vocabulary = request.params.rule.scheme, len(request.output), self.drafter.model.vocabulary
-        shape = shape_for(tree, scheme, request.room - 1, spare(request))
-        return Ask(
-            tree=shape,
-            scheme=scheme,
-            params=request.params,
-            text=request.text if request.params.repetition_penalty != 1.0 else [],
-            uniforms=np.append(0.0, request.streams("drafting", request.steps + 1, shape.nodes)),
-            noise=lambda depth: request.streams("coupling", emitted + depth, vocabulary),
-        )
+    @abstractmethod
+    def commit(self, walks: Walks) -> None:
+        """Keep what was accepted in the cache."""
 
 
-def _index(request: Request) -> RetrievalIndex:
-    assert request.index is not None, "an admitted request has its index"
-    return request.index
+class Eager(Backend):
+    """Calls each model as it is, in shapes that follow the rows."""
+
+    name = "eager"
+
+    def __init__(
+        self, target: LanguageModel, drafters: Mapping[str, Drafter], max_batch: int, max_context: int
+    ) -> None:
+        self.target, self.max_batch, self.fallbacks = target, max_batch, []
+        self.cache = target.new_cache(max_batch, max_context)
+        for name, drafter in drafters.items():
+            drafter.open(name, max_batch, max_context + _DRAFT_SCRATCH)
+        self.caches = [self.cache, *(cache for one in drafters.values() if (cache := one.cache) is not None)]
+
+    def check(self, policy: Any) -> None:
+        pass
+
+    def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
+        for cache in self.caches:
+            if bounded:
+                cache.fit(rows, min(slots, cache.slots))
+            elif rows > cache.held_rows or slots > cache.held_slots:
+                cache.fit(max(cache.rows, rows), max(min(slots, cache.slots), cache.held_slots))
+
+    def propose(
+        self, parts: tuple[Part, ...], rows: Sequence[Request], spare: list[int], seconds: dict[str, float]
+    ) -> Proposal:
+        return proposed(parts, rows, spare, seconds)
+
+    def verify(self, rows: Sequence[Request], proposal: Proposal) -> Verified:
+        trees = proposal.trees
+        logits = forward_trees(self.target, self.cache, *trees.arrays)
+        forwarded = perf_counter()
+        return Verified(proposal, walk_rows(rows, proposal, logits), forwarded, trees.tokens.shape[1])
+
+    def commit(self, walks: Walks) -> None:
+        self.cache.commit(walks.path, walks.kept)
+
+
+# ---- what each row keeps and emits
+
+
+def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> Walks:
+    """Path and emitted tokens of each row, as NumPy arrays; (B, Q, V) logits after each node.
+
+    Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
+    """
+    trees, laws = proposal.trees, proposal.laws
+    compiled = [r.follows and (laws is None or laws[row] is None) for row, r in enumerate(requests)]
+    if not any(compiled):
+        walks = Walks(*(np.full(shape, -1) for shape in (trees.tokens.shape, len(requests), trees.tokens.shape)))
+    elif all(request.params.greedy for request in requests):
+        walks = _greedy(trees, logits)
+    else:
+        walks = _drawn(requests, trees, logits)
+    for row, done in enumerate(compiled):
+        if done:
+            continue
+        path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
+        walks.kept[row] = len(path)
+        walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
+    return walks
+
+
+def _greedy(trees: TokenTrees, logits: torch.Tensor) -> Walks:
+    if not logits.is_cuda:
+        return verify_greedy(logits, *trees.arrays, trusted=True)
+    return _fetched(verify_greedy(logits, *(torch.from_numpy(x).to(logits.device) for x in trees.arrays)))
+
+
+def _drawn(requests: Sequence[Request], trees: TokenTrees, logits: torch.Tensor) -> Walks:
+    """Each node reads the uniform of the output position that follows it."""
+    temperature = np.array([request.params.temperature for request in requests], dtype=np.float64)
+    uniforms = np.zeros(trees.tokens.shape)
+    for row, (request, parents) in enumerate(zip(requests, trees.parents.tolist(), strict=True)):
+        if not request.params.greedy:
+            positions = [len(request.output)]
+            for parent in parents[1:]:
+                positions.append(positions[parent] + 1 if parent >= 0 else 0)
+            uniforms[row] = request.uniforms[np.minimum(positions, len(request.uniforms) - 1)]
+    if not logits.is_cuda:
+        return verify_target_only(logits, temperature, *trees.arrays, uniforms, trusted=True)
+    there = [torch.from_numpy(x).to(logits.device) for x in (temperature, *trees.arrays, uniforms)]
+    return _fetched(verify_target_only(logits, *there))
+
+
+def _fetched(walks: Walks) -> Walks:
+    return Walks(*(x.cpu().numpy() for x in walks))
+
+
+_Path = tuple[list[int], list[int]]
+"""Nodes whose cache entries are kept, the root first, and the tokens that the row emits."""
+
+
+def first_token(request: Request, logits: torch.Tensor) -> int:
+    """The token after the prompt, from (V,) logits."""
+    return _token_after(request, logits, request.prompt.tolist(), 0)
+
+
+def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Path:
+    """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
+    tree, rule = trees[row], request.params.rule
+    if law is None and not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
+        law = DraftLaw(tree, "deterministic")
+    if law is None:
+        return tree.follow(_own_token(request, tree, logits))
+    prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
+    nodes, step = len(law.tree), request.steps + 1
+    laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
+    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
+    verified = rule.verify(law, laws, uniforms)
+    return [0, *verified.accepted], list(verified.emitted)
+
+
+def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Callable[[list[int]], int]:
+    assert tree.tokens is not None, "the engine's trees have tokens"
+    text, tokens = request.text if request.reads_prefix else [], tree.tokens.tolist()
+    emitted, last = len(request.output), request.params.max_new_tokens - 1
+
+    def token(path: list[int]) -> int:
+        before = [*text, *(tokens[node] for node in path[1:])]
+        return _token_after(request, logits[path[-1]], before, min(emitted + len(path) - 1, last))
+
+    return token
+
+
+def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
+    """The target's own token at an output position: a function of the prefix and of that position's numbers."""
+    rule = request.params.rule
+    follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
+    return follows.next_token(request.token_law.scores(logits, text), request.numbers_at(position))
+
+
+def _prefixes(text: list[int], tree: TokenTree) -> list[list[int]]:
+    """Text before each node's successor, the root's first."""
+    assert tree.tokens is not None, "the engine's trees have tokens"
+    found: list[list[int]] = [text]
+    for token, parent in zip(tree.tokens.tolist()[1:], tree.parents.tolist()[1:], strict=True):
+        found.append([*found[parent], token])
+    return found

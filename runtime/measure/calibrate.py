@@ -16,7 +16,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
-from runtime.engine.timing import StepTiming
+from runtime.engine.counters import StepTiming
 from runtime.measure.in_situ import (
     SeenStep,
     corrected_draft,

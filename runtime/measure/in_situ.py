@@ -18,9 +18,9 @@ from scipy.optimize import nnls
 from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
+from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.timing import StepTiming
 from runtime.measure.record import Progress, PromptLike
 from runtime.models.base import LanguageModel
 
@@ -143,7 +143,7 @@ class _Full:
             engine.step()
             timing = engine.timings.pop()
             if turn >= SETTLE and not joining:
-                asked = tuple(int(sizes.max()) for sizes in engine.drafting.joined.forwards if policy.kind == "grown")
+                asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.kind == "grown")
                 seen.append(SeenStep(policy, timing, context, emitted / batch, asked))
             emitted = timing.emitted
         return seen

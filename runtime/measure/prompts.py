@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reader_theory.errors import require
 from runtime.models.text import encode_chat, encode_text
 
-__all__ = ["DEFAULT_WORKLOAD", "PromptTokens", "house_prompts", "public_prompts", "read_prompts"]
+__all__ = ["PromptTokens", "house_prompts", "public_prompts", "read_prompts"]
 
 PUBLIC = Path(__file__).parent / "sets" / "public.jsonl.gz"
 DEFAULT_WORKLOAD = "default"

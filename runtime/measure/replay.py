@@ -16,6 +16,7 @@ from reader_theory.acceptance.calibration import Scored
 from reader_theory.documents import GROWN_COLUMNS, Grown, GrownRecord, SourceMap
 from reader_theory.documents.arrays import Columns
 from reader_theory.errors import require
+from runtime.cache.rows import compact
 from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import fit_offers, record_offers
@@ -23,7 +24,7 @@ from runtime.measure.record import Progress, PromptLike
 from runtime.models.base import LanguageModel
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
-__all__ = ["grown_family", "record_grown", "replay_grown"]
+__all__ = ["grown_family", "record_grown"]
 
 Ints = NDArray[np.int64]
 Pair = tuple[Ints, Ints]
@@ -128,7 +129,9 @@ def _replay(
 ) -> None:
     """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
     slots = max(len(p) + len(o) for p, o in pairs) + policy.levels * (policy.width + 1) + 64
-    neural = NeuralDrafter(draft, len(pairs), slots) if draft is not None and policy.drafter is not None else None
+    neural = NeuralDrafter(draft) if draft is not None and policy.drafter is not None else None
+    if neural is not None:
+        neural.open("draft", len(pairs), slots)
     drafter, rows = JoinedDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
     for number, row in enumerate(rows):
         if neural is not None:
@@ -136,20 +139,16 @@ def _replay(
     while rows:
         longest = max(len(row.prompt) + row.at for row in rows)
         budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
-        grown, _ = drafter.propose(policy, [row.index for row in rows], budgets, longest=longest)
+        grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, longest=longest)
         for number, row in enumerate(rows):
-            asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.forwards])
+            asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.taken])
             emitted, nodes = row.step(grown, number)
             kept.append((row.name, row.at - len(emitted), len(emitted), nodes))
             if neural is not None:
                 neural.extend(number, emitted)
-        for number in range(len(rows) - 1, -1, -1):
-            if rows[number].at >= len(rows[number].output):
-                last = rows.pop()
-                if number < len(rows):
-                    rows[number] = last
-                    if neural is not None:
-                        neural.move_row(len(rows), number)
+        for move in compact(rows, lambda row: row.at >= len(row.output)):
+            if neural is not None:
+                neural.move(*move)
 
 
 class _Row:

@@ -14,11 +14,10 @@ import torch
 
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.errors import require
-from runtime.engine.counters import EngineCounters
+from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.timing import StepTiming, columns_of
 from runtime.measure.record import Progress, PromptLike, teacher_forced
 from runtime.models.base import LanguageModel
 

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["PACKAGED", "Packaged", "convert_gguf", "fetch"]
+__all__ = ["PACKAGED", "Packaged", "fetch"]
 
 Say = Callable[[str], None]
 

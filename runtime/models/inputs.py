@@ -13,7 +13,7 @@ from runtime.cache.rows import RowCache
 from runtime.kernels.tree_inputs import TreeInputs
 from runtime.models.base import LanguageModel, Output, hidden_value
 
-__all__ = ["forward_trees", "prefill", "run_prompt", "run_trees"]
+__all__ = ["forward_trees", "prefill", "run_trees"]
 
 WHOLE = 64
 """Forwards of trees see a multiple of so many slots, so that one view of a mask lasts for some steps."""

@@ -17,8 +17,9 @@ from transformers.activations import SiLUActivation
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
+from runtime.models.memory import give_back
 
-__all__ = ["LeanModel", "Weights", "is_lean", "is_untouched"]
+__all__ = ["LeanModel", "Weights", "is_lean"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
@@ -138,14 +139,16 @@ class LeanModel(LanguageModel):
         self.layers = [self._layer(layer, options) for layer in model.model.layers]
         self.embedding = _Weight(model.model.embed_tokens.weight.data)
         self.norm = _Weight(model.model.norm.weight.data)
-        self.head = AdaptiveLinear(self._taken(model.lm_head), in_rows=tied, **options)
+        self.head = AdaptiveLinear(model.lm_head.weight.data, in_rows=tied, **options)
+        self._let_go(self.head, model.lm_head)
 
-    def _taken(self, module: Any) -> torch.Tensor:
-        """A module's weight, which it keeps only where weights are copied."""
-        weight = module.weight.data
+    def _let_go(self, made: AdaptiveLinear, *modules: Any) -> None:
+        """Where weights are taken, give back what has been joined or packed into another."""
         if self.weights == "take":
-            module.weight = None
-        return weight
+            for module in modules:
+                if made.weight is None or made.weight.data_ptr() != module.weight.data_ptr():
+                    give_back(module.weight.data)
+                module.weight = None
 
     def _following(self, layer: Any, adaptive: bool) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -167,21 +170,25 @@ class LeanModel(LanguageModel):
         bias = None
         if q_bias is not None and k_bias is not None:
             bias = torch.cat((q_bias, k_bias, attention.v_proj.bias.data))
-        for each in (attention.q_proj, attention.k_proj):
-            self._taken(each)
+        qkv = AdaptiveLinear(torch.cat((q, k, attention.v_proj.weight.data)), bias, **options)
+        self._let_go(qkv, attention.q_proj, attention.k_proj, attention.v_proj)
+        out_bias = None if attention.o_proj.bias is None else attention.o_proj.bias.data
+        out = AdaptiveLinear(attention.o_proj.weight.data, out_bias, **options)
+        self._let_go(out, attention.o_proj)
+        gate_up = AdaptiveLinear(torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), **options)
+        self._let_go(gate_up, mlp.gate_proj, mlp.up_proj)
+        down = AdaptiveLinear(mlp.down_proj.weight.data, **options)
+        self._let_go(down, mlp.down_proj)
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         order = _pair_order(self.head_dim)
         norm_q, norm_k = (None if norm is None else _Weight(norm.weight.data[order]) for norm in norms)
-        qkv = AdaptiveLinear(torch.cat((q, k, self._taken(attention.v_proj))), bias, **options)
-        gate_up = AdaptiveLinear(torch.cat((self._taken(mlp.gate_proj), self._taken(mlp.up_proj))), **options)
-        out_bias = None if attention.o_proj.bias is None else attention.o_proj.bias.data
         return _Layer(
             norm_in=_Weight(layer.input_layernorm.weight.data),
             qkv=qkv,
-            out=AdaptiveLinear(self._taken(attention.o_proj), out_bias, **options),
+            out=out,
             norm_mlp=_Weight(layer.post_attention_layernorm.weight.data),
             gate_up=gate_up,
-            down=AdaptiveLinear(self._taken(mlp.down_proj), **options),
+            down=down,
             norm_q=norm_q,
             norm_k=norm_k,
         )

@@ -16,7 +16,7 @@ from reader_theory.rules import RULES
 from runtime.report import figures
 from runtime.report.numbers import interval, number
 
-__all__ = ["Part", "is_lossy", "render_report", "write_report"]
+__all__ = ["Part", "write_report"]
 
 _SCALES = {"step_s": ("milliseconds a step", 1e3), "tokens_per_s": ("tokens a second", 1.0)}
 _CHECKS = {

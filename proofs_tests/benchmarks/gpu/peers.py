@@ -11,7 +11,7 @@ import torch
 from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Settings, wait
 from proofs_tests.benchmarks.gpu.sweep import POLICIES
-from runtime.engine.graphs.engine import GraphEngine
+from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.house import house_folder
 from runtime.models.transformers import load_transformers
@@ -32,7 +32,7 @@ def peers(pair: Pair, settings: Settings) -> list[dict[str, Any]]:
         "transformers plain, static cache": {"cache_implementation": "static"},
     }
     rows = [_transformers(name, pair, texts, count, settings.device, given) for name, given in options.items()]
-    engine = GraphEngine(pair.target, pair.draft, max_batch=1, max_context=context + count + 8)
+    engine = Engine(pair.target, pair.draft, max_batch=1, max_context=context + count + 8, backend="graphs")
     for name in ("off", "chain 4", "tree 13", "retrieval", "tree 5 + retrieval"):
         engine.use(POLICIES[name])
         engine.generate(texts[:1], SamplingParams(max_new_tokens=count))
@@ -78,7 +78,9 @@ def divergence(pair: Pair, settings: Settings) -> dict[str, Any]:
 
     def outputs(policy: str, batch: int) -> list[list[int]]:
         room = settings.contexts[0] + settings.new_tokens + 8
-        engine = GraphEngine(pair.target, pair.draft, policy=POLICIES[policy], max_batch=batch, max_context=room)
+        engine = Engine(
+            pair.target, pair.draft, policy=POLICIES[policy], max_batch=batch, max_context=room, backend="graphs"
+        )
         return [done.tokens for done in engine.generate(texts, params)]
 
     alone, together, tree = outputs("off", 1), outputs("off", len(texts)), outputs("tree 13", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from proofs_tests.benchmarks.gpu.models import Pair, prompts
 from proofs_tests.benchmarks.gpu.settings import Clock, Settings, median_s
 from reader_theory.documents import Chain, Off, Policy, policy_of
 from reader_theory.trees import TokenTree
+from runtime.engine.counters import StepTiming
+from runtime.engine.engine import Engine
+from runtime.engine.graphs.backend import Graphs
 from runtime.engine.graphs.buckets import Bucket
-from runtime.engine.graphs.engine import GraphEngine
 from runtime.engine.graphs.forward import StaticForward
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.timing import StepTiming
 
 WARM_STEPS = 2
 TEMPERATURE = 0.8
@@ -55,7 +57,8 @@ def _cell(
     steps = WARM_STEPS + settings.steps
     most = len(names) * settings.rounds * steps * 14
     room = context + most + 8
-    engine = GraphEngine(pair.target, pair.draft, max_batch=batch, max_context=room, contexts=_contexts(context, room))
+    backend = partial(Graphs, contexts=_contexts(context, room))
+    engine = Engine(pair.target, pair.draft, max_batch=batch, max_context=room, backend=backend)
     for prompt in prompts(settings, context, batch):
         engine.add(prompt, SamplingParams(temperature=TEMPERATURE, max_new_tokens=most))
     rows: list[dict[str, Any]] = []
@@ -68,7 +71,7 @@ def _cell(
             for _ in range(settings.steps):
                 engine.step()
             rows.append({"pair": pair.name, "batch": batch, "context": context, "policy": name, "round": turn})
-            rows[-1] |= _summary(engine, list(engine.timings)) | {"fallbacks": len(engine.fallbacks)}
+            rows[-1] |= _summary(engine, name, list(engine.timings)) | {"fallbacks": len(engine.backend.fallbacks)}
     rows.append(_forward_alone(pair, settings, engine, batch, context))
     return rows
 
@@ -79,12 +82,17 @@ def _contexts(context: int, room: int) -> tuple[int, ...]:
     return tuple(range(first, room + 512, 256))
 
 
-def _summary(engine: GraphEngine, steps: list[StepTiming]) -> dict[str, Any]:
+def _graphs(engine: Engine) -> Graphs:
+    assert isinstance(engine.backend, Graphs)
+    return engine.backend
+
+
+def _summary(engine: Engine, policy: str, steps: list[StepTiming]) -> dict[str, Any]:
     step_s = np.array([step.step_s for step in steps])
     rows = np.array([step.rows for step in steps])
     emitted = sum(step.emitted for step in steps)
     longest = int(engine.cache.lengths.max())
-    widths = [engine.buckets.pick(int(step.rows), int(step.width), longest) for step in steps]
+    widths = [_graphs(engine).buckets.pick(int(step.rows), int(step.width), longest) for step in steps]
     return {
         "step_s": float(np.median(step_s)),
         "spread_s": [float(step_s.min()), float(step_s.max())],
@@ -92,11 +100,11 @@ def _summary(engine: GraphEngine, steps: list[StepTiming]) -> dict[str, Any]:
         "tokens_per_s": emitted / float(step_s.sum()),
         "width": float(np.median([bucket.nodes for bucket in widths])),
         "slots": float(np.median([bucket.context for bucket in widths])),
-        "levels": engine.tree.depth,
+        "levels": POLICIES[policy].tree.depth,
     }
 
 
-def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: int, context: int) -> dict[str, Any]:
+def _forward_alone(pair: Pair, settings: Settings, engine: Engine, batch: int, context: int) -> dict[str, Any]:
     """Seconds of the target's forward of one token a row, its bytes, and plain steps at the same place."""
     engine.use(Off())
     for _ in range(WARM_STEPS):
@@ -106,7 +114,7 @@ def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: i
         engine.step()
     plain_s = float(np.median([step.step_s for step in engine.timings]))
     longest = int(engine.cache.lengths.max())
-    bucket = engine.buckets.pick(batch, 1, longest)
+    bucket = _graphs(engine).buckets.pick(batch, 1, longest)
     seconds = median_s(_captured(pair, engine, bucket), settings.device)
     return {
         "pair": pair.name,
@@ -119,7 +127,7 @@ def _forward_alone(pair: Pair, settings: Settings, engine: GraphEngine, batch: i
     }
 
 
-def _captured(pair: Pair, engine: GraphEngine, bucket: Bucket) -> Any:
+def _captured(pair: Pair, engine: Engine, bucket: Bucket) -> Any:
     import torch
 
     from runtime.engine.graphs.capture import Captured
@@ -129,4 +137,4 @@ def _captured(pair: Pair, engine: GraphEngine, bucket: Bucket) -> Any:
     tokens = torch.zeros((bucket.rows, bucket.nodes), dtype=torch.int64, device=device)
     lengths = torch.from_numpy(np.resize(engine.cache.lengths, bucket.rows)).to(device)
     one, zero = torch.ones_like(lengths), torch.zeros_like(lengths)
-    return Captured(lambda: forward(tokens, tokens - 1, one, lengths, zero), device, engine.graphs)
+    return Captured(lambda: forward(tokens, tokens - 1, one, lengths, zero), device, _graphs(engine).graphs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from reader_theory.trees import TokenTree
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.engine.graphs.buckets import Bucket
 from runtime.engine.graphs.capture import Captured
@@ -16,7 +17,38 @@ from runtime.kernels.merge import Merged, merge_candidates
 from runtime.kernels.verify import verify_target_only
 from runtime.models.base import LanguageModel
 
-__all__ = ["StaticVerifying"]
+__all__ = ["StaticLogits", "StaticVerifying"]
+
+
+class StaticLogits:
+    """Logits of a bucket's trees, for rows that are verified from them."""
+
+    def __init__(self, model: LanguageModel, cache: RowCache, bucket: Bucket, graphs: object) -> None:
+        rows, width, context = bucket
+        device, whole, one = model.device, (rows, width), (rows,)
+        self.inputs = Packed({"tokens": whole, "parents": whole, "counts": one, "lengths": one}, device)
+        self.zeros = torch.zeros(one, dtype=torch.int64, device=device)
+        self.forward = StaticForward(model, cache, rows, width, context)
+        self.run = Captured(self._forward, device, graphs)
+
+    def _forward(self) -> torch.Tensor:
+        given = self.inputs.device
+        return self.forward(given["tokens"], given["parents"], given["counts"], given["lengths"], self.zeros)
+
+    def __call__(self, trees: TokenTrees, lengths: NDArray[np.int64]) -> torch.Tensor:
+        """(B, Q, V) logits of B rows, the first of the bucket; overwritten by the next call."""
+        given, live = self.inputs.host, len(lengths)
+        for name, filler in (("tokens", 0), ("parents", -1), ("counts", 1), ("lengths", 0)):
+            given[name].fill_(filler)
+        for name, array in (
+            ("tokens", trees.tokens),
+            ("parents", trees.parents),
+            ("counts", trees.counts),
+            ("lengths", lengths),
+        ):
+            given[name][:live] = torch.from_numpy(array)
+        self.inputs.upload()
+        return self.run()[:live]
 
 
 class StaticVerifying:
@@ -28,7 +60,7 @@ class StaticVerifying:
         ``root``, ``lengths``, ``temperature``, ``drafted`` (1 where the neural tree counts): (B,); ``chain`` (B, K),
         -1 where it has ended; ``uniforms`` (B, Q), by depth.
     outputs : Packed
-        ``emitted`` (B, Q), ``kept`` and ``nodes`` (B,).
+        The trees (``tokens``, ``parents``, ``counts``) and the walks (``path``, ``kept``, ``emitted``).
     """
 
     def __init__(
@@ -48,7 +80,8 @@ class StaticVerifying:
         one = (rows,)
         shapes = {"root": one, "lengths": one, "temperature": one, "drafted": one, "chain": (rows, chain)}
         self.inputs = Packed(shapes | {"uniforms": (rows, width)}, device, ("temperature", "uniforms"))
-        self.outputs = Packed({"emitted": (rows, width), "kept": one, "nodes": one}, device)
+        whole = {name: (rows, width) for name in ("tokens", "parents", "path", "emitted")}
+        self.outputs = Packed(whole | {"kept": one, "counts": one}, device)
         above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents[1:], tree.parents[1:] + chain - 1, -1)])
         depth = np.concatenate([np.arange(chain) + 1, tree.depths[1:]])
         self.parents = torch.from_numpy(np.tile(above.astype(np.int64), (rows, 1))).to(device)
@@ -68,9 +101,10 @@ class StaticVerifying:
             logits.contiguous(), given["temperature"], trie.tokens, trie.parents, trie.counts, uniforms
         )
         commit(self.pool, given["lengths"].clone(), walks.path, walks.kept)
-        made["emitted"].copy_(walks.emitted)
-        made["kept"].copy_(walks.kept)
-        made["nodes"].copy_(trie.counts - 1)
+        for name in ("path", "kept", "emitted"):
+            made[name].copy_(getattr(walks, name))
+        for name in ("tokens", "parents", "counts"):
+            made[name].copy_(getattr(trie, name))
 
     def _trie(self) -> Merged:
         """What every source offers, in one trie a row; the root alone where there is no source."""

@@ -3,6 +3,7 @@
 # ruff: noqa: I001
 from runtime.importers.acceptance.base import ACCEPTANCE_FORMATS, AcceptanceFormat, MeanWindow, Window
 from runtime.importers.acceptance.requests import Requests
+from runtime.importers.acceptance.vllm_bench import VllmBench
 from runtime.importers.acceptance.vllm_json import VllmJson
 from runtime.importers.acceptance.speculators import SpeculatorsCsv
 from runtime.importers.acceptance.counters import Counters
@@ -21,6 +22,7 @@ __all__ = [
     "SglangGauges",
     "SglangLog",
     "SpeculatorsCsv",
+    "VllmBench",
     "VllmJson",
     "VllmLog",
     "Window",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["SOURCES", "THREADS", "launch", "launch_numba", "source_of"]
+__all__ = ["THREADS", "launch", "launch_numba", "source_of"]
 
 SOURCES = ("tree_inputs", "verify", "commit")
 """CUDA sources of this folder; each is compiled behind `common.cu`."""
