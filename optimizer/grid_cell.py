@@ -65,7 +65,7 @@ class PredictedCells:
             as no measurement of this card's like was fitted, tokens a second, speed-up over plain decoding, gap and
             certificate; ``status`` "infeasible" with advice where the cell does not fit the device.
         """
-        step, devices = self._step(cell), int(cell.get("tensor_parallel", 1))
+        table, step, devices = self._table(cell), self._step(cell), int(cell.get("tensor_parallel", 1))
         batch, context = int(cell["batch"]), float(cell["context"])
         drafters = () if step.drafter is None else (step.drafter,)
         budget = memory_budget(step.device, step.target, drafters, tensor_parallel=devices)
@@ -78,7 +78,7 @@ class PredictedCells:
         if not drafters:  # nothing but the target could draft, and what is drafted is never right
             cost = LevelCost(np.full_like(cost.draft_s, cost.verify_s[0]), cost.verify_s)
         problem = TreeProblem(
-            self._law(cell) if drafters else RankTable.stationary([0.0], self.max_depth),
+            table if drafters else RankTable.stationary([0.0], self.max_depth),
             cost,
             self.max_nodes,
             max_depth=self.max_depth,
@@ -93,7 +93,7 @@ class PredictedCells:
         target, device = self.models[cell["model"]], self.devices[cell["device"]]
         return StepCost(target, device, drafter=drafter, tensor_parallel=int(cell.get("tensor_parallel", 1)))
 
-    def _law(self, cell: Mapping[str, Any]) -> RankTable:
+    def _table(self, cell: Mapping[str, Any]) -> RankTable:
         require(
             cell["workload"] in self.acceptance,
             "`workload` must be one whose drafter was fitted",

@@ -129,7 +129,7 @@ def test_a_table_over_one_is_scaled_and_a_tree_beyond_it_is_drafted_only_where_a
     cell = {"workload": "w", "model": "m", "drafter": "d", "device": "c", "batch": 1, "context": 128}
     row = cells(cell)
     assert row["tokens_per_step"] <= 1 + np.sum([1.0, 1.0, 1.0]) and row["certified"]
-    assert row["extrapolated_depth"] == 2 and row["policy"].endswith("x3")
+    assert row["extrapolated_depth"] == 1 and row["policy"].endswith("x2")
     capped = PredictedCells({"w": table}, shapes, card, max_nodes=4, max_depth=3)(cell)
     assert capped["extrapolated_depth"] == 0 and capped["policy"].endswith("x1")
 

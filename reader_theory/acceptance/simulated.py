@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from reader_theory.acceptance.base import as_table, normalised
 from reader_theory.documents.arrays import Columns
@@ -56,6 +55,8 @@ def simulated_trace(
     workload : str
     seed : int
     """
+    from scipy.special import expit, logit
+
     law: FloatArray = as_table("ranks", [ranks])[0]
     inside = 0 <= stickiness < 1 and 0 <= copying <= 1 and 0 <= copy_decay < 1 and spread >= 0
     require(
