@@ -106,7 +106,7 @@ def loop(result: dict[str, Any]) -> str:
     return _markdown(header, rows) + "\n\n" + _machine(result)
 
 
-def joined(result: dict[str, Any]) -> str:
+def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
     kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
     rows: list[list[str]] = []
@@ -127,7 +127,7 @@ def _interval(e: dict[str, float]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "loop": loop,
-    "joined_rates": joined,
+    "grown_rates": grown,
     "cost_model": readme_theory.cost_model,
     "planner": readme_theory.planner,
 }
