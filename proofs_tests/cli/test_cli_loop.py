@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from proofs_tests.cli.cli_examples import WORKLOADS, save_model, save_pair, save_prompts
-from reader_theory.documents import read_document
+from reader_theory.documents import Plan, read_document
 from reader_theory.documents.schemas import document_kinds
 from runtime.cli.main import app
 
@@ -79,8 +79,8 @@ def test_a_draft_that_is_always_right_is_used(loop: Loop) -> None:
 def test_grown_policies_are_recorded_weighed_and_shown(loop: Loop) -> None:
     for row in loop.told["record"]["rows"]:
         assert row["grown_tree_tokens_per_step"] >= row["retrieved_tree_tokens_per_step"] >= 1.0
-    entries = json.loads((loop.folder / "plan.json").read_text())["entries"]
-    names = {candidate["name"] for each in entries for candidate in each["candidates"]}
+    entries = Plan.read(loop.folder / "plan.json").entries
+    names = {candidate.policy.name for each in entries for candidate in each.candidates}
     assert any(name.startswith(("grown tree", "retrieved tree")) for name in names)
     assert {"off"} | {row["policy"] for row in loop.told["run"]["rows"]} <= names
 
