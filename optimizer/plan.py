@@ -215,7 +215,7 @@ class Study:
             not recorded or self.cost.growth_s is not None,
             "`cost` must tell what growing a tree takes, as the trace has grown policies",
             got="a cost without `growth_s`",
-            fix="Calibrate again with this version, or record without --joined.",
+            fix="Calibrate again with this version, or record without --grown.",
         )
         return [Weighed(p, result) for p, result in recorded if p.drafter is None or p.drafter in self.cost.drafters]
 

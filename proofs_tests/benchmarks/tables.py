@@ -125,7 +125,7 @@ def loop(result: dict[str, Any]) -> str:
     return _markdown(header, rows) + "\n\n" + _machine(result)
 
 
-def joined(result: dict[str, Any]) -> str:
+def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
     kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
     rows: list[list[str]] = []
@@ -147,7 +147,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
     "loop": loop,
-    "joined_rates": joined,
+    "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,25 @@ from numpy.typing import NDArray
 from reader_theory.errors import require
 from runtime.models.text import encode_chat, encode_text
 
-__all__ = ["PromptTokens", "house_prompts", "public_prompts", "read_prompts"]
+__all__ = ["Progress", "PromptLike", "PromptTokens", "house_prompts", "public_prompts", "read_prompts"]
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
 
 PUBLIC = Path(__file__).parent / "sets" / "public.jsonl.gz"
 DEFAULT_WORKLOAD = "default"
 """Workload of a prompt that names none."""
+
+
+class PromptLike(Protocol):
+    """A prompt as token ids."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def workload(self) -> str: ...
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, eq=False)
