@@ -22,7 +22,7 @@ __all__ = [
     "SideConstraints",
     "TreeProblem",
     "ranks_are_free",
-,]
+]
 
 Rule = Literal["any", "first"]
 """Children of a node: any ranks, or ranks 0..b-1 (what drafts sampled without replacement allow)."""
