@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from optimizer.compiled import compiled
 from optimizer.cost import LevelCost
-from optimizer.problem import TreeProblem
+from optimizer.problem import TreeProblem, ranks_are_free
 from optimizer.solution import Solution
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import InvalidInputError
@@ -127,7 +127,7 @@ def solve(problem: TreeProblem) -> Solution:
         With a `LevelCost` and a `RankTable` under rule "any", or whose ranks never rise.
     """
     acceptance, cost = problem.acceptance, problem.cost
-    free = problem.rule == "any" or (isinstance(acceptance, RankTable) and acceptance.is_monotone)
+    free = ranks_are_free(acceptance, problem.rule)
     if not (isinstance(acceptance, RankTable) and isinstance(cost, LevelCost) and free):
         raise InvalidInputError(
             '`problem` must pair a LevelCost with a RankTable under rule "any" or with falling ranks',
