@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import Off, Plan, Policy
@@ -275,12 +276,15 @@ class Engine:
         spare = self._spare()
         offered = self.backend.propose(self._parts_of(policy), rows, spare, seconds)
         drafted = perf_counter()
-        proposal, walks, forwarded, width = self.backend.verify(rows, offered)
+        proposal, walks, forwarded, width, bad = self.backend.verify(rows, offered)
         verified = perf_counter()
-        self._counters.rows(rows, proposal, walks)
         self.forwards, count = proposal.forwards, len(rows)
         self.backend.commit(walks)
-        emitted = self._take(walks)
+        each = self._take(walks)
+        emitted = sum(each)
+        self._counters.rows(rows, proposal, walks, each)
+        for row, why in bad.items():
+            self._void(row, why)
         end = perf_counter()
         catching_up = self._draft_prefill_s - catching_up
         self.prefill_s += catching_up
@@ -319,22 +323,47 @@ class Engine:
         return sum(drafter.prefill_s for drafter in self.drafters.values())
 
     def _spare(self) -> list[int]:
-        """Draft nodes that each row has slots for."""
-        cache = self.cache
-        held = cache.slots if self.scheduler.kv_tokens is None else cache.held_slots
-        return [held - len(request.prompt) - len(request.output) for request in self.rows]
+        """Draft nodes that each row has slots for, also beside the widest tree of the batch."""
+        cache, lengths = self.cache, [request.length for request in self.rows]
+        if self.scheduler.kv_tokens is None:
+            spare = [cache.slots - length for length in lengths]
+        else:  # within memory that was bounded, a policy may ask for more than its rows were planned for
+            spare = [max(cache.held_slots - max(lengths), 0)] * len(lengths)
+        return [0 if request.suspect else most for request, most in zip(self.rows, spare, strict=True)]
 
-    def _take(self, walks: Walks) -> int:
-        total = 0
+    def _take(self, walks: Walks) -> list[int]:
+        """Hand each row what it emitted; how many tokens of it count."""
+        each: list[int] = []
         rows = zip(self.rows, walks.kept.tolist(), walks.emitted.tolist(), strict=True)
         for row, (request, accepted, tokens) in enumerate(rows):
+            if not accepted or request.done:
+                each.append(0)
+                continue
             kept = request.emit(tokens[:accepted])
             request.steps += 1
             request.accepted += min(accepted - 1, len(kept))
-            total += len(kept)
+            request.suspect = False
+            each.append(len(kept))
             for drafter in self.drafters.values():
                 drafter.extend(row, kept)
-        return total
+        return each
+
+    def _void(self, row: int, why: str) -> None:
+        """A row's step came to nothing: once it is tried again, without drafts and on clean memory; then it ends."""
+        request = self.rows[row]
+        if request.suspect:
+            request.finish = why
+        request.suspect = True
+        self._clean(row)
+        for drafter in self.drafters.values():
+            drafter.join(row, np.array(request.text, dtype=np.int64))
+
+    def _clean(self, row: int) -> None:
+        """Leave nothing in a row's slots that is not a number: masked slots count where they are NaN."""
+        caches = (self.cache, *(drafter.cache for drafter in self.drafters.values()))
+        for cache in caches:
+            if cache is not None:
+                cache.clean(row, int(self.cache.lengths[row]) if cache is self.cache else 0)
 
     def _admit(self) -> None:
         while (request := self.scheduler.next()) is not None:
@@ -358,7 +387,21 @@ class Engine:
         self.backend.hold(row + 1, slots, bounded=bounded)
         self.cache.lengths[row] = 0
         logits = prefill(self.target, self.cache, request.prompt, row)
-        first = request.emit([first_token(request, logits)])
+        if not bool(torch.isfinite(logits.amax())):  # of what a row before left in its slots, or its own
+            self.cache.lengths[row] = 0
+            self._clean(row)
+            logits = prefill(self.target, self.cache, request.prompt, row)
+        try:
+            token = first_token(request, logits)
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, AssertionError):
+                raise
+            request.finish = f"error: {error if isinstance(error, InvalidInputError) else repr(error)}"
+            self.cache.lengths[row] = 0
+            self._clean(row)
+            self.scheduler.count(request)
+            return
+        first = request.emit([token])
         for drafter in self.drafters.values():
             drafter.join(row, request.prompt)
         self.scheduler.join(request)
