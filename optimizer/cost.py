@@ -206,10 +206,6 @@ class Memory:
         room = self.capacity_bytes / batch - (context_tokens + 1) * self.kv_bytes_per_token
         return int(np.floor(room / (self.kv_bytes_per_token + self.scratch_bytes_per_node) + 1e-12))
 
-    def most_requests(self, context_tokens: float, nodes: float = 0) -> int:
-        """Largest batch that still fits."""
-        return int(self.capacity_bytes // self.used_bytes(1, context_tokens, nodes))
-
 
 @dataclass(frozen=True)
 class Objective:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain as chained
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.certificates import Certificate
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
-from optimizer.policies import certified_tree, neural_trees, policy_family, retrieved_chains
+from optimizer.policies import certified_tree, neural_trees, retrieved_chains, unions_of
 from reader_theory.acceptance.recorded import recorded_grown
 from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
-from reader_theory.documents.policy import DRAFT
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -29,7 +30,7 @@ FOLDS = 4
 WORTH = 1.05
 """Speed-up from which drafting is chosen over plain decoding: calibrated steps are off by a few per cent themselves."""
 SHOWN = 12
-TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES = 8, 12
+TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 8, 12, 24
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def make_plan(
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
-        draft=cost.draft,
+        drafters={name: each.model for name, each in cost.drafters.items()},
         device=cost.device,
         dtype=cost.dtype,
         temperature=trace.temperature,
@@ -139,64 +140,72 @@ class Study:
     ) -> None:
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
-        self.fitted, self.limits = fit.workload(workload), (max_nodes, max_depth)
-        fitted = self.fitted
-        drafted = DRAFT in cost.drafters and trace.draft is not None
-        trees = neural_trees(fitted, max_nodes, max_depth) if drafted else []
+        self.limits = (max_nodes, max_depth)
+        fitted = {name: each for name, each in fit.workload(workload).drafters.items() if name in cost.drafters}
+        self.ranks = {name: each.rank_depth for name, each in fitted.items() if each.rank_depth is not None}
+        self.static = {
+            name: [Static.of(tree, name) for tree in neural_trees(ranks, *self.limits)]
+            for name, ranks in self.ranks.items()
+        }
+        self.chains = [
+            chain for name, each in fitted.items() if each.matched for chain in retrieved_chains(LONGEST, name)
+        ]
         self.grown = self._recorded()
         self._cache = {weighed.policy: weighed for weighed in self.grown}
-        self.trees, self.chains = trees, retrieved_chains(24) if fitted.matched is not None else []
-        rows = trace.rows(workload)
-        self.mean_context = self.context = float(np.mean(trace.columns["context_tokens"][rows]))
+        self.mean_context = float(np.mean(trace.columns["context_tokens"][trace.rows(workload)]))
         self.off = self._weigh([Off()])[0]
 
-    def entry(self, batch: int, context: int | None = None) -> PlanEntry:
-        """The best policy at `batch` and, where one is given, at `context` tokens a row; with its prediction."""
-        self.context = self.mean_context if context is None else float(context)
-        proved = certified_tree(self.fitted, self.cost, batch, self.context, *self.limits)
-        if proved is not None and proved[0].nodes and proved[0].by_level() not in self.trees:
-            self.trees.append(proved[0].by_level())
-        alone = [Off(), *map(Static.of, self.trees), *self.chains]
-        first = self._ranked(self._weigh(alone), batch)
-        trees = [w.policy.tree for w, _ in first if w.policy.fixed][:TREES_WITH_RETRIEVAL]
-        chains = [w.policy.retrieved for w, _ in first if w.policy.retrieved is not None][:CHAINS_WITH_TREES]
-        family = policy_family(trees, chains)
-        weighed = list({w.policy: w for w in [*(w for w, _ in first), *self._weigh(family), *self.grown]}.values())
-        ranked = self._ranked(weighed, batch)
+    def entry(self, batch: int, context_tokens: int | None = None) -> PlanEntry:
+        """The best policy at `batch` and, where one is given, at so many tokens a row; with its prediction."""
+        context = self.mean_context if context_tokens is None else float(context_tokens)
+        proved = [self._certified(name, batch, context) for name in self.ranks]
+        alone: list[Policy] = [Off(), *chained.from_iterable(self.static.values()), *self.chains]
+        first = self._ranked(self._weigh(alone), batch, context)
+        static = [w.policy for w, _ in first if w.policy.kind == "static"]
+        trees = [p for name in self.ranks for p in [q for q in static if q.drafter == name][:TREES_WITH_RETRIEVAL]]
+        chains = [w.policy for w, _ in first if w.policy.kind == "chain"][:CHAINS_WITH_TREES]
+        unions = self._weigh(unions_of(trees, chains))
+        weighed = list({w.policy: w for w in [*(w for w, _ in first), *unions, *self.grown]}.values())
+        ranked = self._ranked(weighed, batch, context)
         best, bound = ranked[0]
-        shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch)
-        prediction = self._predict(best, batch, shrink)
+        shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch, context)
+        prediction = self._predict(best, batch, context, shrink)
         if best is not self.off and prediction.speed_up.value < WORTH:
-            best, prediction = self.off, self._predict(self.off, batch, 1.0)
-        step = step_forecast(self.cost, best.policy, best.result, batch, self.context)
+            best, prediction = self.off, self._predict(self.off, batch, context, 1.0)
+        step = self.step(best, batch, context)
         return PlanEntry(
             workload=self.workload,
             batch=batch,
-            context_tokens=context,
+            context_tokens=context_tokens,
             policy=best.policy,
             prediction=prediction,
-            price=self._price(step, best, batch),
+            price=self._price(step, best, batch, context),
             upper_bound_tokens_per_s=bound,
-            gap=proved[1].gap if proved is not None else 0.0,
+            gap=max((certificate.gap for certificate in proved), default=0.0),
             solver=f"replay of {len(weighed)} policies, {len(self.grown)} grown; trees by best_first and levels",
-            certified=proved is None or proved[1].valid,
-            candidates=tuple(
-                Candidate(policy=w.policy, tokens_per_step=w.result.tokens_per_step, tokens_per_s=value)
-                for w, value in _shown(ranked)
-            ),
+            certified=all(certificate.valid for certificate in proved),
+            candidates=tuple(_candidate(*pair) for pair in _shown(ranked)),
+            alternatives={name: _candidate(*pair) for name, pair in _best_by_drafter(ranked).items()},
         )
+
+    def ranked(self, batch: int, context: float) -> list[tuple[Weighed, float]]:
+        """Every policy that was weighed so far with its tokens a second, fastest first."""
+        return self._ranked(list(self._cache.values()), batch, context)
 
     def weighed(self, policy: Policy) -> Weighed:
         """One policy."""
         return self._weigh([policy])[0]
 
-    def ranked(self, batch: int) -> list[tuple[Weighed, float]]:
-        """Every policy that was weighed so far with its tokens a second at the context asked last, fastest first."""
-        return self._ranked(list(self._cache.values()), batch)
+    def step(self, weighed: Weighed, batch: int, context: float) -> StepForecast:
+        """What a full step takes."""
+        return step_forecast(self.cost, weighed.policy, weighed.result, batch, context)
 
-    def seconds(self, weighed: Weighed, batch: int) -> float:
-        """Seconds of a full step at the context asked last."""
-        return step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context).step_s
+    def _certified(self, drafter: str, batch: int, context: float) -> Certificate:
+        """Certificate of a drafter's best tree, which joins those that are weighed."""
+        tree, certificate = certified_tree(self.ranks[drafter], self.cost, drafter, batch, context, *self.limits)
+        if tree.nodes and (found := Static.of(tree.by_level(), drafter)) not in self.static[drafter]:
+            self.static[drafter].append(found)
+        return certificate
 
     def _recorded(self) -> list[Weighed]:
         """Grown policies of the trace, but for those that ask a draft where the cost has none."""
@@ -215,17 +224,16 @@ class Study:
         self._cache |= {policy: Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
         return [self._cache[policy] for policy in policies]
 
-    def _value(self, weighed: Weighed, batch: int) -> float:
-        step = step_forecast(self.cost, weighed.policy, weighed.result, batch, self.context)
-        return batch * weighed.result.tokens_per_step / step.step_s
+    def _value(self, weighed: Weighed, batch: int, context: float) -> float:
+        return batch * weighed.result.tokens_per_step / self.step(weighed, batch, context).step_s
 
-    def _ranked(self, weighed: Sequence[Weighed], batch: int) -> list[tuple[Weighed, float]]:
-        valued = [(w, self._value(w, batch)) for w in weighed]
+    def _ranked(self, weighed: Sequence[Weighed], batch: int, context: float) -> list[tuple[Weighed, float]]:
+        valued = [(w, self._value(w, batch, context)) for w in weighed]
         return sorted(valued, key=lambda pair: -pair[1])
 
-    def _optimism(self, weighed: Sequence[Weighed], batch: int) -> float:
+    def _optimism(self, weighed: Sequence[Weighed], batch: int, context: float) -> float:
         """Share by which the winner on some prompts falls back on others; 0 at least."""
-        seconds = np.array([step_forecast(self.cost, w.policy, w.result, batch, self.context).step_s for w in weighed])
+        seconds = np.array([self.step(w, batch, context).step_s for w in weighed])
         steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
         tokens = weighed[0].result.tokens.astype(np.float64)
         folds = np.random.default_rng(self.seed).permutation(len(tokens)) % FOLDS
@@ -243,8 +251,8 @@ class Study:
             unseen.append(float(outside[winner] / outside.mean() / (whole[winner] / whole.mean())))
         return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
 
-    def _predict(self, weighed: Weighed, batch: int, shrink: float) -> Prediction:
-        by_rows, plain_rows = self._by_rows(weighed, batch), self._by_rows(self.off, batch)
+    def _predict(self, weighed: Weighed, batch: int, context: float, shrink: float) -> Prediction:
+        by_rows, plain_rows = (self._by_rows(each, batch, context) for each in (weighed, self.off))
         draws = self._draws(weighed, by_rows, plain_rows)
         value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, 1)
         apart = spread / self._cost_noise(self.off.policy, 2)
@@ -262,10 +270,9 @@ class Study:
             terms_s=by_rows[-1].terms_s,
         )
 
-    def _by_rows(self, weighed: Weighed, batch: int) -> list[StepForecast]:
+    def _by_rows(self, weighed: Weighed, batch: int, context: float) -> list[StepForecast]:
         """Steps with 1, 2, ..., batch rows."""
-        rows = range(1, batch + 1)
-        return [step_forecast(self.cost, weighed.policy, weighed.result, b, self.context) for b in rows]
+        return [self.step(weighed, rows, context) for rows in range(1, batch + 1)]
 
     def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
@@ -314,28 +321,42 @@ class Study:
         rng = np.random.default_rng(self.seed + stream)
         return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
 
-    def _price(self, step: StepForecast, weighed: Weighed, batch: int) -> float:
+    def _price(self, step: StepForecast, weighed: Weighed, batch: int, context: float) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
         nodes = weighed.result.nodes_per_step
-        asked = StepConditions(
-            batch=batch, context=self.context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True
-        )
+        asked = StepConditions(batch=batch, context=context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True)
         slope = max(float(np.diff(self.cost.model(weighed.policy.drafters).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
 
 
 def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:
-    """The leaders, and always the best chain, the best by each drafter and grown, and off."""
+    """The leaders, and always the best of each kind and of each set of drafters, off among them."""
     shown = ranked[:SHOWN]
-    for kind in ("chain", "draft", "retrieval", "draft+retrieval", "grown", "off"):
-        first = next((pair for pair in ranked if kind in _kinds(pair[0].policy)), None)
-        if first is not None and first not in shown:
+    kinds = dict.fromkeys(kind for weighed, _ in ranked for kind in _kinds(weighed.policy))
+    for kind in kinds:
+        first = next(pair for pair in ranked if kind in _kinds(pair[0].policy))
+        if first not in shown:
             shown.append(first)
     return shown
 
 
-def _kinds(policy: Policy) -> set[str]:
-    return {"grown"} if policy.kind == "grown" else {policy.shape, policy.drafted_by} - {"tree"}
+def _kinds(policy: Policy) -> tuple[str, ...]:
+    if policy.kind == "grown":
+        return ("grown",)
+    return ("chain", policy.drafted_by) if policy.shape == "chain" else (policy.drafted_by,)
+
+
+def _best_by_drafter(ranked: list[tuple[Weighed, float]]) -> dict[str, tuple[Weighed, float]]:
+    """The first policy that each drafter drafts in, and off."""
+    found: dict[str, tuple[Weighed, float]] = {}
+    for pair in ranked:
+        for name in pair[0].policy.drafters or ("off",):
+            found.setdefault(name, pair)
+    return found
+
+
+def _candidate(weighed: Weighed, tokens_per_s: float) -> Candidate:
+    return Candidate(policy=weighed.policy, tokens_per_step=weighed.result.tokens_per_step, tokens_per_s=tokens_per_s)
 
 
 def _one() -> Estimate:

@@ -171,6 +171,6 @@ def solve_schedule(problem: ScheduleProblem) -> Schedule:
     UncertifiedError
         If a cell does not stand its certificate.
     """
-    from optimizer.solvers import schedule
+    from optimizer.solvers import cells
 
-    return schedule.solve(problem)
+    return cells.solve(problem)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
 from optimizer.compiled import compiled
-from optimizer.solvers.table import TokensTable, stationary_fill
+from optimizer.solvers.tokens import TokensTable, stationary_fill
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["best_first_order", "tokens_table"]

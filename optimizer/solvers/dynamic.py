@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
-from optimizer.solvers.table import TokensTable, stationary_fill
+from optimizer.solvers.tokens import TokensTable, stationary_fill
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["tokens_table"]

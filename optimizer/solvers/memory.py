@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optimizer.problem import JointProblem, TreeProblem
 from optimizer.solution import Solution
 from optimizer.solvers import best_first, dynamic, ratio
-from optimizer.solvers.table import TokensTable
+from optimizer.solvers.tokens import TokensTable
 
 __all__ = ["shadow_price", "solve", "value_by_capacity"]
 

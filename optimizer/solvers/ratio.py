@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from optimizer.cost import tabulated
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
-from optimizer.solvers.table import TokensTable
+from optimizer.solvers.tokens import TokensTable
 
 __all__ = ["rates", "solve", "water_level"]
 

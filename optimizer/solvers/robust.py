@@ -22,7 +22,7 @@ from optimizer.acceptance import RankAcceptance
 from optimizer.problem import RobustProblem, TreeProblem
 from optimizer.solution import Solution, Status
 from optimizer.solvers import best_first, ratio
-from optimizer.solvers.table import Floats
+from optimizer.solvers.tokens import Floats
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["least_regret", "solve"]

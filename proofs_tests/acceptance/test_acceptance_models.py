@@ -133,7 +133,7 @@ def test_drift_finds_its_slope_back() -> None:
         "context_tokens": context.astype(np.int32),
         "draft_rank": np.where(place < 3, place, -1).astype(np.int32),
     }
-    fields = {n: getattr(trace, n) for n in ("stamp", "target", "draft", "temperature", "candidates", "prompts")}
+    fields = {n: getattr(trace, n) for n in ("stamp", "target", "temperature", "drafters", "prompts")}
     found = Drift.fit(Trace.in_memory(columns, **fields), depth=3)
     assert found.per_doubling == pytest.approx(-0.2, abs=0.02) and found.per_depth == pytest.approx(0, abs=0.05)
     assert found.conditional(TokenTree.chain(1), context_tokens=512)[1] == pytest.approx(0.4, abs=0.02)
@@ -169,23 +169,38 @@ def test_a_fit_survives_its_file(tmp_path: Any) -> None:
     again = AcceptanceFit.read(fit.write(tmp_path / "fit.json"))
     assert again == fit
     workload = again.workload("simulated")
-    assert workload.rank_depth is not None and workload.matched is not None
-    assert np.array_equal(workload.rank_depth.model.table, RankDepth.fit(COPIES).table)
-    assert np.array_equal(workload.matched.model.hit, Matched.fit(COPIES).hit)
-    assert workload.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
+    draft, retrieval = workload.drafters["draft"], workload.drafters["retrieval"]
+    assert draft.rank_depth is not None and retrieval.matched is not None
+    assert np.array_equal(draft.rank_depth.model.table, RankDepth.fit(COPIES).table)
+    assert np.array_equal(retrieval.matched.model.hit, Matched.fit(COPIES).hit)
+    assert draft.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
     with pytest.raises(InvalidInputError, match="simulated"):
         again.workload("chat")
 
 
 def test_a_fit_needs_neither_drafter() -> None:
-    columns: dict[str, Any] = dict(PLAIN.columns)
-    columns["draft_rank"] = np.full_like(columns["draft_rank"], -1)
-    columns["overlap"] = np.full_like(columns["overlap"], np.nan)
-    columns["draft_probability"] = np.zeros((len(columns["prompt"]), 0), dtype=np.float32)
+    columns = {name: column for name, column in PLAIN.columns.items() if not name.startswith("draft_")}
     fields = {name: getattr(PLAIN, name) for name in ("stamp", "target", "temperature", "prompts")}
-    workload = fit_acceptance(Trace.in_memory(columns, draft=None, candidates=0, **fields), resamples=100).workloads[0]
-    assert workload.rank_depth is workload.matched is workload.geometric is workload.overlap is None
-    assert workload.tokens_per_step == {} and workload.calibration == {}
+    drafters = {"retrieval": PLAIN.drafters["retrieval"]}
+    workload = fit_acceptance(Trace.in_memory(columns, drafters=drafters, **fields), resamples=100).workloads[0]
+    assert workload.drafters == {} and workload.ranks() is None
+    workload = fit_acceptance(PLAIN.of(), resamples=100).workloads[0]
+    assert workload.drafters == {} and workload.positions == len(PLAIN.columns["prompt"])
+
+
+def test_a_drafter_of_any_name_is_fitted_and_replayed_as_the_draft_is() -> None:
+    both = COPIES.model_copy(update={"drafters": {**COPIES.drafters, "twin": COPIES.drafters["draft"]}})
+    twin = {name.replace("draft_", "twin_"): column for name, column in COPIES.columns.items()}
+    fields = {name: getattr(both, name) for name in ("stamp", "target", "temperature", "drafters", "prompts")}
+    both = Trace.in_memory(COPIES.columns | twin, **fields)
+    fitted = fit_acceptance(both, resamples=100).workloads[0].drafters
+    assert fitted["twin"] == fitted["draft"] == fit_acceptance(COPIES, resamples=100).workloads[0].drafters["draft"]
+    by_twin = replay(both, policy_of(TokenTree.chain(4), drafter="twin"))
+    assert by_twin.tokens_per_step == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
+    with pytest.raises(InvalidInputError, match="drafters that the trace recorded"):
+        replay(COPIES, policy_of(TokenTree.chain(4), drafter="twin"))
+    with pytest.raises(InvalidInputError, match="one that the trace recorded"):
+        COPIES.of("twin")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def slow_steps(trace: Trace, policy: Policy, first: int) -> list[tuple[int, int,
         column = {name: values[rows] for name, values in trace.columns.items()}
         t = first
         while t < len(rows):
-            m = int(column["match_length"][t])
+            m = int(column["retrieval_match"][t])
             skip = policy.skip_at_match if policy.kind == "union" else None
             drafts = bool(paths) and (skip is None or m < skip)
             ranks = tuple(column["draft_rank"][t:].tolist()) if drafts else ()

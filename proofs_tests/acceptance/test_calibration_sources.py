@@ -87,7 +87,7 @@ def test_drift_that_the_report_calls_detectable_is_found() -> None:
 def test_a_lost_source_is_drift() -> None:
     fit = fit_acceptance(simulated_trace(prompts=20, copying=0.05), resamples=100)
     report = drift_test(fit, simulated_trace(prompts=20))[0]
-    assert report.drifted and "retrieval 4" in report.advice
+    assert report.drifted and "retrieval chain 4" in report.advice
 
 
 def test_traces_without_a_common_workload_are_refused() -> None:

@@ -23,8 +23,8 @@ from reader_theory.cost.device import find_device
 from reader_theory.cost.gemm import bytes_per_weight, fit_gemm, predict_gemm
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.linear import OPERATORS, fit_linear, linear_shapes, predict_linear
+from reader_theory.cost.logged_steps import fit_steps, predict_steps, read_load
 from reader_theory.cost.roofline import fit_roofline, spec_sheet_s
-from reader_theory.cost.runs import fit_steps, predict_steps, read_load
 from reader_theory.cost.tree_attention import fit_tree_attention, predict_tree_attention
 
 DATA = Path(__file__).parents[1] / "data"

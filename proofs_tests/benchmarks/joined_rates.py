@@ -47,13 +47,13 @@ def finalists(trace: Trace, cost: Cost, workload: str, batch: int) -> dict[Polic
     """The first of each kind by predicted tokens a second."""
     study = Study(fit_acceptance(trace, resamples=100), cost, trace, workload, max_nodes=32, max_depth=8)
     study.entry(batch)
-    ranked = study.ranked(batch)
+    ranked = study.ranked(batch, study.mean_context)
     chosen: dict[Policy, float] = {}
     for kind in KINDS:
         chosen |= dict([(w.policy, value) for w, value in ranked if kind_of(w.policy) == kind][:FINALISTS])
     for policy in chosen:
         weighed = study.weighed(policy)
-        step_s, tokens = study.seconds(weighed, batch), weighed.result.tokens_per_step
+        step_s, tokens = study.step(weighed, batch, study.mean_context).step_s, weighed.result.tokens_per_step
         print(f"    {policy.name:45s} predicted {tokens:5.2f} tokens, {1e3 * step_s:.2f} ms")
     return chosen
 
@@ -73,8 +73,8 @@ def one_batch(
         chosen = finalists(trace, cost, workload, batch)
         record = measure_cells(
             *models, [Task(workload, batch, policy) for policy in chosen], tests, path=args.scratch / "run.json",
-            new_tokens=args.tokens, temperature=trace.temperature, dtype=cost.dtype, names=(args.target, "house-draft"),
-            repeats=args.repeats, compare_plain=False,
+            new_tokens=args.tokens, temperature=trace.temperature, dtype=cost.dtype, 
+            names=(args.target, {"draft": "house-draft"}), repeats=args.repeats, compare_plain=False,
         )  # fmt: skip
         measured = [
             {

@@ -99,7 +99,7 @@ def regret(
     """
     few = [p for i, p in enumerate(prompts) if i % 4 == 0]
     first = sweep_policies(target, draft, plan, few, batches=batches, path=scratch / "first.json")
-    policies = {policy.name: policy for policy in sweep_grid(drafted=True)}
+    policies = {policy.name: policy for policy in sweep_grid()}
     finals: list[Task] = []
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in first.cells):
         chosen = plan.entry(workload, batch).policy
@@ -108,7 +108,7 @@ def regret(
         finals += [Task(workload, batch, p) for p in dict.fromkeys([chosen, *(policies[name] for name in leaders)])]
     second = measure_cells(
         target, draft, finals, prompts, path=scratch / "second.json", new_tokens=plan.new_tokens,
-        temperature=plan.temperature, dtype=plan.dtype, names=(plan.target, plan.draft), repeats=FINALS,
+        temperature=plan.temperature, dtype=plan.dtype, names=(plan.target, plan.drafters), repeats=FINALS,
         compare_plain=False,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []

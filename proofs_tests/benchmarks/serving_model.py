@@ -19,13 +19,13 @@ import pandas as pd
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.cost.device import find_device
 from reader_theory.cost.known import known_shape
+from reader_theory.cost.logged_steps import StepFit, fit_steps, predict_steps
 from reader_theory.cost.roofline import Roofline
-from reader_theory.cost.runs import StepFit, fit_steps, predict_steps
 from reader_theory.cost.step import StepCost
 from reader_theory.cost.terms import StepConditions
 from reader_theory.memory.budget import memory_budget
 from reader_theory.serving.load import AffineLoad
-from reader_theory.serving.runs import RunSetting, choose_depth, replay_run
+from reader_theory.serving.logged_runs import RunSetting, choose_depth, replay_run
 from reader_theory.serving.simulator import EngineLimits, StepTime, Workload, simulate
 from reader_theory.serving.traces import poisson_arrivals
 

@@ -180,10 +180,10 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_house_draft_goes_with_the_house_target_only() -> None:
-    assert named(None, None) == ("house-target", "house-draft")
-    assert named(None, "none") == ("house-target", None)
-    assert named("some/model", None) == ("some/model", None)
-    assert named("some/model", "house-draft") == ("some/model", "house-draft")
+    assert named(None, None) == ("house-target", {"draft": "house-draft"})
+    assert named(None, ["none"]) == ("house-target", {})
+    assert named("some/model", None) == ("some/model", {})
+    assert named("some/model", ["house-draft"]) == ("some/model", {"draft": "house-draft"})
 
 
 def test_bars_stay_away_from_what_is_quick(capsys: pytest.CaptureFixture[str]) -> None:

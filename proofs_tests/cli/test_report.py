@@ -87,13 +87,13 @@ def recorded_fit() -> tuple[Trace, AcceptanceFit]:
     columns["position"] = np.tile(np.arange(20), 6).astype(np.int32)
     columns["draft_rank"] = rng.choice([0, 1, -1], 120, p=[0.5, 0.2, 0.3]).astype(np.int32)
     columns["draft_probability"] = np.sort(rng.dirichlet((2, 1, 1), 120)[:, :2])[:, ::-1].astype(np.float32)
-    columns["match_length"] = rng.integers(0, 20, 120).astype(np.int32)
-    columns["match_count"] = np.ones(120, dtype=np.int32)
-    columns["retrieval_offered"] = np.minimum(columns["match_length"], 8).astype(np.int32)
+    columns["retrieval_match"] = rng.integers(0, 20, 120).astype(np.int32)
+    columns["retrieval_count"] = np.ones(120, dtype=np.int32)
+    columns["retrieval_offered"] = np.minimum(columns["retrieval_match"], 8).astype(np.int32)
     columns["retrieval_run"] = rng.integers(0, columns["retrieval_offered"] + 1).astype(np.int32)
     prompts = tuple(TracePrompt(id=f"p{i}", workload="chat", prompt_tokens=4, output_tokens=20) for i in range(6))
-    names = {"target": "a/target", "draft": "a/draft"}
-    trace = Trace.in_memory(columns, **names, stamp=examples.STAMP, temperature=0.0, candidates=2, prompts=prompts)
+    told: dict[str, Any] = {"target": "a/target", "drafters": examples.DRAFTERS}
+    trace = Trace.in_memory(columns, **told, stamp=examples.STAMP, temperature=0.0, prompts=prompts)
     return trace, fit_acceptance(trace, depth=3, resamples=100)
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from reader_theory.cost.device import find_device
 from reader_theory.cost.known import known_shape
-from reader_theory.cost.runs import fit_steps, predict_steps, read_load
+from reader_theory.cost.logged_steps import fit_steps, predict_steps, read_load
 from reader_theory.cost.speculative import Coefficients, EngineStep
 from reader_theory.errors import InvalidInputError
-from reader_theory.serving.runs import RunSetting, choose_depth, emitted_law, replay_run
+from reader_theory.serving.logged_runs import RunSetting, choose_depth, emitted_law, replay_run
 
 TRUTH = Coefficients(0.95, 0.8, 5.0, 2e-3, 2.0, 3e-5, 0.7, 1.4e-3, 2e-10, 2.0, 5e-3, 1e-4, 2e-3, {"Qwen3-1.7B": 1.1})
 ENGINE = EngineStep(known_shape("Qwen3-32B"), find_device("H100-PCIe"), TRUTH)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reader_theory.cost.calibrate import calibrate, confounded_terms, next_point
+from reader_theory.cost.corrections import calibrate, confounded_terms, next_point
 from reader_theory.cost.device import find_device
-from reader_theory.cost.head import DrafterHead, break_even_acceptance, throughput_ratio
+from reader_theory.cost.head import DrafterHead
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.padding import padded_tokens
 from reader_theory.cost.step import STEP_TERMS, StepCost
@@ -90,13 +90,6 @@ def test_a_low_rank_head_reads_r_times_d_plus_v() -> None:
     assert head.weights == 128 * (2048 + 150000) and head.flops(3) == 6 * head.weights
     with pytest.raises(ValueError, match="rank"):
         DrafterHead(hidden=8, vocabulary=8, kind="low rank")
-
-
-def test_a_smaller_head_pays_exactly_above_its_break_even() -> None:
-    least = break_even_acceptance(0.6, 0.1)
-    assert throughput_ratio(least, 0.6, 0.1) == pytest.approx(1.0)
-    assert throughput_ratio(1.0, 0.0, 0.1) == 1.0
-    assert throughput_ratio(1.0, 0.6, 1.0) == pytest.approx(1.0)
 
 
 def test_one_measured_step_is_met_and_others_come_nearer() -> None:

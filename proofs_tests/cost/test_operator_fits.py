@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optimizer.predicted import PredictedCells
+from optimizer.grid_cell import PredictedCells
 from proofs_tests.benchmarks import cost_model
 from reader_theory.cost import AttentionFit, GemmFit, ModelShape, find_device, known_shape
 from reader_theory.cost.attention import predict_decode_attention

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.documents import (
+    DRAFTER_COLUMNS,
     RUN_COLUMNS,
     TRACE_COLUMNS,
     Candidate,
@@ -31,6 +32,7 @@ from reader_theory.documents import (
     SourceMap,
     Stamp,
     Trace,
+    TraceDrafter,
     TracePrompt,
     Validation,
     policy_of,
@@ -40,6 +42,10 @@ from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, Servi
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import TokenTree
 
+DRAFTERS = {
+    "draft": TraceDrafter(kind="model", model="a/draft", candidates=2),
+    "retrieval": TraceDrafter(kind="lookups"),
+}
 STAMP = Stamp(made_at="2026-01-01T00:00:00+00:00", machine="a machine", cores=2, python="3.11.7", versions={}, seed=1)
 RETRIEVAL = Chain(min_match=3, offset=1.0, factor=2.0, max_tokens=8)
 CHAIN_3 = policy_of(TokenTree.chain(3))
@@ -81,19 +87,22 @@ def entry(
 
 
 def plan(*entries: PlanEntry, draft: str | None = "a/draft", **changes: Any) -> Plan:
+    drafters = {"draft": draft, "retrieval": None} if draft else {"retrieval": None}
     fields: dict[str, Any] = {
-        "stamp": STAMP, "target": "a/target", "draft": draft, "device": "cpu", "dtype": "float32", "temperature": 0.0,
-        "verification": "greedy", "fit": "f" * 16, "cost": "c" * 16, "prompts_per_workload": 8, "new_tokens": 64,
+        "stamp": STAMP, "target": "a/target", "drafters": drafters, "device": "cpu", "dtype": "float32",
+        "temperature": 0.0, "verification": "greedy", "fit": "f" * 16, "cost": "c" * 16, "prompts_per_workload": 8,
+        "new_tokens": 64,
         "entries": entries or (entry(1, CHAIN_3),),
     }  # fmt: skip
     return Plan(**{**fields, **changes})
 
 
 def trace_columns(rows: int = 6) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {name: np.zeros(rows, dtype=np.int32) for name in TRACE_COLUMNS}
+    own = [f"{name}_{column}" for name, each in DRAFTERS.items() for column in DRAFTER_COLUMNS[each.kind]]
+    columns: dict[str, NDArray[Any]] = {name: np.zeros(rows, dtype=np.int32) for name in (*TRACE_COLUMNS, *own)}
     columns["position"] = np.arange(rows, dtype=np.int32)
     columns["draft_probability"] = np.tile(np.array([0.6, 0.3], dtype=np.float32), (rows, 1))
-    columns["overlap"] = columns["target_probability"] = np.full(rows, 0.5, dtype=np.float32)
+    columns["draft_overlap"] = columns["target_probability"] = np.full(rows, 0.5, dtype=np.float32)
     return columns
 
 
@@ -110,8 +119,8 @@ def trace(path: Path) -> Trace:
     prompts = (TracePrompt(id="p0", workload="chat", prompt_tokens=4, output_tokens=6),)
     grown = grown_record(path.with_suffix(".grown.parquet"))
     return Trace.create(
-        path, trace_columns(), stamp=STAMP, target="a/target", draft="a/draft", temperature=0.0, candidates=2,
-        prompts=prompts, grown=grown,
+        path, trace_columns(), stamp=STAMP, target="a/target", temperature=0.0, drafters=DRAFTERS,
+        prompts=prompts, grown={"draft": grown},
     )  # fmt: skip
 
 
@@ -139,7 +148,7 @@ def run_record(path: Path) -> RunRecord:
     )  # fmt: skip
     request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
     return RunRecord.create(
-        path, run_columns(4), stamp=STAMP, target="a/target", draft="a/draft", device="cpu",
+        path, run_columns(4), stamp=STAMP, target="a/target", drafters={"draft": "a/draft"}, device="cpu",
         dtype="float32", temperature=0.0, verification="greedy", lossless=True, plan=None, new_tokens=8, cells=(cell,),
         requests=(request,),
     )  # fmt: skip

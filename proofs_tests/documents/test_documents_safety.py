@@ -64,7 +64,7 @@ DAMAGED = {
     "a negative run": changed("retrieval_run", -50),
     "a run longer than the chain": changed("retrieval_run", 9_999),
     "a negative chain": changed("retrieval_offered", -1),
-    "a negative match": changed("match_length", -3),
+    "a negative match": changed("retrieval_match", -3),
     "a rank below -1": changed("draft_rank", -2),
     "a rank that was not recorded": changed("draft_rank", 2),
     "a probability above 1": changed("draft_probability", 1.5),
@@ -73,7 +73,7 @@ DAMAGED = {
     "a prompt out of order": changed("prompt", -1),
     "a gap in the positions": changed("position", 5),
     "a negative token": changed("token", -1),
-    "floats for whole numbers": changed("match_length", 1) | {"match_length": np.zeros(6)},
+    "floats for whole numbers": changed("retrieval_match", 1) | {"retrieval_match": np.zeros(6)},
     "one number for a row of them": changed("token", 1) | {"draft_probability": np.zeros(6, np.float32)},
 }
 
@@ -82,7 +82,7 @@ DAMAGED = {
 def test_a_trace_out_of_range_is_refused_when_made_and_when_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     kept = examples.trace(path)
-    fields = {field: getattr(kept, field) for field in ("stamp", "target", "draft", "temperature", "candidates")}
+    fields = {field: getattr(kept, field) for field in ("stamp", "target", "temperature", "drafters")}
     with pytest.raises(DocumentError):
         Trace.in_memory(DAMAGED[name], prompts=kept.prompts, **fields)
     arrays = ArrayFile.write(path.with_suffix(".parquet"), DAMAGED[name])

@@ -17,6 +17,7 @@ from proofs_tests.house.test_house_rules import HOUSE, PACKAGES, sources
 DOCUMENTS = ("*.md", "docs/**/*.md", "notebooks/*.ipynb", "notebooks/*.md")
 FOR_THE_PUBLIC = {
     "check_solver": "the battery that a user runs on a solver of theirs",
+    "check_drafter": "the battery that a user runs on a drafter of theirs",
     "BatteryError": "what the battery raises",
     "random_problem": "instances for the battery",
     "TableModel": "a model whose laws are known exactly: what proofs run the engine on",

@@ -12,11 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
 
-from runtime.models.target import load_transformers  # noqa: E402
-
 from reader_theory.errors import InvalidInputError  # noqa: E402
 from runtime.models import fetch as module  # noqa: E402
 from runtime.models.load import load_tokenizer  # noqa: E402
+from runtime.models.transformers import load_transformers  # noqa: E402
 
 WIDTH, HEADS, MLP, VOCABULARY = 32, 2, 64, 96
 

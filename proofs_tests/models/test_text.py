@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime.engine.intake import encode
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from reader_theory.errors import InvalidInputError
+from runtime.engine.request import encode
 from runtime.measure.prompts import read_prompts
 from runtime.models.text import encode_chat, encode_text
 

@@ -38,7 +38,7 @@ def cost(target_s: float = 0.02, row_s: float = 2e-4, draft_s: float = 1e-3) -> 
 def trace(path: Path) -> Trace:
     """16 simulated prompts, written to `path`."""
     made = simulated_trace(prompts=16, tokens=48, spread=0.3, seed=5)
-    fields = {name: getattr(made, name) for name in ("target", "draft", "temperature", "candidates", "prompts")}
+    fields = {name: getattr(made, name) for name in ("target", "temperature", "drafters", "prompts")}
     return Trace.create(path, made.columns, stamp=STAMP, **fields)
 
 

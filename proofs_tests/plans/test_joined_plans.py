@@ -127,11 +127,10 @@ def test_a_policy_that_needs_a_draft_is_not_recorded_without_one() -> None:
 
 
 def test_results_of_a_record_are_sums_over_its_steps(recorded: Trace) -> None:
-    assert recorded.grown is not None
-    columns = recorded.grown.columns
+    columns = recorded.grown["draft"].columns
     for number, (policy, result) in enumerate(recorded_grown(recorded, "b")):
         mine = (columns["policy"] == number) & (columns["prompt"] >= 4)
-        assert policy.maps == recorded.grown.maps["b"]
+        assert policy.maps == recorded.grown["draft"].maps["b"]
         assert result.prompts.tolist() == [4, 5, 6, 7]
         assert (result.tokens == TOKENS - 1).all() and result.steps.sum() == mine.sum()
         assert result.verified_nodes.sum() == columns["nodes"][mine].sum()
@@ -147,8 +146,7 @@ def priced(**changes: Any) -> Cost:
 
 
 def test_a_step_costs_its_forwards_its_growth_and_its_widest_row(recorded: Trace) -> None:
-    assert recorded.grown is not None
-    columns, costs = recorded.grown.columns, priced()
+    columns, costs = recorded.grown["draft"].columns, priced()
     assert costs.draft_forward is not None
     for number, (policy, result) in enumerate(recorded_grown(recorded, "a")):
         mine = (columns["policy"] == number) & (columns["prompt"] < 4)
@@ -182,8 +180,8 @@ def with_joined(made: Trace, emitted: int, policy: Grown) -> Trace:
     }  # fmt: skip
     maps = {made.workloads[0]: (SourceMap(offer="both", score=(0.1, 0.9), acceptance=(0.2, 0.8)),)}
     return Trace.in_memory(
-        made.columns, stamp=made.stamp, target=made.target, draft=made.draft, temperature=made.temperature,
-        candidates=made.candidates, prompts=made.prompts, grown=GrownRecord.create(columns, (policy,), maps),
+        made.columns, stamp=made.stamp, target=made.target, drafters=made.drafters, temperature=made.temperature,
+        prompts=made.prompts, grown={"draft": GrownRecord.create(columns, (policy,), maps)},
     )  # fmt: skip
 
 
@@ -196,7 +194,7 @@ def test_the_planner_takes_a_joined_policy_where_it_wins(tmp_path: Path, emitted
         assert "joined 8 (price 0, draft 0x8)" in {candidate.policy.name for candidate in each.candidates}
         assert "off" in {candidate.policy.name for candidate in each.candidates}
         if each.policy.kind == "grown":
-            assert made.grown is not None and each.policy.maps == made.grown.maps[made.workloads[0]]
+            assert each.policy.maps == made.grown["draft"].maps[made.workloads[0]]
             assert each.prediction.tokens_per_step.value <= emitted
             assert each.prediction.tokens_per_step.low <= each.prediction.tokens_per_step.value
             step = sum(each.prediction.terms_s.values())

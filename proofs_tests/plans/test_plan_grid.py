@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optimizer.cost import level_cost
-from optimizer.predicted import PredictedCells
+from optimizer.grid_cell import PredictedCells
 from proofs_tests.plans import plan_examples as examples
 from reader_theory.cost import StepConditions, StepCost, find_device, known_shape
 from runtime.cli.main import app

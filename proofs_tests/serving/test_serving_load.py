@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs_tests.benchmarks.serving_model import closed_form
-from reader_theory.cost.model import Experts
 from reader_theory.errors import InvalidInputError
 from reader_theory.estimate import Estimate
-from reader_theory.serving.capacity import closed_loop_batch, speculation_stops_paying
-from reader_theory.serving.load import AffineLoad, experts_touched, fixed_point_load
-from reader_theory.serving.schedule import best_schedule
+from reader_theory.serving.capacity import speculation_stops_paying
+from reader_theory.serving.depths import best_schedule
+from reader_theory.serving.load import AffineLoad, fixed_point_load
 
 LOAD = AffineLoad(
     prefill_s=4e-3, target_fixed_s=0.02, target_load_s=6e-4, drafter_fixed_s=1e-3, drafter_load_s=1e-4, output_tokens=60
@@ -97,14 +96,6 @@ def test_the_turning_rate_has_an_interval_that_widens_with_the_acceptance() -> N
     assert never.rate_per_s is None and never.never > 0.99
 
 
-def test_a_closed_loop_decodes_nearly_all_its_requests_until_memory_caps_it() -> None:
-    free = closed_loop_batch(64, lambda b: 0.035, output_tokens=200, tokens_per_step=2.0, prefill_s=0.05)
-    assert 0.95 * 64 < free < 64
-    assert closed_loop_batch(
-        256, lambda b: 0.05, output_tokens=200, tokens_per_step=2.0, prefill_s=0.05, largest_batch=73
-    ) == pytest.approx(73)
-
-
 def test_depth_falls_with_batch_and_memory_is_part_of_the_choice() -> None:
     def step_s(batch: float, context: float, depth: int) -> float:
         return 0.02 + 1.5e-4 * batch * (depth + 1) + depth * 1e-3
@@ -119,12 +110,6 @@ def test_depth_falls_with_batch_and_memory_is_part_of_the_choice() -> None:
         step_s, emitted, batches=(256,), contexts=(512,), depths=(1,), largest_batch=lambda c, k: 40 if k else 250
     )
     assert tight.choices[0].depth == 0 and found.at(100, 500).batch == 64
-
-
-@given(st.integers(1, 64), st.integers(1, 300))
-def test_experts_touched_is_the_share_that_operators_read(active: int, tokens: int) -> None:
-    experts = Experts(count=64, active=active, intermediate=8)
-    assert experts.touched(tokens) == pytest.approx(64 * experts_touched(64, active, tokens))
 
 
 def test_more_tokens_a_step_than_drafts_allow_is_refused() -> None:

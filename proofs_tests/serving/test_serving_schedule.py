@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from optimizer.serving import schedule_problem, serving_schedule
+from optimizer.load_schedule import schedule_problem, serving_schedule
 from proofs_tests.plans import plan_examples as examples
 from reader_theory.documents import Cost, Trace, read_document
 from reader_theory.documents.fit import AcceptanceFit
@@ -50,7 +50,7 @@ def test_trees_shrink_as_the_batch_grows_and_never_lose_to_plain_decoding(parts:
 
 def test_a_step_is_never_cheaper_than_its_level_widths_make_it(parts: Any) -> None:
     _, fit, cost, _ = parts
-    told, table = made(parts), fit.workload("simulated").rank_depth
+    told, table = made(parts), fit.workload("simulated").ranks()
     problem = schedule_problem(table, cost, batches=BATCHES, contexts=(64, 1024), max_nodes=12, max_depth=5)
     assert problem.nodes == 12 and problem.depth == 5
     for cell in told.cells:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
-from optimizer.serving import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit
 from proofs_tests.plans.test_joined_plans import priced, with_joined
 from reader_theory.acceptance import simulated_trace
@@ -50,9 +50,9 @@ def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trac
 
 def without_matches(trace: Trace) -> Trace:
     columns = dict(trace.columns)
-    for name in ("match_length", "match_count", "retrieval_offered", "retrieval_run"):
+    for name in ("retrieval_match", "retrieval_count", "retrieval_offered", "retrieval_run"):
         columns[name] = 0 * columns[name]
-    fields = {name: getattr(trace, name) for name in ("stamp", "target", "draft", "temperature", "candidates")}
+    fields = {name: getattr(trace, name) for name in ("stamp", "target", "temperature", "drafters")}
     return Trace.in_memory(columns, prompts=trace.prompts, **fields)
 
 

@@ -18,7 +18,7 @@ from optimizer import RankAcceptance, Solution, Status, TabulatedCost, TreeProbl
 from optimizer.battery import KINDS, random_problem
 from optimizer.bounds import exact_first_rank_tokens, most_tokens
 from optimizer.solvers import best_first, dynamic, exhaustive, ratio
-from optimizer.solvers.table import TokensTable
+from optimizer.solvers.tokens import TokensTable
 from reader_theory.trees.tree import TokenTree
 
 LAW = RankAcceptance.stationary([0.5, 0.3, 0.1], 5)

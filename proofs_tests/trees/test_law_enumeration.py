@@ -15,7 +15,6 @@ from reader_theory.errors import NotADistributionError
 from reader_theory.rules.exact import Forks, Law, Target, Text, continue_with_target, law_gap, outcome_law
 from reader_theory.trees import (
     TokenTree,
-    emitted_entropy_nats,
     entropy_nats,
     path_probability,
     tokens_per_step,
@@ -100,7 +99,7 @@ def test_entropy_of_the_emitted_string_is_the_entropy_met_on_the_way(weights: li
     paths = TREE.rank_paths()
     path = np.array([float(continue_with_target({(): Fraction(1)}, target, len(p)).get(p, 0)) for p in paths])
     entropies = np.array([entropy_nats(np.array(target(p), dtype=float)) for p in paths])
-    assert emitted_entropy_nats(path, entropies) == pytest.approx(entropy_nats(law / law.sum()), abs=1e-9)
+    assert float(path @ entropies) == pytest.approx(entropy_nats(law / law.sum()), abs=1e-9)
 
 
 def test_every_branch_is_run_once() -> None:

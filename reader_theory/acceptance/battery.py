@@ -122,11 +122,11 @@ def _independent_copies(trace: Trace) -> Trace:
     length = generator.integers(0, 3, rows)
     run = np.where(length > 0, np.minimum(generator.geometric(1 - 0.2 * length, rows) - 1, 8), 0)
     fresh = {
-        "match_length": length,
-        "match_count": length > 0,
+        "retrieval_match": length,
+        "retrieval_count": length > 0,
         "retrieval_offered": 8 * (length > 0),
         "retrieval_run": run,
     }
     columns = trace.columns | {name: column.astype(np.int32) for name, column in fresh.items()}
-    kept = {name: getattr(trace, name) for name in ("stamp", "target", "draft", "temperature", "candidates", "prompts")}
+    kept = {name: getattr(trace, name) for name in ("stamp", "target", "temperature", "drafters", "prompts")}
     return Trace.in_memory(columns, **kept)

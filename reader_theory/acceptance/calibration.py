@@ -124,7 +124,7 @@ def retrieval_scores(trace: Trace, workload: str | None = None) -> Scored:
     """The first retrieved token at every position with a match: the match length, and whether it was right."""
     rows = rows_of(trace, workload)
     offered = np.flatnonzero(np.asarray(rows.column("retrieval_offered")) > 0)
-    length = np.asarray(rows.column("match_length"), dtype=np.float64)[offered]
+    length = np.asarray(rows.column("retrieval_match"), dtype=np.float64)[offered]
     right = np.asarray(rows.column("retrieval_run"))[offered] > 0
     return Scored(length, right, rows.prompt[offered], is_probability=False)
 

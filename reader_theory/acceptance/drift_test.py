@@ -92,8 +92,11 @@ def _report(old: WorkloadFit, new: WorkloadFit, level: float, power: float) -> D
 
 
 def _references(fit: WorkloadFit) -> dict[str, Estimate]:
-    alone = {"rank 0": fit.geometric} if fit.geometric is not None else {}
-    return alone | {name: found for name, found in fit.tokens_per_step.items() if name.endswith(" 4")}
+    told: dict[str, Estimate] = {}
+    for name, found in fit.drafters.items():
+        told |= {f"{name} rank 0": found.geometric} if found.geometric is not None else {}
+        told |= {f"{name} {chain}": value for chain, value in found.tokens_per_step.items() if chain.endswith(" 4")}
+    return told
 
 
 def _finding(

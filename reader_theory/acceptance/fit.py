@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from reader_theory.acceptance.rank_depth import carried_down
 from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents.base import Stamp
-from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, MatchedFit, RankDepthFit, WorkloadFit
-from reader_theory.documents.policy import Chain, Policy, Static
+from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, DrafterFit, MatchedFit, RankDepthFit, WorkloadFit
+from reader_theory.documents.policy import RETRIEVAL, Chain, Policy, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -84,11 +85,10 @@ def fit_acceptance(
     return AcceptanceFit(
         stamp=Stamp.now(seed=seed),
         target=trace.target,
-        draft=trace.draft,
+        drafters=trace.drafters,
         trace=trace.fingerprint(),
         trace_file=trace.arrays.name,
         temperature=trace.temperature,
-        candidates=trace.candidates,
         level=level,
         resamples=resamples,
         workloads=tuple(map(fitted, trace.workloads)),
@@ -96,27 +96,45 @@ def fit_acceptance(
 
 
 def _fit_workload(trace: Trace, name: str, rows: PromptRows, depth: int, resampler: _Resampler) -> WorkloadFit:
-    drafted = has_draft(trace, rows)
-    offered = bool(np.any(rows.column("retrieval_offered")))
-    overlap = np.asarray(rows.column("overlap"), dtype=np.float64)
     surprise = -np.log(np.maximum(np.asarray(rows.column("target_probability"), dtype=np.float64), 1e-30))
+    found = {drafter: _fit_drafter(trace.of(drafter), name, depth, resampler) for drafter in trace.drafters}
     return WorkloadFit(
         workload=name,
         prompts=rows.prompts,
         positions=len(rows.rows),
-        geometric=resampler.mean(rows, rows.column("draft_rank") == 0) if drafted else None,
-        overlap=resampler.mean(rows, overlap) if drafted and bool(np.isfinite(overlap).all()) else None,
-        rank_depth=_rank_depth(rows, trace.candidates, depth, resampler) if drafted else None,
-        matched=_matched(rows, resampler) if offered else None,
-        tokens_per_step=_references(trace, name, drafted, offered, resampler),
-        calibration=_calibrations(trace, name, drafted, offered),
+        drafters={drafter: each for drafter, each in found.items() if each is not None},
         entropy_nats=resampler.mean(rows, surprise) if trace.temperature > 0 else None,
     )
 
 
+def _fit_drafter(trace: Trace, workload: str, depth: int, resampler: _Resampler) -> DrafterFit | None:
+    """Of a trace with one drafter, under the name of its kind; None where it offered nothing."""
+    rows = rows_of(trace, workload)
+    if RETRIEVAL in trace.drafters:
+        if not np.any(rows.column("retrieval_offered")):
+            return None
+        chains = {k: Chain(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
+        return DrafterFit(
+            matched=_matched(rows, resampler),
+            tokens_per_step=_references(trace, workload, chains, resampler),
+            calibration=_calibration(retrieval_scores(trace, workload)),
+        )
+    if not has_draft(trace, rows):
+        return None
+    overlap = np.asarray(rows.column("draft_overlap"), dtype=np.float64)
+    trees = {k: Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
+    return DrafterFit(
+        geometric=resampler.mean(rows, rows.column("draft_rank") == 0),
+        overlap=resampler.mean(rows, overlap) if bool(np.isfinite(overlap).all()) else None,
+        rank_depth=_rank_depth(rows, trace.candidates, depth, resampler),
+        tokens_per_step=_references(trace, workload, trees, resampler),
+        calibration=_calibration(draft_scores(trace, workload)),
+    )
+
+
 def has_draft(trace: Trace, rows: PromptRows) -> bool:
-    """Whether a neural draft was recorded on these rows."""
-    return trace.draft is not None and trace.candidates > 0 and bool(np.any(np.asarray(rows.column("draft_rank")) >= 0))
+    """Whether a model's ranks were recorded on these rows."""
+    return trace.candidates > 0 and bool(np.any(np.asarray(rows.column("draft_rank")) >= 0))
 
 
 def _rank_depth(rows: PromptRows, ranks: int, depth: int, resampler: _Resampler) -> RankDepthFit:
@@ -153,29 +171,16 @@ def _matched(rows: PromptRows, resampler: _Resampler) -> MatchedFit:
     )
 
 
-def _references(trace: Trace, name: str, drafted: bool, offered: bool, resampler: _Resampler) -> dict[str, Estimate]:
-    policies: dict[str, Policy] = {}
-    if drafted:
-        policies |= {f"chain {k}": Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
-    if offered:
-        chains = {k: Chain(min_match=1, offset=k, factor=0.0, max_tokens=k) for k in REFERENCE_LENGTHS}
-        policies |= {f"retrieval {k}": chain for k, chain in chains.items()}
-    results = replay_many(trace, policies.values(), workload=name)
-    return {key: _tokens_per_step(result, resampler) for key, result in zip(policies, results, strict=True)}
+def _references(
+    trace: Trace, workload: str, chains: Mapping[int, Policy], resampler: _Resampler
+) -> dict[str, Estimate]:
+    results = replay_many(trace, chains.values(), workload=workload)
+    return {f"chain {k}": _tokens_per_step(result, resampler) for k, result in zip(chains, results, strict=True)}
 
 
 def _tokens_per_step(result: ReplayResult, resampler: _Resampler) -> Estimate:
     sums = np.stack([result.tokens, result.steps], axis=1).astype(np.float64)
     return resampler.interval(sums, ratio_of_sums).estimate()
-
-
-def _calibrations(trace: Trace, name: str, drafted: bool, offered: bool) -> dict[str, CalibrationFit]:
-    scored: dict[str, Scored] = {}
-    if drafted:
-        scored["draft"] = draft_scores(trace, name)
-    if offered:
-        scored["retrieval"] = retrieval_scores(trace, name)
-    return {source: _calibration(found) for source, found in scored.items()}
 
 
 def _calibration(scored: Scored) -> CalibrationFit:

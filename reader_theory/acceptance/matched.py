@@ -100,9 +100,9 @@ def bin_of(values: NDArray[np.int64], edges: tuple[int, ...]) -> NDArray[np.intp
 
 def match_bins(rows: PromptRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """(T,) bins of match length, -1 where nothing was offered, and of match count."""
-    length = np.asarray(rows.column("match_length"), dtype=np.int64)
+    length = np.asarray(rows.column("retrieval_match"), dtype=np.int64)
     offered = np.asarray(rows.column("retrieval_offered"), dtype=np.int64)
-    count = np.maximum(np.asarray(rows.column("match_count"), dtype=np.int64), 1)
+    count = np.maximum(np.asarray(rows.column("retrieval_count"), dtype=np.int64), 1)
     return np.where(offered > 0, bin_of(length, LENGTH_BINS), -1), bin_of(count, COUNT_BINS)
 
 

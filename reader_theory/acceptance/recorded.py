@@ -37,17 +37,14 @@ def recorded_grown(trace: Trace, workload: str) -> list[tuple[Grown, ReplayResul
     InvalidInputError
         If the record has no steps on some of these prompts.
     """
-    record = trace.grown
-    if record is None:
-        return []
     prompts = [i for i, p in enumerate(trace.prompts) if p.workload == workload and p.output_tokens > 1]
-    steps = _sorted(record.columns)
     found: list[tuple[Grown, ReplayResult]] = []
-    for number, policy in enumerate(record.policies):
-        mine = (steps["policy"] == number) & np.isin(steps["prompt"], prompts)
-        result = _result({name: column[mine] for name, column in steps.items()}, np.array(prompts, dtype=np.int32))
-        carried = policy.model_copy(update={"maps": record.maps.get(workload, ())})
-        found.append((carried, result))
+    for record in trace.grown.values():
+        steps = _sorted(record.columns)
+        for number, policy in enumerate(record.policies):
+            mine = (steps["policy"] == number) & np.isin(steps["prompt"], prompts)
+            result = _result({name: column[mine] for name, column in steps.items()}, np.array(prompts, dtype=np.int32))
+            found.append((policy.model_copy(update={"maps": record.maps.get(workload, ())}), result))
     return found
 
 

@@ -23,7 +23,6 @@ __all__ = ["ReplayResult", "replay", "replay_many"]
 
 _NEVER = np.iinfo(np.int32).max
 Ints = NDArray[np.int32]
-_RECORDED = ("draft_rank", "match_length", "retrieval_offered", "retrieval_run")
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,14 @@ def replay_many(
 
 
 class _Walked(NamedTuple):
-    """What the walk reads: (P,) rows of each prompt, (T,) columns."""
+    """What the walk reads: (P,) rows of each prompt, and (T,) columns of the drafters."""
 
     prompts: Ints
     starts: Ints
     ends: Ints
-    draft_rank: Ints
-    match_length: Ints
-    offered: Ints
-    run: Ints
+    ranks: dict[str, Ints]
+    looked_up: dict[str, tuple[Ints, Ints, Ints]]
+    nothing: Ints
 
 
 def _walked(trace: Trace, workload: str | None, first_position: int) -> _Walked:
@@ -145,8 +143,23 @@ def _walked(trace: Trace, workload: str | None, first_position: int) -> _Walked:
         got=f"{workload!r} from position {first_position}; the trace has {list(trace.workloads)}",
         fix="Choose one of these, or leave it out for all prompts.",
     )
-    recorded = [np.ascontiguousarray(trace.columns[name], dtype=np.int32) for name in _RECORDED]
-    return _Walked(prompts[chosen], starts[chosen], ends[chosen], *recorded)
+
+    def recorded(name: str) -> Ints:
+        return np.ascontiguousarray(trace.columns[name], dtype=np.int32)
+
+    kinds = {name: drafter.kind for name, drafter in trace.drafters.items()}
+    return _Walked(
+        prompts[chosen],
+        starts[chosen],
+        ends[chosen],
+        {name: recorded(f"{name}_rank") for name, kind in kinds.items() if kind == "model"},
+        {
+            name: (recorded(f"{name}_match"), recorded(f"{name}_offered"), recorded(f"{name}_run"))
+            for name, kind in kinds.items()
+            if kind == "lookups"
+        },
+        np.zeros(len(column), dtype=np.int32),
+    )
 
 
 def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
@@ -159,7 +172,10 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
         fix="Record the trace with this policy, and take its result from `recorded_grown`.",
     )
     tree, cap = policy.tree, policy.retrieved
-    _check_ranks(trace, tree)
+    _check_drafters(trace, policy)
+    rank = walked.nothing if policy.asks is None else walked.ranks[policy.asks]
+    nothing = walked.nothing
+    matches, offered, run = (nothing, nothing, nothing) if cap is None else walked.looked_up[cap.drafter]
     shortest, offset, factor, longest = (
         (_NEVER, 0.0, 0.0, 0) if cap is None else (cap.min_match, cap.offset, cap.factor, cap.max_tokens)
     )
@@ -169,7 +185,7 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
     accepted = np.zeros((prompts, max(tree.depth, longest) + 1), dtype=np.int32)
     skip = policy.skip_at_match if policy.kind == "union" and policy.skip_at_match is not None else _NEVER
     walk(
-        walked.starts, walked.ends, walked.draft_rank, walked.match_length, walked.offered, walked.run,
+        walked.starts, walked.ends, rank, matches, offered, run,
         _child_table(tree), tree.nodes, skip, shortest, offset, factor, longest,
         counts, nodes, accepted,
     )  # fmt: skip
@@ -185,12 +201,22 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
     )
 
 
-def _check_ranks(trace: Trace, tree: TokenTree) -> None:
-    highest = int(tree.ranks.max()) if tree.nodes else -1
+def _check_drafters(trace: Trace, policy: Policy) -> None:
+    kinds = {name: drafter.kind for name, drafter in trace.drafters.items()}
+    wanted = {} if policy.asks is None else {policy.asks: "model"}
+    wanted |= {} if policy.retrieved is None else {policy.retrieved.drafter: "lookups"}
     require(
-        highest < trace.candidates,
-        "`tree` must only use ranks that the trace recorded",
-        got=f"rank {highest}; the trace holds {trace.candidates} candidates of draft {trace.draft!r}",
+        all(kinds.get(name) == kind for name, kind in wanted.items()),
+        "`policy` must ask drafters that the trace recorded",
+        got=f"{wanted}; the trace has {kinds}",
+        fix="Record with these drafters, or plan with those of the trace.",
+    )
+    highest = int(policy.tree.ranks.max())
+    candidates = trace.drafters[policy.asks].candidates if policy.asks is not None else 0
+    require(
+        highest < candidates or policy.asks is None,
+        "`policy` must only use ranks that the trace recorded",
+        got=f"rank {highest}; the trace holds {candidates} candidates of {policy.asks!r}",
         fix="Record with more candidates, or plan a narrower tree.",
     )
 

@@ -12,7 +12,8 @@ from scipy.special import expit, logit
 from reader_theory.acceptance.base import as_table
 from reader_theory.documents.arrays import Columns
 from reader_theory.documents.base import Stamp
-from reader_theory.documents.trace import Trace, TracePrompt
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
+from reader_theory.documents.trace import Trace, TraceDrafter, TracePrompt
 from reader_theory.errors import require
 
 __all__ = ["simulated_trace"]
@@ -82,9 +83,11 @@ def simulated_trace(
         {name: column.reshape(prompts * tokens, *column.shape[2:]) for name, column in columns.items()},
         stamp=Stamp.now(seed=seed),
         target="simulated target",
-        draft="simulated draft",
         temperature=0.0,
-        candidates=len(law),
+        drafters={
+            DRAFT: TraceDrafter(kind="model", model="simulated draft", candidates=len(law)),
+            RETRIEVAL: TraceDrafter(kind="lookups"),
+        },
         prompts=tuple(recorded),
     )
 
@@ -122,7 +125,7 @@ def _neural(generator: np.random.Generator, table: FloatArray) -> Columns:
     return {
         "draft_rank": rank,
         "draft_probability": table.astype(np.float32),
-        "overlap": table[..., 0].astype(np.float32),
+        "draft_overlap": table[..., 0].astype(np.float32),
     }
 
 
@@ -132,8 +135,8 @@ def _retrieved(generator: np.random.Generator, ages: IntArray, left: IntArray, c
     )
     length = np.where(ages > 0, ages, stray)
     columns = {
-        "match_length": length,
-        "match_count": np.where(length > 0, generator.integers(1, 4, ages.shape), 0),
+        "retrieval_match": length,
+        "retrieval_count": np.where(length > 0, generator.integers(1, 4, ages.shape), 0),
         "retrieval_offered": np.where(length > 0, _OFFERED, 0),
         "retrieval_run": np.where(ages > 0, np.minimum(left, _OFFERED), 0),
     }

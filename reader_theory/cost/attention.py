@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.cost.columns import Table, column, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.cost.surface import Surface, fit_surface
-from reader_theory.cost.table import Table, column, positive
 from reader_theory.errors import InvalidInputError, require
 
 __all__ = ["AttentionFit", "DecodeModel", "fit_decode_attention", "kv_read_bytes", "predict_decode_attention"]

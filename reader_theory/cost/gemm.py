@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.cost.columns import Table, column, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.cost.surface import Surface, fit_surface
-from reader_theory.cost.table import Table, column, positive
 from reader_theory.errors import InvalidInputError, require
 
 __all__ = ["GemmFit", "TileModel", "bytes_per_weight", "fit_gemm", "predict_gemm"]

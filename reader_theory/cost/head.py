@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["DrafterHead", "break_even_acceptance", "throughput_ratio"]
+__all__ = ["DrafterHead"]
 
 
 class DrafterHead(Frozen):
@@ -65,29 +65,3 @@ class DrafterHead(Frozen):
     def flops(self, rows: Any) -> Any:
         """FLOPs of one call on `rows` positions."""
         return 2.0 * rows * self.weights
-
-
-def throughput_ratio(tokens_ratio: float, head_share: float, cost_ratio: float) -> float:
-    """Tokens a second with a smaller head over those with the full one, rho_tau (1 + kappa) / (1 + nu kappa).
-
-    Parameters
-    ----------
-    tokens_ratio : float
-        rho_tau: tokens a step with the smaller head over those with the full one.
-    head_share : float
-        kappa: seconds of the full head a step over seconds of everything else.
-    cost_ratio : float
-        nu: seconds of the smaller head over those of the full one.
-    """
-    require(
-        tokens_ratio > 0 and head_share >= 0 and cost_ratio >= 0,
-        "`tokens_ratio` must be positive, `head_share` and `cost_ratio` not negative",
-        got=(tokens_ratio, head_share, cost_ratio),
-        fix="Ratios are of seconds a step and of tokens a step.",
-    )
-    return tokens_ratio * (1.0 + head_share) / (1.0 + cost_ratio * head_share)
-
-
-def break_even_acceptance(head_share: float, cost_ratio: float) -> float:
-    """Least ratio of tokens a step at which the smaller head still pays: (1 + nu kappa) / (1 + kappa)."""
-    return 1.0 / throughput_ratio(1.0, head_share, cost_ratio)

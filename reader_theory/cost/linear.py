@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.cost.columns import Table, column, positive
 from reader_theory.cost.gemm import GemmFit, fit_gemm
-from reader_theory.cost.table import Table, column, positive
 
 __all__ = ["OPERATORS", "fit_linear", "linear_shapes", "predict_linear"]
 

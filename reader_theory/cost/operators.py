@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.cost.attention import HEAD_DIM, AttentionFit, DecodeModel, fit_decode_attention
+from reader_theory.cost.columns import Table
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.gemm import GemmFit, TileModel, fit_gemm
 from reader_theory.cost.linear import fit_linear
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.roofline import p_norm
 from reader_theory.cost.surface import Surface
-from reader_theory.cost.table import Table
 from reader_theory.cost.tree_attention import TreeAttention, fit_tree_attention
 
 __all__ = ["OperatorFits", "fit_operators", "shipped_fits"]

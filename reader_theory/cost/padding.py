@@ -21,8 +21,3 @@ def padded_tokens(tokens: ArrayLike, sizes: tuple[int, ...] = VLLM_SIZES) -> NDA
         return wanted
     place = np.minimum(np.searchsorted(steps, wanted), len(steps) - 1)
     return np.where(wanted > steps[-1], wanted, steps[place])
-
-
-def tile_padded(rows: ArrayLike, tile: int = 16) -> NDArray[np.float64]:
-    """Rows rounded up to whole tiles."""
-    return np.ceil(np.asarray(rows, dtype=np.float64) / tile) * tile

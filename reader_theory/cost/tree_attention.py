@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reader_theory.cost.columns import Table, column, numbers, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
-from reader_theory.cost.table import Table, column, numbers, positive
 from reader_theory.errors import require
 
 __all__ = ["BLOCK_ROWS", "TreeAttention", "fit_tree_attention", "predict_tree_attention"]

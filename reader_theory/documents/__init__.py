@@ -6,10 +6,11 @@ from reader_theory.documents.grown import GROWN_COLUMNS, GrownRecord
 from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
 from reader_theory.documents.policy import Chain, Grown, Off, Policy, SourceMap, Static, Union, policy_of
 from reader_theory.documents.run_record import RUN_COLUMNS, RequestRecord, RunCell, RunRecord
-from reader_theory.documents.trace import TRACE_COLUMNS, Trace, TracePrompt
+from reader_theory.documents.trace import DRAFTER_COLUMNS, TRACE_COLUMNS, Trace, TraceDrafter, TracePrompt
 from reader_theory.documents.validation import Comparison, Validation
 
 __all__ = [
+    "DRAFTER_COLUMNS",
     "GROWN_COLUMNS",
     "RUN_COLUMNS",
     "TRACE_COLUMNS",
@@ -34,6 +35,7 @@ __all__ = [
     "Stamp",
     "Static",
     "Trace",
+    "TraceDrafter",
     "TracePrompt",
     "Union",
     "Validation",

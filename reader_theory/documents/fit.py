@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.policy import DRAFT
+from reader_theory.documents.trace import TraceDrafter
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from reader_theory.acceptance.matched import Matched
     from reader_theory.acceptance.rank_depth import RankDepth
 
-__all__ = ["AcceptanceFit", "CalibrationFit", "MatchedFit", "RankDepthFit", "WorkloadFit"]
+__all__ = ["AcceptanceFit", "CalibrationFit", "DrafterFit", "MatchedFit", "RankDepthFit", "WorkloadFit"]
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -66,37 +68,48 @@ class CalibrationFit(Frozen):
     error: float = Field(description="expected calibration error of the map on prompts that it was not fitted on")
 
 
+class DrafterFit(Frozen):
+    """Everything fitted on one drafter and workload; what its kind does not have is None."""
+
+    geometric: Estimate | None = Field(default=None, description="rank 0 is right")
+    overlap: Estimate | None = Field(
+        default=None, description="sum of min(target law, its law): acceptance of chain rejection"
+    )
+    rank_depth: RankDepthFit | None = Field(default=None, description="of a model's ranks")
+    matched: MatchedFit | None = Field(default=None, description="of matches, for look-ups")
+    tokens_per_step: dict[str, Estimate] = Field(description="by replay: 'chain k' of its first candidates")
+    calibration: CalibrationFit = Field(description="of its raw score: a probability, or a match length")
+
+
 class WorkloadFit(Frozen):
-    """Everything fitted on one workload; what the trace has no drafter for is None or empty."""
+    """Everything fitted on one workload."""
 
     workload: str
     prompts: int
     positions: int
-    geometric: Estimate | None = Field(description="rank 0 is right")
-    overlap: Estimate | None = Field(description="sum of min(target law, draft law): acceptance of chain rejection")
-    rank_depth: RankDepthFit | None
-    matched: MatchedFit | None
-    tokens_per_step: dict[str, Estimate] = Field(
-        description="by replay: 'chain k' for the draft, 'retrieval k' for chains of matches"
-    )
-    calibration: dict[str, CalibrationFit] = Field(description="by source: 'draft', 'retrieval'")
+    drafters: dict[str, DrafterFit] = Field(description="by name; one that offered nothing has none")
     entropy_nats: Estimate | None = Field(
         description="mean surprise of the target at its own tokens; None when it decoded greedily"
     )
+
+    def ranks(self, drafter: str = DRAFT) -> RankDepthFit | None:
+        """The table of a drafter that is a model; None where there is none."""
+        return self.drafters[drafter].rank_depth if drafter in self.drafters else None
 
 
 class AcceptanceFit(Document):
     """The document that `fit` writes and `plan` reads."""
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
+    oldest: ClassVar[int] = 2
+    made_by: ClassVar[str] = "reader fit"
     kind: Literal["acceptance_fit"] = "acceptance_fit"
-    schema_version: int = 1
+    schema_version: int = 2
     target: str
-    draft: str | None
+    drafters: dict[str, TraceDrafter] = Field(description="those of the trace")
     trace: str = Field(description="fingerprint of the Trace")
     trace_file: str = Field(description="name of the trace's array file")
     temperature: float
-    candidates: int
     level: float
     resamples: int
     workloads: tuple[WorkloadFit, ...]

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
-from reader_theory.documents.policy import Policy
+from reader_theory.documents.policy import DRAFT, Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
 
@@ -50,6 +50,10 @@ class PlanEntry(Frozen):
     solver: str
     certified: bool = Field(description="whether the independent certificate of that tree stands")
     candidates: tuple[Candidate, ...]
+    alternatives: dict[str, Candidate] = Field(
+        default_factory=dict[str, Candidate],
+        description="by drafter, and off: the best policy that it drafts in, chosen or not",
+    )
 
 
 class Plan(Document):
@@ -61,7 +65,7 @@ class Plan(Document):
     kind: Literal["plan"] = "plan"
     schema_version: int = 2
     target: str
-    draft: str | None
+    drafters: dict[str, str | None] = Field(description="what each drafter runs, by name; None for look-ups")
     device: str
     dtype: str
     temperature: float
@@ -73,6 +77,11 @@ class Plan(Document):
     )
     new_tokens: int
     entries: tuple[PlanEntry, ...]
+
+    @property
+    def draft(self) -> str | None:
+        """The model behind the drafter called "draft"."""
+        return self.drafters.get(DRAFT)
 
     @property
     def workloads(self) -> tuple[str, ...]:

@@ -43,6 +43,9 @@ Shape = Literal["off", "chain", "tree"]
 class _Policy(Frozen, ABC):
     """What every policy says of itself."""
 
+    def __hash__(self) -> int:
+        return hash((type(self), *(getattr(self, name) for name in type(self).model_fields)))
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -77,6 +80,10 @@ class _Policy(Frozen, ABC):
     def asks(self) -> str | None:
         """Name of the drafter whose forwards the policy asks for, if any."""
         return None if self.fixed is None else self.fixed.drafter
+
+    def asking(self, drafter: str) -> Self:
+        """The same policy of another drafter, where it asks one in forwards."""
+        return self
 
     @property
     def drafted_by(self) -> str:
@@ -169,6 +176,9 @@ class Static(_Policy):
     def fixed(self) -> Static:
         return self
 
+    def asking(self, drafter: str) -> Self:
+        return self.model_copy(update={"drafter": drafter})
+
 
 class Chain(_Policy):
     """A retrieved chain of ``min(max_tokens, floor(offset + factor * match length))`` tokens, 0 below `min_match`."""
@@ -243,6 +253,9 @@ class Union(_Policy):
     @property
     def fixed(self) -> Static:
         return self.static
+
+    def asking(self, drafter: str) -> Self:
+        return self.model_copy(update={"static": self.static.asking(drafter)})
 
     @property
     def retrieved(self) -> Chain:
@@ -326,6 +339,10 @@ class Grown(_Policy):
     @property
     def asks(self) -> str | None:
         return self.drafter
+
+    def asking(self, drafter: str) -> Self:
+        asked = None if self.asked is None else self.asked.asking(drafter)
+        return self if self.drafter is None else self.model_copy(update={"drafter": drafter, "asked": asked})
 
     @property
     def rests(self) -> bool:

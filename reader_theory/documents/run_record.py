@@ -82,11 +82,13 @@ class RunCell(Frozen):
 class RunRecord(Document):
     """The document that `run` writes and `validate` reads beside the Plan."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
+    oldest: ClassVar[int] = 3
+    made_by: ClassVar[str] = "reader run"
     kind: Literal["run_record"] = "run_record"
-    schema_version: int = 2
+    schema_version: int = 3
     target: str
-    draft: str | None
+    drafters: dict[str, str | None] = Field(description="what each drafter ran, by name; None for look-ups")
     device: str
     dtype: str
     temperature: float

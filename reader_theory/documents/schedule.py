@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
-from reader_theory.documents.policy import Policy
+from reader_theory.documents.policy import DRAFT, RETRIEVAL, Policy
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -112,7 +112,8 @@ class ServingSchedule(Document):
             fix="Loosen the target, or give the cache more room.",
         )
         return Plan(
-            stamp=self.stamp, target=self.target, draft=self.draft, device=self.device, dtype=self.dtype,
+            stamp=self.stamp, target=self.target, drafters={DRAFT: self.draft, RETRIEVAL: None}, device=self.device,
+            dtype=self.dtype,
             temperature=self.temperature, verification="greedy" if self.temperature == 0 else "target_only",
             fit=self.fit, cost=self.cost, prompts_per_workload=1, new_tokens=max(1, round(self.output_tokens)),
             entries=tuple(entries),

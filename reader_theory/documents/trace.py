@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,33 +15,53 @@ from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.columns import Within, check_prompts, check_values
 from reader_theory.documents.grown import GrownRecord
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import DocumentError, require
 
-__all__ = ["TRACE_COLUMNS", "Trace", "TracePrompt"]
+__all__ = ["DRAFTER_COLUMNS", "TRACE_COLUMNS", "Trace", "TraceDrafter", "TracePrompt"]
 
 TRACE_COLUMNS: dict[str, str] = {
     "prompt": "(T,) int32, non-decreasing: index into `Trace.prompts`",
     "position": "(T,) int32: place of the token in its prompt's output, from 0, without gaps",
     "token": "(T,) int32: the token that the target emitted",
     "context_tokens": "(T,) int32: prompt and output tokens before this one",
-    "draft_rank": "(T,) int32: rank among the draft's candidates given the true prefix; -1 when not in the top K",
-    "draft_probability": "(T, K) float32: the draft's probabilities of its top K candidates, descending",
-    "overlap": "(T,) float32: sum over tokens of min(target law, draft law); NaN when there is no neural draft",
     "target_probability": "(T,) float32: the target's own probability of the token it emitted",
-    "match_length": "(T,) int32: longest suffix of the true prefix that is found earlier in prompt or output",
-    "match_count": "(T,) int32: how often that suffix occurred earlier",
-    "retrieval_offered": "(T,) int32: tokens that the retrieval chain holds here",
-    "retrieval_run": "(T,) int32: leading tokens of that chain that equal what the target emitted from here on",
 }
-"""Columns of a trace, one row a position. A token at rank r extends a draft path by its rank-r child."""
+"""Columns of a trace, one row a position; each drafter has its own beside them, called ``{drafter}_{column}``."""
+
+DRAFTER_COLUMNS: dict[str, dict[str, str]] = {
+    "model": {
+        "rank": "(T,) int32: rank among its candidates given the true prefix; -1 when not in the top K",
+        "probability": "(T, K) float32: its probabilities of its top K candidates, descending",
+        "overlap": "(T,) float32: sum over tokens of min(target law, its law); NaN when not known",
+    },
+    "lookups": {
+        "match": "(T,) int32: longest suffix of the true prefix that is found earlier in what is looked up",
+        "count": "(T,) int32: how often that suffix occurred there",
+        "offered": "(T,) int32: tokens that the chain after it holds here",
+        "run": "(T,) int32: leading tokens of that chain that equal what the target emitted from here on",
+    },
+}
+"""Columns of a drafter, by its kind. A token at rank r extends a draft path by its rank-r child."""
+
 _VALUES = {
     **dict.fromkeys(("prompt", "position", "token", "context_tokens"), Within()),
-    "draft_rank": Within(low=-1),
-    "draft_probability": Within.probability(dims=2),
-    "overlap": Within.probability(nan=True),
     "target_probability": Within.probability(),
-    **dict.fromkeys(("match_length", "match_count", "retrieval_offered", "retrieval_run"), Within()),
 }
+_DRAFTER_VALUES = {
+    "rank": Within(low=-1),
+    "probability": Within.probability(dims=2),
+    "overlap": Within.probability(nan=True),
+    **dict.fromkeys(("match", "count", "offered", "run"), Within()),
+}
+
+
+class TraceDrafter(Frozen):
+    """One drafter of a trace: what was scored at every position under its name."""
+
+    kind: Literal["model", "lookups"] = Field(description="a model with a law of its own, or look-ups of past tokens")
+    model: str | None = Field(default=None, description="what was run; None for an index of tokens")
+    candidates: int = Field(default=0, ge=0, description="tokens of its law that were ranked")
 
 
 class TracePrompt(Frozen):
@@ -68,13 +89,12 @@ class Trace(Document):
     kind: Literal["trace"] = "trace"
     schema_version: int = 3
     target: str
-    draft: str | None
     temperature: float
-    candidates: int
+    drafters: dict[str, TraceDrafter] = Field(description="by name, which policies ask for them by")
     prompts: tuple[TracePrompt, ...]
     arrays: ArrayFile
-    grown: GrownRecord | None = Field(
-        default=None, description="what trees grown at every step did, where some were run"
+    grown: dict[str, GrownRecord] = Field(
+        default_factory=dict[str, GrownRecord], description="what trees grown at every step did, by who was asked"
     )
 
     _columns: Columns | None = PrivateAttr(default=None)
@@ -89,7 +109,7 @@ class Trace(Document):
             If a column is missing, unknown, empty, or of another length.
         """
         path = Path(path)
-        check_columns(columns, len(fields.get("prompts", ())))
+        check_columns(columns, len(fields.get("prompts", ())), fields.get("drafters", {}))
         arrays = ArrayFile.write(path.with_suffix(".parquet"), columns)
         trace = cls(arrays=arrays, **fields)
         trace._columns = columns
@@ -100,22 +120,59 @@ class Trace(Document):
     def read(cls, path: str | Path) -> Self:
         trace = super().read(path)
         trace._columns = trace.arrays.read(Path(path).parent)
-        check_columns(trace._columns, len(trace.prompts))
-        if trace.grown is not None:
-            trace.grown.load(Path(path).parent)
+        check_columns(trace._columns, len(trace.prompts), trace.drafters)
+        for record in trace.grown.values():
+            record.load(Path(path).parent)
         return trace
 
     @classmethod
     def in_memory(cls, columns: Columns, **fields: Any) -> Trace:
         """A trace that lies in no file: for simulation and tests."""
-        check_columns(columns, len(fields.get("prompts", ())))
+        check_columns(columns, len(fields.get("prompts", ())), fields.get("drafters", {}))
         trace = cls(arrays=ArrayFile(name="", sha256="", rows=len(columns["prompt"])), **fields)
         trace._columns = columns
         return trace
 
     @property
+    def draft(self) -> str | None:
+        """The model behind the drafter called "draft"."""
+        return self.drafters[DRAFT].model if DRAFT in self.drafters else None
+
+    @property
+    def candidates(self) -> int:
+        """Tokens that the drafter called "draft" was ranked on."""
+        return self.drafters[DRAFT].candidates if DRAFT in self.drafters else 0
+
+    def of(self, *names: str) -> Trace:
+        """The trace of these drafters alone, a model under the name "draft" and look-ups under "retrieval".
+
+        Acceptance models describe the drafters of these names; this is how they are fitted to any other.
+
+        Raises
+        ------
+        InvalidInputError
+            If the trace has no such drafter.
+        """
+        require(
+            all(name in self.drafters for name in names),
+            "a drafter must be one that the trace recorded",
+            got=f"{list(names)}; the trace has {sorted(self.drafters)}",
+            fix="Record with this drafter, or ask for another.",
+        )
+        called = {name: {"model": DRAFT, "lookups": RETRIEVAL}[self.drafters[name].kind] for name in names}
+        if all(name == own for name, own in called.items()) and len(names) == len(self.drafters):
+            return self
+        columns = {name: self.columns[name] for name in TRACE_COLUMNS}
+        for name, own in called.items():
+            each = DRAFTER_COLUMNS[self.drafters[name].kind]
+            columns |= {f"{own}_{column}": self.columns[f"{name}_{column}"] for column in each}
+        trace = self.model_copy(update={"drafters": {own: self.drafters[name] for name, own in called.items()}})
+        trace._columns = columns
+        return trace
+
+    @property
     def columns(self) -> Columns:
-        """The arrays, by the names and shapes of `TRACE_COLUMNS`."""
+        """The arrays, by the names and shapes of `TRACE_COLUMNS`, and of `DRAFTER_COLUMNS` after each drafter's."""
         assert self._columns is not None, "a trace is made by create, read or in_memory"
         return self._columns
 
@@ -135,12 +192,26 @@ class Trace(Document):
         return np.unique(names, return_inverse=True)[1]
 
 
-def check_columns(columns: Columns, prompts: int) -> None:
+def check_columns(columns: Columns, prompts: int, drafters: Mapping[str, TraceDrafter]) -> None:
     """Raise `DocumentError` unless `columns` are those of a trace of so many `prompts`, with values that can be."""
-    missing, unknown = TRACE_COLUMNS.keys() - columns.keys(), columns.keys() - TRACE_COLUMNS.keys()
+    names = [name for name in drafters if not name.replace("-", "").replace(".", "").isalnum()]
+    require(
+        not names,
+        "a drafter's name must be made of letters, digits, points and hyphens",
+        got=str(names),
+        fix="Name it so in --draft NAME=FOLDER.",
+        error=DocumentError,
+    )
+    own = {
+        f"{name}_{column}": _DRAFTER_VALUES[column]
+        for name, drafter in drafters.items()
+        for column in DRAFTER_COLUMNS[drafter.kind]
+    }
+    wanted = _VALUES | own
+    missing, unknown = wanted.keys() - columns.keys(), columns.keys() - wanted.keys()
     require(
         not missing and not unknown,
-        "a trace must have exactly the columns of `TRACE_COLUMNS`",
+        "a trace must have exactly the columns of `TRACE_COLUMNS` and of its drafters",
         got=f"missing {sorted(missing)}, unknown {sorted(unknown)}",
         fix="Record the trace again with this version.",
         error=DocumentError,
@@ -153,14 +224,23 @@ def check_columns(columns: Columns, prompts: int) -> None:
         fix="Record at least one prompt with at least one output token.",
         error=DocumentError,
     )
-    check_values(columns, _VALUES, "a trace")
+    check_values(columns, wanted, "a trace")
     check_prompts(columns["prompt"], columns["position"], prompts, "a trace")
-    ranks, offered, run = (columns[name] for name in ("draft_rank", "retrieval_offered", "retrieval_run"))
-    candidates = columns["draft_probability"].shape[1]
+    for name, drafter in drafters.items():
+        _check_drafter({column: columns[f"{name}_{column}"] for column in DRAFTER_COLUMNS[drafter.kind]}, name)
+
+
+def _check_drafter(columns: Columns, name: str) -> None:
+    if "rank" in columns:
+        ranks, candidates = columns["rank"], columns["probability"].shape[1]
+        sound, got = bool((ranks < max(candidates, 1)).all()), f"ranks up to {int(ranks.max())} of {candidates}"
+    else:
+        over = columns["run"] - columns["offered"]
+        sound, got = bool((over <= 0).all()), f"a run of up to {int(over.max())} more than offered"
     require(
-        bool((ranks < max(candidates, 1)).all()) and bool((run <= offered).all()),
-        f"`draft_rank` must lie below the {candidates} recorded candidates, and `retrieval_run` within what is offered",
-        got=f"ranks up to {int(ranks.max())}, a run of up to {int((run - offered).max())} more than offered",
+        sound,
+        f"ranks of {name!r} must lie below its recorded candidates, and a run within what is offered",
+        got=got,
         fix="The file was damaged or edited: record it again.",
         error=DocumentError,
     )

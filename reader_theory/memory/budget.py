@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
@@ -15,7 +13,7 @@ from reader_theory.errors import require
 from reader_theory.memory.kv import kv_bytes_per_token, token_capacity
 from reader_theory.memory.scratch import activation_bytes, logit_bytes
 
-__all__ = ["MemoryBudget", "largest_batch", "memory_budget", "shadow_price_per_gib"]
+__all__ = ["MemoryBudget", "largest_batch", "memory_budget"]
 
 
 class MemoryBudget(Frozen):
@@ -112,19 +110,3 @@ def largest_batch(
     slack = float(norm.isf(risk)) * spread
     root = (-slack + (slack**2 + 4 * mean * kv_tokens) ** 0.5) / (2 * mean)
     return int(max(root, 0.0) ** 2)
-
-
-def shadow_price_per_gib(
-    throughput: Callable[[int], float], budget: MemoryBudget, *, step_bytes: float = 2.0**30
-) -> float:
-    """Tokens a second that one more GiB of KV would buy: the slope of `throughput` in capacity.
-
-    Parameters
-    ----------
-    throughput : callable
-        Best tokens a second given a KV capacity in tokens.
-    budget : MemoryBudget
-        The budget at which the price is asked.
-    """
-    more = token_capacity(max(budget.free_bytes + step_bytes, 0.0), budget.bytes_per_token, budget.page_tokens)
-    return (throughput(more) - throughput(budget.kv_tokens)) * 2.0**30 / step_bytes

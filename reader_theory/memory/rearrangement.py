@@ -14,7 +14,7 @@ import math
 
 from reader_theory.errors import require
 
-__all__ = ["best_period", "per_row_overhead", "rectangular_bytes_per_step", "rectangular_overhead"]
+__all__ = ["best_period", "per_row_overhead", "rectangular_bytes_per_step"]
 
 
 def best_period(context: float, columns: float, kept: float) -> float:
@@ -40,12 +40,6 @@ def rectangular_bytes_per_step(
     _check(context, columns, kept)
     require(period > 0, "`period` must be positive", got=period, fix="Use `best_period`.")
     return kv_bytes * batch * (2.0 * context / period + (columns - kept) * period / 2.0)
-
-
-def rectangular_overhead(context: float, columns: float, kept: float) -> float:
-    """Extra bytes over KV bytes read at the best period: 2 sqrt((w - a) / L)."""
-    _check(context, columns, kept)
-    return 2.0 * math.sqrt((columns - kept) / context)
 
 
 def per_row_overhead(context: float, kept: float) -> float:

@@ -1,10 +1,10 @@
 """Under load: Little's law with speculation, a replay of the engine event by event, capacity, depth by batch."""
 
-from reader_theory.serving.capacity import BreakEven, closed_loop_batch, speculation_stops_paying
-from reader_theory.serving.load import AffineLoad, LoadPoint, experts_touched, fixed_point_load, steps_of_request
+from reader_theory.serving.capacity import BreakEven, speculation_stops_paying
+from reader_theory.serving.depths import Choice, Schedule, best_schedule
+from reader_theory.serving.load import AffineLoad, LoadPoint, fixed_point_load, steps_of_request
+from reader_theory.serving.logged_runs import choose_depth, replay_run
 from reader_theory.serving.result import SimulationResult
-from reader_theory.serving.runs import choose_depth, replay_run
-from reader_theory.serving.schedule import Choice, Schedule, best_schedule
 from reader_theory.serving.simulator import EngineLimits, Workload, simulate
 from reader_theory.serving.traces import closed_loop, poisson_arrivals, read_trace
 
@@ -20,8 +20,6 @@ __all__ = [
     "best_schedule",
     "choose_depth",
     "closed_loop",
-    "closed_loop_batch",
-    "experts_touched",
     "fixed_point_load",
     "poisson_arrivals",
     "read_trace",

@@ -1,18 +1,17 @@
-"""The request rate at which speculation stops paying, with its interval; and a closed loop's effective batch."""
+"""The request rate at which speculation stops paying, with its interval."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.serving.load import AffineLoad
+from reader_theory.serving.load import AffineLoad, turning_rate
 
-__all__ = ["BreakEven", "closed_loop_batch", "speculation_stops_paying"]
+__all__ = ["BreakEven", "speculation_stops_paying"]
 
 
 class BreakEven(Frozen):
@@ -72,57 +71,12 @@ def speculation_stops_paying(
     return BreakEven(rate_per_s=estimate, always=always, never=never)
 
 
+_COSTS = ("prefill_s", "target_fixed_s", "target_load_s", "drafter_fixed_s", "drafter_load_s")
+
+
 def _rate(load: AffineLoad, drafts: int, emitted: float, factors: list[float]) -> float:
-    drawn = AffineLoad(
-        prefill_s=load.prefill_s * factors[0],
-        target_fixed_s=load.target_fixed_s * factors[1],
-        target_load_s=load.target_load_s * factors[2],
-        drafter_fixed_s=load.drafter_fixed_s * factors[3],
-        drafter_load_s=load.drafter_load_s * factors[4],
-        output_tokens=load.output_tokens,
-    )
-    plain = load.model_copy(
-        update={name: getattr(drawn, name) for name in ("prefill_s", "target_fixed_s", "target_load_s")}
-    )
-    rate = _turn(drawn, plain, drafts, emitted)
-    return math.inf if rate >= plain.capacity_per_s() and rate >= drawn.capacity_per_s(drafts, emitted) else rate
-
-
-def _turn(drawn: AffineLoad, plain: AffineLoad, drafts: int, emitted: float) -> float:
     """Plain decoding verifies one token a request: its load is the target's share without the drafts' rows."""
-    a1, a2 = drawn.constants(drafts, emitted)
-    b1, b2 = plain.model_copy(update={"target_load_s": plain.target_load_s / (drafts + 1)}).constants(0, 1.0)
-    if a1 >= b1:
-        return 0.0 if a2 >= b2 else math.inf
-    return math.inf if a2 * b1 <= a1 * b2 else (b1 - a1) / (a2 * b1 - a1 * b2)
-
-
-def closed_loop_batch(
-    concurrency: int,
-    gap_s: Callable[[float], float],
-    *,
-    output_tokens: float,
-    tokens_per_step: float,
-    prefill_s: float,
-    largest_batch: float = math.inf,
-) -> float:
-    """Requests in their decoding phase when clients keep `concurrency` requests in flight.
-
-    Parameters
-    ----------
-    gap_s : callable
-        Mean seconds between a request's outputs at a batch.
-    prefill_s : float
-        Seconds of a prompt in an otherwise empty step.
-    largest_batch : float
-        Most requests that the KV cache holds.
-    """
-    require(concurrency >= 1, "`concurrency` must be at least 1", got=concurrency, fix="Count clients.")
-    top = min(float(concurrency), largest_batch)
-    batch = top
-    for _ in range(50):
-        gap = gap_s(max(batch, 1e-3))
-        decoding = max(output_tokens - 1, 1.0) / tokens_per_step * gap
-        waiting = prefill_s + 0.5 * gap
-        batch = 0.5 * batch + 0.5 * min(concurrency * decoding / (decoding + waiting), top)
-    return batch
+    drawn = load.model_copy(update={n: getattr(load, n) * f for n, f in zip(_COSTS, factors, strict=True)})
+    plain = drawn.model_copy(update={"target_load_s": drawn.target_load_s / (drafts + 1)})
+    rate = turning_rate(drawn.constants(drafts, emitted), plain.constants(0, 1.0))
+    return math.inf if rate >= max(drawn.capacity_per_s(), drawn.capacity_per_s(drafts, emitted)) else rate

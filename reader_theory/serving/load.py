@@ -24,7 +24,7 @@ from pydantic import Field
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["AffineLoad", "LoadPoint", "experts_touched", "fixed_point_load", "steps_of_request"]
+__all__ = ["AffineLoad", "LoadPoint", "fixed_point_load", "steps_of_request"]
 
 WAITED_STEPS = 1.5
 """Steps of a busy engine that a request waits for beside its own."""
@@ -114,11 +114,15 @@ class AffineLoad(Frozen):
 
         The engine is taken as busy.
         """
-        a1, a2 = self.constants(*first)
-        b1, b2 = self.constants(*second)
-        if a1 >= b1:
-            return 0.0 if a2 >= b2 else math.inf
-        return math.inf if a2 * b1 <= a1 * b2 else (b1 - a1) / (a2 * b1 - a1 * b2)
+        return turning_rate(self.constants(*first), self.constants(*second))
+
+
+def turning_rate(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Rate at which the latencies C1 / (1 - rate C2) of two pairs meet; 0 where the first never wins, inf if always."""
+    (a1, a2), (b1, b2) = first, second
+    if a1 >= b1:
+        return 0.0 if a2 >= b2 else math.inf
+    return math.inf if a2 * b1 <= a1 * b2 else (b1 - a1) / (a2 * b1 - a1 * b2)
 
 
 def fixed_point_load(
@@ -173,22 +177,13 @@ def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
     return (own + 2 * (tokens_per_step - 1) / 3 * (own > 0)) / tokens_per_step
 
 
-def experts_touched(experts: int, active: int, tokens: float) -> float:
-    """Share of experts that `tokens` tokens visit, 1 - (1 - active / experts)^tokens, for uniform routing."""
-    require(
-        0 < active <= experts and tokens >= 0, "0 < `active` <= `experts`", got=(active, experts), fix="As configured."
-    )
-    return 1.0 - (1.0 - active / experts) ** tokens
-
-
 def _smallest_root(excess: Callable[[float], float], top: float) -> float | None:
-    """First sign change of a function that starts positive: geometric scan, then bisection."""
+    """First sign change of a function that starts positive: geometric scan, then Brent's method."""
+    from scipy.optimize import brentq
+
     left, right = 0.0, min(0.25, top)
     while excess(right) > 0:
         if right >= top:
             return None
         left, right = right, min(right * 1.1 + 0.05, top)
-    for _ in range(100):
-        middle = 0.5 * (left + right)
-        left, right = (middle, right) if excess(middle) > 0 else (left, middle)
-    return right
+    return float(brentq(excess, left, right)) if excess(left) > 0 else left

@@ -2,7 +2,6 @@
 
 from reader_theory.trees.batch import TokenTrees
 from reader_theory.trees.bounds import (
-    emitted_entropy_nats,
     entropy_bound_tokens,
     entropy_nats,
     rank_bound_tokens,
@@ -16,7 +15,6 @@ __all__ = [
     "TokenTree",
     "TokenTrees",
     "by_depth_and_rank",
-    "emitted_entropy_nats",
     "entropy_bound_tokens",
     "entropy_nats",
     "path_probability",

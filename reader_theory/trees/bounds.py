@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from reader_theory.errors import NotADistributionError, require
 
 __all__ = [
-    "emitted_entropy_nats",
     "entropy_bound_tokens",
     "entropy_nats",
     "rank_bound_tokens",
@@ -76,19 +75,6 @@ def tunstall_growth(law: FloatArray, nodes: int) -> tuple[float, float]:
     )
     high = entropy_bound_tokens(entropy_nats(law), nodes, len(law))
     return max(1.0, high + math.log(smallest) / entropy_nats(law)), high
-
-
-def emitted_entropy_nats(path_probability: FloatArray, entropies: FloatArray) -> float:
-    r"""Entropy of the emitted string of any deterministic tree: :math:`\sum_v P(v) H(p(\cdot | v))`, the root included.
-
-    Parameters
-    ----------
-    path_probability : (N + 1,) float64
-        Of the nodes, the root's 1 first.
-    entropies : (N + 1,) float64, in nats
-        Of the target's next-token law after each node.
-    """
-    return float(np.dot(path_probability, entropies))
 
 
 def rank_bound_tokens(ranks: FloatArray) -> float:

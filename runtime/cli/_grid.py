@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from reader_theory.errors import InvalidInputError, require
 
 if TYPE_CHECKING:
-    from optimizer.predicted import PredictedCells
-    from optimizer.sweep import Row
+    from optimizer.grid import Row
+    from optimizer.grid_cell import PredictedCells
     from reader_theory.cost.model import ModelShape
     from reader_theory.documents.fit import AcceptanceFit
 
@@ -71,9 +71,9 @@ def plan_grid(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """One row for every combination of the file's axes, in order; rows already in `output` are taken from there."""
-    from optimizer.sweep import grid, sweep
+    from optimizer.grid import evaluate, grid
 
-    fitted = {each.workload: each.rank_depth.value for each in fit.workloads if each.rank_depth is not None}
+    fitted = {each.workload: ranks.value for each in fit.workloads if (ranks := each.ranks()) is not None}
     axes = read_axes(file, sorted(fitted))
     function = _cells(axes, fitted, file, max_nodes, max_depth)
     # a resumed run must not take up rows of another fit, model, device or limit
@@ -85,7 +85,7 @@ def plan_grid(
     }
     mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     cells = [{**cell, "inputs": mark} for cell in grid(**axes)]
-    return sweep(cells, function, workers=workers, scheduler=scheduler, output=output, progress=progress)
+    return evaluate(cells, function, workers=workers, scheduler=scheduler, output=output, progress=progress)
 
 
 def rows_of(done: list[Row]) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def rows_of(done: list[Row]) -> list[dict[str, Any]]:
 def _cells(
     axes: Mapping[str, list[Any]], fitted: Mapping[str, Any], file: Path, max_nodes: int, max_depth: int
 ) -> PredictedCells:
-    from optimizer.predicted import NO_DRAFTER, PredictedCells
+    from optimizer.grid_cell import NO_DRAFTER, PredictedCells
     from reader_theory.cost.device import find_device
 
     own = tomllib.loads(file.read_text()).get("device_file")

@@ -12,27 +12,59 @@ from runtime.cli._options import HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
 from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
+    from reader_theory.documents import Plan
     from runtime.measure.prompts import PromptTokens
     from runtime.models.base import LanguageModel
 
-__all__ = ["Models", "load_models", "load_prompt_tokens", "named", "quiet", "source_of", "tokenizer_of"]
+__all__ = [
+    "Models",
+    "drafts_planned",
+    "load_models",
+    "load_prompt_tokens",
+    "named",
+    "quiet",
+    "source_of",
+    "tokenizer_of",
+]
 
 
 @dataclass(frozen=True)
 class Models:
-    """A target, a draft, the tokenizer of both, and how the documents call them."""
+    """A target, drafts by name, the tokenizer of all, and how the documents call them."""
 
     target: LanguageModel
-    draft: LanguageModel | None
+    drafts: dict[str, LanguageModel]
     tokenizer: Any
-    names: tuple[str, str | None]
+    names: tuple[str, dict[str, str]]
 
 
-def named(target: str | None, draft: str | None) -> tuple[str, str | None]:
-    """Names of target and draft, with what is left out filled in."""
+def named(target: str | None, drafts: Sequence[str] | None) -> tuple[str, dict[str, str]]:
+    """Names of the target, and of each draft by its drafter's name, with what is left out filled in.
+
+    Examples
+    --------
+    >>> named("a/target", ["a/draft", "small=a/small"])
+    ('a/target', {'draft': 'a/draft', 'small': 'a/small'})
+    """
+    from reader_theory.documents.policy import DRAFT
+
     called = target or HOUSE_TARGET
-    wanted = draft or (HOUSE_DRAFT if called == HOUSE_TARGET else NO_DRAFT)
-    return called, None if wanted == NO_DRAFT else wanted
+    wanted = list(drafts or [HOUSE_DRAFT if called == HOUSE_TARGET else NO_DRAFT])
+    split = [each.rpartition("=") if "=" not in each else each.partition("=") for each in wanted if each != NO_DRAFT]
+    pairs = [(name or (DRAFT if not equals else ""), folder) for name, equals, folder in split]
+    require(
+        len({name for name, _ in pairs}) == len(pairs) and all(name and folder for name, folder in pairs),
+        "each `--draft` must have a name of its own",
+        got=str(wanted),
+        fix="Pass --draft NAME=FOLDER; one without a name is called draft.",
+    )
+    return called, dict(pairs)
+
+
+def drafts_planned(plan: Plan) -> list[str]:
+    """The drafts that a plan's entries ask, as `--draft` takes them."""
+    asked = {entry.policy.asks for entry in plan.entries}
+    return [f"{name}={model}" for name, model in plan.drafters.items() if model and name in asked] or [NO_DRAFT]
 
 
 def source_of(name: str) -> str:
@@ -57,8 +89,8 @@ def source_of(name: str) -> str:
     return str(house_folder("target" if name == HOUSE_TARGET else "draft"))
 
 
-def load_models(target: str | None, draft: str | None, dtype: str, progress: Progress) -> Models:
-    """Load what the options name; the draft in float32, where it is faster on a CPU.
+def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, progress: Progress) -> Models:
+    """Load what the options name; drafts in float32, where they are faster on a CPU.
 
     Raises
     ------
@@ -67,21 +99,23 @@ def load_models(target: str | None, draft: str | None, dtype: str, progress: Pro
     """
     from runtime.models.load import load_model
 
-    names = named(target, draft)
+    names = named(target, drafts)
     quiet()
-    progress("load models", 0, 3)
+    most = 2 + len(names[1])
+    progress("load models", 0, most)
     big = load_model(source_of(names[0]), dtype)
-    progress("load models", 1, 3)
-    small = None if names[1] is None else load_model(source_of(names[1]), "float32")
-    require(
-        small is None or small.vocabulary == big.vocabulary,
-        "`target` and `draft` must have one vocabulary",
-        got=f"{big.vocabulary} tokens in {names[0]!r}, {getattr(small, 'vocabulary', 0)} in {names[1]!r}",
-        fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
-    )
-    progress("load models", 2, 3)
+    progress("load models", 1, most)
+    small = {name: load_model(source_of(folder), "float32") for name, folder in names[1].items()}
+    for name, model in small.items():
+        require(
+            model.vocabulary == big.vocabulary,
+            "`target` and `draft` must have one vocabulary",
+            got=f"{big.vocabulary} tokens in {names[0]!r}, {model.vocabulary} in {names[1][name]!r}",
+            fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
+        )
+    progress("load models", most - 1, most)
     tokenizer = tokenizer_of(names[0])
-    progress("load models", 3, 3)
+    progress("load models", most, most)
     return Models(big, small, tokenizer, names)
 
 

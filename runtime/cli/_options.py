@@ -19,10 +19,11 @@ Target = Annotated[
     str | None, typer.Option(help=f"Folder or hub name that from_pretrained takes; {HOUSE_TARGET} when left out.")
 ]
 Draft = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help=f'The same for the draft; "{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for the house target, '
-        f"{NO_DRAFT} for any other when left out."
+        "--draft",
+        help=f'The same for a draft, or NAME=FOLDER; repeatable. "{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for '
+        f"the house target, {NO_DRAFT} for any other when left out.",
     ),
 ]
 Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]

@@ -41,7 +41,19 @@ def rows_of(document: Document) -> Rows:
 
 def facts_of(document: Document) -> dict[str, Any]:
     """What a document says of itself as a whole."""
-    names = ("kind", "target", "draft", "device", "dtype", "temperature", "verification", "lossless", "engine", "notes")
+    names = (
+        "kind",
+        "target",
+        "drafters",
+        "draft",
+        "device",
+        "dtype",
+        "temperature",
+        "verification",
+        "lossless",
+        "engine",
+        "notes",
+    )
     return {name: getattr(document, name) for name in names if hasattr(document, name)}
 
 
@@ -51,24 +63,30 @@ def lossless_in_words(cell_check: str, lossless: bool) -> str:
 
 
 def _trace(trace: Trace) -> Rows:
-    columns = trace.columns
     rows: Rows = []
     for workload in trace.workloads:
         at = trace.rows(workload)
-        rank = columns["draft_rank"][at]
         rows.append(
             {
                 "workload": workload,
                 "prompts": sum(prompt.workload == workload for prompt in trace.prompts),
                 "positions": len(at),
-                "draft_top_1": float(np.mean(rank == 0)) if trace.draft else None,
-                f"draft_top_{trace.candidates}": float(np.mean(rank >= 0)) if trace.draft else None,
-                "matched": float(np.mean(columns["retrieval_offered"][at] > 0)),
-                "retrieval_run": float(np.mean(columns["retrieval_run"][at])),
+                **{name: share for drafter in trace.drafters for name, share in _offered(trace, drafter, at).items()},
                 **_grown(trace, workload),
             }
         )
     return rows
+
+
+def _offered(trace: Trace, drafter: str, at: Any) -> dict[str, float]:
+    """How often a drafter was right, or had something to say, at these positions."""
+    told = trace.drafters[drafter]
+    if told.kind == "lookups":
+        offered, run = (trace.columns[f"{drafter}_{name}"][at] for name in ("offered", "run"))
+        return {f"{drafter}_matched": float(np.mean(offered > 0)), f"{drafter}_run": float(np.mean(run))}
+    rank = trace.columns[f"{drafter}_rank"][at]
+    top = {f"{drafter}_top_1": float(np.mean(rank == 0))}
+    return top | {f"{drafter}_top_{told.candidates}": float(np.mean(rank >= 0))}
 
 
 def _grown(trace: Trace, workload: str) -> dict[str, Any]:
@@ -88,10 +106,12 @@ def _fit(fit: AcceptanceFit) -> Rows:
             "workload": found.workload,
             "prompts": found.prompts,
             "positions": found.positions,
-            "rank_0_right": found.geometric,
-            "chain_4_tokens_per_step": found.tokens_per_step.get("chain 4"),
-            "retrieval_8_tokens_per_step": found.tokens_per_step.get("retrieval 8"),
-            **{f"{source}_calibration_error": each.error for source, each in found.calibration.items()},
+            **{f"{name}_rank_0_right": each.geometric for name, each in found.drafters.items() if each.geometric},
+            **{
+                f"{name}_chain_4_tokens_per_step": each.tokens_per_step["chain 4"]
+                for name, each in found.drafters.items()
+            },
+            **{f"{name}_calibration_error": each.calibration.error for name, each in found.drafters.items()},
         }
         for found in fit.workloads
     ]
@@ -100,7 +120,12 @@ def _fit(fit: AcceptanceFit) -> Rows:
 def _cost(cost: Cost) -> Rows:
     return [
         *_forwards("target", cost.target_forward),
-        *([] if cost.draft_forward is None else _forwards("draft", cost.draft_forward, cost.target_forward)),
+        *(
+            row
+            for name, each in cost.drafters.items()
+            if each.forward is not None
+            for row in _forwards(name, each.forward, cost.target_forward)
+        ),
     ]
 
 
@@ -137,6 +162,7 @@ def _plan(plan: Plan) -> Rows:
             "speed_up": entry.prediction.speed_up,
             "gap": entry.gap,
             "certified": entry.certified,
+            **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in entry.alternatives.items()},
         }
         for entry in plan.entries
     ]

@@ -47,7 +47,7 @@ def calibrate(
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
         sizes = tokens or TOKENS
         cost = calibrate_cost(
-            models.target, models.draft, chosen, device_name=device_name or Stamp.now().machine, names=models.names,
+            models.target, models.drafts, chosen, device_name=device_name or Stamp.now().machine, names=models.names,
             dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes, temperature=temperature,
             contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
             progress=progress,

@@ -109,7 +109,7 @@ def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, 
         policy for policy in grown_family(drafted=True) if policy.drafter is None or policy.skip_draft_at is not None
     ]
     trace = record_trace(
-        house.target, house.draft, chosen, path=output / "trace.json", new_tokens=effort.new_tokens, seed=seed,
+        house.target, house.drafts, chosen, path=output / "trace.json", new_tokens=effort.new_tokens, seed=seed,
         names=house.names, grown=grown, progress=progress,
     )  # fmt: skip
     fit = fit_acceptance(trace, resamples=effort.resamples, seed=seed)
@@ -121,8 +121,8 @@ def _both(effort: Effort, workloads: list[str] | None, seed: int, output: Path, 
         folder = Path(scratch) / "house-inflated"
         inflate(source_of(house.names[0]), folder, seed=seed)
         progress("inflate", 1, 1)
-        large = load_models(str(folder), house.names[1], "bfloat16", progress)
-    named = Models(large.target, large.draft, large.tokenizer, ("house-inflated", house.names[1]))
+        large = load_models(str(folder), list(house.names[1].values()), "bfloat16", progress)
+    named = Models(large.target, large.drafts, large.tokenizer, ("house-inflated", house.names[1]))
     fewer = _limited(shared.test_prompts, effort.inflated_prompts)
     smaller = _Run(effort, seed, workloads, chosen, fewer, trace, fit, progress)
     return [first, _half(smaller, named, "bfloat16", effort.calibration_s[1], output / "inflated")]
@@ -143,7 +143,7 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
         run.progress(f"{name}: {label}", done, total)
 
     cost = calibrate_cost(
-        models.target, models.draft, run.fit_prompts, device_name=Stamp.now().machine, names=models.names, dtype=dtype,
+        models.target, models.drafts, run.fit_prompts, device_name=Stamp.now().machine, names=models.names, dtype=dtype,
         batches=BATCHES, tokens=run.effort.tokens, contexts=CONTEXTS, seconds=seconds, seed=run.seed, progress=progress,
     )  # fmt: skip
     cost.write(output / "cost.json")
@@ -154,7 +154,7 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
     )  # fmt: skip
     plan.write(output / "plan.json")
     record = run_plan(
-        models.target, models.draft, plan, run.test_prompts, path=output / "run.json", batches=BATCHES,
+        models.target, models.drafts, plan, run.test_prompts, path=output / "run.json", batches=BATCHES,
         repeats=run.effort.repeats, seed=run.seed, progress=progress,
     )  # fmt: skip
     validation = validate(plan, record)

@@ -74,7 +74,7 @@ def plan(
 
     fitted, costs, recorded = AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace)
     if rate is not None:
-        from optimizer.serving import serving_schedule
+        from optimizer.load_schedule import serving_schedule
 
         schedule = serving_schedule(
             fitted, costs, recorded, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, workloads=workload,

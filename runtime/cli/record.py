@@ -46,8 +46,8 @@ def record(
         models = load_models(target, draft, dtype or "float32", progress)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
         trace = record_trace(
-            models.target, models.draft, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
+            models.target, models.drafts, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            grown=grown_family(drafted=models.draft is not None) if joined else (), progress=progress,
+            grown=grown_family(drafted=bool(models.drafts)) if joined else (), progress=progress,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

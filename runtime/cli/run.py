@@ -39,18 +39,18 @@ def run(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens
     from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
     with progress_bars() as progress:
-        names = target or planned.target, draft or planned.draft or options.NO_DRAFT
+        names = target or planned.target, draft or drafts_planned(planned)
         models = load_models(*names, dtype or planned.dtype, progress)
         wanted = sorted({planned.entry(name, 1).workload for name in workload or planned.workloads})
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=wanted, split=split, limit=limit)
         tasks = planned_tasks(planned, chosen, workloads=workload, batches=batch)
         record = measure_cells(
-            models.target, models.draft, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
+            models.target, models.drafts, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, progress=progress,

@@ -37,16 +37,16 @@ def sweep(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens
     from runtime.measure.sweep import sweep_policies
 
     planned = _narrowed(Plan.read(plan), workload)
     with progress_bars() as progress:
-        names = target or planned.target, draft or planned.draft or options.NO_DRAFT
+        names = target or planned.target, draft or drafts_planned(planned)
         models = load_models(*names, dtype or planned.dtype, progress)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=planned.workloads, split=split, limit=limit)
         record = sweep_policies(
-            models.target, models.draft, planned, chosen, batches=batch or (1, 2, 4, 8), path=output, repeats=repeats,
+            models.target, models.drafts, planned, chosen, batches=batch or (1, 2, 4, 8), path=output, repeats=repeats,
             seed=seed, progress=progress,
         )  # fmt: skip
     facts = {"kind": record.kind, "path": str(output), "fingerprint": record.fingerprint(), "cells": len(record.cells)}

@@ -26,7 +26,7 @@ from runtime.measure.in_situ import (
     probe_policies,
     watch_steps,
 )
-from runtime.measure.record import Progress, PromptLike
+from runtime.measure.record import Drafts, Names, Progress, PromptLike, drafts_of, names_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
@@ -40,12 +40,12 @@ HALTED, PACE_BLOCKS = 5, 12
 
 def calibrate_cost(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     prompts: Sequence[PromptLike],
     *,
     device_name: str,
     dtype: str,
-    names: tuple[str, str | None] | None = None,
+    names: Names | None = None,
     batches: Sequence[int] = (1, 2, 4, 8),
     tokens: Sequence[int] = (1, 2, 3, 5, 9, 17, 33),
     contexts: Sequence[int] = (128, 512),
@@ -61,6 +61,8 @@ def calibrate_cost(
 
     Parameters
     ----------
+    draft : LanguageModel, or dict from name to LanguageModel, optional
+        Each has a table of its own; what is around forwards is measured with the first.
     prompts : sequence of prompts
         Some are run to measure what is around the forwards: retrieval, verification, commit.
     batches, tokens, contexts : sequences of int
@@ -74,32 +76,43 @@ def calibrate_cost(
         got=f"{len(prompts)} prompts, {seconds} s",
         fix="Pass the prompts that the trace was recorded on.",
     )
-    rng = np.random.default_rng(seed)
-    room = min(model.max_positions for model in (target, draft) if model is not None) - max(tokens) - 1
+    rng, drafts = np.random.default_rng(seed), drafts_of(draft)
+    room = min(model.max_positions for model in (target, *drafts.values())) - max(tokens) - 1
     grid = (tuple(sorted(set(batches))), tuple(sorted(set(tokens))), tuple(sorted({min(c, room) for c in contexts})))
     target_table = _table(target, grid, seconds, rng, ranked=0, label="target forward", progress=progress)
-    draft_table = None
-    if draft is not None:
-        small = (grid[0], tuple(t for t in grid[1] if t <= 17) or grid[1][:1], grid[2])
-        draft_table = _table(draft, small, seconds / 4, rng, ranked=8, label="draft forward", progress=progress)
-    probes, checks = probe_policies(grid[1], drafted=draft is not None), _check_policies(drafted=draft is not None)
-    seen = watch_steps(
-        target, draft, prompts, [*probes, *checks], batches=grid[0], seconds=seconds / len(grid[0]),
-        temperature=temperature, seed=seed, progress=progress,
-    )  # fmt: skip
-    probed, checked = ([step for step in seen if step.policy in some] for some in (probes, checks))
-    called = names or (target.name, draft.name if draft else None)
-    draft_forward = None if draft_table is None else corrected_draft(draft_table, probed)
-    growth_s, growth_step_s = growing_term(draft_forward, [step for step in seen if step.policy.kind == "grown"])
-    retrieval_s, around = _terms_around(seen)
+    small = (grid[0], tuple(t for t in grid[1] if t <= 17) or grid[1][:1], grid[2])
+    tables = {
+        name: _table(model, small, seconds / 4, rng, ranked=8, label=f"{name} forward", progress=progress)
+        for name, model in drafts.items()
+    }
+    probes, checks = probe_policies(grid[1], drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
+    seen: list[SeenStep] = []
+    for name in drafts or (DRAFT,):
+        mine = [each for each in (*probes, *checks) if not seen or each.asks is not None]
+        seen += watch_steps(
+            target, {name: drafts[name]} if drafts else None, prompts, [each.asking(name) for each in mine],
+            batches=grid[0], seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
+        )  # fmt: skip
+    first = next(iter(drafts), DRAFT)
+    kept = [[each.asking(name) for each in some for name in (drafts or (DRAFT,))] for some in (probes, checks)]
+    probed, checked = ([step for step in seen if step.policy in some] for some in kept)
+    mainly = [step for step in probed if step.policy.asks in (None, first)]
+    called = names_of(target, drafts, names)
+    forwards = {
+        name: corrected_draft(table, [step for step in probed if step.policy.asks in (None, name)])
+        for name, table in tables.items()
+    }
+    grown = [step for step in seen if step.policy.kind == "grown" and step.policy.asks in (None, first)]
+    growth_s, growth_step_s = growing_term(forwards.get(first), grown)
+    retrieval_s, around = _terms_around([step for step in seen if step.policy.asks in (None, first)])
     open_cost = Cost(
         stamp=Stamp.now(seed=seed, machine=device_name),
         device=device_name,
         target=called[0],
         dtype=dtype,
-        target_forward=corrected_target(target_table, probed),
+        target_forward=corrected_target(target_table, mainly),
         drafters={
-            **({} if draft_forward is None else {DRAFT: DrafterCost(model=called[1], forward=draft_forward)}),
+            **{name: DrafterCost(model=called[1][name], forward=table) for name, table in forwards.items()},
             RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),
         },
         growth_s=growth_s,

@@ -101,7 +101,7 @@ class DriftMonitor:
             served,
             [each.output for each in served],
             temperature=self.temperature,
-            names=(self.fit.target, self.fit.draft),
+            names=(self.fit.target, {name: each.model for name, each in self.fit.drafters.items() if each.model}),
         )
         return self._judge(trace)
 

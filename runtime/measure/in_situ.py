@@ -18,10 +18,11 @@ from scipy.optimize import nnls
 from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
+from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
-from runtime.measure.record import Progress, PromptLike
+from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of
 from runtime.models.base import LanguageModel
 
 __all__ = [
@@ -80,7 +81,7 @@ def _bush(nodes: int) -> TokenTree:
 
 def watch_steps(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     prompts: Sequence[PromptLike],
     policies: Sequence[Policy],
     *,
@@ -100,14 +101,16 @@ def watch_steps(
     """
     rng = np.random.default_rng(seed)
     longest = max(len(prompt.tokens) for prompt in prompts)
-    limit = min(model.max_positions for model in (target, draft) if model is not None)
+    drafts = drafts_of(draft)
+    limit = min(model.max_positions for model in (target, *drafts.values()))
     output = min(OUTPUT, limit - longest - 96)
     params = SamplingParams(temperature=temperature, max_new_tokens=output, seed=seed)
     seen: list[SeenStep] = []
     for done, batch in enumerate(batches):
         if progress:
             progress(label, done, len(batches))
-        engine = Engine(target, draft, max_batch=batch, max_context=longest + output + 80)
+        drafters = {name: NeuralDrafter(model) for name, model in drafts.items()}
+        engine = Engine(target, drafters=drafters, max_batch=batch, max_context=longest + output + 80)
         serving = _Full(engine, [prompts[int(i)] for i in rng.permutation(len(prompts))], params)
         serving.burst(policies[-1])
         rounds, spent = 0, 0.0

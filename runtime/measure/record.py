@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reader_theory.documents import Grown, Stamp, Trace, TracePrompt
+from reader_theory.documents import Grown, Stamp, Trace, TraceDrafter, TracePrompt
+from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -18,10 +19,17 @@ from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
 from runtime.retrieval.suffix_index import record_positions
 
-__all__ = ["Progress", "PromptLike", "record_trace", "teacher_forced", "trace_of"]
+__all__ = [
+    "Drafts", "Names", "Progress", "PromptLike", "drafts_of", "names_of", "record_trace", "teacher_forced", "trace_of",
+]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
+
+Drafts = LanguageModel | Mapping[str, LanguageModel] | None
+"""Models that draft, by name; one alone is called "draft"."""
+Names = tuple[str, str | Mapping[str, str] | None]
+"""How documents call the target, and the drafts."""
 
 
 class PromptLike(Protocol):
@@ -37,7 +45,7 @@ class PromptLike(Protocol):
 
 def record_trace(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     prompts: Sequence[PromptLike],
     *,
     path: str | Path,
@@ -47,7 +55,7 @@ def record_trace(
     retrieval_tokens: int = 24,
     seed: int = 0,
     max_batch: int = 8,
-    names: tuple[str, str | None] | None = None,
+    names: Names | None = None,
     grown: Sequence[Grown] = (),
     progress: Progress | None = None,
 ) -> Trace:
@@ -55,6 +63,8 @@ def record_trace(
 
     Parameters
     ----------
+    draft : LanguageModel, or dict from name to LanguageModel, optional
+        One is called "draft". Look-ups are recorded in any case, under "retrieval".
     temperature : float
         0 records greedy output; otherwise the output is drawn from the target's law at this temperature.
     new_tokens : int
@@ -63,8 +73,8 @@ def record_trace(
         K: how many of the draft's most likely tokens are ranked.
     retrieval_tokens : int
         Longest retrieved chain that is offered.
-    names : (str, str or None), optional
-        How the documents call target and draft; their folders' names when left out.
+    names : (str, str or dict from name to str, or None), optional
+        How the documents call target and drafts; their folders' names when left out.
     grown : sequence of Grown
         Run on the outputs as well, so that a plan can weigh them; `grown_family` has some.
     """
@@ -93,7 +103,7 @@ def record_trace(
 
 def trace_of(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     prompts: Sequence[PromptLike],
     outputs: Sequence[NDArray[np.int64]],
     *,
@@ -102,26 +112,30 @@ def trace_of(
     candidates: int = 8,
     retrieval_tokens: int = 24,
     seed: int | None = None,
-    names: tuple[str, str | None] | None = None,
+    names: Names | None = None,
     grown: Sequence[Grown] = (),
     progress: Progress | None = None,
 ) -> Trace:
     """The Trace of prompts and outputs that are known; written to `path`, or kept in memory without one."""
+    drafts = drafts_of(draft)
     parts: list[dict[str, NDArray[np.generic]]] = []
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         if progress:
             progress("score", number, len(prompts))
-        parts.append(_score(number, prompt.tokens, output, target, draft, temperature, candidates, retrieval_tokens))
+        parts.append(_score(number, prompt.tokens, output, target, drafts, temperature, candidates, retrieval_tokens))
     if progress:
         progress("score", len(prompts), len(prompts))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    called = names or (target.name, draft.name if draft else None)
+    called = names_of(target, drafts, names)
+    models = {
+        name: TraceDrafter(kind="model", model=called[1][name], candidates=min(candidates, model.vocabulary))
+        for name, model in drafts.items()
+    }
     fields: dict[str, Any] = dict(
         stamp=Stamp.now(seed=seed),
         target=called[0],
-        draft=called[1] if draft else None,
         temperature=temperature,
-        candidates=candidates,
+        drafters=models | {RETRIEVAL: TraceDrafter(kind="lookups")},
         prompts=tuple(
             TracePrompt(
                 id=p.id,
@@ -136,9 +150,40 @@ def trace_of(
     if grown:
         from runtime.measure.replay import record_grown
 
-        beside = None if path is None else Path(path).with_suffix(".grown.parquet")
-        fields["grown"] = record_grown(draft, prompts, outputs, grown, path=beside, seed=seed or 0, progress=progress)
+        fields["grown"] = {}
+        for name, policies in _by_drafter(grown, drafts).items():
+            beside = None if path is None else Path(path).with_suffix(f".{name}.parquet")
+            fields["grown"][name] = record_grown(
+                drafts.get(name), prompts, outputs, policies, path=beside, seed=seed or 0, progress=progress
+            )
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
+
+
+def drafts_of(draft: Drafts) -> dict[str, LanguageModel]:
+    """Models that draft, by name; one without a name is called "draft"."""
+    if draft is None:
+        return {}
+    return dict(draft) if isinstance(draft, Mapping) else {DRAFT: draft}
+
+
+def names_of(
+    target: LanguageModel, drafts: Mapping[str, LanguageModel], names: Names | None
+) -> tuple[str, dict[str, str]]:
+    """How documents call the target, and each draft by its drafter's name."""
+    told: Any = None if names is None else names[1]
+    given = told if isinstance(told, Mapping) else {} if told is None else {DRAFT: told}
+    called = {name: str(given.get(name, model.name)) for name, model in drafts.items()}
+    return target.name if names is None else names[0], called
+
+
+def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> dict[str, list[Grown]]:
+    """Policies of each draft, those of look-ups alone among the first's."""
+    first = next(iter(drafts), RETRIEVAL)
+    found: dict[str, list[Grown]] = {first: [policy for policy in grown if policy.drafter is None]}
+    for name in drafts or (first,):
+        asking = [policy for policy in grown if policy.drafter is not None]
+        found.setdefault(name, []).extend(policy.asking(name) for policy in asking)
+    return {name: policies for name, policies in found.items() if policies}
 
 
 def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
@@ -184,7 +229,7 @@ def _score(
     prompt: NDArray[np.int64],
     output: NDArray[np.int64],
     target: LanguageModel,
-    draft: LanguageModel | None,
+    drafts: Mapping[str, LanguageModel],
     temperature: float,
     candidates: int,
     retrieval_tokens: int,
@@ -200,20 +245,19 @@ def _score(
         "token": output.astype(np.int32),
         "context_tokens": (len(prompt) + np.arange(count)).astype(np.int32),
         "target_probability": own[rows, emitted].numpy().astype(np.float32),
-        "draft_rank": np.full(count, -1, dtype=np.int32),
-        "draft_probability": np.zeros((count, candidates), dtype=np.float32),
-        "overlap": np.full(count, np.nan, dtype=np.float32),
     }
-    if draft is not None:
+    for name, draft in drafts.items():
         law = _laws(teacher_forced(draft, prompt, output), temperature)
-        top = law.topk(candidates, dim=-1)
+        top = law.topk(min(candidates, law.shape[-1]), dim=-1)
         hit = top.indices == emitted[:, None]
-        columns["draft_rank"] = torch.where(hit.any(-1), hit.int().argmax(-1), -1).numpy().astype(np.int32)
-        columns["draft_probability"] = top.values.numpy().astype(np.float32)
-        columns["overlap"] = torch.minimum(own, law).sum(-1).numpy().astype(np.float32)
+        columns |= {
+            f"{name}_rank": torch.where(hit.any(-1), hit.int().argmax(-1), -1).numpy().astype(np.int32),
+            f"{name}_probability": top.values.numpy().astype(np.float32),
+            f"{name}_overlap": torch.minimum(own, law).sum(-1).numpy().astype(np.float32),
+        }
     matches = record_positions(prompt.astype(np.int32), output.astype(np.int32), retrieval_tokens)
-    names = ("match_length", "match_count", "retrieval_offered", "retrieval_run")
-    return columns | {name: np.asarray(values, dtype=np.int32) for name, values in zip(names, matches, strict=True)}
+    named = zip(("match", "count", "offered", "run"), matches, strict=True)
+    return columns | {f"{RETRIEVAL}_{name}": np.asarray(values, dtype=np.int32) for name, values in named}
 
 
 def _laws(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -14,11 +14,12 @@ import torch
 
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.errors import require
+from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
-from runtime.measure.record import Progress, PromptLike, teacher_forced
+from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of, teacher_forced
 from runtime.models.base import LanguageModel
 
 __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
@@ -55,7 +56,7 @@ class CellRun:
 
 def run_plan(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     plan: Plan,
     prompts: Sequence[PromptLike],
     *,
@@ -98,7 +99,7 @@ def run_plan(
         seed=seed,
         compare_plain=compare_plain,
         plan=plan.fingerprint(),
-        names=(plan.target, plan.draft),
+        names=(plan.target, plan.drafters),
         dtype=plan.dtype,
         progress=progress,
     )
@@ -126,7 +127,7 @@ def planned_tasks(
 
 def measure_cells(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     tasks: Sequence[Task],
     prompts: Sequence[PromptLike],
     *,
@@ -134,7 +135,7 @@ def measure_cells(
     new_tokens: int,
     temperature: float,
     dtype: str,
-    names: tuple[str, str | None],
+    names: tuple[str, Mapping[str, str | None]],
     verification: str = "target_only",
     repeats: int = 1,
     seed: int = 0,
@@ -166,7 +167,7 @@ def measure_cells(
         {"cell": np.array(numbers, dtype=np.int32), **columns_of(steps)},
         stamp=Stamp.now(seed=seed),
         target=names[0],
-        draft=names[1],
+        drafters=dict(names[1]),
         device=Stamp.now().machine,
         dtype=dtype,
         temperature=temperature,
@@ -185,13 +186,13 @@ class _Bench:
     def __init__(
         self,
         target: LanguageModel,
-        draft: LanguageModel | None,
+        draft: Drafts,
         prompts: Sequence[PromptLike],
         params: SamplingParams,
     ) -> None:
-        self.target, self.draft, self.prompts, self.params = target, draft, prompts, params
+        self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
 
     def run(self, task: Task) -> CellRun:
@@ -202,7 +203,7 @@ class _Bench:
             got=f"none of {task.workload!r}",
             fix="Add prompts of this workload, or plan for the others only.",
         )
-        engine = self._engine(task.batch)
+        engine = self._engine(task.batch, task.policy)
         engine.use(task.policy)
         if (kind := (task.policy.drafted_by, task.policy.kind)) not in self._warm:
             self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for
@@ -217,10 +218,13 @@ class _Bench:
         steps = list(engine.timings)
         return CellRun(took - engine.prefill_s, engine.prefill_s, steps, requests, *_nodes(engine, before))
 
-    def _engine(self, batch: int) -> Engine:
-        if batch not in self._engines:
-            self._engines[batch] = Engine(self.target, self.draft, max_batch=batch, max_context=self.slots)
-        return self._engines[batch]
+    def _engine(self, batch: int, policy: Policy) -> Engine:
+        """One a batch and draft: the one that the policy asks, else the first."""
+        name = policy.asks if policy.asks in self.drafts else next(iter(self.drafts), None)
+        if (batch, name) not in self._engines:
+            drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
+            self._engines[batch, name] = Engine(self.target, drafters=drafters, max_batch=batch, max_context=self.slots)
+        return self._engines[batch, name]
 
 
 def _nodes(engine: Engine, before: EngineCounters) -> tuple[Counter[str], Counter[str]]:

@@ -9,15 +9,15 @@ from pathlib import Path
 from reader_theory.documents import Chain, Grown, Off, Plan, Policy, RunRecord, Static, Union
 from reader_theory.documents.policy import DRAFT
 from reader_theory.trees import TokenTree
-from runtime.measure.record import Progress, PromptLike
+from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of
 from runtime.measure.run import Task, measure_cells, planned_tasks
 from runtime.models.base import LanguageModel
 
 __all__ = ["sweep_grid", "sweep_policies"]
 
 
-def sweep_grid(*, drafted: bool) -> list[Policy]:
-    """Off, chains and trees of the draft, retrieved chains and trees, unions and grown trees: a coarse grid.
+def sweep_grid(drafts: Sequence[str] = (DRAFT,)) -> list[Policy]:
+    """Off, chains and trees of each draft, retrieved chains and trees, unions and grown trees: a coarse grid.
 
     Grown trees take their sources at their word; the plan's own choice brings its maps.
     """
@@ -30,12 +30,10 @@ def sweep_grid(*, drafted: bool) -> list[Policy]:
     ]
     grown = [
         Grown(nodes=nodes, price=price, drafter=drafter)
-        for drafter in (None, DRAFT)[: 1 + drafted]
+        for drafter in (None, *drafts)
         for nodes, price in ((8, 0.0), (32, 0.2))
     ]
     grid: list[Policy] = [Off(), *retrievals, *grown]
-    if not drafted:
-        return grid
     trees = [
         TokenTree.chain(1),
         TokenTree.chain(2),
@@ -65,12 +63,13 @@ def sweep_grid(*, drafted: bool) -> list[Policy]:
     ]
     static = [Static.of(tree) for tree in trees]
     unions = [Union(static=tree, chain=r, skip_at_match=4) for tree in static[2:5] for r in retrievals[1:3]]
-    return [*grid, *static, *unions]
+    asking: list[Policy] = [*static, *unions]
+    return [*grid, *(policy.asking(name) for name in drafts for policy in asking)]
 
 
 def sweep_policies(
     target: LanguageModel,
-    draft: LanguageModel | None,
+    draft: Drafts,
     plan: Plan,
     prompts: Sequence[PromptLike],
     *,
@@ -87,7 +86,7 @@ def sweep_policies(
     """
     tasks: list[Task] = []
     for planned in planned_tasks(plan, prompts, batches=batches):
-        grid = list(policies or sweep_grid(drafted=draft is not None))
+        grid = list(policies or sweep_grid(tuple(drafts_of(draft))))
         tasks += [replace(planned, policy=policy) for policy in dict.fromkeys([planned.policy, *grid])]
     return measure_cells(
         target,
@@ -98,7 +97,7 @@ def sweep_policies(
         new_tokens=plan.new_tokens,
         temperature=plan.temperature,
         dtype=plan.dtype,
-        names=(plan.target, plan.draft),
+        names=(plan.target, plan.drafters),
         repeats=repeats,
         seed=seed,
         plan=plan.fingerprint(),

@@ -17,7 +17,7 @@ from transformers.activations import SiLUActivation
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
-from runtime.models.memory import give_back
+from runtime.models.memory import give_back, trim
 
 __all__ = ["LeanModel", "Weights", "is_lean"]
 
@@ -149,6 +149,7 @@ class LeanModel(LanguageModel):
                 if made.weight is None or made.weight.data_ptr() != module.weight.data_ptr():
                     give_back(module.weight.data)
                 module.weight = None
+            trim()
 
     def _following(self, layer: Any, adaptive: bool) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp

@@ -7,7 +7,7 @@ import mmap
 
 import torch
 
-__all__ = ["give_back"]
+__all__ = ["give_back", "trim"]
 
 
 def give_back(weight: torch.Tensor) -> None:
@@ -27,3 +27,10 @@ def give_back(weight: torch.Tensor) -> None:
         call = ctypes.CDLL(None).madvise
         call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         call(first, last - first, advise)
+
+
+def trim() -> None:
+    """Give back what the allocator keeps of freed blocks, where it is glibc's."""
+    call = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if call is not None:
+        call(0)

@@ -75,27 +75,35 @@ def _logarithmic(ax: Any) -> None:
 
 def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
-    tree, known = policy.tree, fitted is not None and (fitted.rank_depth is not None or not policy.tree.nodes)
-    probability = np.ones(1)
-    if fitted is not None and fitted.rank_depth is not None:
-        probability = fitted.rank_depth.model.path_probability(tree)
+    tree, probability = policy.tree, np.ones(1)
+    asked = None if fitted is None or policy.asks is None else fitted.ranks(policy.asks)
+    known = fitted is not None and (asked is not None or not tree.nodes)
+    if asked is not None:
+        probability = asked.model.path_probability(tree)
     parents, ranks, sources = tree.parents.tolist(), tree.ranks.tolist(), [*tree.sources]
     if policy.retrieved is not None:
         chain = TokenTree.chain(min(policy.retrieved.max_tokens, SHOWN_CHAIN), "retrieval")
         parents += [0, *range(len(tree), len(tree) + chain.nodes - 1)]
         ranks += chain.ranks[1:].tolist()
         sources += chain.sources[1:]
-        known = known and fitted is not None and fitted.matched is not None
-        if known and fitted is not None and fitted.matched is not None:
-            probability = np.concatenate([probability, fitted.matched.model.path_probability(chain)[1:]])
+        looked_up = None if fitted is None else fitted.drafters.get(policy.retrieved.drafter)
+        known = known and looked_up is not None
+        if known and looked_up is not None and looked_up.matched is not None:
+            probability = np.concatenate([probability, looked_up.matched.model.path_probability(chain)[1:]])
     drawn = TokenTree(parents, ranks, sources=sources)
     described = f"Draft tree of policy {policy.name}: {drawn.nodes} nodes, depth {drawn.depth}."
     return tree_svg(to_svg(drawn, probability if known else None), described)
 
 
 def acceptance_figure(fit: AcceptanceFit) -> str:
-    """Conditional acceptance by depth, a line a rank, with intervals; a panel a workload."""
-    shown = [(found.workload, found.rank_depth) for found in fit.workloads if found.rank_depth is not None]
+    """Conditional acceptance by depth, a line a rank, with intervals; a panel a workload and drafter."""
+    several = sum(drafter.kind == "model" for drafter in fit.drafters.values()) > 1
+    shown = [
+        (f"{found.workload}, {name}" if several else found.workload, each.rank_depth)
+        for found in fit.workloads
+        for name, each in found.drafters.items()
+        if each.rank_depth is not None
+    ]
     if not shown:
         return ""
 
@@ -124,21 +132,21 @@ def _by_depth(ax: Any, table: RankDepthFit) -> None:
 
 def reliability_figure(fit: AcceptanceFit) -> str:
     """Raw score of each source against the share that was right, with the fitted monotone map."""
-    sources = list(dict.fromkeys(name for found in fit.workloads for name in found.calibration))
+    sources = list(dict.fromkeys(name for found in fit.workloads for name in found.drafters))
     if not sources:
         return ""
 
     def draw(*axes: Any) -> None:
         for ax, source in zip(axes, sources, strict=True):
             for number, found in enumerate(fit.workloads):
-                if source in found.calibration:
-                    _reliability(ax, found.calibration[source], found.workload, number)
-            if source == "draft":
+                if source in found.drafters:
+                    _reliability(ax, found.drafters[source].calibration, found.workload, number)
+            if fit.drafters[source].kind == "model":
                 ax.plot([0, 1], [0, 1], color="#8a929b", lw=1, zorder=0)
             else:
                 ax.set_xscale("log", base=2)
             ax.set(title=source, ylabel="share right", ylim=(0, 1.02))
-            ax.set_xlabel("draft's probability" if source == "draft" else "match length, tokens")
+            ax.set_xlabel("its probability" if fit.drafters[source].kind == "model" else "match length, tokens")
             ax.legend()
 
     described = "Reliability: raw score against the share of right tokens, for " + " and ".join(sources) + "."
@@ -153,10 +161,9 @@ def _reliability(ax: Any, found: CalibrationFit, workload: str, number: int) -> 
 
 
 def cost_figure(cost: Cost) -> str:
-    """Milliseconds of a forward against query tokens, a line a batch; one panel for the target, one for the draft."""
+    """Milliseconds of a forward against query tokens, a line a batch; a panel for the target and each drafter."""
     tables = {"target": cost.target_forward}
-    if cost.draft_forward is not None:
-        tables["draft"] = cost.draft_forward
+    tables |= {name: each.forward for name, each in cost.drafters.items() if each.forward is not None}
 
     def draw(*axes: Any) -> None:
         for ax, (name, table) in zip(axes, tables.items(), strict=True):

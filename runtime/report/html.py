@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from reader_theory.documents import Cost, Plan, RunRecord, Trace, Validation
+from reader_theory.documents import Cost, Plan, PlanEntry, RunRecord, Trace, Validation
 from reader_theory.documents.base import Document, write_atomically
 from reader_theory.documents.fit import AcceptanceFit, WorkloadFit
 from reader_theory.errors import require
@@ -121,7 +121,7 @@ def _facts(part: Part) -> dict[str, str]:
     record = part.record
     return {
         "Target": record.target,
-        "Draft": record.draft or "none; retrieval only",
+        "Drafters": ", ".join(f"{name} ({model})" if model else name for name, model in record.drafters.items()),
         "Device": record.device,
         "Weights": record.dtype,
         "Decoding": "greedy" if record.temperature == 0 else f"sampled at temperature {record.temperature:g}",
@@ -174,14 +174,32 @@ def _trees(part: Part) -> Iterator[dict[str, Any]]:
     """Each workload's policies, those of several batches once."""
     for workload in part.plan.workloads:
         batches: dict[Any, list[int]] = {}
+        others: dict[Any, str] = {}
         for entry in part.plan.entries:
             if entry.workload == workload:
                 batches.setdefault(entry.policy, []).append(entry.batch)
+                others.setdefault(entry.policy, _others(entry))
         for policy, at in batches.items():
             fixed = policy.fixed is not None or policy.retrieved is not None
             drawn = _safe(figures.tree_figure(policy, _fit_of(part.fit, workload))) if fixed else ""
             heads = ", ".join(map(str, sorted(at)))
-            yield {"workload": workload, "batches": heads, "policy": policy.name, "svg": drawn, "rule": policy.in_words}
+            yield {
+                "workload": workload,
+                "batches": heads,
+                "policy": policy.name,
+                "svg": drawn,
+                "rule": f"{policy.in_words} {others[policy]}".strip(),
+            }
+
+
+def _others(entry: PlanEntry) -> str:
+    """What other drafters would have given, by the plan."""
+    told = [
+        f"{name} {each.tokens_per_s:.4g} ({each.policy.name})"
+        for name, each in entry.alternatives.items()
+        if name != "off" and name not in entry.policy.drafters
+    ]
+    return f"Tokens a second with other drafters at batch {entry.batch}: {'; '.join(told)}." if told else ""
 
 
 def _fit_of(fit: AcceptanceFit | None, workload: str) -> WorkloadFit | None:
@@ -189,17 +207,18 @@ def _fit_of(fit: AcceptanceFit | None, workload: str) -> WorkloadFit | None:
 
 
 def _fitted(fit: AcceptanceFit) -> Iterator[dict[str, str]]:
+    """One row a workload and drafter."""
     for found in fit.workloads:
-        yield {
-            "workload": found.workload,
-            "prompts": str(found.prompts),
-            "positions": str(found.positions),
-            "first": interval(found.geometric) if found.geometric else "no draft",
-            "chain": interval(found.tokens_per_step["chain 4"]) if "chain 4" in found.tokens_per_step else "no draft",
-            "retrieval": interval(found.tokens_per_step["retrieval 8"])
-            if "retrieval 8" in found.tokens_per_step
-            else "no match",
-        }
+        for name, each in found.drafters.items():
+            yield {
+                "workload": found.workload,
+                "prompts": str(found.prompts),
+                "positions": str(found.positions),
+                "drafter": name,
+                "first": interval(each.geometric) if each.geometric else "-",
+                "chain": interval(each.tokens_per_step["chain 4"]),
+                "longer": interval(each.tokens_per_step["chain 8"]),
+            }
 
 
 def _trace(trace: Trace) -> str:

@@ -15,7 +15,7 @@ from optimizer.certificates import UncertifiedError, certify_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solvers import best_first, dynamic
 from optimizer.solvers.ratio import water_level
-from optimizer.solvers.table import TokensTable
+from optimizer.solvers.tokens import TokensTable
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["solve"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.cost.runs import StepFit, lookahead_slots
+from reader_theory.cost.logged_steps import StepFit, lookahead_slots
 from reader_theory.cost.speculative import Load
 from reader_theory.errors import require
 from reader_theory.serving.result import SimulationResult

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.cost import Memory, Objective, level_seconds
+from optimizer.load_sources import Sourced, sourced_cells
 from optimizer.plan import Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
-from optimizer.serving_sources import Sourced, sourced_cells
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
 from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
@@ -85,7 +85,7 @@ def serving_schedule(
     points: list[OperatingPoint] = []
     solver = ""
     for name in chosen:
-        table = fit.workload(name).rank_depth
+        table = fit.workload(name).ranks()
         problem = schedule_problem(
             table, cost, batches=rows, contexts=columns, max_nodes=max_nodes, max_depth=max_depth, slo_s=slo_s,
             kv_tokens=kv_tokens,

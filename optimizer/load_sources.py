@@ -49,15 +49,16 @@ def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Source
     room = problem.most_nodes()
     for c, context in enumerate(problem.contexts):
         for b, batch in enumerate(problem.batches):
-            entry = study.entry(batch, max(round(context), 1))
+            at = max(round(context), 1)
+            entry = study.entry(batch, at)
             if entry.policy.kind in ("off", "static"):
                 continue
             weighed, tokens = study.weighed(entry.policy), entry.prediction.tokens_per_step
-            step_s = study.seconds(weighed, batch)
+            step_s = study.step(weighed, batch, at).step_s
             fits = weighed.result.nodes_histogram.shape[1] - 1 <= room[b, c]
             kept = fits and bool(problem.objective.allows(tokens.value, step_s))
             if kept and batch * tokens.value / step_s > float(found.value[b, c]):
-                by_batch = np.array([study.seconds(weighed, each) for each in problem.batches])
+                by_batch = np.array([study.step(weighed, each, at).step_s for each in problem.batches])
                 nodes = weighed.result.nodes_per_step
                 better[b, c] = Sourced(entry.policy, tokens, step_s, entry.price, nodes, by_batch)
     return better

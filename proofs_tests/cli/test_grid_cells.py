@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.sweep import grid, sweep
+from optimizer.grid import evaluate, grid
 from reader_theory.errors import InvalidInputError
 
 CELLS = grid(model=["small", "large"], device=["cpu"], batch=[1, 8, 64], context=[512, 4096])
@@ -28,7 +28,7 @@ def test_grid_is_every_combination_in_order() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sweep_returns_every_cell_in_order_with_progress(workers: int) -> None:
     seen: list[tuple[int, int]] = []
-    rows = sweep(CELLS, _area, workers=workers, progress=lambda done, all_: seen.append((done, all_)))
+    rows = evaluate(CELLS, _area, workers=workers, progress=lambda done, all_: seen.append((done, all_)))
     assert [row.result for row in rows] == [_area(cell) for cell in CELLS]
     assert seen == [(i, 12) for i in range(1, 13)]
 
@@ -40,10 +40,10 @@ def test_a_cell_that_fails_keeps_its_error_and_the_others_go_on(tmp_path: Path) 
         return 1
 
     output = tmp_path / "rows.jsonl"
-    rows = sweep(CELLS, fussy, workers=1, output=output)
+    rows = evaluate(CELLS, fussy, workers=1, output=output)
     failed = [row for row in rows if row.error]
     assert len(failed) == 4 and all(row.error == "ValueError: eight" for row in failed)
-    again = sweep(CELLS, _area, workers=1, output=output)
+    again = evaluate(CELLS, _area, workers=1, output=output)
     assert [row.result for row in again] == [
         32768 // 8 * (c["context"] // 512) if c["batch"] == 8 else 1 for c in CELLS
     ]
@@ -59,10 +59,10 @@ def test_an_interrupted_sweep_is_taken_up_where_it_stopped(tmp_path: Path) -> No
         return _area(cell)
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(CELLS, counted, workers=1, output=output)
+        evaluate(CELLS, counted, workers=1, output=output)
     with output.open("ab") as file:
         file.write(b'{"key": "cut sho')  # what a crash in the middle of a write leaves
-    rows = sweep(CELLS, counted, workers=1, output=output)
+    rows = evaluate(CELLS, counted, workers=1, output=output)
     assert len(calls) == 5 + 12 - 4 and [row.result for row in rows] == [_area(cell) for cell in CELLS]
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 12
@@ -70,7 +70,7 @@ def test_an_interrupted_sweep_is_taken_up_where_it_stopped(tmp_path: Path) -> No
 
 def test_cells_that_repeat_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="1 repeated"):
-        sweep([*CELLS, CELLS[0]], _area)
+        evaluate([*CELLS, CELLS[0]], _area)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_dask_cluster_that_loses_a_worker_midway_still_returns_every_cell(tmp_pa
                 os.kill(workers[0], signal.SIGKILL)
 
         address, output = cluster.scheduler_address, tmp_path / "rows.jsonl"
-        rows = sweep(CELLS, slow_area, scheduler=address, output=output, progress=lose_one)
+        rows = evaluate(CELLS, slow_area, scheduler=address, output=output, progress=lose_one)
     assert killed and len({row.result[1] for row in rows}) >= 2
     assert [row.result[0] for row in rows] == [_area(cell) for cell in CELLS]
     assert len(output.read_text().splitlines()) == 12

@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.cost.columns import Table, column, numbers, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.speculative import Coefficients, EngineStep, Load
-from reader_theory.cost.table import Table, column, numbers, positive
 from reader_theory.errors import require
 
 __all__ = ["RunPrediction", "StepFit", "fit_steps", "lookahead_slots", "predict_steps", "read_load"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from reader_theory.errors import require
 
-__all__ = ["Row", "grid", "sweep"]
+__all__ = ["Row", "evaluate", "grid"]
 
 Cell = Mapping[str, Any]
 CellFunction = Callable[[Cell], Any]
@@ -34,7 +34,7 @@ def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def sweep(
+def evaluate(
     cells: Iterable[Cell],
     function: CellFunction,
     *,
@@ -114,7 +114,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 def _one(index: int, function: CellFunction, cell: Cell) -> tuple[int, Any, str | None]:
     try:
         return index, function(cell), None
-    except Exception as error:  # a cell's failure is an outcome of the sweep
+    except Exception as error:  # a cell's failure is an outcome of its own
         return index, None, f"{type(error).__name__}: {error}"
 
 
