@@ -199,17 +199,17 @@ class Request:
 
 
 def _uniforms(given: ArrayLike, count: int) -> NDArray[np.float64]:
+    """`given` as an array; exact numbers (objects that decide comparisons, say) stay what they are."""
+    exact = isinstance(given, np.ndarray) and given.dtype == object
     try:
-        found = np.array(given, dtype=np.float64)
+        found = given if exact else np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         found = np.full(1, np.nan)
-    inside = found.shape == (count,) and bool(((found >= 0) & (found < 1)).all())
+    outside = [] if exact else found[~((found >= 0) & (found < 1))].tolist()
     require(
-        inside,
+        found.shape == (count,) and not outside,
         f"`uniforms` must hold {count} numbers in [0, 1), one an output token",
-        got=f"shape {found.shape}"
-        if found.shape != (count,)
-        else f"{found[~((found >= 0) & (found < 1))][0]} among them",
+        got=f"shape {found.shape}" + (f", {outside[0]} among them" if outside else ""),
         fix="Leave them out to have them drawn from the seed.",
     )
     return found

@@ -8,7 +8,8 @@ it. Rules that need the law of the draft, and the lossy one, go through their ve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -25,12 +26,13 @@ from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.parts import Part, proposed
 from runtime.engine.request import Request
+from runtime.engine.scheduler import is_out_of_memory
 from runtime.kernels.sound import unsound
 from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
-__all__ = ["Backend", "Eager", "Verified", "first_token", "unsound_logits", "walk_rows"]
+__all__ = ["Backend", "Eager", "NoLaw", "Verified", "first_token", "unsound_logits", "walk_rows"]
 
 _SCRATCH = 1024
 """Slots of a row beyond its context at least: nodes, and padding to the widest tree of a batch."""
@@ -135,9 +137,7 @@ class Eager(Backend):
 # ---- what each row keeps and emits
 
 
-def walk_rows(
-    requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor
-) -> tuple[Walks, Mapping[int, str]]:
+def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> tuple[Walks, Mapping[int, str]]:
     """Path and emitted tokens of each row, as NumPy arrays, and rows that have none; (B, Q, V) logits after each node.
 
     Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
@@ -159,10 +159,8 @@ def walk_rows(
             continue
         try:
             path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
-        except (AssertionError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            bad[row] = f"error: {error if isinstance(error, InvalidInputError) else repr(error)}"
+        except NoLaw as error:
+            bad[row] = f"error: {error}"
             continue
         walks.kept[row] = len(path)
         walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
@@ -171,9 +169,13 @@ def walk_rows(
     return walks, bad
 
 
-def unsound_logits(request: Request) -> InvalidInputError:
+class NoLaw(InvalidInputError):
+    """Logits of which one request's parameters make no law: the fault of that request's step alone."""
+
+
+def unsound_logits(request: Request) -> NoLaw:
     """What is wrong with a request whose logits are no law's."""
-    return InvalidInputError(
+    return NoLaw(
         "logits must be finite, or minus infinity for some of the tokens",
         got=f"NaN or infinity after {request.length} tokens, where {request.params.rule.name} reads them",
         fix="Run the model in a type of more range (bfloat16, float32), and look for NaN among its weights.",
@@ -230,7 +232,8 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
     prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
     nodes, step = len(law.tree), request.steps + 1
     _check_sound(request, logits[:nodes])
-    laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
+    with _own_fault(request):
+        laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
     verified = rule.verify(law, laws, uniforms)
     return [0, *verified.accepted], list(verified.emitted)
@@ -253,7 +256,24 @@ def _token_after(request: Request, logits: torch.Tensor, text: list[int], positi
     _check_sound(request, logits)
     rule = request.params.rule
     follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
-    return follows.next_token(request.token_law.scores(logits, text), request.numbers_at(position))
+    with _own_fault(request):
+        law = request.token_law.scores(logits, text)
+    return follows.next_token(law, request.numbers_at(position))
+
+
+@contextmanager
+def _own_fault(request: Request) -> Generator[None]:
+    """What the request's own processors raise ends that request alone."""
+    try:
+        yield
+    except Exception as error:
+        if not request.params.processors or is_out_of_memory(error):
+            raise
+        raise NoLaw(
+            "`processors` must turn logits into logits",
+            got=f"{type(error).__name__}: {error}",
+            fix="Mend the processor, or leave it out of the request.",
+        ) from error
 
 
 def _prefixes(text: list[int], tree: TokenTree) -> list[list[int]]:

@@ -11,6 +11,7 @@ from runtime.kernels.verify import Walks
 
 __all__ = ["unsound"]
 
+
 def unsound(logits: torch.Tensor, walks: Walks) -> list[int]:
     """Rows whose path meets such logits; only the laws on the path are read, which the walk has just read.
 
