@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StepForecast:
-    """Mean seconds of a step with `batch` rows, by named term."""
+    """Mean seconds of a step with `batch` rows, by named term; by axis, how far it lies beyond the measured."""
 
     batch: int
     terms_s: dict[str, float]
+    beyond: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def step_s(self) -> float:
@@ -47,7 +48,8 @@ def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, 
         batch=batch, context=context, tokens=used + 1, forwards=forwards, growths=grown, drafting=policy.shape != "off"
     )
     parts = cost.model(policy.drafters).parts(conditions)
-    return StepForecast(batch, {name: float(np.sum(widest[used] * seconds)) for name, seconds in parts.items()})
+    terms_s = {name: float(np.sum(widest[used] * seconds)) for name, seconds in parts.items()}
+    return StepForecast(batch, terms_s, cost.beyond(conditions))
 
 
 def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:

@@ -6,6 +6,7 @@ Trees of the neural draft, each cell certified; retrieval and grown trees where 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,9 @@ def serving_schedule(
         others = sourced_cells(Study(fit, cost, trace, name, max_nodes, max_depth), found)
         solver = found.solver + (" and replay" if others else "")
         cells += [
-            _cell(name, table, found, b, c, others.get((b, c))) for c in range(len(columns)) for b in range(len(rows))
+            _cell(name, table, cost, found, b, c, others.get((b, c)))
+            for c in range(len(columns))
+            for b in range(len(rows))
         ]
         prefill_s = float(cost.model().parts(StepConditions(context=0, tokens=prompt))["target"])
         points += [_point(name, found, others, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
@@ -145,40 +148,33 @@ def schedule_problem(
     )  # fmt: skip
 
 
-def _cell(workload: str, table: RankDepthFit, found: Schedule, b: int, c: int, other: Sourced | None) -> ScheduleCell:
-    problem = found.problem
+def _cell(
+    workload: str, table: RankDepthFit, cost: Cost, found: Schedule, b: int, c: int, other: Sourced | None
+) -> ScheduleCell:
+    batch, context = found.problem.batches[b], found.problem.contexts[c]
     fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
-    tree = found.tree(b, c) if fits else TokenTree.empty()
-    value = float(found.value[b, c])
+    chosen: dict[str, Any]
     if other is not None:
-        rate = problem.batches[b] * other.tokens_per_step.value / other.step_s
-        return ScheduleCell(
-            workload=workload,
-            context=int(problem.contexts[c]),
-            batch=problem.batches[b],
-            policy=other.policy,
-            tokens_per_step=other.tokens_per_step,
-            step_s=other.step_s,
-            tokens_per_s=rate,
-            speed_up=rate / off if off > 0 else None,
-            price=other.price,
-            gap=float(found.gap[b, c]),
+        rate = batch * other.tokens_per_step.value / other.step_s
+        step = StepConditions(batch=batch, context=context, tokens=other.policy.most_nodes + 1)
+        chosen = dict(
+            policy=other.policy, tokens_per_step=other.tokens_per_step, step_s=other.step_s, price=other.price,
             nodes_per_step=other.nodes,
-            candidates=_chains(found, b, c),
-        )
+        )  # fmt: skip
+    else:
+        tree, rate = found.tree(b, c) if fits else TokenTree.empty(), float(found.value[b, c]) if fits else 0.0
+        step = StepConditions.of_levels(tree.level_widths.tolist(), batch=batch, context=context)
+        chosen = dict(policy=None, tokens_per_step=None, step_s=None, price=0.0)
+        if fits:
+            chosen = dict(
+                policy=policy_of(tree), tokens_per_step=_tokens(table, tree, found, b, c),
+                step_s=float(found.step_s[b, c]), price=float(found.price[b, c]),
+            )  # fmt: skip
     return ScheduleCell(
-        workload=workload,
-        context=int(problem.contexts[c]),
-        batch=problem.batches[b],
-        policy=policy_of(tree) if fits else None,
-        tokens_per_step=_tokens(table, tree, found, b, c) if fits else None,
-        step_s=float(found.step_s[b, c]) if fits else None,
-        tokens_per_s=value if fits else 0.0,
-        speed_up=value / off if fits and off > 0 else None,
-        price=float(found.price[b, c]) if fits else 0.0,
-        gap=float(found.gap[b, c]),
-        candidates=_chains(found, b, c),
-    )
+        workload=workload, context=int(context), batch=batch, tokens_per_s=rate,
+        speed_up=rate / off if rate > 0 and off > 0 else None, gap=float(found.gap[b, c]),
+        candidates=_chains(found, b, c), extrapolated=cost.beyond(step), **chosen,
+    )  # fmt: skip
 
 
 def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:

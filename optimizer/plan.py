@@ -183,7 +183,8 @@ class Study:
             upper_bound_tokens_per_s=bound,
             gap=max((certificate.gap for certificate in proved), default=0.0),
             solver=f"replay of {len(weighed)} policies, {len(self.grown)} grown; trees by best_first and levels",
-            certified=all(certificate.valid for certificate in proved),
+            certified=all(certificate.valid for certificate in proved) and not step.beyond,
+            extrapolated=step.beyond,
             candidates=tuple(_candidate(*pair) for pair in _shown(ranked)),
             alternatives={name: _candidate(*pair) for name, pair in _best_by_drafter(ranked).items()},
         )
@@ -214,7 +215,7 @@ class Study:
             not recorded or self.cost.growth_s is not None,
             "`cost` must tell what growing a tree takes, as the trace has grown policies",
             got="a cost without `growth_s`",
-            fix="Calibrate again with this version, or record without --joined.",
+            fix="Calibrate again with this version, or record without --grown.",
         )
         return [Weighed(p, result) for p, result in recorded if p.drafter is None or p.drafter in self.cost.drafters]
 
@@ -254,8 +255,8 @@ class Study:
     def _predict(self, weighed: Weighed, batch: int, context: float, shrink: float) -> Prediction:
         by_rows, plain_rows = (self._by_rows(each, batch, context) for each in (weighed, self.off))
         draws = self._draws(weighed, by_rows, plain_rows)
-        value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, 1)
-        apart = spread / self._cost_noise(self.off.policy, 2)
+        value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, by_rows[-1], 1)
+        apart = spread / self._cost_noise(self.off.policy, plain_rows[-1], 2)
         own = weighed.policy.shape != "off"
         per_step = interval(draws[0], value[0] * (shrink if own else 1.0), self.level)
         step = interval(draws[1] * spread, value[1], self.level)
@@ -315,11 +316,14 @@ class Study:
         total = float(tokens.sum())
         return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
 
-    def _cost_noise(self, policy: Policy, stream: int) -> Floats:
+    def _cost_noise(self, policy: Policy, step: StepForecast, stream: int) -> Floats:
+        """Factors of the seconds. Beyond what was measured these grow by nothing at least, in proportion at most."""
         closure = self.cost.closure_of(policy.drafters)
         width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
+        beyond = float(np.log(list(step.beyond.values())).sum())
+        wide = np.linalg.norm([width, self.cost.target_forward.relative_spread / 1.96, beyond / 1.96])
         rng = np.random.default_rng(self.seed + stream)
-        return np.exp(rng.normal(0.0, np.hypot(width, self.cost.target_forward.relative_spread / 1.96), self.resamples))
+        return np.exp(rng.normal(0.0, wide, self.resamples))
 
     def _price(self, step: StepForecast, weighed: Weighed, batch: int, context: float) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""

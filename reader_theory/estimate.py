@@ -57,5 +57,9 @@ class Estimate(BaseModel):
         low, high = sorted((self.low * factor, self.high * factor))
         return self.model_copy(update={"value": self.value * factor, "low": low, "high": high})
 
+    def widened(self, factor: float) -> Estimate:
+        """The same value, its interval `factor` times as wide either way."""
+        return self.model_copy(update={"low": self.low / factor, "high": self.high * factor})
+
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"

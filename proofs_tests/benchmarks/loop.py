@@ -21,7 +21,7 @@ from rich.table import Table
 from optimizer.plan import make_plan
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import Plan, Trace, Validation
+from reader_theory.documents import Comparison, Plan, Trace, Validation
 from reader_theory.validate import validate
 from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.prompts import PromptTokens, house_prompts
@@ -77,7 +77,10 @@ def study(
         "temperature": trace.temperature,
         "prompts": {"fit": len(fit_prompts), "test": len(tests), "sweep": len(swept)},
         "closure": cost.closure.model_dump(),
-        "comparisons": [c.model_dump() | {"inside": c.inside, "error": c.relative_error} for c in checked.comparisons],
+        "comparisons": [
+            c.model_dump() | {"policy": c.policy.name, "inside": c.inside, "error": c.relative_error}
+            for c in checked.comparisons
+        ],
         "coverage": {q: checked.coverage(q) for q in ("tokens_per_step", "tokens_per_s")},
         "lossless": sorted({cell.lossless for cell in record.cells}),
         "regret": regret(target, draft, plan, swept, batches, scratch),
@@ -99,13 +102,13 @@ def regret(
     """
     few = [p for i, p in enumerate(prompts) if i % 4 == 0]
     first = sweep_policies(target, draft, plan, few, batches=batches, path=scratch / "first.json")
-    policies = {policy.name: policy for policy in sweep_grid()}
+    policies = set(sweep_grid())
     finals: list[Task] = []
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in first.cells):
         chosen = plan.entry(workload, batch).policy
         rates = {c.policy: c.tokens_per_s for c in first.cells if (c.workload, c.batch) == (workload, batch)}
-        leaders = sorted((name for name in rates if name in policies), key=lambda name: -rates[name])[:FINALISTS]
-        finals += [Task(workload, batch, p) for p in dict.fromkeys([chosen, *(policies[name] for name in leaders)])]
+        leaders = sorted(policies & rates.keys(), key=lambda policy: -rates[policy])[:FINALISTS]
+        finals += [Task(workload, batch, policy) for policy in dict.fromkeys([chosen, *leaders])]
     second = measure_cells(
         target, draft, finals, prompts, path=scratch / "second.json", new_tokens=plan.new_tokens,
         temperature=plan.temperature, dtype=plan.dtype, names=(plan.target, plan.drafters), repeats=FINALS,
@@ -113,13 +116,17 @@ def regret(
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in second.cells):
-        cells = {c.policy: c.tokens_per_s for c in second.cells if (c.workload, c.batch) == (workload, batch)}
+        cells = {c.policy.name: c.tokens_per_s for c in second.cells if (c.workload, c.batch) == (workload, batch)}
         chosen, best = plan.entry(workload, batch).policy.name, max(cells, key=cells.__getitem__)
         loss = 1 - cells[chosen] / cells[best]
         rows.append(
             {"workload": workload, "batch": batch, "plan": chosen, "best": best, "regret": loss, "rates": cells}
         )
     return rows
+
+
+def _flat(c: Comparison) -> dict[str, Any]:
+    return c.model_dump() | {"policy": c.policy.name, "inside": c.inside, "error": c.relative_error}
 
 
 def speed_ups(plan: Plan, checked: Validation) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from optimizer.plan import make_plan
 from proofs_tests.benchmarks._report import RESULTS, write_report
-from proofs_tests.benchmarks.readme_tables import METHODS, by_method
+from proofs_tests.benchmarks.tables import METHODS, by_method
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Off, Plan, Policy, Trace
 from runtime.engine.engine import Engine

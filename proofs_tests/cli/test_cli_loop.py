@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from proofs_tests.cli.cli_examples import WORKLOADS, save_model, save_pair, save_prompts
-from reader_theory.documents import read_document
+from reader_theory.documents import Plan, read_document
 from reader_theory.documents.schemas import document_kinds
 from runtime.cli.main import app
 
@@ -31,7 +31,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     models = ["--target", str(target), "--draft", str(draft), "--prompts", str(save_prompts(folder / "prompts.jsonl"))]
     grid = ["--batch", "1", "--batch", "2", "--tokens", "1", "--tokens", "4", "--context", "32", "--context", "96"]
     stages = {
-        "record": [*models, "--new-tokens", "12", "--joined", "--output", "trace.json"],
+        "record": [*models, "--new-tokens", "12", "--grown", "--output", "trace.json"],
         "fit": ["trace.json", "--resamples", "100", "--output", "fit.json"],
         "calibrate": [*models, *grid, "--seconds", "0.05", "--output", "cost.json"],
         "plan": ["fit.json", "cost.json", "--trace", "trace.json", "--batch", "1", "--batch", "2", "--new-tokens", "12",
@@ -65,7 +65,8 @@ def test_a_stage_tells_machines_what_it_wrote(loop: Loop, stage: str, kind: str)
 
 def test_models_and_type_of_a_run_are_those_of_its_plan(loop: Loop) -> None:
     planned, run = loop.told["plan"], loop.told["run"]
-    assert (run["target"], run["draft"], run["dtype"]) == (planned["target"], planned["draft"], planned["dtype"])
+    models = {name: model for name, model in planned["drafters"].items() if model is not None}
+    assert (run["target"], run["drafters"], run["dtype"]) == (planned["target"], models, planned["dtype"])
     assert Path(run["target"]).name == "target"
 
 
@@ -75,12 +76,12 @@ def test_a_draft_that_is_always_right_is_used(loop: Loop) -> None:
     assert min(row["tokens_per_step"] for row in loop.told["run"]["rows"]) > 1.5
 
 
-def test_joined_policies_are_recorded_weighed_and_shown(loop: Loop) -> None:
+def test_grown_policies_are_recorded_weighed_and_shown(loop: Loop) -> None:
     for row in loop.told["record"]["rows"]:
-        assert row["joined_tokens_per_step"] >= row["retrieved_tree_tokens_per_step"] >= 1.0
-    entries = json.loads((loop.folder / "plan.json").read_text())["entries"]
-    names = {candidate["name"] for each in entries for candidate in each["candidates"]}
-    assert any(name.startswith(("joined", "retrieved tree")) for name in names)
+        assert row["grown_tree_tokens_per_step"] >= row["retrieved_tree_tokens_per_step"] >= 1.0
+    entries = Plan.read(loop.folder / "plan.json").entries
+    names = {candidate.policy.name for each in entries for candidate in each.candidates}
+    assert any(name.startswith(("grown tree", "retrieved tree")) for name in names)
     assert {"off"} | {row["policy"] for row in loop.told["run"]["rows"]} <= names
 
 

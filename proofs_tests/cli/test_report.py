@@ -65,7 +65,7 @@ def run_of(plan: Plan, path: Path, **changes: Any) -> RunRecord:
         tokens = round(entry.prediction.tokens_per_step.value * steps)
         cells.append(
             RunCell(
-                workload=entry.workload, batch=entry.batch, policy=entry.policy.name, prompts=4,
+                workload=entry.workload, batch=entry.batch, policy=entry.policy, prompts=4,
                 output_tokens=tokens + 4, steps=steps, row_steps=steps, prefill_s=0.1, lossless="greedy_identical",
                 decode_s=1.05 * tokens / entry.prediction.tokens_per_s.value, decode_s_spread=(1.0, 2.0),
                 plain_decode_s=tokens / 60,

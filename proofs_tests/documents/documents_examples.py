@@ -31,6 +31,7 @@ from reader_theory.documents import (
     RunRecord,
     SourceMap,
     Stamp,
+    Static,
     Trace,
     TraceDrafter,
     TracePrompt,
@@ -141,9 +142,12 @@ def run_columns(steps: int) -> dict[str, NDArray[Any]]:
     return columns | {"cell": np.zeros(steps, np.int32)}
 
 
+CHAIN = Static.of(TokenTree.chain(3))
+
+
 def run_record(path: Path) -> RunRecord:
     cell = RunCell(
-        workload="chat", batch=1, policy="chain 3", prompts=1, output_tokens=8, steps=4, row_steps=4, decode_s=0.1,
+        workload="chat", batch=1, policy=CHAIN, prompts=1, output_tokens=8, steps=4, row_steps=4, decode_s=0.1,
         decode_s_spread=(0.1, 0.1), prefill_s=0.01,
     )  # fmt: skip
     request = RequestRecord(id="p0", cell=0, prompt_tokens=4, output_tokens=8, steps=4, accepted=3, finish="length")
@@ -156,7 +160,12 @@ def run_record(path: Path) -> RunRecord:
 
 def validation() -> Validation:
     row = Comparison(
-        workload="chat", batch=1, policy="chain 3", quantity="tokens_per_step", predicted=estimate(2.0), measured=2.1
+        workload="chat",
+        batch=1,
+        policy=CHAIN,
+        quantity="tokens_per_step",
+        predicted=estimate(2.0),
+        measured=2.1,
     )
     return Validation(stamp=STAMP, plan="p" * 16, record="r" * 16, comparisons=(row,))
 

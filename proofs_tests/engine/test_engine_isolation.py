@@ -1,4 +1,4 @@
-"""One request never costs another anything: rows near a limit, logits that are none, odd arguments, threads, cancels."""
+"""One request never costs another anything: limits, logits that are none, odd arguments, threads, cancels, seeds."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.models.base import LanguageModel, Output
 from runtime.models.load import wrap
 
-JOINED = Grown(nodes=10, levels=2, width=3, candidates=4)
+GROWN = Grown(nodes=10, levels=2, width=3, candidates=4)
 PROMPTS = [prompt.tokens for prompt in random_prompts(7)]
 
 
@@ -177,8 +177,8 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("policy", [*POLICIES.values(), JOINED], ids=str)
-def test_rules_filters_and_joined_policies_run_in_static_shapes(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", [*POLICIES.values(), GROWN], ids=str)
+def test_rules_filters_and_grown_policies_run_in_static_shapes(policy: Policy) -> None:
     target, draft = models()
     plain = Engine(target, draft, policy=policy, max_batch=3, max_context=200)
     static = graph_engine(target, draft, policy=policy, max_batch=3, max_context=200)

@@ -7,31 +7,52 @@ from pathlib import Path
 
 import pytest
 
-from proofs_tests.benchmarks.readme_tables import README, rewritten
+from proofs_tests.benchmarks.tables import README, RESULT_TABLES, rewritten
 
 ROOT = Path(__file__).parents[2]
 TEXT = README.read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_the_tables_are_those_of_the_kept_results() -> None:
-    assert rewritten(TEXT) == TEXT
+@pytest.mark.parametrize("path", [README, RESULT_TABLES], ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_kept_results(path: Path) -> None:
+    text = path.read_text()
+    assert "<!-- table: " in text
+    assert rewritten(text) == text
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newcomer_can_read_it_in_one_sitting() -> None:
+    assert len(README.read_bytes()) <= 9000
+
+
+@pytest.mark.parametrize("path", [README, RESULT_TABLES], ids=lambda path: path.name)
+def test_every_file_it_names_exists(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    named = re.findall(r"`((?:reader_theory|optimizer|runtime|proofs_tests|notebooks|docs)/[\w./]+)`", text)
+    linked = [(path.parent / link).resolve() for link in re.findall(r"\]\((?!http)([^)#]+)", text)]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [str(link) for link in linked if not link.exists()] == []
+
+
+def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
+    assert BLOCKS
+    told: dict[str, object] = {}
+    for number, block in enumerate(BLOCKS):
+        exec(compile(block, f"README block {number}", "exec"), told)
 
 
-def test_every_path_of_the_file_tree_exists_and_every_package_is_in_it() -> None:
+def test_the_file_tree_names_every_folder_and_every_room() -> None:
     tree = re.search(r"```text tree\n(.*?)```", TEXT, re.DOTALL)
     assert tree is not None
-    named = [line.split()[0].rstrip("/") for line in tree[1].splitlines() if line.strip()]
-    missing = [name for name in named if not (ROOT / name).exists()]
-    packages = [p for top in ("reader_theory", "optimizer", "runtime") for p in (ROOT / top).glob("*/__init__.py")]
-    unnamed = [str(p.parent.relative_to(ROOT)) for p in packages if str(p.parent.relative_to(ROOT)) not in named]
-    assert not missing and not unnamed
+    told = dict(line.split(maxsplit=1) for line in tree[1].splitlines())
+    folders = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    assert folders | {"notebooks/", "docs/"} == set(told)
+    rooms = {
+        path.parent for top in ("reader_theory", "optimizer", "runtime") for path in (ROOT / top).glob("*/__init__.py")
+    }
+    unnamed = [str(room.relative_to(ROOT)) for room in rooms if room.name not in told[f"{room.parent.name}/"]]
+    assert unnamed == []
 
 
 def test_every_reader_command_it_shows_exists() -> None:

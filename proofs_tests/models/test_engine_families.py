@@ -53,7 +53,7 @@ def test_lean_forward_equals_transformers_to_rounding(family: str) -> None:
 
 
 def test_lean_logits_stay_within_rounding_of_transformers() -> None:
-    from runtime.measure.record import teacher_forced
+    from runtime.models.inputs import teacher_forced
 
     model = tiny_model("qwen3")
     prompt, output = random_prompts(1)[0].tokens, random_prompts(2, seed=5)[1].tokens

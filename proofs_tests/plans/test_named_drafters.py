@@ -86,7 +86,7 @@ def test_a_plan_runs_with_the_drafter_that_it_names_and_is_reported(made: Any, d
     record = RunRecord.read(path)
     (cell,) = record.cells
     assert record.drafters == plan.drafters and cell.lossless == "greedy_identical"
-    assert cell.policy == f"chain 3 of {drafter}"
+    assert cell.policy.name == f"chain 3 of {drafter}"
     assert (cell.tokens_per_step > 3) == (drafter == "twin")
     part = Part(asking, record, validate(asking, record), fit, cost, trace)
     report = write_report(folder / f"{drafter}.html", [part], title="two drafts")

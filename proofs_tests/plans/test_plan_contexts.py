@@ -88,7 +88,7 @@ def test_a_run_is_held_against_the_entry_of_its_context(planned: Plan, tmp_path:
         prompts = [TinyPrompt(str(i), "random", row[:length]) for i, row in enumerate(tokens)]
         record = run_plan(*models(), planned, prompts, path=tmp_path / "run.json", batches=[1], compare_plain=False)
         entry = next(e for e in planned.entries if (e.context_tokens, e.batch) == (context, 1))
-        assert [cell.policy for cell in record.cells] == [entry.policy.name]
+        assert [cell.policy for cell in record.cells] == [entry.policy]
         (told,) = validate(planned, record).of("step_s")
         assert told.predicted == entry.prediction.step_s
 

@@ -9,7 +9,7 @@ import pytest
 from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
 from proofs_tests.plans.plan_examples import cost, fit
-from proofs_tests.plans.test_joined_plans import priced, with_joined
+from proofs_tests.plans.test_grown_plans import priced, with_grown
 from reader_theory.acceptance import simulated_trace
 from reader_theory.documents import Grown, Trace
 from reader_theory.documents.schedule import ServingSchedule
@@ -70,7 +70,7 @@ def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace) -
 
 
 def test_a_joined_policy_is_scheduled_where_it_wins(copying: Trace) -> None:
-    joined = with_joined(copying, 9, Grown(nodes=8))
+    joined = with_grown(copying, 9, Grown(nodes=8))
     told = made(joined, priced())
     assert any(cell.policy is not None and cell.policy.kind == "grown" for cell in told.cells)
     assert told.solver.endswith("and replay")

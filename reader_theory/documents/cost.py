@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from reader_theory.cost.terms import TERMS, FunctionTerm, StepModel, Term
+from reader_theory.cost.terms import TERMS, FunctionTerm, StepConditions, StepModel, Term
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.estimate import Estimate, Origin
@@ -24,7 +24,8 @@ class CostTable(Frozen):
     """Seconds of one forward over (batch, tokens a row, context tokens a row), interpolated linearly inside the grid.
 
     `tokens` counts the rows' query tokens, the root included: a tree of N nodes is a forward of N + 1 tokens. Outside
-    the grid the nearest edge's slope goes on; steps between grid points are not seen, which `relative_spread` admits.
+    the grid the nearest edge's slope goes on, and `beyond` says how far; steps between grid points are not seen, which
+    `relative_spread` admits.
     """
 
     batch: tuple[int, ...]
@@ -64,6 +65,19 @@ class CostTable(Frozen):
                 index.append(high if side else low)
             total += weight * result[tuple(index)]
         return np.maximum(total, result.min() * 0.5)
+
+    def beyond(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> dict[str, float]:
+        """By axis, how many times the farthest point lies beyond what was measured; empty inside.
+
+        A context shorter than the least measured counts as inside: its seconds are at most those there.
+        """
+        found: dict[str, float] = {}
+        for name, asked in (("batch", batch), ("tokens", tokens), ("context", context)):
+            axis, points = getattr(self, name), np.asarray(asked, dtype=np.float64)
+            below = axis[0] / max(float(points.min()), 1e-9) if name != "context" else 1.0
+            if (factor := max(float(points.max()) / max(axis[-1], 1), below)) > 1:
+                found[name] = factor
+        return found
 
 
 class DrafterCost(Frozen):
@@ -152,6 +166,17 @@ class Cost(Document):
     def closure_of(self, drafters: Iterable[str]) -> Estimate:
         """The closure of steps with these drafters, none for plain decoding; the general one where they have none."""
         return self.closures.get("+".join(sorted(drafters)) or "off", self.closure)
+
+    def beyond(self, conditions: StepConditions) -> dict[str, float]:
+        """By axis, how many times these steps lie beyond what was measured of the target and of who drafts."""
+        found = self.target_forward.beyond(conditions.batch, conditions.tokens, conditions.context)
+        for name, asked in conditions.forwards.items():
+            table = self.drafters[name].forward if name in self.drafters else None
+            tokens = asked.tokens[np.broadcast_to(asked.times, asked.tokens.shape) > 0]
+            if table is not None and tokens.size:
+                each = table.beyond(conditions.batch, tokens, conditions.context)
+                found = {axis: max(found.get(axis, 1.0), each.get(axis, 1.0)) for axis in (*found, *each)}
+        return found
 
     def model(self, drafters: Iterable[str] = ()) -> StepModel:
         """The equation of a step in which these draft; none is plain decoding."""

@@ -48,7 +48,13 @@ class PlanEntry(Frozen):
     upper_bound_tokens_per_s: float = Field(description="no policy of the searched family was predicted above this")
     gap: float = Field(ge=0, description="certified gap of the best neural tree under the fit; 0 without a draft")
     solver: str
-    certified: bool = Field(description="whether the independent certificate of that tree stands")
+    certified: bool = Field(
+        description="whether the independent certificate of that tree stands, under a cost that was measured there"
+    )
+    extrapolated: dict[str, float] = Field(
+        default_factory=dict[str, float],
+        description="how many times beyond the measured batch, tokens or context the cost was asked: never certified",
+    )
     candidates: tuple[Candidate, ...]
     alternatives: dict[str, Candidate] = Field(
         default_factory=dict[str, Candidate],

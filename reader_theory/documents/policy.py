@@ -357,7 +357,7 @@ class Grown(_Policy):
             told.append(asked + (f" from {self.draft_price:g}" if self.draft_price > 0 else ""))
         if self.rests:
             told.append(f"rests at {self.skip_draft_at:g}")
-        head = "retrieved tree" if self.drafter is None else "grown tree" if self.retrieval is None else "joined"
+        head = "retrieved tree" if self.drafter is None else "grown tree"
         grown = f"{head} {self.nodes} ({', '.join(told)})"
         return grown if self.asked is None else f"{self.asked.name} + {grown}"
 

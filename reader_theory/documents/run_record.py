@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.columns import Within, check_values
+from reader_theory.documents.policy import Policy
 from reader_theory.errors import DocumentError, require
 
 __all__ = ["RUN_COLUMNS", "RequestRecord", "RunCell", "RunRecord"]
@@ -50,7 +51,7 @@ class RunCell(Frozen):
     workload: str
     batch: int
     context_tokens: float = Field(default=0.0, ge=0, description="mean tokens a row half-way through the outputs")
-    policy: str
+    policy: Policy
     repeats: int = 1
     prompts: int
     output_tokens: int
@@ -64,7 +65,7 @@ class RunCell(Frozen):
     )
     lossless: Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"] = "not_checked"
     offered: dict[str, int] = Field(
-        default_factory=dict, description="draft nodes by source (draft, retrieval, and both in joined trees)"
+        default_factory=dict, description="draft nodes by source (draft, retrieval, and both in grown trees)"
     )
     accepted: dict[str, int] = Field(default_factory=dict, description="of them, emitted")
 
@@ -82,11 +83,11 @@ class RunCell(Frozen):
 class RunRecord(Document):
     """The document that `run` writes and `validate` reads beside the Plan."""
 
-    newest: ClassVar[int] = 3
-    oldest: ClassVar[int] = 3
+    newest: ClassVar[int] = 4
+    oldest: ClassVar[int] = 4
     made_by: ClassVar[str] = "reader run"
     kind: Literal["run_record"] = "run_record"
-    schema_version: int = 3
+    schema_version: int = 4
     target: str
     drafters: dict[str, str | None] = Field(description="what each drafter ran, by name; None for look-ups")
     device: str

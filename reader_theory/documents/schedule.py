@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -32,6 +33,9 @@ class ScheduleCell(Frozen):
         default=None, description="mean verified nodes a row; None for the nodes of the policy's tree"
     )
     candidates: tuple[Candidate, ...] = Field(default=(), description="chains and off that the limits allow")
+    extrapolated: dict[str, float] = Field(
+        default_factory=dict[str, float], description="how many times beyond the measured axes the cost was asked"
+    )
 
 
 class OperatingPoint(Frozen):
@@ -123,7 +127,8 @@ class ServingSchedule(Document):
 def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
     tokens, step_s = cell.tokens_per_step, cell.step_s
     assert cell.policy is not None and tokens is not None and step_s is not None, "only feasible cells are entries"
-    rate = tokens.scaled(cell.batch / step_s)
+    far = math.prod(cell.extrapolated.values())
+    rate = tokens.scaled(cell.batch / step_s).widened(far)
     gain = cell.speed_up or 1.0
     return PlanEntry(
         workload=cell.workload,
@@ -131,7 +136,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
         policy=cell.policy,
         prediction=Prediction(
             tokens_per_step=tokens,
-            step_s=Estimate.exact(step_s, "predicted"),
+            step_s=Estimate.exact(step_s, "predicted").widened(far),
             tokens_per_s=rate,
             speed_up=rate.scaled(gain / rate.value),
             nodes_per_step=float(cell.policy.most_nodes) if cell.nodes_per_step is None else cell.nodes_per_step,
@@ -141,6 +146,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
         upper_bound_tokens_per_s=cell.tokens_per_s / (1 - cell.gap),
         gap=cell.gap,
         solver=solver,
-        certified=True,
+        certified=not cell.extrapolated,
+        extrapolated=cell.extrapolated,
         candidates=cell.candidates,
     )

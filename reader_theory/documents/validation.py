@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.policy import Policy
 from reader_theory.estimate import Estimate
 
 __all__ = ["Comparison", "Validation"]
@@ -15,7 +16,7 @@ class Comparison(Frozen):
 
     workload: str
     batch: int
-    policy: str
+    policy: Policy
     quantity: str
     predicted: Estimate
     measured: float
@@ -34,9 +35,11 @@ class Comparison(Frozen):
 class Validation(Document):
     """The document that `validate` writes; `report` draws it."""
 
-    newest: ClassVar[int] = 1
+    newest: ClassVar[int] = 2
+    oldest: ClassVar[int] = 2
+    made_by: ClassVar[str] = "reader validate"
     kind: Literal["validation"] = "validation"
-    schema_version: int = 1
+    schema_version: int = 2
     plan: str
     record: str
     comparisons: tuple[Comparison, ...]

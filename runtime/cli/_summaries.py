@@ -95,7 +95,7 @@ def _grown(trace: Trace, workload: str) -> dict[str, Any]:
 
     best: dict[str, float] = {}
     for policy, result in recorded_grown(trace, workload):
-        kind = "retrieved_tree" if policy.drafter is None else "joined"
+        kind = "retrieved_tree" if policy.drafter is None else "grown_tree"
         best[kind] = max(best.get(kind, 0.0), result.tokens_per_step)
     return {f"{kind}_tokens_per_step": value for kind, value in best.items()}
 
@@ -162,6 +162,7 @@ def _plan(plan: Plan) -> Rows:
             "speed_up": entry.prediction.speed_up,
             "gap": entry.gap,
             "certified": entry.certified,
+            **{f"times_measured_{axis}": factor for axis, factor in entry.extrapolated.items()},
             **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in entry.alternatives.items()},
         }
         for entry in plan.entries
@@ -173,7 +174,7 @@ def _run(record: RunRecord) -> Rows:
         {
             "workload": cell.workload,
             "batch": cell.batch,
-            "policy": cell.policy,
+            "policy": cell.policy.name,
             "prompts": cell.prompts,
             "tokens_per_step": cell.tokens_per_step,
             **{f"from_{source}": count / max(cell.row_steps, 1) for source, count in sorted(cell.accepted.items())},
@@ -190,7 +191,7 @@ def _validation(validation: Validation) -> Rows:
         {
             "workload": row.workload,
             "batch": row.batch,
-            "policy": row.policy,
+            "policy": row.policy.name,
             "quantity": row.quantity,
             "predicted": row.predicted,
             "measured": row.measured,
@@ -217,6 +218,7 @@ def _schedule(told: ServingSchedule) -> Rows:
             "tokens_per_s": cell.tokens_per_s,
             "speed_up": cell.speed_up,
             "gap": cell.gap,
+            **{f"times_measured_{axis}": factor for axis, factor in cell.extrapolated.items()},
         }
         for cell in told.cells
     ]

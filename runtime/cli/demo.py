@@ -184,7 +184,7 @@ def _rows(part: Part) -> list[dict[str, Any]]:
                 "target": part.record.target,
                 "workload": cell.workload,
                 "batch": cell.batch,
-                "policy": cell.policy,
+                "policy": cell.policy.name,
                 "tokens_per_step": found.tokens_per_step,
                 "measured": cell.tokens_per_step,
                 "tokens_per_s": found.tokens_per_s,

@@ -24,8 +24,8 @@ def record(
     new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens a prompt.")] = 96,
     candidates: Annotated[int, typer.Option(min=1, help="Tokens of the draft that are ranked.")] = 8,
     retrieval_tokens: Annotated[int, typer.Option(min=1, help="Longest retrieved chain.")] = 24,
-    joined: Annotated[
-        bool, typer.Option("--joined", help="Run trees grown from both sources as well, for the plan to weigh.")
+    grown: Annotated[
+        bool, typer.Option("--grown", help="Run trees grown from both sources as well, for the plan to weigh.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
     dtype: options.Dtype = None,
@@ -48,6 +48,6 @@ def record(
         trace = record_trace(
             models.target, models.drafts, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            grown=grown_family(drafted=bool(models.drafts)) if joined else (), progress=progress,
+            grown=grown_family(drafted=bool(models.drafts)) if grown else (), progress=progress,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

@@ -61,15 +61,15 @@ def regrets(plan: Plan, record: RunRecord) -> list[dict[str, Any]]:
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in record.cells):
         here = [cell for cell in record.cells if (cell.workload, cell.batch) == (workload, batch)]
         best = max(here, key=lambda cell: cell.tokens_per_s)
-        name = plan.entry(workload, batch, best.context_tokens).policy.name
-        planned = next(cell for cell in here if cell.policy == name)
+        policy = plan.entry(workload, batch, best.context_tokens).policy
+        planned = next(cell for cell in here if cell.policy == policy)
         rows.append(
             {
                 "workload": workload,
                 "batch": batch,
-                "planned": name,
+                "planned": policy.name,
                 "planned_tokens_per_s": planned.tokens_per_s,
-                "best": best.policy,
+                "best": best.policy.name,
                 "best_tokens_per_s": best.tokens_per_s,
                 "regret": 1 - planned.tokens_per_s / best.tokens_per_s,
             }

@@ -1,4 +1,4 @@
-"""Growing one batch's trees again and again, as a step of a joined policy does after each forward of the draft.
+"""Growing one batch's trees again and again, as a step of a grown policy does after each forward of the draft.
 
 The same as `grow_batch` in one thread, with what does not change between the calls made once: in an engine, where the
 target's weights have just passed through the caches, that was most of the time.

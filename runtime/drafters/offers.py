@@ -18,6 +18,7 @@ from reader_theory.documents.policy import OFFERS, SourceMap
 from reader_theory.errors import require
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.models.base import LanguageModel
+from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import RetrievalIndex
 
@@ -88,8 +89,6 @@ def fit_offers(scored: dict[str, Scored], *, bins: int = 20) -> OffersFit:
 
 
 def _law_logits(draft: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
-    from runtime.measure.record import teacher_forced
-
     return teacher_forced(draft, prompt, output)[None]
 
 

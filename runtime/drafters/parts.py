@@ -11,7 +11,7 @@ from reader_theory.documents import Chain, Grown, Off, Policy, Static, Union
 from reader_theory.errors import require
 from reader_theory.trees import TokenTrees
 from runtime.drafters.base import Drafter, NoDrafter, Proposal, Row
-from runtime.drafters.joined import JoinedDrafter
+from runtime.drafters.grown import GrownDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
 
@@ -48,12 +48,12 @@ def parts_of(policy: Policy, drafters: Mapping[str, Drafter]) -> tuple[Part, ...
                 (policy.static.drafter, policy.static, policy.skip_at_match),
             ]
         case Grown():
-            return (Part("+".join(policy.drafters), _joined(policy, drafters), policy),)
+            return (Part("+".join(policy.drafters), _grown(policy, drafters), policy),)
     found = [Part(name, drafters[name], part, skip) for name, part, skip in parts if name in drafters]
     return tuple(found) or (Part("", _NOBODY, policy),)
 
 
-def _joined(policy: Grown, drafters: Mapping[str, Drafter]) -> JoinedDrafter:
+def _grown(policy: Grown, drafters: Mapping[str, Drafter]) -> GrownDrafter:
     neural, retrieval = (None if name is None else drafters.get(name) for name in (policy.drafter, policy.retrieval))
     require(
         isinstance(neural, NeuralDrafter | None) and isinstance(retrieval, RetrievalDrafter | None),
@@ -62,7 +62,7 @@ def _joined(policy: Grown, drafters: Mapping[str, Drafter]) -> JoinedDrafter:
         fix="Ask drafters of other classes for static trees or chains.",
     )
     assert isinstance(neural, NeuralDrafter | None) and isinstance(retrieval, RetrievalDrafter | None)
-    return JoinedDrafter(neural, retrieval)
+    return GrownDrafter(neural, retrieval)
 
 
 def proposed(parts: Sequence[Part], rows: Sequence[Row], spare: Sequence[int], seconds: dict[str, float]) -> Proposal:

@@ -26,7 +26,8 @@ from runtime.measure.in_situ import (
     probe_policies,
     watch_steps,
 )
-from runtime.measure.record import Drafts, Names, Progress, PromptLike, drafts_of, names_of
+from runtime.measure.prompts import Progress, PromptLike
+from runtime.measure.record import Drafts, Names, drafts_of, names_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 

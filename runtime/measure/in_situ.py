@@ -22,7 +22,8 @@ from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
-from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of
+from runtime.measure.prompts import Progress, PromptLike
+from runtime.measure.record import Drafts, drafts_of
 from runtime.models.base import LanguageModel
 
 __all__ = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,25 @@ from numpy.typing import NDArray
 from reader_theory.errors import require
 from runtime.models.text import encode_chat, encode_text
 
-__all__ = ["PromptTokens", "house_prompts", "read_prompts"]
+__all__ = ["Progress", "PromptLike", "PromptTokens", "house_prompts", "public_prompts", "read_prompts"]
 
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+PUBLIC = Path(__file__).parent / "sets" / "public.jsonl.gz"
 DEFAULT_WORKLOAD = "default"
 """Workload of a prompt that names none."""
+
+
+class PromptLike(Protocol):
+    """A prompt as token ids."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def workload(self) -> str: ...
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +114,26 @@ def house_prompts(
     chosen = _chosen(workloads, list(WORKLOADS), "the house prompts")
     rows = [(p.id, p.workload, p.text, p.source) for name in chosen for p in load_prompts(name, split)]
     return _encoded(rows, chosen, tokenizer, limit)
+
+
+def public_prompts(
+    split: str | None, tokenizer: Any, workloads: Sequence[str] | None = None, limit: int | None = None
+) -> list[PromptTokens]:
+    """Prompts of public sets that ship with the package, as the tokenizer's chat template makes them.
+
+    Parameters
+    ----------
+    split : {"fit", "test", None}
+    workloads : sequence of str, optional
+        Of ``"chat"``, ``"code"``, ``"math"``, ``"qa"``, ``"rag"``, ``"summarization"`` and ``"translation"``.
+    limit : int, optional
+        At most so many a workload.
+    """
+    with gzip.open(PUBLIC, "rt", encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if split in (None, row["split"])]
+    chosen = _chosen(workloads, sorted({row["workload"] for row in rows}), "the public prompts")
+    told = ((row["id"], row["workload"], (row["messages"],), row["source"]) for row in rows)
+    return _encoded(told, chosen, tokenizer, limit)
 
 
 def _chosen(wanted: Sequence[str] | None, known: Sequence[str], where: str) -> Sequence[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,32 +15,18 @@ from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.prompts import Progress, PromptLike
+from runtime.measure.replay import record_grown
 from runtime.models.base import LanguageModel
-from runtime.models.inputs import forward_trees, prefill
+from runtime.models.inputs import teacher_forced
 from runtime.retrieval.suffix_index import record_positions
 
-__all__ = [
-    "Drafts", "Names", "Progress", "PromptLike", "drafts_of", "names_of", "record_trace", "teacher_forced", "trace_of",
-]  # fmt: skip
-
-Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
+__all__ = ["Drafts", "Names", "drafts_of", "names_of", "record_trace", "trace_of"]
 
 Drafts = LanguageModel | Mapping[str, LanguageModel] | None
 """Models that draft, by name; one alone is called "draft"."""
 Names = tuple[str, str | Mapping[str, str] | None]
 """How documents call the target, and the drafts."""
-
-
-class PromptLike(Protocol):
-    """A prompt as token ids."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def workload(self) -> str: ...
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
 
 
 def record_trace(
@@ -148,8 +134,6 @@ def trace_of(
         ),
     )
     if grown:
-        from runtime.measure.replay import record_grown
-
         fields["grown"] = {}
         for name, policies in _by_drafter(grown, drafts).items():
             beside = None if path is None else Path(path).with_suffix(f".{name}.parquet")
@@ -184,18 +168,6 @@ def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> 
         asking = [policy for policy in grown if policy.drafter is not None]
         found.setdefault(name, []).extend(policy.asking(name) for policy in asking)
     return {name: policies for name, policies in found.items() if policies}
-
-
-def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
-    """(T, V) logits before each of the T output tokens, given the true prefix."""
-    tokens = np.concatenate([prompt, output[:-1]])
-    cache = model.new_cache(1, len(tokens) + 1)
-    start = len(prompt) - 1
-    if start:
-        prefill(model, cache, tokens[:start], 0)
-    chain = tokens[start:]
-    parents = np.arange(len(chain), dtype=np.int64)[None] - 1
-    return forward_trees(model, cache, chain[None], parents, np.array([len(chain)]))[0]
 
 
 def _outputs(

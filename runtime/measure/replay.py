@@ -17,10 +17,10 @@ from reader_theory.documents import GROWN_COLUMNS, Grown, GrownRecord, SourceMap
 from reader_theory.documents.arrays import Columns
 from reader_theory.errors import require
 from runtime.cache.rows import compact
-from runtime.drafters.joined import JoinedDrafter
+from runtime.drafters.grown import GrownDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import fit_offers, record_offers
-from runtime.measure.record import Progress, PromptLike
+from runtime.measure.prompts import Progress, PromptLike
 from runtime.models.base import LanguageModel
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
@@ -128,18 +128,19 @@ def _replay(
     asked: list[list[int]],
 ) -> None:
     """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
-    slots = max(len(p) + len(o) for p, o in pairs) + policy.levels * (policy.width + 1) + 64
+    slots = max(len(p) + len(o) for p, o in pairs) + policy.most_nodes + 64
     neural = NeuralDrafter(draft) if draft is not None and policy.drafter is not None else None
     if neural is not None:
         neural.open("draft", len(pairs), slots)
-    drafter, rows = JoinedDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    static = None if policy.asked is None else policy.tree
+    drafter, rows = GrownDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
     for number, row in enumerate(rows):
         if neural is not None:
             neural.join(number, row.text)
     while rows:
         lengths = [len(row.prompt) + row.at for row in rows]
         budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
-        grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, lengths=lengths)
+        grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, static, lengths)
         for number, row in enumerate(rows):
             asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.taken])
             emitted, nodes = row.step(grown, number)

@@ -19,8 +19,10 @@ from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
-from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of, teacher_forced
+from runtime.measure.prompts import Progress, PromptLike
+from runtime.measure.record import Drafts, drafts_of
 from runtime.models.base import LanguageModel
+from runtime.models.inputs import teacher_forced
 
 __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 
@@ -243,7 +245,7 @@ def _cell(
         workload=task.workload,
         batch=task.batch,
         context_tokens=task.context_tokens,
-        policy=task.policy.name,
+        policy=task.policy,
         repeats=len(runs),
         prompts=len(first.requests),
         output_tokens=sum(len(request.output) for request in first.requests),

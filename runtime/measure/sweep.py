@@ -9,7 +9,8 @@ from pathlib import Path
 from reader_theory.documents import Chain, Grown, Off, Plan, Policy, RunRecord, Static, Union
 from reader_theory.documents.policy import DRAFT
 from reader_theory.trees import TokenTree
-from runtime.measure.record import Drafts, Progress, PromptLike, drafts_of
+from runtime.measure.prompts import Progress, PromptLike
+from runtime.measure.record import Drafts, drafts_of
 from runtime.measure.run import Task, measure_cells, planned_tasks
 from runtime.models.base import LanguageModel
 

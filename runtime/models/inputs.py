@@ -13,7 +13,7 @@ from runtime.cache.rows import RowCache
 from runtime.kernels.tree_inputs import TreeInputs
 from runtime.models.base import LanguageModel, Output, hidden_value
 
-__all__ = ["forward_trees", "prefill", "run_trees"]
+__all__ = ["forward_trees", "prefill", "run_trees", "teacher_forced"]
 
 WHOLE = 64
 """Forwards of trees see a multiple of so many slots, so that one view of a mask lasts for some steps."""
@@ -99,6 +99,18 @@ def prefill(
 ) -> torch.Tensor:
     """Run `tokens` into `row` after what it holds, in chunks, and commit them; (V,) logits after the last."""
     return run_prompt(model, cache, tokens, row, chunk).logits[0, -1]
+
+
+def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
+    """(T, V) logits before each of the T output tokens, given the true prefix."""
+    tokens = np.concatenate([prompt, output[:-1]])
+    cache = model.new_cache(1, len(tokens) + 1)
+    start = len(prompt) - 1
+    if start:
+        prefill(model, cache, tokens[:start], 0)
+    chain = tokens[start:]
+    parents = np.arange(len(chain), dtype=np.int64)[None] - 1
+    return forward_trees(model, cache, chain[None], parents, np.array([len(chain)]))[0]
 
 
 def run_prompt(

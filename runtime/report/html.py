@@ -138,7 +138,7 @@ def _summary(part: Part) -> Iterator[dict[str, str]]:
         yield {
             "workload": cell.workload,
             "batch": str(cell.batch),
-            "policy": cell.policy,
+            "policy": cell.policy.name,
             "predicted_step": interval(found.tokens_per_step),
             "measured_step": number(cell.tokens_per_step),
             "predicted_rate": interval(found.tokens_per_s),
@@ -154,7 +154,7 @@ def _comparisons(validation: Validation) -> Iterator[dict[str, Any]]:
         yield {
             "workload": row.workload,
             "batch": row.batch,
-            "policy": row.policy,
+            "policy": row.policy.name,
             "quantity": label,
             "predicted": interval(row.predicted.scaled(factor)),
             "measured": number(row.measured * factor),

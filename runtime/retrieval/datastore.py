@@ -92,7 +92,7 @@ class Datastore:
         `tokenizer` is the fingerprint of the tokenizer that numbered them, as `fingerprint_of` gives it.
         """
         kept = [found for found in (as_tokens(document, "documents") for document in documents) if found.size]
-        text, vocabulary = _joined(kept)
+        text, vocabulary = _concatenated(kept)
         buffer = np.empty(datastore_bytes(text.size - len(kept), len(kept), vocabulary), np.uint8)
         order, rank = sort_contexts(text, vocabulary)
         kernel.build(text, order, rank, vocabulary, *_split(buffer, text.size, vocabulary))
@@ -217,7 +217,7 @@ class Datastore:
 _SEPARATOR = np.array([END_TOKEN], np.int32)
 
 
-def _joined(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], int]:
+def _concatenated(documents: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], int]:
     """Documents with END after each, and the vocabulary (largest token + 1)."""
     size = sum(document.size + 1 for document in documents)
     require(size < 2**31 - 64, "`documents` must hold less than 2^31 tokens", got=size, fix="Build several datastores.")

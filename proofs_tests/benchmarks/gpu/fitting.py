@@ -19,7 +19,7 @@ def features(row: Row, pair: Pair) -> tuple[float, float, float, float]:
     """Bytes and operations of the target's forward, levels drafted, and rows."""
     tokens = row["batch"] * row["width"]
     moved = pair.weight_bytes + pair.kv_bytes(int(row["batch"] * row["slots"]))
-    parameters = pair.weight_bytes / pair.target.embedding.element_size()
+    parameters = pair.weight_bytes / pair.target.embedding.weight.element_size()
     return moved, 2.0 * parameters * tokens, float(row["levels"]), float(row["batch"])
 
 

@@ -36,13 +36,13 @@ class Pair:
         model = self.plain
         total = sum(p.numel() * p.element_size() for p in model.parameters())  # pyright: ignore
         tied = bool(self.target.config.tie_word_embeddings)
-        table = self.target.embedding
+        table = self.target.embedding.weight
         return total if tied else total - table.numel() * table.element_size()
 
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of the target's keys and values."""
         target = self.target
-        each = 2 * len(target.layers) * target.kv_heads * target.head_dim * target.embedding.element_size()
+        each = 2 * len(target.layers) * target.kv_heads * target.head_dim * target.embedding.weight.element_size()
         return each * tokens
 
 

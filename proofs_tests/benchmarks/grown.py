@@ -1,11 +1,11 @@
-"""Joined drafting beside its two sources: tokens a step at equal nodes on the workloads of the house models.
+"""Grown trees beside its two sources: tokens a step at equal nodes on the workloads of the house models.
 
-    python -m proofs_tests.benchmarks.joined [--prompts 16] [--fit-prompts 24] [--new-tokens 96]
+    python -m proofs_tests.benchmarks.grown [--prompts 16] [--fit-prompts 24] [--new-tokens 96]
 
 The target answers prompts once, greedily and at temperature 1; each drafter is then replayed on these outputs, which
 is exact for rules that follow the target's own tokens. Maps are fitted on other prompts than the ones that are
 replayed. Nodes are the ones verified, the root not counted; a source is read off its own curve, linear between
-measured points, at the nodes that the joined tree used. Greedy text of small models repeats itself, which flatters
+measured points, at the nodes that the grown tree used. Greedy text of small models repeats itself, which flatters
 retrieval: temperature 1 has little of that.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -25,34 +24,24 @@ from optimizer.acceptance import RankAcceptance
 from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
-from reader_theory.documents import Grown, Trace
+from reader_theory.documents import Grown, Static, Trace
+from reader_theory.documents.policy import DRAFT
 from reader_theory.trees import TokenTree
-from runtime.cache.rows import compact
-from runtime.drafters.joined import JoinedDrafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import OffersFit, fit_offers, record_offers
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import trace_of
+from runtime.measure.replay import replay_grown
 from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.load import load_model, load_tokenizer
-from runtime.retrieval.index import RetrievalIndex
 
 BUDGETS = (2, 4, 8, 16, 32, 64)
-JOINED_AT = (4, 8, 16, 32)
+GROWN_AT = (4, 8, 16, 32)
 LEVELS, BATCH = 5, 8
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-@dataclass
-class Row:
-    """A request in replay."""
-
-    index: RetrievalIndex
-    output: list[int]
-    at: int = 1
 
 
 def answers(target: LanguageModel, prompts: Sequence[PromptTokens], temperature: float, tokens: int) -> list[Pair]:
@@ -81,40 +70,15 @@ def kept_of(tokens: list[int], parents: list[int], ahead: list[int]) -> list[int
     return emitted
 
 
-def replay(
-    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], static: TokenTree | None = None
-) -> dict[str, float]:
-    """Tokens, nodes and draft-side seconds a row and step; the first token comes from the prompt's forward."""
-    slots = max(len(p) + len(o) for p, o in pairs) + LEVELS * (policy.width + 1) + 64
-    steps = emitted = nodes = 0
-    spent = 0.0
-    for low in range(0, len(pairs), BATCH):
-        part = pairs[low : low + BATCH]
-        neural = None if draft is None else opened(draft, len(part), slots)
-        drafter, rows = JoinedDrafter(neural), []
-        for number, (prompt, output) in enumerate(part):
-            rows.append(Row(RetrievalIndex(np.append(prompt, output[0]).astype(np.int32)), output.tolist()))
-            if neural is not None:
-                neural.join(number, np.append(prompt, output[0]))
-        while rows:
-            began = perf_counter()
-            grown, _ = drafter.grow(policy, [row.index for row in rows], np.full(len(rows), policy.nodes), static)
-            spent += perf_counter() - began
-            for number, row in enumerate(rows):
-                tokens, parents = grown.down_to(number, 1 << 30)
-                kept = kept_of(tokens, parents, row.output[row.at :])
-                row.index.extend(np.array(kept, np.int32))
-                if neural is not None:
-                    neural.extend(number, kept)
-                steps, emitted, nodes = steps + 1, emitted + len(kept), nodes + len(tokens)
-                row.at += len(kept)
-            for move in compact(rows, lambda row: row.at >= len(row.output)):
-                if neural is not None:
-                    neural.move(*move)
+def replayed(draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair]) -> dict[str, float]:
+    """Tokens, nodes and seconds of the replay a row and step."""
+    began = perf_counter()
+    steps = replay_grown(draft, policy, pairs)
+    spent, count = perf_counter() - began, len(steps["emitted"])
     return {
-        "tokens_per_step": emitted / steps,
-        "nodes_per_step": nodes / steps,
-        "drafting_ms_per_row_step": spent / steps * 1e3,
+        "tokens_per_step": float(steps["emitted"].sum()) / count,
+        "nodes_per_step": float(steps["nodes"].sum()) / count,
+        "replay_ms_per_row_step": spent / count * 1e3,
     }
 
 
@@ -181,37 +145,39 @@ def one_workload(
         static = options.pop("static", None)
         rows = []
         for nodes in budgets:
-            policy = Grown(nodes=nodes, width=min(nodes, 12), levels=LEVELS, **options)
-            found = replay(model, policy, test, static[nodes] if static else None)
+            asked = {"asked": Static.of(static[nodes]), "candidates": trace.candidates} if static else {}
+            source = DRAFT if model is not None else None
+            policy = Grown(nodes=nodes, width=min(nodes, 12), levels=LEVELS, drafter=source, **asked, **options)
+            found = replayed(model, policy, test)
             rows.append({"budget": nodes, "price": policy.price, **found})
             print(
                 f"  {name:26s}{nodes:4d} nodes, price {policy.price:<5g} {found['tokens_per_step']:6.3f} tokens a step"
-                f" at {found['nodes_per_step']:5.1f} nodes, drafting {found['drafting_ms_per_row_step']:6.2f} ms",
+                f" at {found['nodes_per_step']:5.1f} nodes, replay {found['replay_ms_per_row_step']:6.2f} ms",
                 flush=True,
             )
         return rows
 
     curves = {
         "retrieval": grown("retrieval", None, BUDGETS, maps=fit.maps),
-        "draft, dynamic": grown("draft, dynamic", draft, BUDGETS, retrieval=False, maps=fit.maps),
+        "draft, dynamic": grown("draft, dynamic", draft, BUDGETS, retrieval=None, maps=fit.maps),
         "draft, static": neural_static(draft, trees, test),
-        "joined, dynamic": grown("joined, dynamic", draft, JOINED_AT, maps=fit.maps),
-        "joined, static": grown("joined, static", draft, JOINED_AT, maps=fit.maps, static=trees),
-        "joined, not calibrated": grown("joined, not calibrated", draft, JOINED_AT),
-        "joined, by price": [
-            row for p in (0.2, 0.1, 0.05) for row in grown("joined, by price", draft, (64,), maps=fit.maps, price=p)
+        "grown, dynamic": grown("grown, dynamic", draft, GROWN_AT, maps=fit.maps),
+        "grown, static": grown("grown, static", draft, GROWN_AT, maps=fit.maps, static=trees),
+        "grown, not calibrated": grown("grown, not calibrated", draft, GROWN_AT),
+        "grown, by price": [
+            row for p in (0.2, 0.1, 0.05) for row in grown("grown, by price", draft, (64,), maps=fit.maps, price=p)
         ],
     }
     beside = []
-    for row in curves["joined, dynamic"]:
+    for row in curves["grown, dynamic"]:
         sources = {
             name: at_nodes(curves[name], row["nodes_per_step"])
             for name in ("retrieval", "draft, dynamic", "draft, static")
         }
         better = max(sources, key=lambda name: sources[name])
         ratio = row["tokens_per_step"] / sources[better]
-        beside.append({"nodes": row["nodes_per_step"], "joined": row["tokens_per_step"], **sources, "ratio": ratio})
-        print(f"  at {row['nodes_per_step']:5.1f} nodes: joined {row['tokens_per_step']:.3f}, {better} "
+        beside.append({"nodes": row["nodes_per_step"], "grown": row["tokens_per_step"], **sources, "ratio": ratio})
+        print(f"  at {row['nodes_per_step']:5.1f} nodes: grown {row['tokens_per_step']:.3f}, {better} "
               f"{sources[better]:.3f}, ratio {ratio:.3f}", flush=True)  # fmt: skip
     calibration = errors(fit, record_offers(draft, test), trace, workload)
     print("  calibration error " + ", ".join(f"{k} {v['raw']:.4f} -> {v.get('mapped', float('nan')):.4f}"
@@ -226,7 +192,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--workloads", nargs="*")
     parser.add_argument("--temperatures", nargs="*", type=float, default=[0.0, 1.0])
-    parser.add_argument("--name", default="joined")
+    parser.add_argument("--name", default="grown")
     options = parser.parse_args()
     torch.set_num_threads(1)
     target, draft = load_model(house_folder("target")), load_model(house_folder("draft"))

@@ -1,4 +1,4 @@
-"""The README's two tables of theory: cost and load against others' measurements, planners against their peers."""
+"""Two tables of theory: cost and load against others' measurements, planners against their peers."""
 
 from __future__ import annotations
 

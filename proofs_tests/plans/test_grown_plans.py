@@ -1,4 +1,4 @@
-"""Joined policies are recorded as the engine runs them, with maps of other prompts, and planned by what they did."""
+"""Grown policies are recorded as the engine runs them, with maps of other prompts, and planned by what they did."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_step_costs_its_forwards_its_growth_and_its_widest_row(recorded: Trace
         assert sum(drafted) == pytest.approx(sum(widest), rel=0.02), "200 rows: some row has the most"
 
 
-def with_joined(made: Trace, emitted: int, policy: Grown) -> Trace:
+def with_grown(made: Trace, emitted: int, policy: Grown) -> Trace:
     """A trace with a record of one policy that emits so many tokens a step, from 8 nodes and one forward of 3."""
     rows: list[tuple[int, int, int]] = []
     for number, prompt in enumerate(made.prompts):
@@ -186,12 +186,12 @@ def with_joined(made: Trace, emitted: int, policy: Grown) -> Trace:
 
 
 @pytest.mark.parametrize(("emitted", "chosen"), [(6, True), (1, False)])
-def test_the_planner_takes_a_joined_policy_where_it_wins(tmp_path: Path, emitted: int, chosen: bool) -> None:
-    made = with_joined(trace(tmp_path / "trace.json"), emitted, Grown(nodes=8))
+def test_the_planner_takes_a_grown_policy_where_it_wins(tmp_path: Path, emitted: int, chosen: bool) -> None:
+    made = with_grown(trace(tmp_path / "trace.json"), emitted, Grown(nodes=8))
     found = make_plan(fit(made), priced(), made, batches=(1, 4), max_nodes=8, resamples=100).entries
     for each in found:
         assert (each.policy.kind == "grown") == chosen
-        assert "joined 8 (price 0, draft 0x8)" in {candidate.policy.name for candidate in each.candidates}
+        assert "grown tree 8 (price 0, draft 0x8)" in {candidate.policy.name for candidate in each.candidates}
         assert "off" in {candidate.policy.name for candidate in each.candidates}
         if each.policy.kind == "grown":
             assert each.policy.maps == made.grown["draft"].maps[made.workloads[0]]
@@ -202,7 +202,7 @@ def test_the_planner_takes_a_joined_policy_where_it_wins(tmp_path: Path, emitted
 
 
 def test_a_cost_that_does_not_price_growth_is_refused(tmp_path: Path) -> None:
-    made = with_joined(trace(tmp_path / "trace.json"), 3, Grown(nodes=8))
+    made = with_grown(trace(tmp_path / "trace.json"), 3, Grown(nodes=8))
     with pytest.raises(InvalidInputError, match=r"growing a tree.*Calibrate again"):
         make_plan(fit(made), cost(), made, batches=(1,), resamples=100)
 
@@ -210,23 +210,23 @@ def test_a_cost_that_does_not_price_growth_is_refused(tmp_path: Path) -> None:
 def test_a_policy_with_a_draft_is_left_out_where_the_cost_has_none(tmp_path: Path) -> None:
     alone = priced(drafters={"retrieval": cost().drafters["retrieval"]})
     for policy, there in ((Grown(nodes=8), False), (Grown(nodes=8, drafter=None), True)):
-        made = with_joined(trace(tmp_path / "trace.json"), 6, policy)
+        made = with_grown(trace(tmp_path / "trace.json"), 6, policy)
         (found,) = make_plan(fit(made), alone, made, batches=(1,), resamples=100).entries
         assert (found.policy.kind == "grown") == there
 
 
-JOINED = Grown(nodes=8, levels=2)
+GROWN = Grown(nodes=8, levels=2)
 
 
 @pytest.mark.parametrize("export", [export_vllm, export_sglang, export_tensorrt_llm])
-def test_other_engines_refuse_a_joined_policy_and_name_the_nearest(export: Any) -> None:
-    planned = plan(entry(1, JOINED))
-    with pytest.raises(UnsupportedByEngineError, match=r"joined 8.*nearest that it runs: .*chain 3"):
+def test_other_engines_refuse_a_grown_policy_and_name_the_nearest(export: Any) -> None:
+    planned = plan(entry(1, GROWN))
+    with pytest.raises(UnsupportedByEngineError, match=r"grown tree 8.*nearest that it runs: .*chain 3"):
         export(planned, "chat")
     assert export(planned, "chat", nearest=True), "the chain that was weighed"
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "medusa", "growmap"])
-def test_no_engine_takes_a_joined_policy_for_the_tree_it_does_not_have(engine: str) -> None:
-    (choice,) = nearest(plan(entry(1, JOINED)), engine, "chat")
+def test_no_engine_takes_a_grown_policy_for_the_tree_it_does_not_have(engine: str) -> None:
+    (choice,) = nearest(plan(entry(1, GROWN)), engine, "chat")
     assert not choice.exact and choice.policy.kind != "grown"

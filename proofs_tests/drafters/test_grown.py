@@ -1,4 +1,4 @@
-"""Joined trees are trees within budget and price, depend on the prefix only, and leave the output as it is.
+"""Grown trees are trees within budget and price, depend on the prefix only, and leave the output as it is.
 
 At a node where retrieval's weights are W and the draft's law is q, a token's score is
 ``(t w + e q) / (e + t sum w)`` with w = W / (escape + sum W), e = 1 - sum w and the policy's trust t; a monotone map
@@ -20,7 +20,7 @@ from proofs_tests.engine.test_engine_law import DRAFT, GRID, LENGTH, PROMPTS, TA
 from reader_theory.documents import Grown, Policy, SourceMap, Static
 from reader_theory.errors import DocumentError, InvalidInputError
 from reader_theory.trees import TokenTree
-from runtime.drafters.joined import JoinedDrafter
+from runtime.drafters.grown import GrownDrafter
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.engine import Engine
@@ -52,7 +52,7 @@ def drafted(text: list[int], policy: Grown, budget: int = 512, static: TokenTree
     neural = opened(1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))
-    return JoinedDrafter(neural).grow(policy, [index], np.array([budget]), static)[0]
+    return GrownDrafter(neural).grow(policy, [index], np.array([budget]), static)[0]
 
 
 def rows(grown: GrownBatch, row: int = 0) -> list[tuple[int, int, float]]:
@@ -79,7 +79,7 @@ def test_scores_at_a_node_are_the_blend_of_both_sources(text: list[int], law: li
 
 @given(text=TEXTS, budget=st.integers(1, 40), price=st.floats(0, 0.3), levels=st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
-def test_every_joined_draft_is_a_tree_within_budget_and_price(
+def test_every_grown_draft_is_a_tree_within_budget_and_price(
     text: list[int], budget: int, price: float, levels: int
 ) -> None:
     grown = drafted(text, Grown(nodes=24, price=price, levels=levels, width=3, candidates=3), budget)
@@ -91,10 +91,10 @@ def test_every_joined_draft_is_a_tree_within_budget_and_price(
         assert node == 0 or chance <= nodes[node - 1][2]
 
 
-def test_without_a_draft_the_joined_tree_is_the_retrieved_tree() -> None:
+def test_without_a_draft_the_grown_tree_is_the_retrieved_tree() -> None:
     text = RNG.integers(0, 5, 200)
     index = RetrievalIndex(text)
-    grown, asked = JoinedDrafter(None).grow(Grown(nodes=32), [index], np.array([32]))
+    grown, asked = GrownDrafter(None).grow(Grown(nodes=32), [index], np.array([32]))
     tree = index.tree(32)
     assert not asked
     assert [row[:2] for row in rows(grown)] == list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
@@ -111,12 +111,12 @@ def test_without_retrieval_the_tree_holds_the_likeliest_paths_of_the_draft() -> 
 
 def test_retrieval_is_queried_at_the_drafts_nodes_and_the_draft_at_retrievals() -> None:
     text = [3, 1, 2, 3, 0, 0, 3]
-    joined = drafted(text, Grown(nodes=60, levels=3, width=8, candidates=4))
+    grown = drafted(text, Grown(nodes=60, levels=3, width=8, candidates=4))
     by_path: dict[tuple[int, ...], int] = {}
     paths: list[tuple[int, ...]] = []
-    for node, (token, parent, _) in enumerate(rows(joined)):
+    for node, (token, parent, _) in enumerate(rows(grown)):
         paths.append(((*paths[parent], token)) if parent >= 0 else (token,))
-        by_path[paths[-1]] = int(joined.sources[0, node])
+        by_path[paths[-1]] = int(grown.sources[0, node])
     assert by_path[(1, 2)] & 1, "1 was offered by both; 2 follows 3 1 in the text"
     assert by_path[(2, 3)] & 1, "2 never followed 3: the draft's node, and retrieval finds what followed 2"
     assert by_path[(1, 0)] == 2, "0 never followed 1: the draft's, below a node that retrieval offered"
@@ -128,7 +128,7 @@ def test_a_draft_depends_on_the_prefix_only() -> None:
     neural, index = opened(2, 256), RetrievalIndex(np.array(text[:10], np.int32))
     neural.join(0, np.array(text[:10], dtype=np.int64))
     neural.join(1, np.array([1, 2, 3], dtype=np.int64))
-    other, drafter = RetrievalIndex([1, 2, 3]), JoinedDrafter(neural)
+    other, drafter = RetrievalIndex([1, 2, 3]), GrownDrafter(neural)
     for low in range(10, 60, 5):
         drafter.grow(policy, [index, other], np.array([20, 20]))
         neural.extend(0, text[low : low + 5])
@@ -190,7 +190,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_joined_output_has_the_target_law_exactly(name: str) -> None:
+def test_grown_output_has_the_target_law_exactly(name: str) -> None:
     store = Datastore.build([[1, 2, 3, 0, 1], [2, 1, 1, 2]])
     engine = Engine(
         TableModel(TARGET), TableModel(DRAFT), policy=POLICIES[name], max_batch=3, max_context=48, datastore=store
@@ -210,7 +210,7 @@ def test_joined_output_has_the_target_law_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_joined_output_equals_plain_greedy_on_house_prompts(name: str) -> None:
+def test_grown_output_equals_plain_greedy_on_house_prompts(name: str) -> None:
     target, draft, prompts = house()
     params = SamplingParams(max_new_tokens=40)
     plain = Engine(target, max_batch=3, max_context=900).generate(prompts, params)
@@ -222,9 +222,9 @@ def test_joined_output_equals_plain_greedy_on_house_prompts(name: str) -> None:
 
 @pytest.mark.parametrize(("retrieval", "draft", "sources"), [(True, True, 3), (False, True, 1), (True, False, 1)])
 def test_counters_tell_who_offered_each_node(retrieval: bool, draft: bool, sources: int) -> None:
-    joined = Grown(nodes=10, levels=2, width=3, candidates=3, retrieval="retrieval" if retrieval else None)
+    grown = Grown(nodes=10, levels=2, width=3, candidates=3, retrieval="retrieval" if retrieval else None)
     text = np.array([0, 1, 2, 3, 0, 1, 2, 0, 1])
-    engine = Engine(TableModel(TARGET), TableModel(DRAFT) if draft else None, policy=joined, max_context=64)
+    engine = Engine(TableModel(TARGET), TableModel(DRAFT) if draft else None, policy=grown, max_context=64)
     sizes = (12, 3, 4)  # short ones: nodes that could never be emitted are left out
     done = engine.generate([text] * 3, [SamplingParams(max_new_tokens=size) for size in sizes])
     counted = engine.counters

@@ -1,6 +1,6 @@
-"""Joined drafting inside the engine: measured tokens a second beside each source alone, both side by side, and off.
+"""Grown trees inside the engine: measured tokens a second beside each source alone, both side by side, and off.
 
-    python -m proofs_tests.benchmarks.joined_rates [--target house] [--temperatures 0 1] [--batches 1 4] [--scratch DIR]
+    python -m proofs_tests.benchmarks.grown_rates [--target house] [--temperatures 0 1] [--batches 1 4] [--scratch DIR]
 
 House target in float32, or its inflation in bfloat16: the same function, so the same trace. Policies of every kind are
 ranked by what a plan predicts from the fit prompts; the first `FINALISTS` of each kind run on test prompts, in turn, in
@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of calibration")
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.0, 1.0])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4], help="none: record and calibrate only")
-    parser.add_argument("--scratch", type=Path, default=Path("out/joined_rates"))
-    parser.add_argument("--name", default="joined_rates")
+    parser.add_argument("--scratch", type=Path, default=Path("out/grown_rates"))
+    parser.add_argument("--name", default="grown_rates")
     args = parser.parse_args()
     torch.set_num_threads(1)
     models, dtype = (load_model(house_folder("target")), load_model(house_folder("draft"))), "float32"

@@ -1,4 +1,4 @@
-"""Joined drafter: a neural draft and retrieval grow one tree, on one scale of probability, down to one price.
+"""Grown drafter: a neural draft and retrieval grow one tree, on one scale of probability, down to one price.
 
 Prefer it where texts both repeat themselves and go on in new ways. Every node asks retrieval anew; the likeliest
 nodes ask the draft, a level a forward, whoever offered them. Equal tokens are one node, whose score is retrieval's
@@ -26,7 +26,7 @@ from runtime.drafters.retrieval import RetrievalDrafter
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
-__all__ = ["JoinedDrafter"]
+__all__ = ["GrownDrafter"]
 
 _NOTHING = RetrievalIndex([])
 
@@ -37,7 +37,7 @@ Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-class JoinedDrafter(Drafter):
+class GrownDrafter(Drafter):
     """Grows a tree for each row of a batch from two drafters, each of which keeps its own rows.
 
     Parameters
@@ -53,7 +53,7 @@ class JoinedDrafter(Drafter):
         Tokens of each row in each forward of the draft that the last step took; 0 where a row only took part.
     """
 
-    name = "joined"
+    name = "grown"
 
     def __init__(self, neural: NeuralDrafter | None, retrieval: RetrievalDrafter | None = None) -> None:
         self.neural, self.retrieval = neural, retrieval
@@ -212,7 +212,7 @@ class JoinedDrafter(Drafter):
         written += counts
 
 
-DRAFTERS.register(JoinedDrafter)
+DRAFTERS.register(GrownDrafter)
 
 
 def _laws(policy: Grown, static: TokenTree | None) -> int:
