@@ -236,7 +236,7 @@ class RowCache(Cache):
         """Put row `source` in the place of row `target`."""
         length = int(self.lengths[source])
         for layer in self.stores:
-            if layer.is_initialized:
+            if layer.is_initialized and length:
                 assert layer.keys is not None and layer.values is not None
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
                 layer.values[target, :, :length] = layer.values[source, :, :length]
