@@ -7,6 +7,7 @@ is a scan of a (D + 1, N + 1) table; memory cuts the sizes of each cell. Exact w
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +48,7 @@ def solve(problem: ScheduleProblem) -> Schedule:
     violations, bound = certify_schedule(answer)
     if violations:
         raise UncertifiedError(f"{answer.solver}: " + "; ".join(violations[:5]))
-    upper = np.maximum(bound, value)
-    seconds = time.perf_counter() - began
-    return Schedule(problem, nodes, depth, taken, step_s, value, off, upper, price, tables[0].solver, trees, seconds)
+    return replace(answer, upper_bound=np.maximum(bound, value), seconds=time.perf_counter() - began)
 
 
 def _table(problem: ScheduleProblem, which: int) -> TokensTable:

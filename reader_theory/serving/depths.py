@@ -49,16 +49,6 @@ class Schedule(Frozen):
         below = [c for c in row if c.batch <= batch]
         return below[-1] if below else row[0]
 
-    @property
-    def latency_optimal_depth(self) -> int:
-        """Depth at the smallest batch and context."""
-        return min(self.choices, key=lambda c: (c.batch, c.context)).depth
-
-    @property
-    def load_optimal_depth(self) -> int:
-        """Depth at the largest batch and context."""
-        return max(self.choices, key=lambda c: (c.batch, c.context)).depth
-
 
 def best_schedule(
     step_s: Callable[[float, float, int], float],
