@@ -10,7 +10,7 @@ from importlib import import_module
 from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import UncertifiedError, certify
 from optimizer.cost import LevelCost, TabulatedCost
-from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
+from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem, ranks_are_free
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solution import Solution
 from reader_theory.errors import require
@@ -43,8 +43,7 @@ def choose(problem: Problem) -> str:
         return "memory"
     if isinstance(problem, RobustProblem):
         return "robust"
-    falling = not isinstance(problem.acceptance, RankAcceptance) or problem.acceptance.is_monotone
-    free = problem.rule == "any" or falling
+    free = ranks_are_free(problem.acceptance, problem.rule)
     if isinstance(problem.cost, LevelCost):
         return "levels" if isinstance(problem.acceptance, RankAcceptance) and free else "relaxation"
     return "best_first" if free else "dynamic"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.certificates import UncertifiedError, certify_schedule
+from optimizer.problem import ranks_are_free
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solvers import best_first, dynamic
 from optimizer.solvers.ratio import water_level
@@ -52,10 +53,9 @@ def solve(problem: ScheduleProblem) -> Schedule:
 
 
 def _table(problem: ScheduleProblem, which: int) -> TokensTable:
-    acceptance = problem.acceptance[which]
-    if problem.rule == "any" or all(a.is_monotone for a in problem.acceptance):
-        return best_first.tokens_table(acceptance, problem.nodes, problem.depth)
-    return dynamic.tokens_table(acceptance, problem.nodes, problem.depth)
+    free = all(ranks_are_free(acceptance, problem.rule) for acceptance in problem.acceptance)
+    solver = best_first if free else dynamic
+    return solver.tokens_table(problem.acceptance[which], problem.nodes, problem.depth)
 
 
 def _one_batch(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.cost import LevelCost
-from optimizer.problem import TreeProblem
+from optimizer.problem import TreeProblem, ranks_are_free
 from optimizer.solution import Solution
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
@@ -127,7 +127,7 @@ def solve(problem: TreeProblem) -> Solution:
         With a `LevelCost` and a `RankAcceptance` under rule "any", or whose ranks never rise.
     """
     acceptance, cost = problem.acceptance, problem.cost
-    free = problem.rule == "any" or (isinstance(acceptance, RankAcceptance) and acceptance.is_monotone)
+    free = ranks_are_free(acceptance, problem.rule)
     if not (isinstance(acceptance, RankAcceptance) and isinstance(cost, LevelCost) and free):
         raise InvalidInputError(
             '`problem` must pair a LevelCost with a RankAcceptance under rule "any" or with falling ranks',
