@@ -58,7 +58,7 @@ class Engine:
     draft : LanguageModel, optional
         Short for a `NeuralDrafter` named ``"draft"``.
     drafters : dict from name to Drafter, optional
-        Whom policies may name, beside ``"retrieval"``, which is there unless one of that name is given. They serve
+        Whom policies may name, beside ``"retrieval"`` and, with one, ``"datastore"``, unless one of that name is given. They serve
         this engine only.
     policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
@@ -72,8 +72,10 @@ class Engine:
     monitor : Monitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for grown policies, of the target's tokenizer and within its vocabulary; what the engine itself
-        puts out joins only by `Datastore.add`.
+        Past outputs, of the target's tokenizer and within its vocabulary: policies name them ``"datastore"``.
+    learn : bool
+        Finished outputs join the datastore, each its tenant's own (`add`); rows of several tenants share the batch, and
+        never each other's outputs. There is an empty datastore when none is given.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     backend : str or callable
@@ -100,12 +102,14 @@ class Engine:
         kv_bytes: int | None = None,
         monitor: Monitor | None = None,
         datastore: Datastore | None = None,
+        learn: bool = False,
         tokenizer: Any = None,
         backend: BackendChoice = "eager",
     ) -> None:
         self.target, self.tokenizer, self.monitor = target, tokenizer, monitor
         self.max_context = max_context or min(target.max_positions, 2048)
-        self.drafters = _named(draft, drafters, datastore)
+        datastore = Datastore.build([]) if learn and datastore is None else datastore
+        self.drafters = _named(draft, drafters, datastore, learn)
         _check_vocabularies(target, self.drafters)
         if datastore is not None:
             datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
@@ -194,6 +198,7 @@ class Engine:
         number: int | None = None,
         uniforms: NDArray[np.float64] | None = None,
         streams: Streams | None = None,
+        tenant: str = "",
     ) -> Request:
         """Queue a request. One that cannot be served ends at once with its error; the others go on.
 
@@ -209,12 +214,15 @@ class Engine:
         streams : callable (stream, step, count) -> (count,) in [0, 1), optional
             Numbers of rules that draw drafts or couple them; steps count from 1, and the coupling stream counts output
             positions from 0. Drawn from the request's seed when left out.
+        tenant : str
+            Whose outputs it may draft from, and whose it joins, where the engine learns.
         """
         params, number = params or SamplingParams(), self._numbers if number is None else number
         self._numbers += 1
         request = Request.of(
             prompt, params, number, id=id, uniforms=uniforms, streams=streams, tokenizer=self.tokenizer
         )
+        request.tenant = tenant
         request.finish = request.refusal(self.target.vocabulary, self.max_context)
         if request.finish is None and not self.scheduler.fits([request]):
             request.finish = self.scheduler.too_large(request)
@@ -360,6 +368,7 @@ class Engine:
         logits = prefill(self.target, self.cache, request.prompt, row)
         first = request.emit([first_token(request, logits)])
         for drafter in self.drafters.values():
+            drafter.serve(request.tenant)
             drafter.join(row, request.prompt)
         self.scheduler.join(request)
         for drafter in self.drafters.values():
@@ -386,6 +395,9 @@ class Engine:
             self.cache.move_row(source, target)
             for drafter in self.drafters.values():
                 drafter.move(source, target)
+        for request in done:
+            for drafter in self.drafters.values() if request.finish in ("length", "stop") else ():
+                drafter.learn(request.tenant, request.output)
         for request in done if self.monitor is not None else ():
             assert self.monitor is not None
             found = self.monitor.note(request)
@@ -394,7 +406,7 @@ class Engine:
 
 
 def _named(
-    draft: LanguageModel | None, drafters: Mapping[str, Drafter] | None, datastore: Datastore | None
+    draft: LanguageModel | None, drafters: Mapping[str, Drafter] | None, datastore: Datastore | None, learn: bool
 ) -> dict[str, Drafter]:
     """All drafters of an engine, by name."""
     given = dict(drafters or {})
@@ -407,7 +419,9 @@ def _named(
     if draft is not None:
         given["draft"] = NeuralDrafter(draft)
     if "retrieval" not in given:
-        given["retrieval"] = RetrievalDrafter(datastore)
+        given["retrieval"] = RetrievalDrafter()
+    if datastore is not None and "datastore" not in given:
+        given["datastore"] = RetrievalDrafter(datastore, learn=learn)
     return given
 
 

@@ -71,6 +71,7 @@ class Request:
     steps: int = 0
     accepted: int = 0
     finish: str | None = None
+    tenant: str = ""
 
     @property
     def done(self) -> bool:
