@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "CostFile", "DatastoreFile", "Draft", "Dtype", "FitFile", "Limit",
-    "Output", "PlanFile", "Prompts", "RecordFile", "Seed", "Split", "Target", "Temperature", "TraceFile",
-    "ValidationFile", "Workloads",
+    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "CostFile", "DatastoreFile", "Draft", "Dtype",
+    "FitFile", "Limit", "Output", "PlanFile", "Prompts", "RecordFile", "Seed", "Split", "Target", "Temperature",
+    "TraceFile", "ValidationFile", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"

@@ -131,8 +131,8 @@ def _check(
     stray += ["--datastore"] if datastore is not None and (rate is not None or grid is not None) else []
     if stray:
         raise InvalidInputError(
-            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and `--context`; "
-            "`--datastore` with neither",
+            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and "
+            "`--context`; `--datastore` with neither",
             got=", ".join(stray),
             fix="Leave it out, or give the other.",
         )

@@ -122,9 +122,11 @@ class Drafter(ABC):
 
     def serve(self, tenant: str) -> None:
         """The request that joins next is of this tenant; of no matter to most."""
+        return None
 
     def learn(self, tenant: str, output: list[int]) -> None:
         """A request of this tenant has come to its end with this output; of no matter to most."""
+        return None
 
     @abstractmethod
     def join(self, row: int, tokens: Ints, hidden: Any = None) -> None:

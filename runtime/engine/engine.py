@@ -58,8 +58,8 @@ class Engine:
     draft : LanguageModel, optional
         Short for a `NeuralDrafter` named ``"draft"``.
     drafters : dict from name to Drafter, optional
-        Whom policies may name, beside ``"retrieval"`` and, with one, ``"datastore"``, unless one of that name is given. They serve
-        this engine only.
+        Whom policies may name, beside ``"retrieval"`` and, where there is one, ``"datastore"``, unless one of that name
+        is given. They serve this engine only.
     policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
     max_batch : int

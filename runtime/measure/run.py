@@ -155,9 +155,7 @@ def measure_cells(
     require(
         datastore is not None or not needing,
         "a policy that looks up a datastore must be run with one",
-        got=f"none, for {needing[0].policy.name!r} ({needing[0].workload}, batch {needing[0].batch})"
-        if needing
-        else "",
+        got=f"none, for {', '.join(sorted({task.policy.name for task in needing}))}",
         fix=f"Pass --datastore {names[1].get(DATASTORE) or 'FILE'}, or plan again without --datastore.",
     )
     runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
