@@ -13,7 +13,7 @@ from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
 from optimizer.cost import LevelCost
 from optimizer.problem import Rule
 
-__all__ = ["exact_first_rank_tokens", "most_tokens", "most_weighted_tokens", "rate_bound_by_levels"]
+__all__ = ["exact_first_rank_tokens", "most_mean_tokens", "most_tokens", "most_weighted_tokens", "rate_bound_by_levels"]
 
 Floats = NDArray[np.float64]
 
@@ -33,14 +33,20 @@ def most_tokens(
     if nodes == 0:
         return np.ones((depth + 1, 1)), True
     if isinstance(acceptance, ForestAcceptance):
-        path, depths = acceptance.path_probability[1:], acceptance.tree.depths[1:]
-        rows = [np.sort(path[depths <= d])[::-1] for d in range(depth + 1)]
-        bound, sizes = np.stack([_prefix(row, nodes) for row in rows]), [len(row) for row in rows]
-        return _where_there_is_a_tree(bound, sizes), True
+        return most_mean_tokens((acceptance,), nodes, depth), True
     if rule == "any" or acceptance.is_monotone:
         return most_weighted_tokens((acceptance,), np.ones(1), nodes, depth), True
     sizes = _full_tree_sizes(acceptance.conditionals.shape[1], depth, nodes)
     return _where_there_is_a_tree(_dual_envelopes(acceptance, nodes, depth, every_depth), sizes), False
+
+
+def most_mean_tokens(requests: tuple[ForestAcceptance, ...], nodes: int, depth: int) -> Floats:
+    """(depth + 1, nodes + 1) float64: most mean tokens a request of a batch, by nodes of all; -inf beyond those."""
+    path = np.concatenate([request.path_probability[1:] for request in requests])
+    levels = np.concatenate([request.tree.depths[1:] for request in requests])
+    rows = [np.sort(path[levels <= d])[::-1] for d in range(depth + 1)]
+    bound = 1.0 + (np.stack([_prefix(row, nodes) for row in rows]) - 1.0) / len(requests)
+    return _where_there_is_a_tree(bound, [len(row) for row in rows])
 
 
 def _full_tree_sizes(ranks: int, depth: int, nodes: int) -> list[int]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
-from optimizer.bounds import exact_first_rank_tokens, most_tokens, most_weighted_tokens, rate_bound_by_levels
+from optimizer.bounds import (
+    exact_first_rank_tokens,
+    most_mean_tokens,
+    most_tokens,
+    most_weighted_tokens,
+    rate_bound_by_levels,
+)  # fmt: skip
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
 from optimizer.schedule import Schedule
@@ -211,24 +219,9 @@ def _certify_batch(problem: BatchProblem, solution: Solution) -> Certificate:
         found += _limit_faults(problem, mean, step_s) + _claims(solution, mean, step_s, value)
     bound = 0.0
     if problem.nodes_limit >= 0:
-        bound = problem.batch * _best_rate(problem, _batch_tokens(problem), problem.cost)
+        tokens = most_mean_tokens(problem.requests, problem.nodes_limit, problem.depth_limit)
+        bound = problem.batch * _best_rate(problem, tokens, problem.cost)
     return _verdict(solution, found, value, bound, plain)
-
-
-def _batch_tokens(problem: BatchProblem) -> Floats:
-    """(D + 1, N + 1) most mean tokens a request of the whole batch."""
-    path = np.concatenate([request.path_probability[1:] for request in problem.requests])
-    levels = np.concatenate([request.tree.depths[1:] for request in problem.requests])
-    rows = [
-        1.0 + (_prefix_sums(path[levels <= d], problem.nodes_limit)) / problem.batch
-        for d in range(problem.depth_limit + 1)
-    ]
-    return np.stack(rows)
-
-
-def _prefix_sums(values: Floats, nodes: int) -> Floats:
-    falling = np.sort(values)[::-1][:nodes]
-    return np.concatenate([[0.0], np.cumsum(falling), np.full(nodes - len(falling), -np.inf)])
 
 
 def _side_faults(problem: BatchProblem, solution: Solution, tokens: list[float]) -> list[str]:
@@ -308,39 +301,29 @@ def certify_schedule(schedule: Schedule) -> tuple[list[str], Floats]:
     ]
     tokens = {key: _tokens(laws[key[0]], tree) for key, tree in schedule.trees.items()}
     found = [f"tree {key}: {fault}" for key, (_, faults) in tokens.items() for fault in faults]
-    found += [
-        f"tree {key}: ranks are not 0..b-1"
-        for key, t in schedule.trees.items()
-        if problem.rule == "first" and not _first_ranks(t)
-    ]
-    found += [
-        f"tree {key} is {t.nodes} x {t.depth}"
-        for key, t in schedule.trees.items()
-        if t.nodes != key[2] or t.depth > key[1]
-    ]
+    for key, tree in schedule.trees.items():
+        if problem.rule == "first" and not _first_ranks(tree):
+            found.append(f"tree {key}: ranks are not 0..b-1")
+        if tree.nodes != key[2] or tree.depth > key[1]:
+            found.append(f"tree {key} is {tree.nodes} x {tree.depth}")
+    room = problem.most_nodes()
     bound = np.zeros(schedule.nodes.shape)
-    for b, batch in enumerate(problem.batches):
-        for c, context in enumerate(problem.contexts):
-            which = c if len(laws) > 1 else 0
-            size = (
-                problem.nodes
-                if problem.memory is None
-                else min(problem.nodes, problem.memory.most_nodes(batch, context))
-            )
-            seconds = problem.verify_s[b, c, : size + 1] + problem.draft_s[b, c][:, None]
-            row, attained = most[which]
-            row = row[:, : size + 1]
-            allowed = problem.objective.allows(row, seconds) & np.isfinite(row)
-            bound[b, c] = batch * float(np.max(row / seconds, where=allowed, initial=0.0)) if size >= 0 else 0.0
-            n, d = int(schedule.nodes[b, c]), int(schedule.depth[b, c])
-            value = 0.0
-            if n >= 0:
-                step_s = float(problem.verify_s[b, c, n] + problem.draft_s[b, c, d])
-                value = batch * tokens[which, d, n][0] / step_s
-                if n > size:
-                    found.append(f"cell {b}, {c}: {n} nodes where {size} fit")
-            if abs(value - schedule.value[b, c]) > TOLERANCE * max(value, 1e-300):
-                found.append(f"cell {b}, {c}: the value is said to be {schedule.value[b, c]:.9g} and is {value:.9g}")
-            if attained and value * (1 + TOLERANCE) < bound[b, c]:
-                found.append(f"cell {b}, {c}: better answers exist, {bound[b, c]:.9g} against {value:.9g}")
+    for b, c in product(range(len(problem.batches)), range(len(problem.contexts))):
+        batch, which, size = problem.batches[b], c if len(laws) > 1 else 0, int(room[b, c])
+        seconds = problem.verify_s[b, c, : size + 1] + problem.draft_s[b, c][:, None]
+        row, attained = most[which]
+        row = row[:, : size + 1]
+        allowed = problem.objective.allows(row, seconds) & np.isfinite(row)
+        bound[b, c] = batch * float(np.max(row / seconds, where=allowed, initial=0.0)) if size >= 0 else 0.0
+        n, d = int(schedule.nodes[b, c]), int(schedule.depth[b, c])
+        value = 0.0
+        if n >= 0:
+            step_s = float(problem.verify_s[b, c, n] + problem.draft_s[b, c, d])
+            value = batch * tokens[which, d, n][0] / step_s
+            if n > size:
+                found.append(f"cell {b}, {c}: {n} nodes where {size} fit")
+        if abs(value - schedule.value[b, c]) > TOLERANCE * max(value, 1e-300):
+            found.append(f"cell {b}, {c}: the value is said to be {schedule.value[b, c]:.9g} and is {value:.9g}")
+        if attained and value * (1 + TOLERANCE) < bound[b, c]:
+            found.append(f"cell {b}, {c}: better answers exist, {bound[b, c]:.9g} against {value:.9g}")
     return found, bound

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import UncertifiedError, certify
 from optimizer.cost import LevelCost, TabulatedCost
-from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
+from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem, ranks_are_free
 from optimizer.schedule import Schedule, ScheduleProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -42,8 +43,7 @@ def choose(problem: Problem) -> str:
         return "memory"
     if isinstance(problem, RobustProblem):
         return "robust"
-    falling = not isinstance(problem.acceptance, RankAcceptance) or problem.acceptance.is_monotone
-    free = problem.rule == "any" or falling
+    free = ranks_are_free(problem.acceptance, problem.rule)
     if isinstance(problem.cost, LevelCost):
         return "levels" if isinstance(problem.acceptance, RankAcceptance) and free else "relaxation"
     return "best_first" if free else "dynamic"
@@ -53,19 +53,7 @@ def _run(name: str, problem: Problem) -> Solution:
     """Run a named solver; each loads on first use."""
     if name in ("best_first", "dynamic") and isinstance(problem, TreeProblem):
         return _scan(name, problem)
-    if name == "exhaustive":
-        from optimizer.solvers import exhaustive as module
-    elif name == "levels":
-        from optimizer.solvers import levels as module
-    elif name == "allocation":
-        from optimizer.solvers import allocation as module
-    elif name == "memory":
-        from optimizer.solvers import memory as module
-    elif name == "robust":
-        from optimizer.solvers import robust as module
-    else:
-        from optimizer.solvers import relaxation as module
-    return module.solve(problem)  # type: ignore[arg-type]
+    return import_module(f"optimizer.solvers.{name}").solve(problem)
 
 
 def _scan(name: str, problem: TreeProblem) -> Solution:
@@ -105,11 +93,8 @@ def _evaluate(problem: TreeProblem, tree: TokenTree, name: str) -> Solution | No
     step_s = cost.step_s(tree.nodes, tree.depth) if isinstance(cost, TabulatedCost) else cost.step_s(tree.level_widths)
     if not problem.objective.allows(tokens, step_s):
         return None
-    value = problem.batch * tokens / step_s
-    return Solution(
-        (tree,), tree.depth, problem.batch, tokens, step_s, value, float("inf"), 0.0, Status.FEASIBLE, name,
-        advice=f"Nothing that the solver found beats {name} here.",
-    )  # fmt: skip
+    advice = f"Nothing that the solver found beats {name} here."
+    return Solution.found(name, (tree,), tree.depth, problem.batch, tokens, step_s, bound=float("inf"), advice=advice)
 
 
 def solve(problem: Problem, solver: str | Solver | None = None) -> Solution:

@@ -13,10 +13,24 @@ from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
-__all__ = ["BatchProblem", "JointProblem", "Problem", "RobustProblem", "Rule", "SideConstraints", "TreeProblem"]
+__all__ = [
+    "BatchProblem",
+    "JointProblem",
+    "Problem",
+    "RobustProblem",
+    "Rule",
+    "SideConstraints",
+    "TreeProblem",
+    "ranks_are_free",
+]
 
 Rule = Literal["any", "first"]
 """Children of a node: any ranks, or ranks 0..b-1 (what drafts sampled without replacement allow)."""
+
+
+def ranks_are_free(acceptance: Acceptance, rule: Rule) -> bool:
+    """Whether the best nodes, taken in order, obey the rule by themselves: any ranks may be chosen, or they fall."""
+    return rule == "any" or not isinstance(acceptance, RankAcceptance) or acceptance.is_monotone
 
 
 def _check_size(max_nodes: int, rule: str = "any", batch: int = 1) -> None:

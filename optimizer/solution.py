@@ -140,6 +140,17 @@ class Solution:
         return replace(self, statistics={**self.statistics, **statistics})
 
     @classmethod
+    def found(
+        cls, solver: str, trees: tuple[TokenTree, ...], depth: int, batch: int, tokens_per_step: float, step_s: float,
+        *, value: float | None = None, bound: float | None = None, price: float = 0.0, advice: str = "",
+        **statistics: float,
+    ) -> Solution:  # fmt: skip
+        """An answer, worth the batch's tokens over its seconds; called optimal where no `bound` above it is given."""
+        worth = batch * tokens_per_step / step_s if value is None else value
+        status, most = (Status.OPTIMAL, worth) if bound is None else (Status.FEASIBLE, bound)
+        return cls(trees, depth, batch, tokens_per_step, step_s, worth, most, price, status, solver, advice, statistics)
+
+    @classmethod
     def infeasible(cls, solver: str, advice: str, batch: int = 1) -> Solution:
         """No answer, and what to change."""
         return cls((), 0, batch, 0.0, float("inf"), 0.0, 0.0, 0.0, Status.INFEASIBLE, solver, advice)

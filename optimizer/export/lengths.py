@@ -11,6 +11,7 @@ from reader_theory.trees.tree import TokenTree
 
 __all__ = [
     "LONGEST",
+    "LOOKED_UP",
     "batch_ends",
     "chain_length",
     "constant",
@@ -24,6 +25,8 @@ __all__ = [
 _LONG_MATCH = 1_000_000
 LONGEST = 24
 """Longest chain that is weighed for an engine."""
+LOOKED_UP = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+"""Lengths of retrieved chains that are weighed for an engine."""
 
 
 def chain_length(policy: Policy) -> int | None:

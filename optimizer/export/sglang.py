@@ -13,6 +13,7 @@ from typing import Any
 from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
 from optimizer.export.formats import engine_format
 from optimizer.export.lengths import (
+    LOOKED_UP,
     batch_ends,
     chain_length,
     constant,
@@ -61,7 +62,7 @@ class Sglang(Exporter):
 
     def space(self, entry: PlanEntry) -> list[Policy]:
         """Chains of every length, and retrieved ones of one length."""
-        return [*static_chains(entry), *map(constant, (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)), *self.near(entry)]
+        return [*static_chains(entry), *map(constant, LOOKED_UP), *self.near(entry)]
 
     def write(self, settled: Settled, options: ExportOptions) -> dict[str, Any]:
         """Flags, and the adaptive configuration or None."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
 from optimizer.export.lengths import (
+    LOOKED_UP,
     batch_ends,
     chain_length,
     constant,
@@ -65,7 +66,7 @@ class TensorRtLlm(Exporter):
         """Chains of every length, with an automaton from matches of 2 to 8 on or without, and retrieved ones."""
         chains = static_chains(entry)
         unions = [_with_automaton(chain, t) for chain in chains if chain.kind == "static" for t in (2, 4, 8)]
-        looked_up = map(constant, (1, 2, 3, 4, 5, 6, 8, 10, 12, 16))
+        looked_up = map(constant, LOOKED_UP)
         return [*chains, *looked_up, *(unions if entry.policy.retrieved else []), *self.near(entry)]
 
     def write(self, settled: Settled, options: ExportOptions) -> dict[str, Any]:

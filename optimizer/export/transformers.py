@@ -10,6 +10,7 @@ from typing import Any
 
 from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
 from optimizer.export.lengths import (
+    LOOKED_UP,
     chain_length,
     constant,
     constant_length,
@@ -47,7 +48,7 @@ class Transformers(Exporter):
 
     def space(self, entry: PlanEntry) -> list[Policy]:
         """Chains of every length, and looked-up ones."""
-        return [*static_chains(entry), *map(constant, (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)), *self.near(entry)]
+        return [*static_chains(entry), *map(constant, LOOKED_UP), *self.near(entry)]
 
     def write(self, settled: Settled, options: ExportOptions) -> dict[str, Any]:
         """Sampling as planned, and the drafting."""

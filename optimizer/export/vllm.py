@@ -15,6 +15,7 @@ from typing import Any
 from optimizer.export.base import EXPORTERS, Exporter, ExportOptions, Settled
 from optimizer.export.lengths import (
     LONGEST,
+    LOOKED_UP,
     batch_ends,
     chain_length,
     constant,
@@ -65,7 +66,7 @@ class Vllm(Exporter):
 
     def space(self, entry: PlanEntry) -> list[Policy]:
         """Chains of every length, retrieved ones from matches of 1 to 4 on, and suffix by four factors."""
-        looked_up = [constant(k, least) for least in (1, 2, 3, 4) for k in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)]
+        looked_up = [constant(k, least) for least in (1, 2, 3, 4) for k in LOOKED_UP]
         factors = [(f, k) for f in (0.5, 1.0, 2.0, 4.0) for k in (4, 8, 16, LONGEST)]
         suffix = [Chain(min_match=1, factor=factor, max_tokens=most) for factor, most in factors]
         return [*static_chains(entry), *looked_up, *suffix, *self.near(entry)]

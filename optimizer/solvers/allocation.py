@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from optimizer.cost import Objective
 from optimizer.problem import BatchProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from optimizer.solvers.ratio import between, water_level
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
@@ -127,19 +127,10 @@ def solve(problem: BatchProblem) -> Solution:
             "allocation", "Nothing meets memory and limits, plain decoding included: lower the batch.", batch
         )
     depth, found, kept = best
-    return Solution(
-        trees=_trees(problem, kept),
-        depth=depth,
-        batch=batch,
-        tokens_per_step=found.tokens / batch,
-        step_s=found.step_s,
-        value=found.value,
-        upper_bound=found.value,
-        price=found.price,
-        status=Status.OPTIMAL,
-        solver="allocation",
-        statistics={"candidates": float(len(path)), "nodes": float(found.nodes)},
-    )
+    return Solution.found(
+        "allocation", _trees(problem, kept), depth, batch, found.tokens / batch, found.step_s, value=found.value,
+        price=found.price, candidates=float(len(path)), nodes=float(found.nodes),
+    )  # fmt: skip
 
 
 def _trees(problem: BatchProblem, kept: NDArray[np.intp]) -> tuple[TokenTree, ...]:

@@ -7,11 +7,13 @@ is a scan of a (D + 1, N + 1) table; memory cuts the sizes of each cell. Exact w
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.certificates import UncertifiedError, certify_schedule
+from optimizer.problem import ranks_are_free
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solvers import best_first, dynamic
 from optimizer.solvers.ratio import water_level
@@ -47,16 +49,13 @@ def solve(problem: ScheduleProblem) -> Schedule:
     violations, bound = certify_schedule(answer)
     if violations:
         raise UncertifiedError(f"{answer.solver}: " + "; ".join(violations[:5]))
-    upper = np.maximum(bound, value)
-    seconds = time.perf_counter() - began
-    return Schedule(problem, nodes, depth, taken, step_s, value, off, upper, price, tables[0].solver, trees, seconds)
+    return replace(answer, upper_bound=np.maximum(bound, value), seconds=time.perf_counter() - began)
 
 
 def _table(problem: ScheduleProblem, which: int) -> TokensTable:
-    acceptance = problem.acceptance[which]
-    if problem.rule == "any" or all(a.is_monotone for a in problem.acceptance):
-        return best_first.tokens_table(acceptance, problem.nodes, problem.depth)
-    return dynamic.tokens_table(acceptance, problem.nodes, problem.depth)
+    free = all(ranks_are_free(acceptance, problem.rule) for acceptance in problem.acceptance)
+    solver = best_first if free else dynamic
+    return solver.tokens_table(problem.acceptance[which], problem.nodes, problem.depth)
 
 
 def _one_batch(

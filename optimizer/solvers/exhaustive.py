@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optimizer.acceptance import Acceptance, ForestAcceptance
-from optimizer.cost import LevelCost
+from optimizer.cost import LevelCost, Objective
 from optimizer.problem import BatchProblem, Problem, RobustProblem, Rule, TreeProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["solve", "trees"]
 
 Path = tuple[int, ...]
+Nodes = tuple[Path, ...]
+Tries = Iterator[tuple[tuple[Nodes, ...], float, Iterable[tuple[int, float]]]]
 
 
 def trees(acceptance: Acceptance, nodes: int, depth: int, rule: Rule = "any") -> Iterator[TokenTree]:
@@ -89,22 +91,31 @@ def _widths(acceptance: Acceptance, chosen: tuple[Path, ...]) -> list[int]:
     return [depths.count(d) for d in range(1, max(depths, default=0) + 1)]
 
 
-def _single(problem: TreeProblem) -> Solution:
-    best: tuple[float, tuple[Path, ...], int, float, float] | None = None
-    count, gains = 0, _gains(problem.acceptance)
+def _best(problem: TreeProblem | BatchProblem | RobustProblem, owners: Sequence[Acceptance], tried: Tries) -> Solution:
+    """The fastest of what is tried: nodes of each owner, tokens a step, and depths with the seconds of each."""
+    objective = Objective() if isinstance(problem, RobustProblem) else problem.objective
+    best: tuple[float, tuple[Nodes, ...], int, float, float] | None = None
+    count = 0
+    for chosen, tokens, steps in tried:
+        count += 1
+        for depth, step_s in steps:
+            rate = problem.batch * tokens / step_s
+            if objective.allows(tokens, step_s) and (best is None or rate > best[0]):
+                best = rate, chosen, depth, tokens, step_s
+    if best is None:
+        return Solution.infeasible("exhaustive", "No tree meets the limits.", problem.batch)
+    _, chosen, depth, tokens, step_s = best
+    trees = tuple(_tree(owner, nodes) for owner, nodes in zip(owners, chosen, strict=True))
+    answer = Solution.found("exhaustive", trees, depth, problem.batch, tokens, step_s)
+    return answer.counted(trees=float(count))
+
+
+def _single(problem: TreeProblem) -> Tries:
+    gains = _gains(problem.acceptance)
     if problem.nodes_limit >= 0:
         follow, starts = _followers(problem.acceptance, problem.depth_limit, problem.rule)
         for chosen in _closed_sets(follow, starts, problem.nodes_limit):
-            count += 1
-            tokens = gains(chosen)
-            for depth, step_s in _steps(problem, _widths(problem.acceptance, chosen)):
-                rate = problem.batch * tokens / step_s
-                if problem.objective.allows(tokens, step_s) and (best is None or rate > best[0]):
-                    best = rate, chosen, depth, tokens, step_s
-    if best is None:
-        return Solution.infeasible("exhaustive", "No tree meets the limits.", problem.batch)
-    rate, chosen, depth, tokens, step_s = best
-    return _solution((_tree(problem.acceptance, chosen),), depth, problem.batch, tokens, step_s, rate, count)
+            yield (chosen,), gains(chosen), _steps(problem, _widths(problem.acceptance, chosen))
 
 
 def _steps(problem: TreeProblem, widths: list[int]) -> Iterator[tuple[int, float]]:
@@ -117,30 +128,20 @@ def _steps(problem: TreeProblem, widths: list[int]) -> Iterator[tuple[int, float
         yield depth, problem.cost.step_s(sum(widths), depth)
 
 
-def _batch(problem: BatchProblem) -> Solution:
-    best: tuple[float, tuple[TokenTree, ...], int, float, float] | None = None
-    count, limit = 0, problem.nodes_limit
+def _batch(problem: BatchProblem) -> Tries:
+    limit = problem.nodes_limit
     options = [
         [(chosen, gains(chosen)) for chosen in _closed_sets(*_followers(request, problem.depth_limit, "any"), limit)]
         for request in problem.requests
         for gains in [_gains(request)]
     ]
     for picks in itertools.product(*options) if limit >= 0 else ():
-        count += 1
-        nodes = sum(len(chosen) for chosen, _ in picks)
-        if nodes > limit or not _promises_kept(problem, [(len(chosen), tokens) for chosen, tokens in picks]):
-            continue
-        given = tuple(_tree(request, chosen) for request, (chosen, _) in zip(problem.requests, picks, strict=True))
+        chosen, nodes = tuple(nodes for nodes, _ in picks), sum(len(nodes) for nodes, _ in picks)
+        kept = nodes <= limit and _promises_kept(problem, [(len(nodes), tokens) for nodes, tokens in picks])
+        deepest = max(len(_widths(*pair)) for pair in zip(problem.requests, chosen, strict=True)) if kept else 0
+        depths = range(deepest, problem.depth_limit + 1) if kept else ()
         mean = sum(tokens for _, tokens in picks) / problem.batch
-        for depth in range(max(tree.depth for tree in given), problem.depth_limit + 1):
-            step_s = problem.cost.step_s(nodes, depth)
-            rate = problem.batch * mean / step_s
-            if problem.objective.allows(mean, step_s) and (best is None or rate > best[0]):
-                best = rate, given, depth, mean, step_s
-    if best is None:
-        return Solution.infeasible("exhaustive", "No allocation meets the limits.", problem.batch)
-    rate, given, depth, mean, step_s = best
-    return _solution(given, depth, problem.batch, mean, step_s, rate, count)
+        yield chosen, mean, [(depth, problem.cost.step_s(nodes, depth)) for depth in depths]
 
 
 def _promises_kept(problem: BatchProblem, picks: list[tuple[int, float]]) -> bool:
@@ -154,47 +155,21 @@ def _promises_kept(problem: BatchProblem, picks: list[tuple[int, float]]) -> boo
     return True
 
 
-def _robust(problem: RobustProblem) -> Solution:
-    best: tuple[float, tuple[Path, ...], int, float, float] | None = None
-    count, each = 0, [_gains(workload) for workload in problem.workloads]
+def _robust(problem: RobustProblem) -> Tries:
+    each = [_gains(workload) for workload in problem.workloads]
     follow, starts = _followers(problem.workloads[0], problem.depth_limit, "any")
     for chosen in _closed_sets(follow, starts, problem.nodes_limit):
-        count += 1
         worst = min(float(scale) * gains(chosen) for scale, gains in zip(problem.scales, each, strict=True))
-        for depth in range(max((len(path) for path in chosen), default=0), problem.depth_limit + 1):
-            step_s = problem.cost.step_s(len(chosen), depth)
-            if best is None or problem.batch * worst / step_s > best[0]:
-                best = problem.batch * worst / step_s, chosen, depth, worst, step_s
-    assert best is not None
-    rate, chosen, depth, worst, step_s = best
-    return _solution((_tree(problem.workloads[0], chosen),), depth, problem.batch, worst, step_s, rate, count)
-
-
-def _solution(
-    given: tuple[TokenTree, ...], depth: int, batch: int, tokens: float, step_s: float, rate: float, count: int
-) -> Solution:
-    return Solution(
-        given,
-        depth,
-        batch,
-        tokens,
-        step_s,
-        rate,
-        rate,
-        0.0,
-        Status.OPTIMAL,
-        "exhaustive",
-        statistics={"trees": float(count)},
-    )
+        depths = range(max(map(len, chosen), default=0), problem.depth_limit + 1)
+        yield (chosen,), worst, [(depth, problem.cost.step_s(len(chosen), depth)) for depth in depths]
 
 
 def solve(problem: Problem) -> Solution:
     """The best answer among all, by trying all. The price is not known to it and is left at 0."""
     if isinstance(problem, TreeProblem):
-        return _single(problem)
+        return _best(problem, [problem.acceptance], _single(problem))
     if isinstance(problem, BatchProblem):
-        return _batch(problem)
+        return _best(problem, problem.requests, _batch(problem))
     if isinstance(problem, RobustProblem):
-        return _robust(problem)
-    answers = [_single(problem.at_batch(batch)) for batch in problem.costs]
-    return max(answers, key=lambda answer: answer.value)
+        return _best(problem, problem.workloads[:1], _robust(problem))
+    return max((solve(problem.at_batch(batch)) for batch in problem.costs), key=lambda answer: answer.value)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.cost import LevelCost
-from optimizer.problem import TreeProblem
-from optimizer.solution import Solution, Status
+from optimizer.problem import TreeProblem, ranks_are_free
+from optimizer.solution import Solution
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
 
@@ -127,7 +127,7 @@ def solve(problem: TreeProblem) -> Solution:
         With a `LevelCost` and a `RankAcceptance` under rule "any", or whose ranks never rise.
     """
     acceptance, cost = problem.acceptance, problem.cost
-    free = problem.rule == "any" or (isinstance(acceptance, RankAcceptance) and acceptance.is_monotone)
+    free = ranks_are_free(acceptance, problem.rule)
     if not (isinstance(acceptance, RankAcceptance) and isinstance(cost, LevelCost) and free):
         raise InvalidInputError(
             '`problem` must pair a LevelCost with a RankAcceptance under rule "any" or with falling ranks',
@@ -170,20 +170,13 @@ def _solution(problem: TreeProblem, search: _Search, best: _Prefix, bound: float
     ahead = search.cost.verify_s[best.nodes + 1 : search.nodes + 1] - search.cost.verify_s[best.nodes]
     slope = float((ahead / np.arange(1, len(ahead) + 1)).min(initial=np.inf))
     optimal = bound <= rate * (1 + 1e-12)
-    return Solution(
-        trees=(_beam_tree(search.ranks, best.widths),),
-        depth=len(best.widths),
-        batch=problem.batch,
-        tokens_per_step=best.tokens,
-        step_s=seconds,
-        value=problem.batch * rate,
-        upper_bound=problem.batch * (rate if optimal else bound),
+    return Solution.found(
+        "levels", (_beam_tree(search.ranks, best.widths),), len(best.widths), problem.batch, best.tokens, seconds,
+        value=problem.batch * rate, bound=None if optimal else problem.batch * bound,
         price=min(1.0, max(0.0, rate * slope)),
-        status=Status.OPTIMAL if optimal else Status.FEASIBLE,
-        solver="levels",
         advice="" if optimal else "The search was cut short; the gap says by how much it may miss.",
-        statistics={"prefixes": float(search.expanded), "iterations": float(iterations)},
-    )
+        prefixes=float(search.expanded), iterations=float(iterations),
+    )  # fmt: skip
 
 
 def _beam_tree(ranks: Floats, widths: tuple[int, ...]) -> TokenTree:

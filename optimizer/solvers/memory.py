@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.problem import JointProblem, TreeProblem
+from optimizer.problem import JointProblem, TreeProblem, ranks_are_free
 from optimizer.solution import Solution
 from optimizer.solvers import best_first, dynamic, ratio
 from optimizer.solvers.tokens import TokensTable
@@ -42,9 +42,8 @@ def _table(problem: JointProblem) -> TokensTable:
     free = replace(problem.at_batch(next(iter(problem.costs))), memory=None)
     nodes = min(problem.max_nodes, max(cost.nodes for cost in problem.costs.values()))
     depth = free.depth_limit
-    if problem.rule == "any" or problem.acceptance.is_monotone:
-        return best_first.tokens_table(problem.acceptance, nodes, depth)
-    return dynamic.tokens_table(problem.acceptance, nodes, depth)
+    solver = best_first if ranks_are_free(problem.acceptance, problem.rule) else dynamic
+    return solver.tokens_table(problem.acceptance, nodes, depth)
 
 
 def _at(problem: TreeProblem, table: TokensTable) -> Solution:

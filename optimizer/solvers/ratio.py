@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.cost import tabulated
 from optimizer.problem import TreeProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from optimizer.solvers.tokens import TokensTable
 
 __all__ = ["rates", "solve", "water_level"]
@@ -72,17 +72,8 @@ def solve(problem: TreeProblem, table: TokensTable) -> Solution:
     advice = "The budget of nodes binds: a larger `max_nodes` may gain." if nodes == problem.max_nodes else ""
     if nodes == 0:
         advice = "No draft pays for its time here: decode plainly, or find a cheaper drafter."
-    return Solution(
-        trees=(table.build(depth, nodes),),
-        depth=depth,
-        batch=problem.batch,
-        tokens_per_step=float(table.values[depth, nodes]),
-        step_s=float(seconds[nodes]),
-        value=value,
-        upper_bound=value,
-        price=water_level(table.values[depth], seconds, nodes),
-        status=Status.OPTIMAL,
-        solver=table.solver,
-        advice=advice,
-        statistics={"work": table.work, "sizes_scanned": float(scanned.size)},
-    )
+    return Solution.found(
+        table.solver, (table.build(depth, nodes),), depth, problem.batch, float(table.values[depth, nodes]),
+        float(seconds[nodes]), value=value, price=water_level(table.values[depth], seconds, nodes), advice=advice,
+        work=table.work, sizes_scanned=float(scanned.size),
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, RobustProblem, Rule, TreeProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -55,14 +55,13 @@ class _Candidates:
 
 
 def _candidates(problem: Formulable) -> _Candidates:
-    if isinstance(problem, BatchProblem):
-        found = _Candidates([], [], [], [], np.zeros((0, 1)))
-        for owner, request in enumerate(problem.requests):
-            _add_forest(found, request, owner, problem.depth_limit)
-        return found
+    forests = problem.requests if isinstance(problem, BatchProblem) else ()
     if isinstance(problem, TreeProblem) and isinstance(problem.acceptance, ForestAcceptance):
+        forests = (problem.acceptance,)
+    if isinstance(problem, BatchProblem) or forests:
         found = _Candidates([], [], [], [], np.zeros((0, 1)))
-        _add_forest(found, problem.acceptance, 0, problem.depth_limit)
+        for owner, request in enumerate(forests):
+            _add_forest(found, request, owner, problem.depth_limit)
         return found
     laws = problem.workloads if isinstance(problem, RobustProblem) else (problem.acceptance,)
     rule = problem.rule if isinstance(problem, TreeProblem) else "any"
@@ -276,8 +275,4 @@ def _solution(problem: Formulable, trees: tuple[TokenTree, ...], worth: Floats, 
         row = problem.cost.table(problem.depth_limit, nodes)[deepest:, nodes]
         depth = deepest + int(np.argmin(np.where(row <= cap, row, np.inf)))
         step_s = problem.cost.step_s(nodes, depth)
-    value = problem.batch * tokens / step_s
-    return Solution(
-        trees, depth, problem.batch, tokens, step_s, value, value, 0.0, Status.OPTIMAL, "relaxation",
-        statistics={"programs": float(programs)},
-    )  # fmt: skip
+    return Solution.found("relaxation", trees, depth, problem.batch, tokens, step_s, programs=float(programs))

@@ -20,7 +20,7 @@ from scipy.optimize import linprog
 
 from optimizer.acceptance import RankAcceptance
 from optimizer.problem import RobustProblem, TreeProblem
-from optimizer.solution import Solution, Status
+from optimizer.solution import Solution
 from optimizer.solvers import best_first, ratio
 from optimizer.solvers.tokens import Floats
 from reader_theory.trees.tree import TokenTree
@@ -103,22 +103,12 @@ def solve(problem: RobustProblem) -> Solution:
     bound = max(bound, best.value)
     closed = bound <= best.value * (1 + TOLERANCE)
     rows = {f"weight_{i}_{w}": float(x) for i, row in enumerate(best.weights) for w, x in enumerate(row)}
-    return Solution(
-        trees=(best.tree,),
-        depth=best.depth,
-        batch=problem.batch,
-        tokens_per_step=best.worst,
-        step_s=float(seconds[best.depth, best.nodes]),
-        value=problem.batch * best.value,
-        upper_bound=problem.batch * (best.value if closed else bound),
-        price=0.0,
-        status=Status.OPTIMAL if closed else Status.FEASIBLE,
-        solver="robust",
-        advice=""
-        if closed
-        else 'The gap is that of the linear relaxation; solver "relaxation" closes it for small trees.',
-        statistics={"cuts": float(best.cuts), **rows},
-    )
+    gap = 'The gap is that of the linear relaxation; solver "relaxation" closes it for small trees.'
+    return Solution.found(
+        "robust", (best.tree,), best.depth, problem.batch, best.worst, float(seconds[best.depth, best.nodes]),
+        value=problem.batch * best.value, bound=None if closed else problem.batch * bound,
+        advice="" if closed else gap, cuts=float(best.cuts), **rows,
+    )  # fmt: skip
 
 
 def _one_depth(problem: RobustProblem, depth: int, seconds: Floats, best: _Best) -> float:

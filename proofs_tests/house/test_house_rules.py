@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -114,6 +115,36 @@ def test_every_name_in_all_exists() -> None:
         module = import_module(name)
         absent[name] = [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)]
     assert {name: missing for name, missing in absent.items() if missing} == {}
+
+
+def uses(text: str, modules: set[str]) -> set[str]:
+    """Modules of the house that a module imports anywhere, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & modules
+
+
+def circles(texts: dict[str, str]) -> list[list[str]]:
+    """Sets of modules that import one another; a package's own `__init__` does not count against what lies in it."""
+    import networkx as nx
+
+    graph: Any = nx.DiGraph()
+    for name, text in texts.items():
+        graph.add_edges_from((name, other) for other in uses(text, set(texts)) if not name.startswith(f"{other}."))
+    return [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles({module_name(path): path.read_text() for path in sources(*PACKAGES)}) == []
+
+
+def test_a_circle_is_caught() -> None:
+    assert circles({"a": "import b", "b": "def f():\n    from c import x", "c": "import a"}) == [["a", "b", "c"]]
+    assert circles({"a": "import b", "b": "import c", "c": ""}) == []
 
 
 def undocumented(text: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_depth_falls_with_batch_and_memory_is_part_of_the_choice() -> None:
 
     found = best_schedule(step_s, emitted, batches=(1, 8, 64, 256), contexts=(512,), depths=range(1, 8))
     depths = [choice.depth for choice in found.choices]
-    assert depths == sorted(depths, reverse=True) and found.latency_optimal_depth > found.load_optimal_depth
+    assert depths == sorted(depths, reverse=True) and depths[0] > depths[-1]
     tight = best_schedule(
         step_s, emitted, batches=(256,), contexts=(512,), depths=(1,), largest_batch=lambda c, k: 40 if k else 250
     )

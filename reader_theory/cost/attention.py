@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.cost.columns import Table, column, positive
+from reader_theory.cost.columns import Table, by_names, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.cost.surface import Surface, fit_surface
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import InvalidInputError
 
 __all__ = ["AttentionFit", "DecodeModel", "fit_decode_attention", "kv_read_bytes", "predict_decode_attention"]
 
@@ -98,23 +98,20 @@ def fit_decode_attention(table: Table, *, length: float = 2.0, nugget: float = 0
     length, nugget : float
         Correlation length of the efficiency surface in log size, and its noise share.
     """
-    gpus, sizes, times = column(table, "gpu").astype(str), _sizes(table), positive(table, "lat_us") * 1e-6
-    parts: dict[str, tuple[Device, DecodeModel, Surface]] = {}
-    for gpu in sorted(set(gpus.tolist())):
-        at = gpus == gpu
-        require(
-            at.sum() >= 12, "each device must have at least 12 calls", got=int(at.sum()), fix="Measure more shapes."
-        )
-        parts[gpu] = _fit_device(find_device(gpu), [size[at] for size in sizes], times[at], length, nugget)
-    return AttentionFit(parts)
+    sizes, times = _sizes(table), positive(table, "lat_us") * 1e-6
+    return AttentionFit(
+        {
+            gpu: _fit_device(find_device(gpu), [size[at] for size in sizes], times[at], length, nugget)
+            for (gpu,), at in by_names(table, "gpu", least=12)
+        }
+    )
 
 
 def predict_decode_attention(fit: AttentionFit, table: Table) -> Array:
     """Seconds of each row of `table` (columns gpu, batch_size, num_heads, num_key_value_heads, kv_len)."""
-    gpus, sizes = column(table, "gpu").astype(str), _sizes(table)
-    out = np.empty(len(gpus))
-    for gpu in sorted(set(gpus.tolist())):
-        at = gpus == gpu
+    sizes = _sizes(table)
+    out = np.empty(len(sizes[0]))
+    for (gpu,), at in by_names(table, "gpu"):
         batch, heads, kv_heads, context = (size[at] for size in sizes)
         out[at] = fit.seconds(batch, heads, kv_heads, context, gpu=gpu)
     return out

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["Table", "column", "numbers", "positive", "take"]
+__all__ = ["Table", "by_names", "column", "numbers", "positive"]
 
 
 class Table(Protocol):
@@ -62,6 +62,11 @@ def positive(table: Table, name: str) -> NDArray[np.float64]:
     return values
 
 
-def take(table: Table, names: tuple[str, ...], rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The named columns at `rows` (indices or a mask), as a dict of arrays."""
-    return {name: column(table, name)[rows] for name in names}
+def by_names(table: Table, *names: str, least: int = 1) -> list[tuple[tuple[str, ...], NDArray[np.bool_]]]:
+    """Each combination of the named columns' texts in order, with the mask of its rows, `least` of them or more."""
+    rows = list(zip(*(column(table, name).astype(str).tolist() for name in names), strict=True))
+    found = [(each, np.array([row == each for row in rows])) for each in sorted(set(rows))]
+    few = next(((each, int(at.sum())) for each, at in found if at.sum() < least), None)
+    rule = f"each {' and '.join(names)} must have at least {least} rows"
+    require(few is None, rule, got=few, fix="Measure more shapes.")
+    return found

@@ -127,6 +127,8 @@ def confounded_terms(
     share : float
         Least absolute loading with which a term belongs to a direction.
     """
+    from scipy.sparse.csgraph import connected_components
+
     norms = np.linalg.norm(relative, axis=0)
     seen = np.flatnonzero(norms > 0)
     scaled = relative[:, seen] / norms[seen]
@@ -134,15 +136,10 @@ def confounded_terms(
     weak = np.ones(len(seen), dtype=bool)
     weak[: len(values)] = values < tolerance * values[0]
     linked = np.abs(directions[weak].T @ directions[weak])
-    groups: list[set[int]] = []
-    for i in np.flatnonzero(np.diag(linked) > share**2):
-        mates = {int(i), *(int(j) for j in np.flatnonzero(linked[i] > share**2))}
-        for group in [g for g in groups if g & mates]:
-            mates |= group
-            groups.remove(group)
-        groups.append(mates)
-    labels = [str(names[int(place)]) for place in seen]
-    return tuple(tuple(labels[i] for i in sorted(group)) for group in groups if len(group) > 1)
+    strong = np.diag(linked) > share**2
+    _, group = connected_components((linked > share**2) & (strong[:, None] | strong))
+    found = [np.flatnonzero(group == each) for each in range(int(group.max(initial=-1)) + 1)]
+    return tuple(tuple(str(names[seen[i]]) for i in members) for members in found if len(members) > 1)
 
 
 def next_point(

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.cost.columns import Table, column, positive
+from reader_theory.cost.columns import Table, by_names, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.cost.surface import Surface, fit_surface
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import InvalidInputError
 
 __all__ = ["GemmFit", "TileModel", "bytes_per_weight", "fit_gemm", "predict_gemm"]
 
@@ -135,20 +135,11 @@ def fit_gemm(table: Table, *, length: float = 1.0, nugget: float = 0.1) -> GemmF
     length, nugget : float
         Correlation length of the efficiency surface in log size, and its noise share.
     """
-    gpus, dtypes = column(table, "gpu").astype(str), column(table, "dtype").astype(str)
     sizes = [positive(table, name) for name in ("m", "n", "k")]
     times = positive(table, "lat_us") * 1e-6
     parts: dict[tuple[str, str], tuple[Device, TileModel, Surface]] = {}
-    for gpu, dtype in sorted(set(zip(gpus.tolist(), dtypes.tolist(), strict=True))):
-        at = (gpus == gpu) & (dtypes == dtype)
-        m, n, k = (size[at] for size in sizes)
-        require(
-            at.sum() >= 12,
-            "each device and type must have at least 12 products",
-            got=int(at.sum()),
-            fix="Measure more shapes.",
-        )
-        device = find_device(gpu)
+    for (gpu, dtype), at in by_names(table, "gpu", "dtype", least=12):
+        device, (m, n, k) = find_device(gpu), (size[at] for size in sizes)
         tiles = fit_tiles(m, n, k, times[at], device, dtype)
         left = np.log(times[at] / tiles.seconds(m, n, k, device, dtype))
         surface = fit_surface(np.stack([n, k], axis=-1), m, left, length=length, nugget=nugget)
@@ -158,10 +149,8 @@ def fit_gemm(table: Table, *, length: float = 1.0, nugget: float = 0.1) -> GemmF
 
 def predict_gemm(fit: GemmFit, table: Table) -> Array:
     """Seconds of each row of `table` (columns gpu, dtype, m, n, k)."""
-    gpus, dtypes = column(table, "gpu").astype(str), column(table, "dtype").astype(str)
     m, n, k = (positive(table, name) for name in ("m", "n", "k"))
     out = np.empty(len(m))
-    for gpu, dtype in sorted(set(zip(gpus.tolist(), dtypes.tolist(), strict=True))):
-        at = (gpus == gpu) & (dtypes == dtype)
+    for (gpu, dtype), at in by_names(table, "gpu", "dtype"):
         out[at] = fit.seconds(m[at], n[at], k[at], gpu=gpu, dtype=dtype)
     return out

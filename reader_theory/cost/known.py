@@ -8,29 +8,11 @@ from reader_theory.errors import InvalidInputError
 __all__ = ["KNOWN", "known_shape"]
 
 
-def _shape(
-    name: str,
-    layers: int,
-    hidden: int,
-    heads: int,
-    kv_heads: int,
-    wide: int,
-    vocabulary: int,
-    *,
-    tied: bool = False,
-    dim: int = 128,
-) -> ModelShape:
-    return ModelShape(
-        name=name,
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=dim,
-        intermediate=wide,
-        vocabulary=vocabulary,
-        tied=tied,
-    )
+SIZES = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocabulary")
+
+
+def _shape(name: str, *sizes: int, tied: bool = False, dim: int = 128) -> ModelShape:
+    return ModelShape(name=name, tied=tied, head_dim=dim, **dict(zip(SIZES, sizes, strict=True)))
 
 
 KNOWN = {

@@ -120,8 +120,8 @@ def fit_steps(
     load, times = read_load(table, kv_tokens), positive(table, "median_itl") * 1e-3
     require(len(times) >= 10, "`table` must have at least ten runs", got=len(times), fix="Use `calibrate` with fewer.")
     base = EngineStep(target or known_shape("Qwen3-32B"), device or find_device("H100-PCIe"), _first(load))
-    engine = _fit_median(base, load, times)
-    engine = _fit_mean(engine, load, positive(table, "mean_itl") * 1e-3)
+    engine = _fitted(base, STARTS, load, times)
+    engine = _fitted(engine, PREFILL_STARTS, load, positive(table, "mean_itl") * 1e-3, mean=True)
     errors, rows = _left_out(base, load, times), load.running * (load.drafts + 1)
     small = rows <= 256.0
     return StepFit(engine, _half_width(errors[small], errors), _half_width(errors[~small], errors), dict(kv_tokens))
@@ -145,37 +145,26 @@ def _first(load: Load) -> Coefficients:
     return Coefficients(**STARTS, drafter_ratio={name: 1.0 for name in names})
 
 
-def _solve(made: Any, count: int, load: Load, times: Array, *, mean: bool) -> Array:
+def _fitted(
+    base: EngineStep, starts: Mapping[str, float], load: Load, times: Array, *, mean: bool = False
+) -> EngineStep:
+    """The coefficients of `starts` fitted to median or mean gaps; with the median, each drafter's ratio too."""
     from scipy import optimize
 
-    def residual(log: Array) -> Array:
-        engine = cast(EngineStep, made(log))
-        shown = engine.mean_gap_s(load) if mean else engine.step_s(load)
-        return np.concatenate([np.log(shown / times) / 0.01, PRIOR * log])
-
-    solve = cast(Any, optimize).least_squares
-    return np.asarray(solve(residual, np.zeros(count), loss="soft_l1", bounds=(-5, 5), max_nfev=150).x)
-
-
-def _fit_median(base: EngineStep, load: Load, times: Array) -> EngineStep:
-    names = sorted(base.coefficients.drafter_ratio)
+    names = [] if mean else sorted(base.coefficients.drafter_ratio)
 
     def made(log: Array) -> EngineStep:
         scale = np.exp(log).tolist()
-        values = {name: start * factor for (name, start), factor in zip(STARTS.items(), scale, strict=False)}
-        ratios = dict(zip(names, scale[len(STARTS) :], strict=True))
+        values = {name: start * factor for (name, start), factor in zip(starts.items(), scale, strict=False)}
+        ratios = {**base.coefficients.drafter_ratio, **dict(zip(names, scale[len(starts) :], strict=True))}
         return replace(base, coefficients=replace(base.coefficients, **values, drafter_ratio=ratios))
 
-    return made(_solve(made, len(STARTS) + len(names), load, times, mean=False))
+    def residual(log: Array) -> Array:
+        shown = made(log).mean_gap_s(load) if mean else made(log).step_s(load)
+        return np.concatenate([np.log(shown / times) / 0.01, PRIOR * log])
 
-
-def _fit_mean(engine: EngineStep, load: Load, times: Array) -> EngineStep:
-    def made(log: Array) -> EngineStep:
-        scale = np.exp(log).tolist()
-        values = {name: start * factor for (name, start), factor in zip(PREFILL_STARTS.items(), scale, strict=True)}
-        return replace(engine, coefficients=replace(engine.coefficients, **values))
-
-    return made(_solve(made, len(PREFILL_STARTS), load, times, mean=True))
+    solve, start = cast(Any, optimize).least_squares, np.zeros(len(starts) + len(names))
+    return made(np.asarray(solve(residual, start, loss="soft_l1", bounds=(-5, 5), max_nfev=150).x))
 
 
 def _left_out(base: EngineStep, load: Load, times: Array) -> Array:
@@ -185,7 +174,7 @@ def _left_out(base: EngineStep, load: Load, times: Array) -> Array:
     errors = np.zeros(len(times))
     for value in np.unique(group):
         out = group == value
-        fitted = _fit_median(base, load.rows(~out), times[~out])
+        fitted = _fitted(base, STARTS, load.rows(~out), times[~out])
         errors[out] = fitted.step_s(load.rows(out)) / times[out] - 1
     return errors
 

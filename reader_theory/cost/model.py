@@ -129,17 +129,22 @@ class ModelShape(Frozen):
 
     def attention_parameters(self) -> float:
         """Weights of one layer's attention projections."""
-        if (latent := self.latent) is not None:
-            key_dim = latent.nope_dim + latent.rope_dim
-            query = (
-                latent.query_rank * (self.hidden + self.heads * key_dim)
-                if latent.query_rank
-                else self.hidden * self.heads * key_dim
-            )
-            down = self.hidden * (latent.kv_rank + latent.rope_dim)
-            up = latent.kv_rank * self.heads * (latent.nope_dim + latent.value_dim)
-            return float(query + down + up + self.heads * latent.value_dim * self.hidden)
-        return float(self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads))
+        return float(sum(wide * inner for wide, inner in self._attention_products(1)))
+
+    def _attention_products(self, tp: int) -> list[tuple[float, float]]:
+        """Columns and inner size of one layer's attention projections on one device."""
+        n = self.hidden
+        if (latent := self.latent) is None:
+            wide = (self.heads + 2 * max(self.kv_heads, tp)) * self.head_dim / tp
+            return [(wide, n), (n, self.heads * self.head_dim / tp)]
+        key = latent.nope_dim + latent.rope_dim
+        return [
+            *([(latent.query_rank, n)] if latent.query_rank else []),
+            (self.heads * key / tp, latent.query_rank or n),
+            (latent.kv_rank + latent.rope_dim, n),
+            (self.heads * (latent.nope_dim + latent.value_dim) / tp, latent.kv_rank),
+            (n, self.heads * latent.value_dim / tp),
+        ]
 
     def products(self, tensor_parallel: int = 1) -> list[tuple[int, float, float]]:
         """Matrix products of a forward on one device, as (how many, columns n, inner k); the head is the last.
@@ -147,24 +152,9 @@ class ModelShape(Frozen):
         Experts are left out: which of them run depends on the tokens.
         """
         tp, n, dense = tensor_parallel, self.hidden, self.layers - self.expert_layers()
-        if (latent := self.latent) is not None:
-            key = latent.nope_dim + latent.rope_dim
-            rank = latent.query_rank or n
-            attention = [(latent.query_rank, n)] if latent.query_rank else []
-            attention += [
-                (self.heads * key / tp, rank),
-                (latent.kv_rank + latent.rope_dim, n),
-                (self.heads * (latent.nope_dim + latent.value_dim) / tp, latent.kv_rank),
-                (n, self.heads * latent.value_dim / tp),
-            ]
-        else:
-            attention = [
-                ((self.heads + 2 * max(self.kv_heads, tp)) * self.head_dim / tp, n),
-                (n, self.heads * self.head_dim / tp),
-            ]
         forward = [(self.intermediate * (2 if self.gated else 1) / tp, n), (n, self.intermediate / tp)] if dense else []
         return [
-            *((self.layers, float(wide), float(inner)) for wide, inner in attention),
+            *((self.layers, float(wide), float(inner)) for wide, inner in self._attention_products(tp)),
             *((dense, float(wide), float(inner)) for wide, inner in forward),
             (1, self.vocabulary / tp, float(n)),
         ]

@@ -7,7 +7,7 @@ predicts other depths, loads and drafters on the same engine and card, plain dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,15 +123,7 @@ class Load:
 
     def rows(self, chosen: NDArray[np.bool_]) -> Load:
         """The rows where `chosen` is true."""
-        return Load(
-            self.running[chosen],
-            self.drafts[chosen],
-            self.drafter[chosen],
-            self.context[chosen],
-            self.prompt[chosen],
-            self.prefills[chosen],
-            self.waiting_ratio[chosen],
-        )
+        return Load(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.cost.columns import Table, column, numbers, positive
+from reader_theory.cost.columns import Table, by_names, numbers, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.roofline import fit_log, p_norm
 from reader_theory.errors import require
@@ -108,27 +108,24 @@ def fit_tree_attention(table: Table) -> dict[str, TreeAttention]:
     table : columns gpu, prefill_chunk, kv_prefill, n_decode, kv_decode, time_us
         One attention call of one layer (32 heads, 8 KV heads, head dim 128) a row; microseconds.
     """
-    gpus, times = column(table, "gpu").astype(str), positive(table, "time_us") * 1e-6
-    sizes = [numbers(table, name) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")]
-    fits: dict[str, TreeAttention] = {}
-    for gpu in sorted(set(gpus.tolist())):
-        at = gpus == gpu
-        require(
-            at.sum() >= 12, "each device must have at least 12 calls", got=int(at.sum()), fix="Measure more shapes."
-        )
-        fits[gpu] = _fit_device(find_device(gpu), [size[at] for size in sizes], times[at])
-    return fits
+    times, sizes = positive(table, "time_us") * 1e-6, _sizes(table)
+    return {
+        gpu: _fit_device(find_device(gpu), [size[at] for size in sizes], times[at])
+        for (gpu,), at in by_names(table, "gpu", least=12)
+    }
 
 
 def predict_tree_attention(fits: dict[str, TreeAttention], table: Table) -> Array:
     """Seconds of each row of `table` (columns as for the fit, without time_us)."""
-    gpus = column(table, "gpu").astype(str)
-    sizes = [numbers(table, name) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")]
-    out = np.empty(len(gpus))
-    for gpu in sorted(set(gpus.tolist())):
-        at = gpus == gpu
+    sizes = _sizes(table)
+    out = np.empty(len(sizes[0]))
+    for (gpu,), at in by_names(table, "gpu"):
         out[at] = _seconds(fits[gpu], [size[at] for size in sizes], find_device(gpu))
     return out
+
+
+def _sizes(table: Table) -> list[Array]:
+    return [numbers(table, name) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")]
 
 
 def _fit_device(device: Device, sizes: list[Array], times: Array) -> TreeAttention:

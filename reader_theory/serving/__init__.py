@@ -1,7 +1,7 @@
 """Under load: Little's law with speculation, a replay of the engine event by event, capacity, depth by batch."""
 
 from reader_theory.serving.capacity import BreakEven, speculation_stops_paying
-from reader_theory.serving.depths import Choice, Schedule, best_schedule
+from reader_theory.serving.depths import DepthChoice, DepthTable, best_schedule
 from reader_theory.serving.load import AffineLoad, LoadPoint, fixed_point_load, steps_of_request
 from reader_theory.serving.logged_runs import choose_depth, replay_run
 from reader_theory.serving.result import SimulationResult
@@ -11,10 +11,10 @@ from reader_theory.serving.traces import closed_loop, poisson_arrivals, read_tra
 __all__ = [
     "AffineLoad",
     "BreakEven",
-    "Choice",
+    "DepthChoice",
+    "DepthTable",
     "EngineLimits",
     "LoadPoint",
-    "Schedule",
     "SimulationResult",
     "Workload",
     "best_schedule",

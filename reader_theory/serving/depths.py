@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["Choice", "Schedule", "best_schedule"]
+__all__ = ["DepthChoice", "DepthTable", "best_schedule"]
 
 
-class Choice(Frozen):
+class DepthChoice(Frozen):
     """The best depth at one batch and context, and what it gives.
 
     Parameters
@@ -37,27 +37,17 @@ class Choice(Frozen):
     gain: float
 
 
-class Schedule(Frozen):
+class DepthTable(Frozen):
     """Best depths over a grid of batches and contexts."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[DepthChoice, ...]
 
-    def at(self, batch: float, context: float) -> Choice:
+    def at(self, batch: float, context: float) -> DepthChoice:
         """The choice at the nearest context, and at the largest batch of the grid not above `batch`."""
         context_grid = min({c.context for c in self.choices}, key=lambda x: abs(x - context))
         row = sorted((c for c in self.choices if c.context == context_grid), key=lambda c: c.batch)
         below = [c for c in row if c.batch <= batch]
         return below[-1] if below else row[0]
-
-    @property
-    def latency_optimal_depth(self) -> int:
-        """Depth at the smallest batch and context."""
-        return min(self.choices, key=lambda c: (c.batch, c.context)).depth
-
-    @property
-    def load_optimal_depth(self) -> int:
-        """Depth at the largest batch and context."""
-        return max(self.choices, key=lambda c: (c.batch, c.context)).depth
 
 
 def best_schedule(
@@ -68,7 +58,7 @@ def best_schedule(
     contexts: Sequence[float],
     depths: Sequence[int],
     largest_batch: Callable[[float, int], float] = lambda context, depth: float("inf"),
-) -> Schedule:
+) -> DepthTable:
     """Choose a depth for every batch and context by scanning all of them: steps are staircases.
 
     Parameters
@@ -89,7 +79,7 @@ def best_schedule(
         got=(list(batches)[:4], list(contexts)[:4], tried[:4]),
         fix="Offer the batches that the engine may see.",
     )
-    choices: list[Choice] = []
+    choices: list[DepthChoice] = []
     for context in contexts:
         for batch in batches:
             rates = {
@@ -103,9 +93,9 @@ def best_schedule(
             running, rate = rates[best]
             gain = rate / rates[0][1] if rates[0][1] > 0 else float("inf")
             choices.append(
-                Choice(batch=batch, context=context, depth=best, running=running, tokens_per_s=rate, gain=gain)
+                DepthChoice(batch=batch, context=context, depth=best, running=running, tokens_per_s=rate, gain=gain)
             )
-    return Schedule(choices=tuple(choices))
+    return DepthTable(choices=tuple(choices))
 
 
 def _rate(

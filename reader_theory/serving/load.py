@@ -178,12 +178,12 @@ def steps_of_request(output_tokens: float, tokens_per_step: float) -> float:
 
 
 def _smallest_root(excess: Callable[[float], float], top: float) -> float | None:
-    """First sign change of a function that starts positive: geometric scan, then Brent's method."""
-    from scipy.optimize import brentq
+    """First sign change of a function that starts positive: geometric scan, then bisection."""
+    from scipy.optimize import bisect
 
     left, right = 0.0, min(0.25, top)
     while excess(right) > 0:
         if right >= top:
             return None
         left, right = right, min(right * 1.1 + 0.05, top)
-    return float(brentq(excess, left, right)) if excess(left) > 0 else left
+    return float(bisect(excess, left, right)) if excess(left) > 0 else left

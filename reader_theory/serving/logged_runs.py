@@ -102,12 +102,7 @@ def replay_run(fit: StepFit, setting: RunSetting, *, requests: int | None = None
 
 
 def choose_depth(
-    fit: StepFit,
-    settings: Mapping[int, RunSetting],
-    *,
-    requests: int | None = None,
-    replays: int = 3,
-    seed: int = 0,
+    fit: StepFit, settings: Mapping[int, RunSetting], *, requests: int | None = None, replays: int = 3, seed: int = 0
 ) -> tuple[int, dict[int, float]]:
     """The depth with the largest predicted tokens a second, and the prediction of each.
 

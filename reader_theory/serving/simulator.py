@@ -84,12 +84,7 @@ class Workload:
 
 
 def simulate(
-    workload: Workload,
-    step_s: StepTime,
-    limits: EngineLimits,
-    *,
-    emitted: ArrayLike = (1.0,),
-    seed: int = 0,
+    workload: Workload, step_s: StepTime, limits: EngineLimits, *, emitted: ArrayLike = (1.0,), seed: int = 0
 ) -> SimulationResult:
     """Serve `workload` and record every request and step.
 

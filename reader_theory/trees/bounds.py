@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import NotADistributionError, require
 
-__all__ = [
-    "entropy_bound_tokens",
-    "entropy_nats",
-    "rank_bound_tokens",
-    "tunstall_growth",
-]
+__all__ = ["entropy_bound_tokens", "entropy_nats", "rank_bound_tokens", "tunstall_growth"]
 
 FloatArray = NDArray[np.float64]
 _SLACK = 1e-9
