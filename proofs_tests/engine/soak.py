@@ -119,7 +119,7 @@ class Soak:
                 continue
             if finish == "cancelled" or not (params.greedy or params.verification in FIXED_BY_SEED):
                 continue
-            alone = self.alone.add(prompt, params, number=request.number)
+            alone = self.alone.add(prompt, params)
             while self.alone.step():
                 pass
             assert alone.output == request.output, f"seed {self.seed}, step {self.steps}: {params} of {len(prompt)}"

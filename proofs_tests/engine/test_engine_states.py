@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proofs_tests.tiny import VOCABULARY, generated, random_prompts, tiny_model
 from reader_theory.documents import policy_of
-from reader_theory.trees import DraftTree
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import NoDrafter, Proposal, gathered
 from runtime.engine.engine import Engine
@@ -79,7 +79,7 @@ class EngineStates(RuleBasedStateMachine):
         self.engine = Engine(
             _target(),
             drafters={"draft": self.planted},
-            policy=policy_of(DraftTree.chain(11)),
+            policy=policy_of(TokenTree.chain(11)),
             max_batch=ROWS,
             max_context=CONTEXT,
             kv_tokens=SLOTS,

@@ -236,12 +236,21 @@ class RowCache(Cache):
         """Put row `source` in the place of row `target`."""
         length = int(self.lengths[source])
         for layer in self.stores:
-            if layer.is_initialized:
+            if layer.is_initialized and length:
                 assert layer.keys is not None and layer.values is not None
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
                 layer.values[target, :, :length] = layer.values[source, :, :length]
         self.lengths[target] = length
         self.lengths[source] = 0
+
+    @torch.inference_mode()
+    def clean(self, row: int, start: int) -> None:
+        """Zero a row from a slot on: what is not a number counts even where a mask hides it."""
+        for layer in self.stores:
+            if layer.is_initialized and row < self.held_rows:
+                assert layer.keys is not None and layer.values is not None
+                layer.keys[row, :, start:] = 0
+                layer.values[row, :, start:] = 0
 
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token takes over all layers; 0 before the first forward."""

@@ -34,6 +34,9 @@ Chosen = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """By row, the nodes where the draft is asked: the law above each, and its token."""
 
 
+_NONE = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
 class GrownDrafter(Drafter):
     """Grows a tree for each row of a batch from two drafters, each of which keeps its own rows.
 
@@ -79,10 +82,10 @@ class GrownDrafter(Drafter):
             for row, left in zip(rows, spare, strict=True)
         ]
         budgets = np.array([left if deep > 0 else 0 for deep, left in zip(room, spare, strict=True)], dtype=np.int64)
-        longest = max(row.length for row in rows)
+        lengths = [row.length for row in rows]
         indices = self.retrieval.indices[: len(rows)] if self.retrieval else [_NOTHING] * len(rows)
         static = policy.tree if policy.asked is not None else None
-        grown, _ = self.grow(policy, indices, budgets, static, longest)
+        grown, _ = self.grow(policy, indices, budgets, static, lengths)
         forwards = tuple(self.taken)
         cut = [grown.down_to(row, deep) for row, deep in enumerate(room)]
         if not any(tokens for tokens, _ in cut):
@@ -103,7 +106,7 @@ class GrownDrafter(Drafter):
         indices: Sequence[RetrievalIndex],
         budgets: NDArray[np.int64],
         static: TokenTree | None = None,
-        longest: int = 0,
+        lengths: Sequence[int] = (),
     ) -> tuple[GrownBatch, bool]:
         """Trees of rows 0 .. B - 1, and whether the draft was asked.
 
@@ -115,8 +118,8 @@ class GrownDrafter(Drafter):
             Most nodes of each row, beside the policy's own; 0 for no tree.
         static : TokenTree, optional
             Ranks at which the draft is asked, instead of the likeliest nodes.
-        longest : int
-            Tokens of the longest row, so that no draft runs beyond its model's positions.
+        lengths : sequence of B int
+            Tokens of each row, so that no draft runs beyond its model's positions; no row is near them when left out.
         """
         require(
             len(indices) > 0,
@@ -129,15 +132,15 @@ class GrownDrafter(Drafter):
         laws = self._laws(policy, static, len(texts))
         grow = growing(texts, np.maximum(most, 1), policy.price, laws.addresses)
         levels = policy.levels if static is None else static.depth
-        fits = (
-            policy.drafter is not None
-            and self.neural is not None
-            and longest + levels <= self.neural.model.max_positions
-        )
+        reach = np.full(len(texts), levels)
+        if policy.drafter is None or self.neural is None:
+            reach[:] = 0
+        elif lengths:
+            reach = np.minimum(reach, self.neural.model.max_positions - np.array(lengths))
         self.taken = []
-        asked = fits and bool(most.any()) and not self._rests(policy, grow)
+        asked = bool((most[reach > 0] > 0).any()) and not self._rests(policy, grow)
         if asked:
-            self._ask(policy, static, levels, laws, grow)
+            self._ask(policy, static, reach, laws, grow)
         grown = grow()
         return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
 
@@ -159,20 +162,24 @@ class GrownDrafter(Drafter):
         first: GrownBatch = grow()
         return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
 
-    def _ask(self, policy: Grown, static: TokenTree | None, levels: int, laws: NeuralLaws, grow: Grow) -> None:
-        """Fill `laws`: the root's, then a forward a level."""
+    def _ask(
+        self, policy: Grown, static: TokenTree | None, reach: NDArray[np.int64], laws: NeuralLaws, grow: Grow
+    ) -> None:
+        """Fill `laws`: the root's, then a forward a level, for each row as deep as it reaches."""
         assert self.neural is not None
-        rows = len(laws.counts)
+        rows, levels = len(laws.counts), int(reach.max())
         pending = np.array([len(tokens) for tokens in self.neural.pending[:rows]], dtype=np.int64)
         self.taken.append(np.where(pending > CATCH_UP, 1, pending))
-        tokens, chances = laws.top(self.neural.take_in(rows))
-        for row in range(rows):
+        tokens, chances = laws.top(self.neural.take_in(rows, reach.tolist()))
+        for row in np.flatnonzero(reach > 0).tolist():
             laws.add(row, np.array([-1]), np.array([-1]), np.array([-1]), tokens[row], chances[row])
         written, low = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         held = np.full((rows, laws.parents.shape[1] + levels), -1, np.int64)
         for level in range(1, levels + 1):
             high = laws.counts.copy()
             chosen = _likeliest(policy, laws, grow(), low, high) if static is None else _at_ranks(static, level, laws)
+            if int(reach.min()) <= level:
+                chosen = [some if far > level else _NONE for some, far in zip(chosen, reach.tolist(), strict=True)]
             if not any(len(above) for above, _ in chosen):
                 break
             self._forward(laws, chosen, held, written)

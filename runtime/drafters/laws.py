@@ -78,7 +78,8 @@ class NeuralLaws:
         best = torch.softmax(logits.float(), dim=-1).topk(min(self.width, logits.shape[-1]), dim=-1)
         missing = ((0, 0), (0, 0), (0, self.width - best.values.shape[-1]))
         tokens = np.pad(best.indices.cpu().numpy().astype(np.int32), missing)
-        return tokens, np.pad(best.values.cpu().numpy().astype(np.float64), missing)
+        chances = np.fmax(best.values.cpu().numpy().astype(np.float64), 0.0)  # NaN is no chance
+        return tokens, np.pad(chances, missing)
 
     def add(
         self,

@@ -185,21 +185,22 @@ class NeuralDrafter(Drafter):
         return self._shaped[1]
 
     def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
-        """Nodes that a row could never emit, or has no slot for, are left out; past its positions, all are."""
+        """Nodes that a row could never emit, has no slot for, or that lie past the model's positions are left out."""
         shape = self.shape(policy)
-        tree = shape.tree
-        beyond = max(row.length for row in rows) + tree.depth > self._model.max_positions
-        if beyond or not tree.nodes or max(spare) <= 0:
+        tree, reach = shape.tree, self.reach(rows)
+        if min(reach) <= 0:
+            spare = [left if far > 0 else 0 for left, far in zip(spare, reach, strict=True)]
+        if not tree.nodes or max(spare) <= 0:
             return roots_alone(rows)
         pending = np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)
         if any(row.scheme != "deterministic" and spare[b] > 0 for b, row in enumerate(rows)):
-            return self._drawn(tree, rows, spare)
+            return self._drawn(tree, rows, spare, reach)
         tokens = np.empty((len(rows), len(tree)), dtype=np.int64)
         tokens[:, 0] = [row.output[-1] for row in rows]
-        self.fill(tree, tokens)
+        self.fill(tree, tokens, reach)
         kept = [
-            max(1, min(shape.down_to[min(row.room - 1, tree.depth)], left + 1))
-            for row, left in zip(rows, spare, strict=True)
+            max(1, min(shape.down_to[max(min(row.room - 1, tree.depth, far), 0)], left + 1))
+            for row, left, far in zip(rows, spare, reach, strict=True)
         ]
         most = max(kept)
         if most < len(tree):
@@ -212,27 +213,38 @@ class NeuralDrafter(Drafter):
         forwards = (pending, *(np.full(len(rows), size) for size in shape.inner))
         return Proposal(TokenTrees(tokens, parents, counts, names=("", self.name)), forwards=forwards)
 
-    def _drawn(self, tree: TokenTree, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
+    def reach(self, rows: Sequence[Row]) -> list[int]:
+        """Depth down to which the model has positions for each row's nodes; none for a row that is past them."""
+        return [self._model.max_positions - row.length for row in rows]
+
+    def _drawn(self, tree: TokenTree, rows: Sequence[Row], spare: Sequence[int], reach: Sequence[int]) -> Proposal:
         """Drafts where some row's rule needs them drawn from the draft's law."""
         vocabulary = self._model.vocabulary
         asks = [
-            Ask.of(row, tree, left, vocabulary) if left > 0 else None for row, left in zip(rows, spare, strict=True)
+            Ask.of(row, tree, left, vocabulary, far) if left > 0 else None
+            for row, left, far in zip(rows, spare, reach, strict=True)
         ]
         forwards = [np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)]
-        drawn = draw_drafts(self._model, self._cache, self.take_in(len(rows)), asks, forwards)
+        drawn = draw_drafts(self._model, self._cache, self.take_in(len(rows), reach), asks, forwards)
         tokens, parents = [draft.tokens[1:] for draft in drawn], [draft.parents[1:] for draft in drawn]
         trees = gathered(rows, tokens, parents, self.name)
         laws = [None if draft.scheme in ("deterministic", "coupled") else draft.law for draft in drawn]
         return Proposal(trees, laws, forwards=tuple(forwards))
 
-    def fill(self, tree: TokenTree, tokens: NDArray[np.int64]) -> None:
-        """Write the token of every drafted node of `tree`, by level, into `tokens` (B, N + 1), for rows 0 .. B - 1."""
+    def fill(self, tree: TokenTree, tokens: NDArray[np.int64], reach: Sequence[int] = ()) -> None:
+        """Write the token of every drafted node of `tree`, by level, into `tokens` (B, N + 1), for rows 0 .. B - 1.
+
+        A row takes part in levels down to its `reach`; in all when left out.
+        """
         rows = len(tokens)
-        logits, last = self._catch_up(rows)
+        logits, last = self._catch_up(rows, reach)
         levels, parents = self._prepared(tree, rows)
-        for level, queries, counts, written in levels:
+        short = bool(reach) and min(reach) < tree.depth
+        for depth, (level, queries, counts, written) in enumerate(levels, start=1):
             _fill(logits, level, queries if written is not levels[0][-1] else _at(last, level), tokens)
             if len(level.inner):
+                if short:
+                    counts = np.where(np.array(reach) > depth, counts, 0)
                 logits = forward_trees(self._model, self._cache, tokens[:, level.inner], parents, counts, written)
 
     def _prepared(self, tree: TokenTree, rows: int) -> tuple[list[_Step], NDArray[np.int64]]:
@@ -243,8 +255,14 @@ class NeuralDrafter(Drafter):
             self._steps[rows] = _for_rows(tree, rows)
         return self._steps[rows]
 
-    def _catch_up(self, rows: int) -> tuple[torch.Tensor, list[int]]:
-        """Run every row's pending tokens into the cache; (rows, P, V) logits, and the query of each row's last."""
+    def _catch_up(self, rows: int, reach: Sequence[int] = ()) -> tuple[torch.Tensor, list[int]]:
+        """Run every row's pending tokens into the cache; (rows, P, V) logits, and the query of each row's last.
+
+        Rows past the model's positions take part with nothing.
+        """
+        past = [row for row, far in enumerate(reach) if far <= 0]
+        for row in past:
+            self.pending[row] = []
         for row in range(rows):
             early = self.pending[row][:-1]
             if len(early) >= CATCH_UP:
@@ -259,11 +277,11 @@ class NeuralDrafter(Drafter):
         logits = forward_trees(self._model, self._cache, tokens, _chain(rows, most), np.array(lengths, dtype=np.int64))
         for row, fresh in enumerate(lengths):
             self._cache.lengths[row] += fresh
-        return logits, [fresh - 1 for fresh in lengths]
+        return logits, [max(fresh - 1, 0) for fresh in lengths]
 
-    def take_in(self, rows: int) -> torch.Tensor:
+    def take_in(self, rows: int, reach: Sequence[int] = ()) -> torch.Tensor:
         """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
-        logits, last = self._catch_up(rows)
+        logits, last = self._catch_up(rows, reach)
         return logits[torch.arange(rows), torch.tensor(last)].unsqueeze(1)
 
 

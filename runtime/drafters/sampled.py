@@ -49,9 +49,9 @@ class Ask:
     noise: Callable[[int], NDArray[Any]]
 
     @classmethod
-    def of(cls, row: Row, tree: TokenTree, spare: int, vocabulary: int) -> Ask:
-        """What `row` can use of a tree by level, with the numbers of its own streams."""
-        shape, emitted = shape_for(tree, row.scheme, row.room - 1, spare), len(row.output)
+    def of(cls, row: Row, tree: TokenTree, spare: int, vocabulary: int, reach: int) -> Ask:
+        """What `row` can use of a tree by level, no deeper than `reach`, with the numbers of its own streams."""
+        shape, emitted = shape_for(tree, row.scheme, min(row.room - 1, reach), spare), len(row.output)
         uniforms = np.append(0.0, row.streams("drafting", row.steps + 1, shape.nodes))
         return cls(shape, row, uniforms, lambda depth: row.streams("coupling", emitted + depth, vocabulary))
 
@@ -142,6 +142,8 @@ class _Row:
         laws = self._laws(logits, parents)
         grown: list[tuple[int, int]] = []
         for (node, _, shape), law in zip(parents, laws, strict=True):
+            if not np.isfinite(law.max()):  # no law to draw from: nothing is drafted below
+                continue
             children = ask.tree.children(shape)
             tokens = self._draw(law, children)
             draft.laws += [law] if tokens else []

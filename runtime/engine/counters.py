@@ -89,12 +89,12 @@ class Counters:
         self._rules: Counter[str] = Counter()
         self._later: list[tuple[Proposal, Walks, list[int]]] = []
 
-    def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks) -> None:
-        """Rows of a step before it is committed."""
+    def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks, emitted: list[int]) -> None:
+        """Rows of a step, and how many tokens each emitted: what lies behind a stop token does not count."""
         for request in requests:
             self._rules[request.params.rule.name] += 1
         if proposal.trees.tokens.shape[1] > 1:
-            self._later.append((proposal, walks, [request.room for request in requests]))
+            self._later.append((proposal, walks, emitted))
             if len(self._later) >= 1024:
                 self._fold()
 
@@ -134,15 +134,15 @@ class Counters:
 
     def _fold(self) -> None:
         """Turn kept steps into counts; put off so that no step waits for it."""
-        for proposal, walks, rooms in self._later:
+        for proposal, walks, emitted in self._later:
             trees = proposal.trees
             names, sources = trees.names, trees.sources
-            for row, (count, room) in enumerate(zip(trees.counts.tolist(), rooms, strict=True)):
+            for row, (count, tokens) in enumerate(zip(trees.counts.tolist(), emitted, strict=True)):
                 depths = [0]
                 for parent in trees.parents[row, 1:count].tolist():
                     depths.append(depths[parent] + 1)
                 told = [1] * count if sources is None else sources[row, :count].tolist()
-                path = walks.path[row, 1 : min(walks.kept[row], room + 1)].tolist()
+                path = walks.path[row, 1 : min(walks.kept[row], tokens + 1)].tolist()
                 self._offered.update((names[code], depth) for code, depth in zip(told[1:], depths[1:], strict=True))
                 self._accepted.update((names[told[node]], depths[node]) for node in path)
         self._later.clear()

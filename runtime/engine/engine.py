@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import Off, Plan, Policy
@@ -22,7 +24,7 @@ from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
-from runtime.engine.step import Backend, Eager, first_token
+from runtime.engine.step import Backend, Eager, NoLaw, first_token
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
@@ -50,6 +52,9 @@ class Monitor(Protocol):
 
 class Engine:
     """Serves requests from one target, with drafts from a model, from retrieval, or from both.
+
+    Any thread may call any method: one runs at a time, the others wait. A policy, a monitor or a drafter that the
+    engine calls may add and cancel requests and change the policy, from the same thread; it may not call `step` again.
 
     Parameters
     ----------
@@ -125,6 +130,7 @@ class Engine:
         self._counters = Counters()
         self.prefill_s = 0.0
         self._numbers = 0
+        self._lock, self._busy = RLock(), False
         self.use(policy)
 
     @classmethod
@@ -159,6 +165,10 @@ class Engine:
 
     def use(self, policy: Policy | Plan | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
+        with self._lock:
+            self._use(policy)
+
+    def _use(self, policy: Policy | Plan | PolicyChoice) -> None:
         chosen = _schedule_of(policy) if isinstance(policy, Plan) else policy
         self._policy: PolicyChoice = chosen if callable(chosen) else lambda _rows, _context: chosen
         some = ((rows, context) for rows in range(1, self.max_batch + 1) for context in (1.0, float(self.max_context)))
@@ -182,12 +192,13 @@ class Engine:
     @property
     def counters(self) -> EngineCounters:
         """What happened so far: acceptance by depth and source, seconds by term, how requests ended, KV held."""
-        return self._counters.reading(
-            prefill_s=self.prefill_s,
-            finished=dict(self.scheduler.finished),
-            kv_tokens=self.scheduler.reserved(self.rows) if self.rows else 0,
-            peak_kv_tokens=self.scheduler.peak_tokens,
-        )
+        with self._lock:
+            return self._counters.reading(
+                prefill_s=self.prefill_s,
+                finished=dict(self.scheduler.finished),
+                kv_tokens=self.scheduler.reserved(self.rows) if self.rows else 0,
+                peak_kv_tokens=self.scheduler.peak_tokens,
+            )
 
     def add(
         self,
@@ -195,8 +206,8 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         id: str | None = None,
-        number: int | None = None,
-        uniforms: NDArray[np.float64] | None = None,
+        number: int = 0,
+        uniforms: ArrayLike | None = None,
         streams: Streams | None = None,
         tenant: str = "",
     ) -> Request:
@@ -207,8 +218,9 @@ class Engine:
         prompt : str, or (P,) of int
         params : SamplingParams, optional
             Greedy, 128 tokens when left out.
-        number : int, optional
-            Which of the seed's streams it draws from; counted up when left out.
+        number : int
+            Which of the seed's streams it draws from. Left alone, the seed says it all: requests of one seed draw the
+            same numbers, whenever they come and whoever runs beside them.
         uniforms : (max_new_tokens,) in [0, 1), optional
             Uniform of each output position; drawn from the request's seed when left out.
         streams : callable (stream, step, count) -> (count,) in [0, 1), optional
@@ -217,37 +229,69 @@ class Engine:
         tenant : str
             Whose outputs it may draft from, and whose it joins, where the engine learns.
         """
-        params, number = params or SamplingParams(), self._numbers if number is None else number
-        self._numbers += 1
-        request = Request.of(
-            prompt, params, number, id=id, uniforms=uniforms, streams=streams, tokenizer=self.tokenizer
-        )
-        request.tenant = tenant
-        request.finish = request.refusal(self.target.vocabulary, self.max_context)
-        if request.finish is None and not self.scheduler.fits([request]):
-            request.finish = self.scheduler.too_large(request)
-        if request.finish is None:
-            self.waiting.append(request)
-        else:
-            self.scheduler.count(request)
-        return request
+        with self._lock:
+            request = Request.of(
+                prompt,
+                params or SamplingParams(),
+                self._numbers,
+                id=id,
+                stream=number,
+                uniforms=uniforms,
+                streams=streams,
+                tokenizer=self.tokenizer,
+            )
+            self._numbers += 1
+            request.tenant = tenant
+            request.finish = request.refusal(self.target.vocabulary, self.max_context)
+            if request.finish is None and not self.scheduler.fits([request]):
+                request.finish = self.scheduler.too_large(request)
+            if request.finish is None:
+                self.waiting.append(request)
+            else:
+                self.scheduler.count(request)
+            return request
 
     def cancel(self, request: Request) -> None:
-        """End `request` now; what it emitted so far stays with it."""
-        if request.done:
-            return
-        request.finish = "cancelled"
-        self.scheduler.drop(request)
-        self._leave()
+        """End `request` now; what it emitted so far stays with it. Within a step, it leaves when the step ends."""
+        with self._lock:
+            if request.done:
+                return
+            require(
+                self._busy or request in self.rows or request in self.waiting,
+                "`request` must be one of this engine's",
+                got=f"request {request.id}, which neither runs nor waits here",
+                fix="Cancel it where it was added.",
+            )
+            request.finish = "cancelled"
+            self.scheduler.drop(request)
+            if not self._busy:
+                self._leave()
 
     def generate(
         self, prompts: Sequence[str | ArrayLike], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Completion]:
-        """Serve `prompts` to their end; completions in the order of the prompts."""
-        each = [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else params
+        """Serve `prompts` to their end; completions in the order of the prompts.
+
+        One `params` is that of all: where it samples, equal prompts come to equal texts. Give each a seed of its own
+        for texts that differ.
+        """
+        require(
+            not isinstance(prompts, str | bytes),
+            "`prompts` must be a list of prompts",
+            got=f"one {type(prompts).__name__}",
+            fix="Put it in a list.",
+        )
+        each = [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else list(params)
+        require(
+            len(each) == len(prompts),
+            "`params` must be one, or one for each prompt",
+            got=f"{len(each)} for {len(prompts)} prompts",
+            fix="Repeat those that several prompts share.",
+        )
         requests = [self.add(prompt, chosen) for prompt, chosen in zip(prompts, each, strict=True)]
-        while self.step():
-            pass
+        left = [request for request in requests if not request.done]
+        while left and self.step():
+            left = [request for request in left if not request.done]
         return [request.completion(self.tokenizer) for request in requests]
 
     def stream(self, prompt: str | ArrayLike, params: SamplingParams | None = None) -> Iterator[list[int]]:
@@ -265,17 +309,34 @@ class Engine:
 
     def step(self) -> bool:
         """Admit who waits, then run one decoding step; False when nothing is left to do."""
-        self._admit()
+        with self._lock:
+            require(
+                not self._busy,
+                "`step` must not be called within a step",
+                got="a call by a policy, a monitor or a drafter that the engine had called",
+                fix="Let it add or cancel requests, and return.",
+            )
+            self._busy = True
+            try:
+                self._admit()
+                if self.rows:
+                    self._decode()
+            finally:
+                self._busy = False
+            return bool(self.rows or self.waiting)
+
+    def _decode(self) -> None:
+        policy = self._policy(len(self.rows), self._context)
+        self._leave()  # whom the policy cancelled
         if not self.rows:
-            return bool(self.waiting)
+            return
         try:
-            self._run(self._policy(len(self.rows), self._context))
+            self._run(policy)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             self._shed(error)
         self._leave()
-        return bool(self.rows or self.waiting)
 
     def _run(self, policy: Policy) -> None:
         start, catching_up, rows = perf_counter(), self._draft_prefill_s, self.rows
@@ -283,12 +344,15 @@ class Engine:
         spare = self._spare()
         offered = self.backend.propose(self._parts_of(policy), rows, spare, seconds)
         drafted = perf_counter()
-        proposal, walks, forwarded, width = self.backend.verify(rows, offered)
+        proposal, walks, forwarded, width, bad = self.backend.verify(rows, offered)
         verified = perf_counter()
-        self._counters.rows(rows, proposal, walks)
         self.forwards, count = proposal.forwards, len(rows)
         self.backend.commit(walks)
-        emitted = self._take(walks)
+        each = self._take(walks)
+        emitted = sum(each)
+        self._counters.rows(rows, proposal, walks, each)
+        for row, why in bad.items():
+            self._void(row, why)
         end = perf_counter()
         catching_up = self._draft_prefill_s - catching_up
         self.prefill_s += catching_up
@@ -327,22 +391,47 @@ class Engine:
         return sum(drafter.prefill_s for drafter in self.drafters.values())
 
     def _spare(self) -> list[int]:
-        """Draft nodes that each row has slots for."""
-        cache = self.cache
-        held = cache.slots if self.scheduler.kv_tokens is None else cache.held_slots
-        return [held - len(request.prompt) - len(request.output) for request in self.rows]
+        """Draft nodes that each row has slots for, also beside the widest tree of the batch."""
+        cache, lengths = self.cache, [request.length for request in self.rows]
+        if self.scheduler.kv_tokens is None:
+            spare = [cache.slots - length for length in lengths]
+        else:  # within memory that was bounded, a policy may ask for more than its rows were planned for
+            spare = [max(cache.held_slots - max(lengths), 0)] * len(lengths)
+        return [0 if request.suspect else most for request, most in zip(self.rows, spare, strict=True)]
 
-    def _take(self, walks: Walks) -> int:
-        total = 0
+    def _take(self, walks: Walks) -> list[int]:
+        """Hand each row what it emitted; how many tokens of it count."""
+        each: list[int] = []
         rows = zip(self.rows, walks.kept.tolist(), walks.emitted.tolist(), strict=True)
         for row, (request, accepted, tokens) in enumerate(rows):
+            if not accepted or request.done:
+                each.append(0)
+                continue
             kept = request.emit(tokens[:accepted])
             request.steps += 1
             request.accepted += min(accepted - 1, len(kept))
-            total += len(kept)
+            request.suspect = False
+            each.append(len(kept))
             for drafter in self.drafters.values():
                 drafter.extend(row, kept)
-        return total
+        return each
+
+    def _void(self, row: int, why: str) -> None:
+        """A row's step came to nothing: once it is tried again, without drafts and on clean memory; then it ends."""
+        request = self.rows[row]
+        if request.suspect:
+            request.finish = why
+        request.suspect = True
+        self._clean(row)
+        for drafter in self.drafters.values():
+            _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
+
+    def _clean(self, row: int) -> None:
+        """Leave nothing in a row's slots that is not a number: masked slots count where they are NaN."""
+        caches = (self.cache, *(drafter.cache for drafter in self.drafters.values()))
+        for cache in caches:
+            if cache is not None:
+                cache.clean(row, int(self.cache.lengths[row]) if cache is self.cache else 0)
 
     def _admit(self) -> None:
         while (request := self.scheduler.next()) is not None:
@@ -366,10 +455,21 @@ class Engine:
         self.backend.hold(row + 1, slots, bounded=bounded)
         self.cache.lengths[row] = 0
         logits = prefill(self.target, self.cache, request.prompt, row)
-        first = request.emit([first_token(request, logits)])
+        if not bool(torch.isfinite(logits.amax())):  # of what a row before left in its slots, or its own
+            self.cache.lengths[row] = 0
+            self._clean(row)
+            logits = prefill(self.target, self.cache, request.prompt, row)
+        try:
+            token = first_token(request, logits)
+        except NoLaw as error:
+            request.finish = f"error: {error}"
+            self.cache.lengths[row] = 0
+            self._clean(row)
+            self.scheduler.count(request)
+            return
+        first = request.emit([token])
         for drafter in self.drafters.values():
-            drafter.serve(request.tenant)
-            drafter.join(row, request.prompt)
+            _seat(drafter, row, request, request.prompt)
         self.scheduler.join(request)
         for drafter in self.drafters.values():
             drafter.extend(row, first)
@@ -384,25 +484,37 @@ class Engine:
         newest.finish = f"error: out of memory among {len(self.rows)}: {str(error).splitlines()[0][:200]}"
         for drafter in self.drafters.values():
             for row, request in enumerate(self.rows if drafter.cache is not None else ()):
-                drafter.join(row, np.array(request.text, dtype=np.int64))
+                _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
 
     def _leave(self) -> None:
         """Take finished requests out; the last row moves into each gap."""
-        done = [request for request in self.rows if request.done]
-        if not done:
-            return
-        for source, target in self.scheduler.leave():
-            self.cache.move_row(source, target)
-            for drafter in self.drafters.values():
-                drafter.move(source, target)
-        for request in done:
-            for drafter in self.drafters.values() if request.finish in ("length", "stop") else ():
-                drafter.learn(request.tenant, request.output)
-        for request in done if self.monitor is not None else ():
-            assert self.monitor is not None
-            found = self.monitor.note(request)
-            if found is not None:
-                self.use(found)
+        while done := [request for request in self.rows if request.done]:
+            for source, target in self.scheduler.leave():
+                self.cache.move_row(source, target)
+                for drafter in self.drafters.values():
+                    drafter.move(source, target)
+            for request in done:
+                for drafter in self.drafters.values() if request.finish in ("length", "stop") else ():
+                    drafter.learn(request.tenant, request.output)
+            if self.monitor is not None:
+                self._tell(self.monitor, done)
+
+    def _tell(self, monitor: Monitor, done: list[Request]) -> None:
+        """Hand finished requests to the monitor; whom it cancels leaves with the next look at the rows."""
+        held, self._busy = self._busy, True
+        try:
+            for request in done:
+                found = monitor.note(request)
+                if found is not None:
+                    self._use(found)
+        finally:
+            self._busy = held
+
+
+def _seat(drafter: Drafter, row: int, request: Request, tokens: NDArray[np.int64]) -> None:
+    """Have `drafter` take in a request's tokens, as its tenant's."""
+    drafter.serve(request.tenant)
+    drafter.join(row, tokens)
 
 
 def _named(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 from reader_theory.rules.base import At
 from reader_theory.rules.draft_law import Scheme
 from reader_theory.rules.greedy import Greedy
@@ -72,6 +72,8 @@ class Request:
     accepted: int = 0
     finish: str | None = None
     tenant: str = ""
+    suspect: bool = False
+    """Whether its last step came to nothing: the next one runs without drafts."""
 
     @property
     def done(self) -> bool:
@@ -158,6 +160,8 @@ class Request:
     def refusal(self, vocabulary: int, max_context: int) -> str | None:
         """How it ends where no engine of this vocabulary and context can serve it; None when it can."""
         tokens = self.prompt
+        if self.finish is not None:
+            return self.finish
         if not len(tokens):
             return "error: the prompt must have at least one token"
         bad = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
@@ -176,16 +180,40 @@ class Request:
         number: int,
         *,
         id: str | None = None,
-        uniforms: NDArray[np.float64] | None = None,
+        stream: int = 0,
+        uniforms: ArrayLike | None = None,
         streams: Streams | None = None,
         tokenizer: Any = None,
     ) -> Request:
-        """A request on a prompt; numbers that are not given are drawn from its seed."""
-        if uniforms is None:
-            drawn = 0 if params.greedy else params.max_new_tokens
-            uniforms = stream_uniforms(params.seed, number, 0, "recovery", drawn)
-        streams = streams or partial(_stream, params.seed, number)
-        return cls(id or str(number), number, encode(prompt, tokenizer), params, uniforms, streams)
+        """A request on a prompt; numbers that are not given are drawn from its seed. Ended where an argument is odd."""
+        drawn = 0 if params.greedy else params.max_new_tokens
+        tokens, finish = np.empty(0, dtype=np.int64), None
+        try:
+            tokens = encode(prompt, tokenizer)
+            given = None if uniforms is None else _uniforms(uniforms, params.max_new_tokens)
+        except InvalidInputError as error:
+            given, finish = None, f"error: {error}"
+        if given is None:
+            given = stream_uniforms(params.seed, stream, 0, "recovery", drawn)
+        streams = streams or partial(_stream, params.seed, stream)
+        return cls(id or str(number), number, tokens, params, given, streams, finish=finish)
+
+
+def _uniforms(given: ArrayLike, count: int) -> NDArray[np.float64]:
+    """`given` as an array; exact numbers (objects that decide comparisons, say) stay what they are."""
+    exact = isinstance(given, np.ndarray) and given.dtype == object
+    try:
+        found = given if exact else np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.full(1, np.nan)
+    outside = [] if exact else found[~((found >= 0) & (found < 1))].tolist()
+    require(
+        found.shape == (count,) and not outside,
+        f"`uniforms` must hold {count} numbers in [0, 1), one an output token",
+        got=f"shape {found.shape}" + (f", {outside[0]} among them" if outside else ""),
+        fix="Leave them out to have them drawn from the seed.",
+    )
+    return found
 
 
 def _stream(seed: int, number: int, stream: Stream, at: int, count: int) -> NDArray[np.float64]:
@@ -202,4 +230,15 @@ def encode(prompt: str | ArrayLike, tokenizer: Any) -> NDArray[np.int64]:
             fix="Pass `tokenizer=`, or token ids.",
         )
         prompt = encode_text(tokenizer, prompt)
-    return np.asarray(prompt, dtype=np.int64).reshape(-1)
+    try:
+        tokens = np.asarray(prompt)
+    except (TypeError, ValueError):
+        tokens = np.array(None)
+    whole = tokens.ndim == 1 and (tokens.dtype.kind in "iu" or not tokens.size)
+    require(
+        whole,
+        "a prompt must be one sequence of whole numbers, or a text",
+        got=f"shape {tokens.shape} of {tokens.dtype}",
+        fix="Give each prompt of a batch by itself, as token ids or as a str.",
+    )
+    return tokens.astype(np.int64)

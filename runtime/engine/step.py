@@ -8,13 +8,15 @@ it. Rules that need the law of the draft, and the lossy one, go through their ve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from reader_theory.errors import InvalidInputError
 from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.streams import VerifyUniforms
@@ -24,23 +26,30 @@ from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.parts import Part, proposed
 from runtime.engine.request import Request
+from runtime.engine.scheduler import is_out_of_memory
+from runtime.kernels.sound import unsound
 from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
-__all__ = ["Backend", "Eager", "Verified", "first_token", "walk_rows"]
+__all__ = ["Backend", "Eager", "NoLaw", "Verified", "first_token", "unsound_logits", "walk_rows"]
 
-_DRAFT_SCRATCH = 1024
+_SCRATCH = 1024
+"""Slots of a row beyond its context at least: nodes, and padding to the widest tree of a batch."""
 _TARGET_ONLY = TargetOnly()
 
 
 class Verified(NamedTuple):
-    """What a step came to: what was offered in the end, each row's walk, and when the target's forward had ended."""
+    """What a step came to: what was offered in the end, each row's walk, and when the target's forward had ended.
+
+    `bad` says of a row that keeps and emits nothing what was wrong with it.
+    """
 
     proposal: Proposal
     walks: Walks
     forwarded: float
     width: int
+    bad: Mapping[int, str] = {}
 
 
 class Backend(ABC):
@@ -49,7 +58,7 @@ class Backend(ABC):
     Attributes
     ----------
     cache : RowCache
-        Of the target.
+        Of the target; its rows have slots beyond the context, for a whole tree beside the widest of a batch.
     max_batch : int
         Most rows; fewer than were asked for where memory is missing.
     fallbacks : list of str
@@ -92,14 +101,15 @@ class Eager(Backend):
     def __init__(
         self, target: LanguageModel, drafters: Mapping[str, Drafter], max_batch: int, max_context: int
     ) -> None:
-        self.target, self.max_batch, self.fallbacks = target, max_batch, []
-        self.cache = target.new_cache(max_batch, max_context)
+        self.target, self.max_batch, self.max_context, self.fallbacks = target, max_batch, max_context, []
+        self.cache = target.new_cache(max_batch, max_context + _SCRATCH)
         for name, drafter in drafters.items():
-            drafter.open(name, max_batch, max_context + _DRAFT_SCRATCH)
+            drafter.open(name, max_batch, max_context + _SCRATCH)
         self.caches = [self.cache, *(cache for one in drafters.values() if (cache := one.cache) is not None)]
 
     def check(self, policy: Any) -> None:
-        pass
+        for cache in self.caches:  # memory is taken when it is needed
+            cache.slots = max(cache.slots, self.max_context + 1 + policy.most_nodes)
 
     def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
         for cache in self.caches:
@@ -117,7 +127,8 @@ class Eager(Backend):
         trees = proposal.trees
         logits = forward_trees(self.target, self.cache, *trees.arrays)
         forwarded = perf_counter()
-        return Verified(proposal, walk_rows(rows, proposal, logits), forwarded, trees.tokens.shape[1])
+        walks, bad = walk_rows(rows, proposal, logits)
+        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad)
 
     def commit(self, walks: Walks) -> None:
         self.cache.commit(walks.path, walks.kept)
@@ -126,8 +137,8 @@ class Eager(Backend):
 # ---- what each row keeps and emits
 
 
-def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> Walks:
-    """Path and emitted tokens of each row, as NumPy arrays; (B, Q, V) logits after each node.
+def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> tuple[Walks, Mapping[int, str]]:
+    """Path and emitted tokens of each row, as NumPy arrays, and rows that have none; (B, Q, V) logits after each node.
 
     Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
     """
@@ -139,13 +150,41 @@ def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Ten
         walks = _greedy(trees, logits)
     else:
         walks = _drawn(requests, trees, logits)
+    bad: dict[int, str] = {}
+    if any(compiled):
+        found = unsound(logits, walks)
+        bad = {row: f"error: {unsound_logits(requests[row])}" for row in found if compiled[row]}
     for row, done in enumerate(compiled):
         if done:
             continue
-        path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
+        try:
+            path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
+        except NoLaw as error:
+            bad[row] = f"error: {error}"
+            continue
         walks.kept[row] = len(path)
         walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
-    return walks
+    for row in bad:
+        walks.kept[row] = 0
+    return walks, bad
+
+
+class NoLaw(InvalidInputError):
+    """Logits of which one request's parameters make no law: the fault of that request's step alone."""
+
+
+def unsound_logits(request: Request) -> NoLaw:
+    """What is wrong with a request whose logits are no law's."""
+    return NoLaw(
+        "logits must be finite, or minus infinity for some of the tokens",
+        got=f"NaN or infinity after {request.length} tokens, where {request.params.rule.name} reads them",
+        fix="Run the model in a type of more range (bfloat16, float32), and look for NaN among its weights.",
+    )
+
+
+def _check_sound(request: Request, logits: torch.Tensor) -> None:
+    if not bool(torch.isfinite(logits.amax(-1)).all()):
+        raise unsound_logits(request)
 
 
 def _greedy(trees: TokenTrees, logits: torch.Tensor) -> Walks:
@@ -192,7 +231,9 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
         return tree.follow(_own_token(request, tree, logits))
     prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
     nodes, step = len(law.tree), request.steps + 1
-    laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
+    _check_sound(request, logits[:nodes])
+    with _own_fault(request):
+        laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
     verified = rule.verify(law, laws, uniforms)
     return [0, *verified.accepted], list(verified.emitted)
@@ -212,9 +253,27 @@ def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Calla
 
 def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
     """The target's own token at an output position: a function of the prefix and of that position's numbers."""
+    _check_sound(request, logits)
     rule = request.params.rule
     follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
-    return follows.next_token(request.token_law.scores(logits, text), request.numbers_at(position))
+    with _own_fault(request):
+        law = request.token_law.scores(logits, text)
+    return follows.next_token(law, request.numbers_at(position))
+
+
+@contextmanager
+def _own_fault(request: Request) -> Generator[None]:
+    """What the request's own processors raise ends that request alone."""
+    try:
+        yield
+    except Exception as error:
+        if not request.params.processors or is_out_of_memory(error):
+            raise
+        raise NoLaw(
+            "`processors` must turn logits into logits",
+            got=f"{type(error).__name__}: {error}",
+            fix="Mend the processor, or leave it out of the request.",
+        ) from error
 
 
 def _prefixes(text: list[int], tree: TokenTree) -> list[list[int]]:

@@ -135,7 +135,7 @@ class _Full:
 
     def __init__(self, engine: Engine, prompts: Sequence[PromptLike], params: SamplingParams) -> None:
         self.engine, self.params = engine, params
-        self.prompts = itertools.cycle(prompts)
+        self.prompts, self.numbers = itertools.cycle(prompts), itertools.count()
 
     def burst(self, policy: Policy) -> list[SeenStep]:
         """Steps in a row under one policy: those that follow `SETTLE` of it, and on which no request joins."""
@@ -146,7 +146,7 @@ class _Full:
         for turn in range(BURST):
             joining = batch - len(engine.rows)
             for _ in range(joining):
-                engine.add(next(self.prompts).tokens, self.params)
+                engine.add(next(self.prompts).tokens, self.params, number=next(self.numbers))
             context = float(np.mean(engine.cache.lengths[:batch]))
             engine.step()
             timing = engine.timings.pop()

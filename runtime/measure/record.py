@@ -194,7 +194,7 @@ def _outputs(
     longest = max(len(prompt.tokens) for prompt in prompts)
     engine = Engine(target, max_batch=max_batch, max_context=longest + new_tokens + 2)
     params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
-    requests = [engine.add(prompt.tokens, params, id=prompt.id) for prompt in prompts]
+    requests = [engine.add(prompt.tokens, params, id=prompt.id, number=i) for i, prompt in enumerate(prompts)]
     while engine.step():
         if progress:
             progress("generate", sum(len(request.output) for request in requests), len(prompts) * new_tokens)

@@ -162,9 +162,9 @@ def _replay(
         if neural is not None:
             neural.join(number, row.text)
     while rows:
-        longest = max(len(row.prompt) + row.at for row in rows)
+        lengths = [len(row.prompt) + row.at for row in rows]
         budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
-        grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, static, longest)
+        grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, static, lengths)
         for number, row in enumerate(rows):
             asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.taken])
             emitted, nodes = row.step(grown, number)

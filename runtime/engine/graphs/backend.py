@@ -30,7 +30,7 @@ from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
 from runtime.engine.request import Request
-from runtime.engine.step import Backend, Verified, walk_rows
+from runtime.engine.step import Backend, Verified, unsound_logits, walk_rows
 from runtime.kernels.commit import KVPool
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
@@ -176,9 +176,10 @@ class Graphs(Backend):
         if other is not None:
             first = other.drafter.propose(other.policy, rows, spare)
             seconds[other.drafter.term] = seconds.get(other.drafter.term, 0.0) + perf_counter() - drafted
-        wanted = [neural is not None] * len(rows)
+        wanted = [neural is not None and left > 0 for left in spare]
         if neural is not None and neural.skip is not None and first is not None:
-            wanted = [left > 0 for left in after(first, [SCRATCH] * len(rows), neural.skip)]
+            free = [SCRATCH if left > 0 else 0 for left in spare]
+            wanted = [left > 0 for left in after(first, free, neural.skip)]
         if neural is not None and neural.skip is not None and any(wanted):
             again = perf_counter()
             tokens = self._draft(neural, len(rows))
@@ -282,7 +283,8 @@ class Graphs(Backend):
             raise _NoRoom(bucket, str(error)) from error
         forwarded = perf_counter()
         self._committed = False
-        return Verified(proposal, walk_rows(rows, proposal, logits), forwarded, bucket.nodes)
+        walks, bad = walk_rows(rows, proposal, logits)
+        return Verified(proposal, walks, forwarded, bucket.nodes, bad)
 
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:
         """Merge, forward, walk and commit, all on the device."""
@@ -299,12 +301,14 @@ class Graphs(Backend):
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         made = {name: tensor.numpy()[:live].copy() for name, tensor in verifying.outputs.host.items()}
+        bad = {row: f"error: {unsound_logits(rows[row])}" for row in np.flatnonzero(made["unsound"]).tolist()}
+        made["kept"][list(bad)] = 0  # the root's entry stays where it is: its next forward writes it anew
         self.cache.lengths[:live] += made["kept"]
         self._committed = True
         trees = TokenTrees(made["tokens"], made["parents"], made["counts"], names=queued.names)
         done = Proposal(replace(trees, sources=_sources(trees, queued.chains)), forwards=queued.forwards)
         walks = Walks(made["path"], made["kept"], made["emitted"])
-        return Verified(done, walks, perf_counter(), bucket.nodes)
+        return Verified(done, walks, perf_counter(), bucket.nodes, bad)
 
     def _static(self, bucket: Bucket, queued: _Queued) -> StaticVerifying:
         key = (bucket, self._place(queued.tree), queued.most)

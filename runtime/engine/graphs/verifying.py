@@ -60,7 +60,8 @@ class StaticVerifying:
         ``root``, ``lengths``, ``temperature``, ``drafted`` (1 where the neural tree counts): (B,); ``chain`` (B, K),
         -1 where it has ended; ``uniforms`` (B, Q), by depth.
     outputs : Packed
-        The trees (``tokens``, ``parents``, ``counts``) and the walks (``path``, ``kept``, ``emitted``).
+        The trees (``tokens``, ``parents``, ``counts``), the walks (``path``, ``kept``, ``emitted``), and rows whose
+        logits on the path are no law's (``unsound``).
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class StaticVerifying:
         shapes = {"root": one, "lengths": one, "temperature": one, "drafted": one, "chain": (rows, chain)}
         self.inputs = Packed(shapes | {"uniforms": (rows, width)}, device, ("temperature", "uniforms"))
         whole = {name: (rows, width) for name in ("tokens", "parents", "path", "emitted")}
-        self.outputs = Packed(whole | {"kept": one, "counts": one}, device)
+        self.outputs = Packed(whole | {"kept": one, "counts": one, "unsound": one}, device)
         above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents[1:], tree.parents[1:] + chain - 1, -1)])
         depth = np.concatenate([np.arange(chain) + 1, tree.depths[1:]])
         self.parents = torch.from_numpy(np.tile(above.astype(np.int64), (rows, 1))).to(device)
@@ -101,6 +102,8 @@ class StaticVerifying:
             logits.contiguous(), given["temperature"], trie.tokens, trie.parents, trie.counts, uniforms
         )
         commit(self.pool, given["lengths"].clone(), walks.path, walks.kept)
+        finite = torch.isfinite(logits.amax(-1)).gather(1, walks.path.clamp(min=0)) | (walks.path < 0)
+        made["unsound"].copy_(~finite.all(-1))
         for name in ("path", "kept", "emitted"):
             made[name].copy_(getattr(walks, name))
         for name in ("tokens", "parents", "counts"):
