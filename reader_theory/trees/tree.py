@@ -77,12 +77,12 @@ class TokenTree:
         tree = object.__new__(cls)
         known = tree.__dict__
         known["parents"], known["tokens"], known["_offered_by"] = parents, tokens, sources
-        parents.setflags(False)  # `write`: by place it costs a third
+        parents.setflags(write=False)
         if ranks is not None:
-            ranks.setflags(False)
+            ranks.setflags(write=False)
             known["ranks"] = ranks
         if tokens is not None:
-            tokens.setflags(False)
+            tokens.setflags(write=False)
         return tree
 
     def __setattr__(self, name: str, value: object) -> None:
