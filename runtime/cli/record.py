@@ -28,6 +28,8 @@ def record(
         bool, typer.Option("--grown", help="Run trees grown from both sources as well, for the plan to weigh.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/trace.json"),
@@ -49,5 +51,6 @@ def record(
             models.target, models.drafts, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
             grown=grown_family(drafted=bool(models.drafts)) if grown else (), progress=progress,
+            stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

@@ -236,8 +236,9 @@ class Request:
 def _uniforms(given: ArrayLike, count: int) -> NDArray[np.float64]:
     """`given` as an array; exact numbers (objects that decide comparisons, say) stay what they are."""
     exact = isinstance(given, np.ndarray) and given.dtype == object
+    found: NDArray[Any]
     try:
-        found = given if exact else np.array(given, dtype=np.float64)
+        found = np.asarray(given) if exact else np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         found = np.full(1, np.nan)
     outside = [] if exact else found[~((found >= 0) & (found < 1))].tolist()

@@ -144,12 +144,22 @@ def measure_cells(
     compare_plain: bool = True,
     plan: str | None = None,
     progress: Progress | None = None,
+    stop: tuple[str, ...] = (),
+    ignore_eos: bool = False,
+    tokenizer: Any = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
     plain: dict[tuple[str, int], list[CellRun]] = {}
-    params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed, verification=verification)
-    bench = _Bench(target, draft, prompts, params)
+    params = SamplingParams(
+        temperature=temperature,
+        max_new_tokens=new_tokens,
+        seed=seed,
+        verification=verification,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
+    bench = _Bench(target, draft, prompts, params, tokenizer)
     total = repeats * len(tasks)
     for done in range(total):
         task = tasks[done % len(tasks)]
@@ -191,7 +201,9 @@ class _Bench:
         draft: Drafts,
         prompts: Sequence[PromptLike],
         params: SamplingParams,
+        tokenizer: Any = None,
     ) -> None:
+        self.tokenizer = tokenizer
         self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
@@ -225,7 +237,9 @@ class _Bench:
         name = policy.asks if policy.asks in self.drafts else next(iter(self.drafts), None)
         if (batch, name) not in self._engines:
             drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
-            self._engines[batch, name] = Engine(self.target, drafters=drafters, max_batch=batch, max_context=self.slots)
+            self._engines[batch, name] = Engine(
+                self.target, drafters=drafters, max_batch=batch, max_context=self.slots, tokenizer=self.tokenizer
+            )
         return self._engines[batch, name]
 
 
