@@ -1,6 +1,6 @@
 """What is best: problems, solvers, certificates and the planner. Solvers load on first use."""
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.certificates import Certificate, UncertifiedError, certify
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
 from optimizer.planner import baselines, choose, solve, solve_schedule
@@ -18,7 +18,6 @@ __all__ = [
     "Memory",
     "Objective",
     "Problem",
-    "RankAcceptance",
     "RobustProblem",
     "Schedule",
     "ScheduleProblem",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import InvalidInputError, NotATreeError, require
 from reader_theory.trees.tree import TokenTree
-from reader_theory.trees.value import by_depth_and_rank, path_probability, siblings_sum
+from reader_theory.trees.value import siblings_sum
 
-__all__ = ["Acceptance", "ForestAcceptance", "RankAcceptance"]
+__all__ = ["Acceptance", "ForestAcceptance"]
 
 ROUNDING = 1e-9
 """How far sums of probabilities may miss what they must be."""
@@ -29,82 +29,6 @@ def frozen(values: ArrayLike) -> Floats:
 
 def _where(mask: NDArray[np.bool_]) -> list[tuple[int, ...]]:
     return [tuple(int(i) for i in place) for place in np.argwhere(mask)[:3]]
-
-
-@dataclass(frozen=True, eq=False)
-class RankAcceptance:
-    """The rank-r child at depth d is the next token with a probability that depends on (d, r) alone.
-
-    Parameters
-    ----------
-    conditionals : (D, R) float64, in [0, 1], each row sums to <= 1
-        ``conditionals[d, r]``: probability that the child of rank r at depth d + 1 is emitted, given that its parent
-        was. Rows need not fall with r: measured ranks often do not.
-
-    Raises
-    ------
-    InvalidInputError
-        On NaN, an entry outside [0, 1] or a row that sums above one.
-
-    Examples
-    --------
-    >>> RankAcceptance([[0.6, 0.2]]).is_monotone
-    True
-    """
-
-    conditionals: Floats
-
-    def __init__(self, conditionals: ArrayLike) -> None:
-        object.__setattr__(self, "conditionals", frozen(conditionals))
-        self._check()
-
-    def _check(self) -> None:
-        c = self.conditionals
-        require(
-            c.ndim == 2 and c.size > 0,
-            "`conditionals` must have one row a depth and one column a rank",
-            got=f"shape {c.shape}",
-            fix="For one rank vector at every depth use RankAcceptance.stationary(vector, depth).",
-        )
-        bad = np.logical_not((c >= 0) & (c <= 1))
-        require(
-            not bool(bad.any()),
-            "`conditionals` must be probabilities in [0, 1]",
-            got=f"{[float(c[i]) for i in _where(bad)]} at (depth, rank) {_where(bad)}",
-            fix="Fit them from counts again; a NaN usually means that a depth was never reached.",
-        )
-        sums = c.sum(axis=1)
-        require(
-            bool((sums <= 1 + ROUNDING).all()),
-            "`conditionals` must sum to at most 1 at each depth: ranks exclude one another",
-            got=f"sums {np.array2string(sums, precision=6)}, above 1 at depths {_where(sums > 1 + ROUNDING)}",
-            fix="Divide each row by its sum, or pass conditional and not cumulative hit rates.",
-        )
-
-    @classmethod
-    def stationary(cls, ranks: ArrayLike, depth: int) -> RankAcceptance:
-        """The same (R,) rank vector at each of `depth` depths."""
-        require(depth >= 1, "`depth` must be >= 1", got=depth, fix="Pass the deepest level that may be drafted.")
-        return cls(np.tile(np.asarray(ranks, dtype=np.float64).reshape(1, -1), (depth, 1)))
-
-    @property
-    def depth(self) -> int:
-        """D, levels that are described."""
-        return self.conditionals.shape[0]
-
-    @cached_property
-    def is_stationary(self) -> bool:
-        """Whether every depth has the same ranks."""
-        return bool((self.conditionals == self.conditionals[0]).all())
-
-    @cached_property
-    def is_monotone(self) -> bool:
-        """Whether acceptance never rises with rank, at any depth."""
-        return bool((np.diff(self.conditionals, axis=1) <= 0).all())
-
-    def path_probability(self, tree: TokenTree) -> Floats:
-        """(N + 1,) float64: probability that each node of `tree` is emitted, 1 for the root."""
-        return path_probability(tree, by_depth_and_rank(self.conditionals, tree))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +90,7 @@ class ForestAcceptance:
         return self.tree.depth
 
 
-Acceptance = RankAcceptance | ForestAcceptance
+Acceptance = RankTable | ForestAcceptance
 
 
 def _never_rising(tree: TokenTree, path_probability: Floats) -> Floats:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from optimizer.acceptance import ForestAcceptance, RankAcceptance
+from optimizer.acceptance import ForestAcceptance
 from optimizer.certificates import certify
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
 from optimizer.planner import Solver
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, Rule, TreeProblem
 from optimizer.solution import Status
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import ReaderTheoryError
 from reader_theory.trees.tree import TokenTree
 
@@ -110,8 +111,8 @@ def _adversarial() -> Iterator[tuple[str, TreeProblem]]:
             "off is best": ([0.1, 0.05], TabulatedCost(np.linspace(1, 9, 8)), 7),
         }
         for name, (ranks, cost, nodes) in cases.items():
-            yield f"{name}, {rule}", TreeProblem(RankAcceptance.stationary(ranks, 4), cost, nodes, rule=rule)
-        law = RankAcceptance([[0.6, 0.1], [0.0, 0.9], [0.5, 0.4]])
+            yield f"{name}, {rule}", TreeProblem(RankTable.stationary(ranks, 4), cost, nodes, rule=rule)
+        law = RankTable([[0.6, 0.1], [0.0, 0.9], [0.5, 0.4]])
         depths = TabulatedCost(1 + 0.1 * np.arange(4)[:, None] + 0.05 * np.arange(7))
         yield f"a level that rank 0 never survives, {rule}", TreeProblem(law, depths, 6, rule=rule)
         tight = Memory(capacity_bytes=2 * 13.0, kv_bytes_per_token=1.0)
@@ -154,13 +155,13 @@ def random_problem(kind: str, generator: np.random.Generator) -> Problem:
     )
 
 
-def _random_law(generator: np.random.Generator, depth: int, ranks: int) -> RankAcceptance:
+def _random_law(generator: np.random.Generator, depth: int, ranks: int) -> RankTable:
     table = generator.dirichlet(np.full(ranks + 1, generator.choice([0.3, 1.0, 5.0])), size=depth)[:, :ranks]
     if generator.random() < 0.3:
         table = -np.sort(-table, axis=1)
     if generator.random() < 0.3:
         table = np.round(table * 5) / 10
-    return RankAcceptance(np.tile(table[:1], (depth, 1)) if generator.random() < 0.4 else table)
+    return RankTable(np.tile(table[:1], (depth, 1)) if generator.random() < 0.4 else table)
 
 
 def _stairs(generator: np.random.Generator, nodes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

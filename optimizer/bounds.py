@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost
 from optimizer.problem import Rule
+from reader_theory.acceptance.rank_table import RankTable
 
 __all__ = ["exact_first_rank_tokens", "most_mean_tokens", "most_tokens", "most_weighted_tokens", "rate_bound_by_levels"]
 
@@ -70,7 +71,7 @@ def _prefix(falling: Floats, nodes: int) -> Floats:
     return np.cumsum(gains)
 
 
-def most_weighted_tokens(workloads: tuple[RankAcceptance, ...], weights: Floats, nodes: int, depth: int) -> Floats:
+def most_weighted_tokens(workloads: tuple[RankTable, ...], weights: Floats, nodes: int, depth: int) -> Floats:
     """(depth + 1, nodes + 1) float64: largest weighted sum over workloads of tokens a step, any ranks allowed.
 
     A node whose weighted probability is below that of `nodes` others at no greater depth is never needed, nor is what
@@ -104,7 +105,7 @@ def _children(level: Floats, ranks: Floats, weights: Floats, floor: float) -> Fl
     return np.concatenate(found)
 
 
-def _dual_envelopes(acceptance: RankAcceptance, nodes: int, depth: int, every_depth: bool) -> Floats:
+def _dual_envelopes(acceptance: RankTable, nodes: int, depth: int, every_depth: bool) -> Floats:
     c, rows = acceptance.conditionals, np.empty((depth + 1, nodes + 1))
     whole = _envelopes(c[:depth], nodes)
     rows[:] = whole[depth]
@@ -145,7 +146,7 @@ def _pool_first(slopes: Floats) -> Floats:
     return slopes
 
 
-def exact_first_rank_tokens(acceptance: RankAcceptance, nodes: int, depth: int) -> Floats:
+def exact_first_rank_tokens(acceptance: RankTable, nodes: int, depth: int) -> Floats:
     """(depth + 1, nodes + 1) float64: optimum under rule "first" by the plain recurrence, no short cuts.
 
     O(D^2 R N^2) for ranks that change with depth: for thorough certificates of small problems.

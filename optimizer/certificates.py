@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.bounds import (
     exact_first_rank_tokens,
     most_mean_tokens,
@@ -19,6 +19,7 @@ from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
 from optimizer.schedule import Schedule
 from optimizer.solution import TOLERANCE, Certificate, Solution
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import ReaderTheoryError
 from reader_theory.trees.tree import TokenTree
 
@@ -74,13 +75,13 @@ def _certify_tree(problem: TreeProblem, solution: Solution, thorough: bool = Fal
         found += _limit_faults(problem, tokens, step_s) + _claims(solution, tokens, step_s, value)
     acceptance, nodes, depth = problem.acceptance, problem.nodes_limit, problem.depth_limit
     known = None
-    if thorough and problem.rule == "first" and isinstance(acceptance, RankAcceptance) and nodes >= 0:
+    if thorough and problem.rule == "first" and isinstance(acceptance, RankTable) and nodes >= 0:
         known = exact_first_rank_tokens(acceptance, nodes, depth), True
     bound, attained = tree_bound(problem, value, known)
     return _verdict(solution, found, value, bound, attained)
 
 
-def _is_small(law: RankAcceptance, nodes: int, depth: int) -> bool:
+def _is_small(law: RankTable, nodes: int, depth: int) -> bool:
     """Whether the plain recurrence takes milliseconds, so that the dual's bound need not leave a gap."""
     passes = 1 if law.is_stationary else depth
     return not law.is_monotone and passes * depth * law.conditionals.shape[1] * nodes <= MOST_SUMS

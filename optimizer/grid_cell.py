@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.cost import LevelCost, Memory, level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.cost.device import Device
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.step import DRAFT, StepCost
@@ -34,8 +34,8 @@ class PredictedCells:
 
     Parameters
     ----------
-    acceptance : mapping from workload to (D, R) conditionals
-        Chance of rank r at depth d, given the path above.
+    acceptance : mapping from workload to RankTable
+        Trees are no deeper than it; a table that was `extended` lets them, and the row says by how many levels.
     models : mapping from name to ModelShape
         Targets and drafters.
     devices : mapping from name to Device
@@ -43,7 +43,7 @@ class PredictedCells:
         Largest tree.
     """
 
-    acceptance: Mapping[str, Any]
+    acceptance: Mapping[str, RankTable]
     models: Mapping[str, ModelShape]
     devices: Mapping[str, Device]
     max_nodes: int = 32
@@ -65,7 +65,7 @@ class PredictedCells:
             as no measurement of this card's like was fitted, tokens a second, speed-up over plain decoding, gap and
             certificate; ``status`` "infeasible" with advice where the cell does not fit the device.
         """
-        step, devices = self._step(cell), int(cell.get("tensor_parallel", 1))
+        table, step, devices = self._table(cell), self._step(cell), int(cell.get("tensor_parallel", 1))
         batch, context = int(cell["batch"]), float(cell["context"])
         drafters = () if step.drafter is None else (step.drafter,)
         budget = memory_budget(step.device, step.target, drafters, tensor_parallel=devices)
@@ -78,7 +78,7 @@ class PredictedCells:
         if not drafters:  # nothing but the target could draft, and what is drafted is never right
             cost = LevelCost(np.full_like(cost.draft_s, cost.verify_s[0]), cost.verify_s)
         problem = TreeProblem(
-            RankAcceptance(self._law(cell, drafted=bool(drafters))),
+            table if drafters else RankTable.stationary([0.0], self.max_depth),
             cost,
             self.max_nodes,
             max_depth=self.max_depth,
@@ -93,18 +93,14 @@ class PredictedCells:
         target, device = self.models[cell["model"]], self.devices[cell["device"]]
         return StepCost(target, device, drafter=drafter, tensor_parallel=int(cell.get("tensor_parallel", 1)))
 
-    def _law(self, cell: Mapping[str, Any], *, drafted: bool) -> Any:
-        """Fitted conditionals to the largest depth; nothing is right without a drafter."""
+    def _table(self, cell: Mapping[str, Any]) -> RankTable:
         require(
             cell["workload"] in self.acceptance,
             "`workload` must be one whose drafter was fitted",
             got=f"{cell['workload']!r}; there are {sorted(self.acceptance)}",
             fix="Name one of these, or fit a trace that was recorded with a draft.",
         )
-        table = np.asarray(self.acceptance[cell["workload"]], dtype=np.float64)
-        table = table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
-        deep = np.concatenate([table, np.repeat(table[-1:], max(self.max_depth - len(table), 0), axis=0)])
-        return deep[: self.max_depth] if drafted else np.zeros((self.max_depth, 1))
+        return self.acceptance[cell["workload"]]
 
     def _row(self, answer: Solution, problem: TreeProblem, step: StepCost) -> dict[str, Any]:
         if answer.status is Status.INFEASIBLE:
@@ -117,6 +113,7 @@ class PredictedCells:
         return {
             "status": answer.status.value,
             "policy": f"{answer.shape} {answer.tree.nodes}x{answer.tree.depth}" if answer.tree.nodes else "off",
+            "extrapolated_depth": answer.statistics["extrapolated_depth"],
             "tokens_per_step": answer.tokens_per_step,
             "step_s": answer.step_s,
             "step_s_low": answer.step_s * whole.low / whole.value,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.cost import Memory, Objective, level_seconds
 from optimizer.load_sources import Sourced, sourced_cells
 from optimizer.plan import Study
@@ -19,7 +18,7 @@ from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
-from reader_theory.documents.fit import AcceptanceFit, RankDepthFit
+from reader_theory.documents.fit import AcceptanceFit, RankTableFit
 from reader_theory.documents.policy import DRAFT
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
@@ -111,7 +110,7 @@ def serving_schedule(
 
 
 def schedule_problem(
-    table: RankDepthFit | None,
+    table: RankTableFit | None,
     cost: Cost,
     *,
     batches: tuple[int, ...],
@@ -134,8 +133,7 @@ def schedule_problem(
         fix="Record and calibrate with --draft, or plan retrieval by `reader plan --batch ...` without --rate.",
     )
     assert table is not None
-    law = np.asarray(table.value, dtype=np.float64)[:max_depth]
-    acceptance = RankAcceptance(law / np.maximum(law.sum(axis=1, keepdims=True), 1.0))
+    acceptance = table.table().within(max_depth)
     rows, columns = np.array(batches)[:, None], np.array(contexts)[None, :]
     widths, verify_s = level_seconds(cost.model(), cost.model((DRAFT,)), DRAFT, rows, columns, max_nodes)
     one, nodes = widths[..., 1:2], np.arange(max_nodes + 1)
@@ -149,7 +147,7 @@ def schedule_problem(
 
 
 def _cell(
-    workload: str, table: RankDepthFit, cost: Cost, found: Schedule, b: int, c: int, other: Sourced | None
+    workload: str, table: RankTableFit, cost: Cost, found: Schedule, b: int, c: int, other: Sourced | None
 ) -> ScheduleCell:
     batch, context = found.problem.batches[b], found.problem.contexts[c]
     fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
@@ -193,15 +191,11 @@ def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
     return tuple(weighed)
 
 
-def _tokens(table: RankDepthFit, tree: TokenTree, found: Schedule, b: int, c: int) -> Estimate:
+def _tokens(table: RankTableFit, tree: TokenTree, found: Schedule, b: int, c: int) -> Estimate:
     """Tokens a step, between the tree's under all lower and under all upper ends of the fitted table."""
-    ends: list[float] = []
-    for end in (table.low, table.high):
-        law = np.asarray(end, dtype=np.float64)[: found.problem.depth]
-        law = law / np.maximum(law.sum(axis=1, keepdims=True), 1.0)
-        ends.append(float(RankAcceptance(law).path_probability(tree).sum()))
+    low, high = (table.table(end).tokens_per_step(tree) for end in ("low", "high"))
     value = float(found.tokens_per_step[b, c])
-    return Estimate(value=value, low=min(ends[0], value), high=max(ends[1], value), origin="predicted")
+    return Estimate(value=value, low=min(low, value), high=max(high, value), origin="predicted")
 
 
 def _point(

@@ -142,7 +142,7 @@ class Study:
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
         self.limits = (max_nodes, max_depth)
         fitted = {name: each for name, each in fit.workload(workload).drafters.items() if name in cost.drafters}
-        self.ranks = {name: each.rank_depth for name, each in fitted.items() if each.rank_depth is not None}
+        self.ranks = {name: each.rank_depth.table() for name, each in fitted.items() if each.rank_depth is not None}
         self.static = {
             name: [Static.of(tree, name) for tree in neural_trees(ranks, *self.limits)]
             for name, ranks in self.ranks.items()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.certificates import UncertifiedError, certify
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem, ranks_are_free
 from optimizer.schedule import Schedule, ScheduleProblem
 from optimizer.solution import Solution
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -45,7 +45,7 @@ def choose(problem: Problem) -> str:
         return "robust"
     free = ranks_are_free(problem.acceptance, problem.rule)
     if isinstance(problem.cost, LevelCost):
-        return "levels" if isinstance(problem.acceptance, RankAcceptance) and free else "relaxation"
+        return "levels" if isinstance(problem.acceptance, RankTable) and free else "relaxation"
     return "best_first" if free else "dynamic"
 
 
@@ -63,7 +63,7 @@ def _scan(name: str, problem: TreeProblem) -> Solution:
     if nodes < 0:
         advice = "Not even plain decoding fits the memory: lower the batch or the context."
         return Solution.infeasible(name, advice, problem.batch)
-    if name == "best_first" or not isinstance(problem.acceptance, RankAcceptance):
+    if name == "best_first" or not isinstance(problem.acceptance, RankTable):
         table = best_first.tokens_table(problem.acceptance, nodes, depth, every_depth=problem.cost.depth is not None)
     else:
         table = dynamic.tokens_table(problem.acceptance, nodes, depth)
@@ -84,7 +84,7 @@ def baselines(problem: TreeProblem) -> dict[str, Solution]:
 
 def _evaluate(problem: TreeProblem, tree: TokenTree, name: str) -> Solution | None:
     acceptance, cost = problem.acceptance, problem.cost
-    if isinstance(acceptance, RankAcceptance):
+    if isinstance(acceptance, RankTable):
         tokens = float(acceptance.path_probability(tree).sum())
     elif tree.nodes == 0:
         tokens = 1.0
@@ -119,7 +119,7 @@ def solve(problem: Problem, solver: str | Solver | None = None) -> Solution:
 
     Examples
     --------
-    >>> acceptance = RankAcceptance.stationary([0.6, 0.2], depth=4)
+    >>> acceptance = RankTable.stationary([0.6, 0.2], depth=4)
     >>> cost = TabulatedCost([1.0, 1.1, 1.2, 1.9, 2.0])
     >>> solution = solve(TreeProblem(acceptance, cost, max_nodes=4))
     >>> solution.solver, solution.tree.nodes, solution.shape
@@ -145,6 +145,9 @@ def solve(problem: Problem, solver: str | Solver | None = None) -> Solution:
         raise UncertifiedError(f"{solution.solver}: " + "; ".join(certificate.violations))
     if isinstance(problem, TreeProblem) and solution.trees:
         solution = replace(solution, binding=problem.binding(solution.tree))
+        if isinstance(law := problem.acceptance, RankTable):
+            beyond = max(solution.tree.depth - law.depth + law.extrapolated, 0)
+            solution = solution.counted(extrapolated_depth=beyond)
     return solution.certified(certificate).counted(seconds=time.perf_counter() - began)
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
-from optimizer.acceptance import RankAcceptance
 from optimizer.cost import level_cost
 from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Certificate
 from optimizer.solvers.best_first import best_first_order
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.documents import Chain, Cost, Static, Union
-from reader_theory.documents.fit import RankDepthFit
 from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.trees.tree import TokenTree
 
@@ -23,31 +20,28 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SKIPS = (None, 2, 4, 8, 16)
 
 
-def neural_trees(ranks: RankDepthFit, max_nodes: int, max_depth: int) -> list[TokenTree]:
+def neural_trees(table: RankTable, max_nodes: int, max_depth: int) -> list[TokenTree]:
     """Best trees of every size and depth under a drafter's table of ranks by depth, chains among them; each once.
 
     Best-first order is optimal here: the fitted table is used as it is, and any ranks may be chosen because drafts
     are deterministic (Tunstall 1967).
     """
-    table = np.asarray(ranks.value, dtype=np.float64)
-    acceptance = RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0))
-    deepest = min(max_depth, acceptance.depth)
     found: dict[TokenTree, None] = {}
-    for depth in range(1, deepest + 1):
+    for depth in range(1, min(max_depth, table.depth) + 1):
         found.setdefault(TokenTree.chain(depth))
-        whole, _ = best_first_order(acceptance, max_nodes, depth)
+        whole, _ = best_first_order(table, max_nodes, depth)
         for size in (s for s in SIZES if s <= len(whole)):
             found.setdefault(whole.prune(nodes=size).by_level())
     return list(found)
 
 
 def certified_tree(
-    ranks: RankDepthFit, cost: Cost, drafter: str, batch: int, context: float, max_nodes: int, max_depth: int
+    table: RankTable, cost: Cost, drafter: str, batch: int, context: float, max_nodes: int, max_depth: int
 ) -> tuple[TokenTree, Certificate]:
     """The best tree of a drafter under its table and the cost of each level's width, with its certificate."""
-    table = np.asarray(ranks.value, dtype=np.float64)[:max_depth]
+    known = table.within(max_depth)
     problem = TreeProblem(
-        RankAcceptance(table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)),
+        known,
         level_cost(
             cost.model(),
             cost.model((drafter,)),
@@ -55,10 +49,10 @@ def certified_tree(
             batch=batch,
             context=context,
             nodes=max_nodes,
-            depth=len(table),
+            depth=known.depth,
         ),
         max_nodes,
-        max_depth=len(table),
+        max_depth=known.depth,
         batch=batch,
     )
     solution = solve(problem)

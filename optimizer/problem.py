@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -30,7 +31,7 @@ Rule = Literal["any", "first"]
 
 def ranks_are_free(acceptance: Acceptance, rule: Rule) -> bool:
     """Whether the best nodes, taken in order, obey the rule by themselves: any ranks may be chosen, or they fall."""
-    return rule == "any" or not isinstance(acceptance, RankAcceptance) or acceptance.is_monotone
+    return rule == "any" or not isinstance(acceptance, RankTable) or acceptance.is_monotone
 
 
 def _check_size(max_nodes: int, rule: str = "any", batch: int = 1) -> None:
@@ -48,7 +49,7 @@ class TreeProblem:
 
     Parameters
     ----------
-    acceptance : RankAcceptance or ForestAcceptance
+    acceptance : RankTable or ForestAcceptance
     cost : TabulatedCost or LevelCost
         Seconds a step of the whole batch.
     max_nodes : int, >= 1
@@ -81,10 +82,10 @@ class TreeProblem:
             fix="Leave it out to search as deep as acceptance and cost are known.",
         )
         require(
-            self.rule == "any" or isinstance(self.acceptance, RankAcceptance),
+            self.rule == "any" or isinstance(self.acceptance, RankTable),
             'explicit candidates must be planned under rule "any"',
             got=f"rule {self.rule!r} with {type(self.acceptance).__name__}",
-            fix="Describe sampled drafts by RankAcceptance: the candidates of a forest may each be left out.",
+            fix="Describe sampled drafts by RankTable: the candidates of a forest may each be left out.",
         )
 
     @property
@@ -105,7 +106,7 @@ class TreeProblem:
         """Names of the limits that `tree` stops at; explicit candidates limit nothing but themselves."""
         if not tree.nodes:
             return ()
-        depth = self.acceptance.depth if isinstance(self.acceptance, RankAcceptance) else None
+        depth = self.acceptance.depth if isinstance(self.acceptance, RankTable) else None
         nodes = {"max_nodes": self.max_nodes, "nodes of the cost table": self.cost.nodes}
         if self.memory is not None:
             nodes["memory"] = self.memory.most_nodes(self.batch, self.context_tokens)
@@ -203,7 +204,7 @@ class JointProblem:
 
     Parameters
     ----------
-    acceptance : RankAcceptance
+    acceptance : RankTable
     costs : dict from batch to TabulatedCost
         Seconds a step of that batch, by depth and by nodes of each request.
     memory : Memory
@@ -211,7 +212,7 @@ class JointProblem:
         Tokens that a request holds.
     """
 
-    acceptance: RankAcceptance
+    acceptance: RankTable
     costs: dict[int, TabulatedCost]
     memory: Memory
     context_tokens: float
@@ -237,14 +238,14 @@ class RobustProblem:
 
     Parameters
     ----------
-    workloads : tuple of RankAcceptance, length W
+    workloads : tuple of RankTable, length W
     cost : TabulatedCost
     max_nodes : int, >= 1
     scale : (W,) float64, > 0, optional
         Worth of a token of each workload. One over its own optimum makes the answer the least regret.
     """
 
-    workloads: tuple[RankAcceptance, ...]
+    workloads: tuple[RankTable, ...]
     cost: TabulatedCost
     max_nodes: int
     max_depth: int | None = None

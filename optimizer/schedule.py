@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import RankAcceptance, frozen
+from optimizer.acceptance import frozen
 from optimizer.cost import Memory, Objective, TabulatedCost, check_seconds
 from optimizer.problem import Rule, TreeProblem
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
@@ -26,7 +27,7 @@ class ScheduleProblem:
 
     Parameters
     ----------
-    acceptance : tuple of RankAcceptance
+    acceptance : tuple of RankTable
         One for every context, or one for all.
     batches : (B,) ints, >= 1
     contexts : (C,) float64, tokens a request already holds
@@ -38,7 +39,7 @@ class ScheduleProblem:
         Cells whose plain decoding does not fit are infeasible; in the others it caps the nodes.
     """
 
-    acceptance: tuple[RankAcceptance, ...]
+    acceptance: tuple[RankTable, ...]
     batches: tuple[int, ...]
     contexts: tuple[float, ...]
     verify_s: Floats
@@ -76,7 +77,7 @@ class ScheduleProblem:
         """D, most levels."""
         return self.draft_s.shape[-1] - 1
 
-    def acceptance_at(self, context: int) -> RankAcceptance:
+    def acceptance_at(self, context: int) -> RankTable:
         """Acceptance of the context of that index."""
         return self.acceptance[context if len(self.acceptance) > 1 else 0]
 

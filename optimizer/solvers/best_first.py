@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import Acceptance, ForestAcceptance, RankAcceptance
+from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.compiled import compiled
 from optimizer.solvers.tokens import TokensTable, stationary_fill
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["best_first_order", "tokens_table"]
@@ -91,7 +92,7 @@ def _grow(conditionals: Floats, nodes: int, parents: Ints, places: Ints, levels:
     return count
 
 
-def best_first_order(acceptance: RankAcceptance, nodes: int, depth: int) -> tuple[TokenTree, Floats]:
+def best_first_order(acceptance: RankTable, nodes: int, depth: int) -> tuple[TokenTree, Floats]:
     """The best tree of up to `nodes` nodes under `depth`, in the order its nodes are taken, and their probabilities.
 
     Any prefix of the order is the best tree of its size.
@@ -105,7 +106,7 @@ def best_first_order(acceptance: RankAcceptance, nodes: int, depth: int) -> tupl
     return TokenTree.trusted(parents, ranks), path
 
 
-def _order(acceptance: RankAcceptance, nodes: int, depth: int) -> tuple[Ints, Ints, Floats, int]:
+def _order(acceptance: RankTable, nodes: int, depth: int) -> tuple[Ints, Ints, Floats, int]:
     conditionals = acceptance.conditionals[:depth]
     order = np.argsort(-conditionals, axis=1, kind="stable").astype(np.int32)
     parents, places, levels = (np.empty(nodes + 1, dtype=np.int32) for _ in range(3))
@@ -128,7 +129,7 @@ def tokens_table(acceptance: Acceptance, nodes: int, depth: int, *, every_depth:
 
     Parameters
     ----------
-    acceptance : RankAcceptance or ForestAcceptance
+    acceptance : RankTable or ForestAcceptance
     nodes, depth : int
     every_depth : bool
         Fill rows 0..D; else row D alone, the others -inf.

@@ -19,9 +19,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.solvers.tokens import TokensTable, stationary_fill
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["tokens_table"]
@@ -206,12 +206,12 @@ class _Pass:
         return TokenTree(parents, ranks)
 
 
-def tokens_table(acceptance: RankAcceptance, nodes: int, depth: int) -> TokensTable:
+def tokens_table(acceptance: RankTable, nodes: int, depth: int) -> TokensTable:
     """Most tokens a step of every size to `nodes` and depth limit to `depth`, children being ranks 0..b-1.
 
     Parameters
     ----------
-    acceptance : RankAcceptance
+    acceptance : RankTable
         One pass serves every depth limit when it is stationary; else there is one pass a limit.
     nodes, depth : int
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.compiled import compiled
 from optimizer.cost import LevelCost
 from optimizer.problem import TreeProblem, ranks_are_free
 from optimizer.solution import Solution
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
 
@@ -60,7 +60,7 @@ class _Prefix:
 class _Search:
     """Largest tokens - price * seconds over width profiles, for one price after another."""
 
-    def __init__(self, problem: TreeProblem, acceptance: RankAcceptance, cost: LevelCost) -> None:
+    def __init__(self, problem: TreeProblem, acceptance: RankTable, cost: LevelCost) -> None:
         self.cost, self.cap_s = cost, problem.objective.step_cap_s
         self.nodes, self.depth = problem.nodes_limit, problem.depth_limit
         self.width = max(1, min(cost.width, self.nodes))
@@ -124,13 +124,13 @@ def solve(problem: TreeProblem) -> Solution:
     Parameters
     ----------
     problem : TreeProblem
-        With a `LevelCost` and a `RankAcceptance` under rule "any", or whose ranks never rise.
+        With a `LevelCost` and a `RankTable` under rule "any", or whose ranks never rise.
     """
     acceptance, cost = problem.acceptance, problem.cost
     free = ranks_are_free(acceptance, problem.rule)
-    if not (isinstance(acceptance, RankAcceptance) and isinstance(cost, LevelCost) and free):
+    if not (isinstance(acceptance, RankTable) and isinstance(cost, LevelCost) and free):
         raise InvalidInputError(
-            '`problem` must pair a LevelCost with a RankAcceptance under rule "any" or with falling ranks',
+            '`problem` must pair a LevelCost with a RankTable under rule "any" or with falling ranks',
             got=f"{type(cost).__name__}, {type(acceptance).__name__}, rule {problem.rule!r}",
             fix='Use solver "relaxation" for what else there is.',
         )

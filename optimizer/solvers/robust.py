@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.problem import RobustProblem, TreeProblem
 from optimizer.solution import Solution
 from optimizer.solvers import best_first, ratio
 from optimizer.solvers.tokens import Floats
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["least_regret", "solve"]
@@ -56,9 +56,7 @@ class _Best:
     weights: list[Floats] = field(default_factory=list[NDArray[np.float64]])
 
 
-def _mixed_order(
-    workloads: tuple[RankAcceptance, ...], weights: Floats, nodes: int, depth: int
-) -> tuple[TokenTree, Floats]:
+def _mixed_order(workloads: tuple[RankTable, ...], weights: Floats, nodes: int, depth: int) -> tuple[TokenTree, Floats]:
     """Tree of the `nodes` largest mixed path probabilities, in falling order, and their (N + 1, W) probabilities."""
     table = np.stack([w.conditionals[:depth] for w in workloads], axis=2)
     ranks = table.shape[1]

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from reader_theory.acceptance import (
     AcceptanceModel,
     Drift,
-    Geometric,
     Joined,
     Matched,
-    MeanLength,
     PathwiseModel,
-    RankDepth,
-    Ranked,
+    RankTable,
     alpha_of_mean_length,
     chain_tokens_per_step,
     check_acceptance_model,
@@ -28,8 +25,9 @@ from reader_theory.acceptance import (
     model_from_dict,
     replay,
     simulated_trace,
+    tokens_from_mean_length,
 )
-from reader_theory.acceptance.rank_depth import non_increasing
+from reader_theory.acceptance.rank_table import non_increasing
 from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
 from reader_theory.documents import Chain, policy_of
 from reader_theory.documents.fit import AcceptanceFit
@@ -40,12 +38,15 @@ from reader_theory.trees import TokenTree
 LAW = (0.5, 0.2, 0.1, 0.05)
 PLAIN = simulated_trace(LAW, prompts=60, tokens=300)
 COPIES = simulated_trace(LAW, prompts=40, tokens=200, spread=0.4, copying=0.05)
-MODELS: list[type[AcceptanceModel]] = [Geometric, Ranked, RankDepth, Drift, Matched, Joined, MeanLength]
+MODELS: dict[str, AcceptanceModel] = {
+    "of one number": RankTable.stationary(0.6, 12),
+    "of ranks, extended": RankTable.fit(COPIES, depth=1).extended(12),
+} | {kind.name: kind.fit(COPIES) for kind in (RankTable, Drift, Matched, Joined)}
 
 
-@pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.name)
-def test_model_passes_the_battery(kind: type[AcceptanceModel]) -> None:
-    check_acceptance_model(kind.fit(COPIES), trees=10)
+@pytest.mark.parametrize("name", MODELS)
+def test_model_passes_the_battery(name: str) -> None:
+    check_acceptance_model(MODELS[name], trees=10)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def test_a_planted_fault_is_caught_by_the_battery(fault: str) -> None:
 
 @given(st.floats(0, 1), st.integers(0, 40))
 def test_geometric_chain_has_its_closed_form(alpha: float, length: int) -> None:
-    walked = Geometric(alpha).tokens_per_step(TokenTree.chain(length))
+    walked = RankTable.stationary(alpha, max(length, 1)).tokens_per_step(TokenTree.chain(length))
     assert walked == pytest.approx(chain_tokens_per_step(alpha, length), rel=1e-9)
 
 
@@ -93,14 +94,35 @@ def test_mean_length_gives_the_acceptance_back(alpha: float, chain: int) -> None
 
 
 def test_mean_length_is_less_sure_of_other_lengths() -> None:
-    model = MeanLength(2.4, 4)
-    assert model.interval(4).low == model.interval(4).high
-    assert model.interval(8).high - model.interval(8).low > model.interval(5).high - model.interval(5).low > 0
+    seen, near, far = (tokens_from_mean_length(2.4, 4, length) for length in (4, 5, 8))
+    assert seen.low == seen.high == pytest.approx(2.4) and far.high - far.low > near.high - near.low > 0
 
 
-def test_rank_and_rank_depth_find_an_independent_law_back() -> None:
-    assert np.allclose(Ranked.fit(PLAIN).ranks, LAW, atol=0.012)
-    assert np.allclose(RankDepth.fit(PLAIN, depth=3).table, [LAW] * 3, atol=0.015)
+def test_a_rank_table_finds_an_independent_law_back() -> None:
+    assert np.allclose(RankTable.fit(PLAIN, depth=1).conditionals, [LAW], atol=0.012)
+    assert np.allclose(RankTable.fit(PLAIN, depth=3).conditionals, [LAW] * 3, atol=0.015)
+
+
+def test_nothing_is_right_beyond_a_table_that_is_not_extended() -> None:
+    table, chain = RankTable.stationary([0.5, 0.2], 2), TokenTree.chain(4)
+    assert table.path_probability(chain).tolist() == [1, 0.5, 0.25, 0, 0]
+    deeper = table.extended(4)
+    assert (deeper.depth, deeper.extrapolated) == (4, 2) and deeper.tokens_per_step(chain) == 1.9375
+    assert [deeper.within(depth).extrapolated for depth in (1, 2, 3, 9)] == [0, 0, 1, 2]
+    assert table.extended(1).depth == 2 and table.extended(1).extrapolated == 0
+
+
+def test_a_table_is_as_deep_as_any_position_reached() -> None:
+    short = simulated_trace((0.5, 0.3), prompts=5, tokens=4)
+    table, fitted = RankTable.fit(short, depth=8), fit_acceptance(short, resamples=100).workloads[0].ranks()
+    assert fitted is not None and table.depth == len(fitted.value) == len(fitted.positions) <= 4
+    assert min(fitted.positions) > 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=4))
+def test_rows_are_scaled_down_only_where_they_sum_above_one(row: list[float]) -> None:
+    scaled = RankTable.normalised([row]).conditionals[0]
+    assert scaled.sum() <= 1 + 1e-12 and np.allclose(scaled * max(sum(row), 1), row)
 
 
 def test_rank_depth_counts_are_those_of_a_plain_loop() -> None:
@@ -171,7 +193,7 @@ def test_a_fit_survives_its_file(tmp_path: Any) -> None:
     workload = again.workload("simulated")
     draft, retrieval = workload.drafters["draft"], workload.drafters["retrieval"]
     assert draft.rank_depth is not None and retrieval.matched is not None
-    assert np.array_equal(draft.rank_depth.model.table, RankDepth.fit(COPIES).table)
+    assert np.array_equal(draft.rank_depth.table().conditionals, RankTable.fit(COPIES).conditionals)
     assert np.array_equal(retrieval.matched.model.hit, Matched.fit(COPIES).hit)
     assert draft.tokens_per_step["chain 4"].value == replay(COPIES, policy_of(TokenTree.chain(4))).tokens_per_step
     with pytest.raises(InvalidInputError, match="simulated"):
@@ -206,23 +228,24 @@ def test_a_drafter_of_any_name_is_fitted_and_replayed_as_the_draft_is() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Geometric(1.2),
-        lambda: Geometric(float("nan")),
-        lambda: Ranked(np.array([0.7, 0.6])),
-        lambda: Ranked(np.array([0.5, -0.1])),
-        lambda: RankDepth(np.array([[0.5, np.nan]])),
-        lambda: RankDepth(np.zeros((0, 3))),
+        lambda: RankTable.stationary(1.2, 1),
+        lambda: RankTable.stationary([0.7, 0.6], 2),
+        lambda: RankTable([[0.5, -0.1]]),
+        lambda: RankTable([[0.5, np.nan]]),
+        lambda: RankTable(np.zeros((0, 3))),
+        lambda: RankTable([[0.5]], extrapolated=1),
+        lambda: RankTable.fit(PLAIN, depth=0),
         lambda: Drift(np.array([0.5]), float("inf"), 0.0, 10.0),
         lambda: Drift(np.array([0.5]), 0.0, 0.0, 0.0),
         lambda: Matched((1,), (1,), np.array([[0.5]]), np.array([0.5, 0.5]), np.array([[1.0]])),
-        lambda: MeanLength(6.0, 4),
-        lambda: MeanLength(0.5, 4),
+        lambda: alpha_of_mean_length(6.0, 4),
+        lambda: alpha_of_mean_length(0.5, 4),
         lambda: chain_tokens_per_step(0.5, -1),
         lambda: model_from_dict({"name": "oracle"}),
         lambda: fit_acceptance(PLAIN, depth=0),
         lambda: fit_acceptance(simulated_trace(prompts=1, tokens=20)),
         lambda: simulated_trace(prompts=0),
-        lambda: Geometric.fit(PLAIN, "chat"),
+        lambda: RankTable.fit(PLAIN, "chat"),
     ],
 )
 def test_bad_input_gets_the_rule_the_evidence_and_the_way_out(make: Any) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proofs_tests.benchmarks._report import write_report
-from reader_theory.acceptance import Ranked
-from reader_theory.acceptance.rank_depth import non_increasing
+from reader_theory.acceptance import RankTable
+from reader_theory.acceptance.rank_table import non_increasing
 from reader_theory.trees import TokenTree
 
 SAMPLES = (100, 667, 5000)
@@ -45,9 +45,9 @@ def trial(samples: int, generator: np.random.Generator, monotone: bool) -> tuple
     """(regret of the tree, error of its promise), both as shares of the true optimum's tokens a step."""
     counts = generator.multinomial(samples, np.append(LAW, 1 - LAW.sum()))[:-1]
     ranks = non_increasing([counts / samples])[0] if monotone else counts / samples
-    tree, true = best_tree(ranks, NODES), Ranked(LAW)
+    tree, true = best_tree(ranks, NODES), RankTable.stationary(LAW, NODES)
     best, got = true.tokens_per_step(best_tree(LAW, NODES)), true.tokens_per_step(tree)
-    return 1 - got / best, Ranked(ranks).tokens_per_step(tree) / got - 1
+    return 1 - got / best, RankTable.stationary(ranks, NODES).tokens_per_step(tree) / got - 1
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from optimizer.acceptance import RankAcceptance
 from optimizer.solvers.best_first import best_first_order
 from proofs_tests.benchmarks._report import write_report
 from reader_theory.acceptance.calibration import Scored, draft_scores, expected_calibration_error
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.documents import Grown, Static, Trace
 from reader_theory.documents.policy import DRAFT
 from reader_theory.trees import TokenTree
@@ -86,7 +86,7 @@ def static_trees(trace: Trace, workload: str) -> dict[int, TokenTree]:
     """Best trees of every budget under the draft's ranks, as a plan for one source would choose them."""
     rank = trace.columns["draft_rank"][trace.rows(workload)]
     share = np.bincount(rank[rank >= 0], minlength=trace.candidates) / len(rank)
-    whole, _ = best_first_order(RankAcceptance(np.tile(share, (LEVELS + 1, 1))), max(BUDGETS), LEVELS + 1)
+    whole, _ = best_first_order(RankTable(np.tile(share, (LEVELS + 1, 1))), max(BUDGETS), LEVELS + 1)
     return {n: whole.prune(nodes=n).by_level() for n in BUDGETS}
 
 

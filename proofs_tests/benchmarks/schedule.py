@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 
-from optimizer import Memory, RankAcceptance, ScheduleProblem, solve_schedule
+from optimizer import Memory, ScheduleProblem, solve_schedule
 from optimizer.problem import Rule
 from proofs_tests.benchmarks._report import write_report
+from reader_theory.acceptance import RankTable
 
 BATCHES, CONTEXTS, NODES, DEPTH = 256, 8, 256, 16
 
@@ -31,7 +32,7 @@ def problem(rule: Rule) -> ScheduleProblem:
         ranks = ranks * generator.uniform(0.7, 1.2, len(ranks))
         ranks[[1, 2]] = ranks[[2, 1]]
     decay = 0.97 ** np.arange(DEPTH)[:, None]
-    laws = tuple(RankAcceptance(ranks * (1 - 0.02 * i) * decay) for i in range(CONTEXTS))
+    laws = tuple(RankTable(ranks * (1 - 0.02 * i) * decay) for i in range(CONTEXTS))
     memory = Memory(80e9, 262_144 / 8, 2e4)
     return ScheduleProblem(laws, tuple(batches.tolist()), tuple(contexts.tolist()), verify_s, draft_s, memory, rule)
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from optimizer import RankAcceptance
 from optimizer.export.growmap import tree_of_growmap
 from optimizer.solvers import best_first, dynamic
 from proofs_tests.benchmarks._report import write_report
+from reader_theory.acceptance import RankTable
 
 DEPTH, RANKS = 32, 32
 
@@ -121,7 +121,7 @@ def main() -> None:
     print(f"all sizes to {nodes}, depths to {DEPTH}, {RANKS} ranks; CPU ms of one thread, best of {options.runs}")
     print(f"{'ranks':24}{'ours':>8}{'spread':>8}{'numpy':>9}{'ratio':>7}{'value':>9}{'theirs':>9}{'greedy':>9}")
     for name, ranks in vectors().items():
-        law = RankAcceptance.stationary(ranks, DEPTH)
+        law = RankTable.stationary(ranks, DEPTH)
         table = dynamic.tokens_table(law, nodes, DEPTH)
         ours, spread = timed(lambda law=law: dynamic.tokens_table(law, nodes, DEPTH), options.runs)
         began = time.thread_time()
@@ -158,7 +158,7 @@ def _plain_python(options: argparse.Namespace) -> dict[str, float]:
     began = time.thread_time()
     python_recurrence(ranks.tolist(), small, depth)
     slow = time.thread_time() - began
-    law = RankAcceptance.stationary(ranks, depth)
+    law = RankTable.stationary(ranks, depth)
     ours, _ = timed(lambda: dynamic.tokens_table(law, small, depth), options.runs)
     print(
         f"plain Python, {small} nodes, depth {depth}: {slow:.2f} s; ours {ours * 1e3:.2f} ms; ratio {slow / ours:.0f}"
@@ -184,7 +184,7 @@ def _sequoia(options: argparse.Namespace) -> dict[str, float]:
         whole = _child_s([sys.executable, str(options.sequoia), "--config", str(place / "config.json")])
         theirs = whole - _child_s([sys.executable, "-c", "import torch, tqdm"])
         grown = torch.load(place / "tree.pt")
-    law = RankAcceptance.stationary(ranks, levels - 1)
+    law = RankTable.stationary(ranks, levels - 1)
     ours, _ = timed(lambda: dynamic.tokens_table(law, nodes - 1, levels - 1), options.runs)
     value = float(law.path_probability(tree_of_growmap(grown)).sum())
     best = float(dynamic.tokens_table(law, nodes - 1, levels - 1).values[levels - 1, nodes - 1])
@@ -205,7 +205,7 @@ def _child_s(command: list[str]) -> float:
 
 
 def _million(options: argparse.Namespace) -> dict[str, float]:
-    law = RankAcceptance.stationary(vectors()["falling"], DEPTH)
+    law = RankTable.stationary(vectors()["falling"], DEPTH)
     parts = lambda: best_first.tokens_table(law, 1_000_000, DEPTH, every_depth=False)  # noqa: E731
     parts()
     seconds, spread = timed(parts, max(3, options.runs // 2))

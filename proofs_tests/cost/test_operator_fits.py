@@ -11,6 +11,7 @@ import pytest
 
 from optimizer.grid_cell import PredictedCells
 from proofs_tests.benchmarks import cost_model
+from reader_theory.acceptance import RankTable
 from reader_theory.cost import AttentionFit, GemmFit, ModelShape, find_device, known_shape
 from reader_theory.cost.attention import predict_decode_attention
 from reader_theory.cost.gemm import predict_gemm
@@ -93,7 +94,9 @@ def test_a_cell_of_the_grid_asks_the_reported_functions(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(kind, "seconds", counted)
     shapes, cards = {"m": known_shape("Qwen3-8B"), "d": known_shape("Qwen3-0.6B")}, ("H100-SXM", "L4")
-    cells = PredictedCells({"w": [[0.8]]}, shapes, {c: find_device(c) for c in cards}, max_nodes=4, max_depth=3)
+    cells = PredictedCells(
+        {"w": RankTable.stationary(0.8, 3)}, shapes, {c: find_device(c) for c in cards}, max_nodes=4, max_depth=3
+    )
     rows = [
         cells({"workload": "w", "model": "m", "drafter": "d", "device": c, "batch": 1, "context": 128}) for c in cards
     ]

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from reader_theory.acceptance.rank_depth import RankDepth
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
@@ -169,11 +168,9 @@ def test_random_text_is_refused_with_the_same_error(noise: Path, text: str) -> N
         read_acceptance(noise)
 
 
-def test_an_import_is_a_rank_depth_model_of_a_chain() -> None:
+def test_an_import_is_a_rank_table_of_a_chain() -> None:
     found = ImportedAcceptance.from_counts(COUNTS, engine="vllm", source="m")
-    model = found.rank_depth.model
-    assert isinstance(model, RankDepth)
-    np.testing.assert_allclose(model.conditional(TokenTree.chain(3)), [1, 0.8, 0.6, 0.5])
+    np.testing.assert_allclose(found.rank_depth.table().conditional(TokenTree.chain(3)), [1, 0.8, 0.6, 0.5])
     assert found.rank_depth.positions == (1000, 800, 480)
 
 
@@ -338,4 +335,4 @@ def test_a_compressed_log_is_read(tmp_path: Path) -> None:
 
 def test_nothing_is_told_past_the_depth_that_was_counted() -> None:
     found = ImportedAcceptance.from_counts([[100, 50, 0, 0]], engine="vllm", source="m")
-    assert (found.depth, found.rank_depth.model.table.shape) == (2, (2, 1))
+    assert (found.depth, found.rank_depth.table().conditionals.shape) == (2, (2, 1))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from optimizer.cost import level_cost
 from optimizer.grid_cell import PredictedCells
 from proofs_tests.plans import plan_examples as examples
+from reader_theory.acceptance import RankTable
 from reader_theory.cost import StepConditions, StepCost, find_device, known_shape
 from runtime.cli.main import app
 
@@ -121,11 +122,16 @@ def test_a_damaged_grid_is_refused_with_an_example(folder: Path, text: str) -> N
     assert done.exit_code == 2 and 'model = ["Qwen3-32B"]' in told["fix"] and not (folder / "bad.jsonl").exists()
 
 
-def test_a_table_that_rises_over_one_is_scaled_not_refused() -> None:
+def test_a_table_over_one_is_scaled_and_a_tree_beyond_it_is_drafted_only_where_asked_for_and_said() -> None:
     shapes, card = {"m": known_shape("Qwen3-8B"), "d": known_shape("Qwen3-1.7B")}, {"c": find_device("H100-SXM")}
-    cells = PredictedCells({"w": [[0.8, 0.3]]}, shapes, card, max_nodes=4, max_depth=3)
-    row = cells({"workload": "w", "model": "m", "drafter": "d", "device": "c", "batch": 1, "context": 128})
+    table = RankTable.normalised([[0.8, 0.3]])
+    cells = PredictedCells({"w": table.extended(3)}, shapes, card, max_nodes=4, max_depth=3)
+    cell = {"workload": "w", "model": "m", "drafter": "d", "device": "c", "batch": 1, "context": 128}
+    row = cells(cell)
     assert row["tokens_per_step"] <= 1 + np.sum([1.0, 1.0, 1.0]) and row["certified"]
+    assert row["extrapolated_depth"] == 1 and row["policy"].endswith("x2")
+    capped = PredictedCells({"w": table}, shapes, card, max_nodes=4, max_depth=3)(cell)
+    assert capped["extrapolated_depth"] == 0 and capped["policy"].endswith("x1")
 
 
 @pytest.mark.slow

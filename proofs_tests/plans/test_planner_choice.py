@@ -15,7 +15,6 @@ from optimizer import (
     LevelCost,
     Memory,
     Objective,
-    RankAcceptance,
     RobustProblem,
     SideConstraints,
     Status,
@@ -25,9 +24,10 @@ from optimizer import (
     choose,
     solve,
 )
+from reader_theory.acceptance import RankTable
 from reader_theory.trees import TokenTree
 
-FALLING, RISING = RankAcceptance([[0.5, 0.3], [0.5, 0.3]]), RankAcceptance([[0.3, 0.5], [0.3, 0.5]])
+FALLING, RISING = RankTable([[0.5, 0.3], [0.5, 0.3]]), RankTable([[0.3, 0.5], [0.3, 0.5]])
 COST = TabulatedCost(1 + 0.02 * np.arange(9))
 LEVELS = LevelCost(0.01 * np.ones((2, 5)), COST.seconds[0])
 FOREST = ForestAcceptance(TokenTree([-1, 0, 1, 0]), [1, 0.6, 0.5, 0.2])
@@ -61,7 +61,7 @@ def test_planner_never_falls_below_chain_or_off_whatever_the_solver() -> None:
     from optimizer.solvers import exhaustive
 
     problem = TreeProblem(FALLING, COST, 8)
-    poor = exhaustive.solve(TreeProblem(RankAcceptance([[0.5, 0.3]]), COST, 1))
+    poor = exhaustive.solve(TreeProblem(RankTable([[0.5, 0.3]]), COST, 1))
     plain = baselines(problem)
 
     def cautious(_):  # type: ignore[no-untyped-def]

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 import optimizer
-from optimizer import RankAcceptance, Solution, Status, TabulatedCost, TreeProblem, UncertifiedError, certify, solve
+from optimizer import Solution, Status, TabulatedCost, TreeProblem, UncertifiedError, certify, solve
 from optimizer.battery import KINDS, random_problem
 from optimizer.bounds import exact_first_rank_tokens, most_tokens
 from optimizer.solvers import best_first, dynamic, exhaustive, ratio
 from optimizer.solvers.tokens import TokensTable
+from reader_theory.acceptance import RankTable
 from reader_theory.trees.tree import TokenTree
 
-LAW = RankAcceptance.stationary([0.5, 0.3, 0.1], 5)
-RISING = RankAcceptance.stationary([0.1, 0.2, 0.6], 5)
+LAW = RankTable.stationary([0.5, 0.3, 0.1], 5)
+RISING = RankTable.stationary([0.1, 0.2, 0.6], 5)
 PROBLEM = TreeProblem(LAW, TabulatedCost(1 + 0.02 * np.arange(25)), 24)
 
 
@@ -72,9 +73,9 @@ def _off_by_one(table: TokensTable) -> TokensTable:
     return replace(table, values=values)
 
 
-def _dropped_sibling(table: TokensTable, law: RankAcceptance) -> TokensTable:
+def _dropped_sibling(table: TokensTable, law: RankTable) -> TokensTable:
     """A solver that forgets the last rank."""
-    short = RankAcceptance(law.conditionals[:, :-1])
+    short = RankTable(law.conditionals[:, :-1])
     return best_first.tokens_table(short, table.values.shape[1] - 1, table.values.shape[0] - 1)
 
 
@@ -95,7 +96,7 @@ def test_planted_bugs_of_size_and_closure_are_caught(bug) -> None:  # type: igno
 
 
 def test_planted_bug_of_depth_is_caught() -> None:
-    law = RankAcceptance.stationary([0.95, 0.01], 5)
+    law = RankTable.stationary([0.95, 0.01], 5)
     problem = TreeProblem(law, TabulatedCost(np.ones(11)), 10)
     bug = _shallow(best_first.tokens_table(law, 10, 5))
     bug.values[5] = bug.values[4]

@@ -13,7 +13,6 @@ from optimizer import (
     LevelCost,
     Memory,
     Objective,
-    RankAcceptance,
     RobustProblem,
     ScheduleProblem,
     SideConstraints,
@@ -21,20 +20,21 @@ from optimizer import (
     TreeProblem,
     solve,
 )
+from reader_theory.acceptance import RankTable
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees import TokenTree
 
-LAW = RankAcceptance([[0.5, 0.3]])
+LAW = RankTable([[0.5, 0.3]])
 COST = TabulatedCost([1.0, 1.1, 1.2])
 FOREST = ForestAcceptance(TokenTree.chain(1), [1, 0.5])
 CASES: dict[str, tuple[Callable[[], object], str]] = {
-    "NaN": (lambda: RankAcceptance([[0.5, np.nan]]), r"nan.*\(0, 1\)"),
-    "negative": (lambda: RankAcceptance([[0.5, -0.1]]), r"-0\.1"),
-    "above one": (lambda: RankAcceptance([[1.5]]), r"1\.5"),
-    "ranks summing above 1": (lambda: RankAcceptance([[0.5, 0.2], [0.7, 0.5]]), r"1\.2.*\(1,\)"),
-    "empty": (lambda: RankAcceptance(np.zeros((0, 3))), r"shape \(0, 3\)"),
-    "a vector where a table is meant": (lambda: RankAcceptance([0.5, 0.2]), "stationary"),
-    "depth 0": (lambda: RankAcceptance.stationary([0.5], 0), "depth"),
+    "NaN": (lambda: RankTable([[0.5, np.nan]]), r"nan.*\(0, 1\)"),
+    "negative": (lambda: RankTable([[0.5, -0.1]]), r"-0\.1"),
+    "above one": (lambda: RankTable([[1.5]]), r"1\.5"),
+    "ranks summing above 1": (lambda: RankTable([[0.5, 0.2], [0.7, 0.5]]), r"rows \[1\] summing to \[1\.2\]"),
+    "empty": (lambda: RankTable(np.zeros((0, 3))), r"shape \(0, 3\)"),
+    "a vector where a table is meant": (lambda: RankTable([0.5, 0.2]), "stationary"),
+    "depth 0": (lambda: RankTable.stationary([0.5], 0), "depth"),
     "cyclic parents": (lambda: TokenTree([-1, 2, 1]), "cycle"),
     "child above its parent": (
         lambda: ForestAcceptance(TokenTree.chain(2), [1, 0.4, 0.5]),
@@ -51,7 +51,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "unknown rule": (lambda: TreeProblem(LAW, COST, 2, rule="some"), "some"),  # type: ignore[arg-type]
     "batch 0": (lambda: TreeProblem(LAW, COST, 2, batch=0), "batch 0"),
     "max_depth 0": (lambda: TreeProblem(LAW, COST, 2, max_depth=0), "max_depth"),
-    "candidates under rule first": (lambda: TreeProblem(FOREST, COST, 2, rule="first"), "RankAcceptance"),
+    "candidates under rule first": (lambda: TreeProblem(FOREST, COST, 2, rule="first"), "RankTable"),
     "no requests": (lambda: BatchProblem((), COST, 2), "batch 0"),
     "classes missing": (lambda: BatchProblem((FOREST,), COST, 2, side=SideConstraints((), (), ())), "class"),
     "class unknown": (lambda: SideConstraints((3,), (1.0,), (1.0,)), "up to 3"),
@@ -77,7 +77,7 @@ def test_bad_input_is_named_shown_and_mended(case: str) -> None:
 
 def test_inputs_are_kept_read_only_and_are_not_the_caller_s() -> None:
     table = np.array([[0.5, 0.3]])
-    law, cost = RankAcceptance(table), TabulatedCost(table + 1)
+    law, cost = RankTable(table), TabulatedCost(table + 1)
     table[:] = 0
     assert law.conditionals[0, 0] == 0.5
     for array in (law.conditionals, cost.seconds):
@@ -88,4 +88,4 @@ def test_inputs_are_kept_read_only_and_are_not_the_caller_s() -> None:
 def test_rounding_is_not_an_error() -> None:
     forest = ForestAcceptance(TokenTree.chain(2), [1, 0.3, 0.3 + 1e-12])
     assert forest.path_probability[2] <= forest.path_probability[1]
-    assert RankAcceptance([[0.1] * 10]).depth == 1
+    assert RankTable([[0.1] * 10]).depth == 1

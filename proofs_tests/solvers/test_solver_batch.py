@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer import BatchProblem, JointProblem, Memory, RankAcceptance, TabulatedCost, solve
+from optimizer import BatchProblem, JointProblem, Memory, TabulatedCost, solve
 from optimizer.battery import random_problem
 from optimizer.solvers import exhaustive, memory
 from optimizer.solvers.allocation import allocate
 from optimizer.solvers.best_first import best_first_order
+from reader_theory.acceptance import RankTable
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -52,14 +53,14 @@ def test_water_level_beats_every_uniform_budget_when_requests_differ() -> None:
 def test_one_request_is_the_tree_problem() -> None:
     from optimizer import ForestAcceptance, TreeProblem
 
-    law = RankAcceptance.stationary([0.6, 0.25], 6)
+    law = RankTable.stationary([0.6, 0.25], 6)
     tree, path = best_first_order(law, 30, 6)
     cost = TabulatedCost(1 + 0.05 * np.arange(31))
     batch = solve(BatchProblem((ForestAcceptance(tree, path),), cost, 30))
     assert batch.value == pytest.approx(solve(TreeProblem(law, cost, 30)).value)
 
 
-LAW = RankAcceptance.stationary([0.6, 0.2, 0.1], 5)
+LAW = RankTable.stationary([0.6, 0.2, 0.1], 5)
 COSTS = {b: TabulatedCost(1 + 0.02 * b * np.arange(33)) for b in (1, 2, 4, 8, 16, 32)}
 
 

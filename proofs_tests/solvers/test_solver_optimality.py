@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer import RankAcceptance, Status, TabulatedCost, TreeProblem, solve
+from optimizer import Status, TabulatedCost, TreeProblem, solve
 from optimizer.battery import BatteryError, check_solver, random_problem
 from optimizer.bounds import exact_first_rank_tokens
 from optimizer.solvers import best_first, dynamic, exhaustive, ratio
+from reader_theory.acceptance import RankTable
 from reader_theory.trees.tree import TokenTree
 
 seeds = st.integers(0, 2**32 - 1)
@@ -47,7 +48,7 @@ def test_dynamic_program_equals_the_plain_recurrence_for_any_ranks(seed: int) ->
         table = np.tile(table[:1], (depth, 1))
     if generator.random() < 0.3:
         table = np.round(table, 1) * 0.9
-    law = RankAcceptance(table * 0.999)
+    law = RankTable(table * 0.999)
     found = dynamic.tokens_table(law, nodes, depth).values
     np.testing.assert_allclose(found, exact_first_rank_tokens(law, nodes, depth), rtol=0, atol=1e-11)
 
@@ -56,7 +57,7 @@ def test_dynamic_program_equals_the_plain_recurrence_for_any_ranks(seed: int) ->
 def test_best_first_equals_the_dynamic_program_where_ranks_never_rise(seed: int) -> None:
     generator = np.random.default_rng(seed)
     ranks = -np.sort(-generator.dirichlet(np.full(6, 0.5))[:5])
-    law = RankAcceptance.stationary(ranks, 7)
+    law = RankTable.stationary(ranks, 7)
     heap, program = best_first.tokens_table(law, 150, 7).values, dynamic.tokens_table(law, 150, 7).values
     np.testing.assert_allclose(heap, program, rtol=0, atol=1e-11)
 
@@ -64,7 +65,7 @@ def test_best_first_equals_the_dynamic_program_where_ranks_never_rise(seed: int)
 @given(seeds)
 def test_every_size_and_depth_of_a_table_has_its_tree(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    law = RankAcceptance.stationary(generator.dirichlet(np.ones(5))[:4], 5)
+    law = RankTable.stationary(generator.dirichlet(np.ones(5))[:4], 5)
     for table in (best_first.tokens_table(law, 40, 5), dynamic.tokens_table(law, 40, 5)):
         depth, nodes = int(generator.integers(1, 6)), int(generator.integers(1, 41))
         if not np.isfinite(table.values[depth, nodes]):
@@ -76,12 +77,12 @@ def test_every_size_and_depth_of_a_table_has_its_tree(seed: int) -> None:
 
 def test_frontier_heap_falls_short_on_ranks_that_rise() -> None:
     """A heap that may open a sibling only after those before it is what rule "first" tempts one to write."""
-    law = RankAcceptance.stationary([0.2, 1e-9, 0.79], 12)
+    law = RankTable.stationary([0.2, 1e-9, 0.79], 12)
     optimum = dynamic.tokens_table(law, 12, 12).values[12, 12]
     assert _frontier_value(law, 12) < 0.5 * optimum
 
 
-def _frontier_value(law: RankAcceptance, nodes: int) -> float:
+def _frontier_value(law: RankTable, nodes: int) -> float:
     c = law.conditionals
     frontier, total = [(c[0, 0], (0,))], 1.0
     for _ in range(nodes):
@@ -97,7 +98,7 @@ def _frontier_value(law: RankAcceptance, nodes: int) -> float:
 
 
 def test_stopping_at_the_first_decrease_misses_what_lies_behind_a_stair() -> None:
-    law = RankAcceptance.stationary([0.8, 0.1], 8)
+    law = RankTable.stationary([0.8, 0.1], 8)
     seconds = 1 + 0.6 * np.ceil(np.arange(9) / 8)
     problem = TreeProblem(law, TabulatedCost(seconds), 8)
     answer = solve(problem)
@@ -107,21 +108,21 @@ def test_stopping_at_the_first_decrease_misses_what_lies_behind_a_stair() -> Non
 
 
 def test_chain_or_off_are_answers_when_they_are_best() -> None:
-    chain = solve(TreeProblem(RankAcceptance.stationary([0.9, 0.01], 6), TabulatedCost(1 + 0.05 * np.arange(7)), 6))
-    off = solve(TreeProblem(RankAcceptance.stationary([0.1, 0.01], 6), TabulatedCost(1 + 0.5 * np.arange(7)), 6))
+    chain = solve(TreeProblem(RankTable.stationary([0.9, 0.01], 6), TabulatedCost(1 + 0.05 * np.arange(7)), 6))
+    off = solve(TreeProblem(RankTable.stationary([0.1, 0.01], 6), TabulatedCost(1 + 0.5 * np.arange(7)), 6))
     assert chain.shape == "chain" and off.shape == "off" and off.tokens_per_step == 1
     assert "decode plainly" in off.advice
 
 
 def test_price_tells_the_tree_apart_from_what_was_left_out() -> None:
-    law = RankAcceptance.stationary([0.6, 0.2, 0.1], 6)
+    law = RankTable.stationary([0.6, 0.2, 0.1], 6)
     answer = solve(TreeProblem(law, TabulatedCost(1 + 0.03 * np.arange(65)), 64))
     path = law.path_probability(best_first.best_first_order(law, 64, 6)[0])
     assert path[answer.tree.nodes] >= answer.price >= path[answer.tree.nodes + 1]
 
 
 def test_deeper_is_free_only_until_the_cost_says_otherwise() -> None:
-    law = RankAcceptance.stationary([0.7, 0.2], 10)
+    law = RankTable.stationary([0.7, 0.2], 10)
     by_nodes = 1 + 0.01 * np.arange(21)
     shallow = solve(TreeProblem(law, TabulatedCost(by_nodes + 0.3 * np.arange(11)[:, None]), 20))
     deep = solve(TreeProblem(law, TabulatedCost(by_nodes + 0.01 * np.arange(11)[:, None]), 20))

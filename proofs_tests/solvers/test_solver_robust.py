@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer import RankAcceptance, RobustProblem, TabulatedCost, TreeProblem, solve
+from optimizer import RobustProblem, TabulatedCost, TreeProblem, solve
 from optimizer.battery import random_problem
 from optimizer.solvers import exhaustive, relaxation
 from optimizer.solvers.best_first import best_first_order
 from optimizer.solvers.robust import least_regret
+from reader_theory.acceptance import RankTable
 
 seeds = st.integers(0, 2**32 - 1)
-CODE = RankAcceptance.stationary([0.8, 0.05, 0.03, 0.02], 8)
-CHAT = RankAcceptance.stationary([0.4, 0.2, 0.1, 0.08], 8)
-PROSE = RankAcceptance.stationary([0.2, 0.2, 0.15, 0.15], 8)
+CODE = RankTable.stationary([0.8, 0.05, 0.03, 0.02], 8)
+CHAT = RankTable.stationary([0.4, 0.2, 0.1, 0.08], 8)
+PROSE = RankTable.stationary([0.2, 0.2, 0.15, 0.15], 8)
 COST = TabulatedCost(1 + 0.01 * np.arange(65))
 
 
@@ -34,7 +35,7 @@ def test_optimum_lies_between_the_answer_and_its_bound(seed: int) -> None:
 def test_dual_bound_equals_the_linear_relaxation_where_cost_is_one_number() -> None:
     generator = np.random.default_rng(5)
     for _ in range(4):
-        laws = tuple(RankAcceptance(generator.dirichlet(np.ones(3), size=3)[:, :2]) for _ in range(2))
+        laws = tuple(RankTable(generator.dirichlet(np.ones(3), size=3)[:, :2]) for _ in range(2))
         seconds = np.full(6, 1e9)
         seconds[5] = 1.0  # five nodes or nothing
         problem = RobustProblem(laws, TabulatedCost(seconds), 5)
@@ -71,5 +72,5 @@ def test_worst_law_of_an_interval_is_its_lower_corner(seed: int) -> None:
     generator = np.random.default_rng(seed)
     low = generator.dirichlet(np.ones(5), size=4)[:, :4] * 0.8
     inside = low + generator.random(low.shape) * (1 - low.sum(axis=1, keepdims=True)) / 4
-    tree, path = best_first_order(RankAcceptance(low), 20, 4)
-    assert RankAcceptance(inside).path_probability(tree).sum() >= path.sum() - 1e-12
+    tree, path = best_first_order(RankTable(low), 20, 4)
+    assert RankTable(inside).path_probability(tree).sum() >= path.sum() - 1e-12

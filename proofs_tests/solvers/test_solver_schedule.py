@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimizer import Memory, Objective, RankAcceptance, ScheduleProblem, UncertifiedError, solve, solve_schedule
+from optimizer import Memory, Objective, ScheduleProblem, UncertifiedError, solve, solve_schedule
 from optimizer.certificates import certify_schedule
 from optimizer.problem import Rule
+from reader_theory.acceptance import RankTable
 
 
 def _problem(rule: Rule = "any", ranks: tuple[float, ...] = (0.6, 0.2, 0.05)) -> ScheduleProblem:
@@ -17,7 +18,7 @@ def _problem(rule: Rule = "any", ranks: tuple[float, ...] = (0.6, 0.2, 0.05)) ->
     tokens = np.array(batches)[:, None] * (np.arange(nodes + 1) + 1)
     verify_s = 0.01 + np.ceil(tokens / 64)[:, None, :] * 1e-3 + np.array(contexts)[:, None] * 1e-7
     draft_s = np.broadcast_to(np.arange(depth + 1) * 8e-4, (4, 2, depth + 1))
-    laws = tuple(RankAcceptance.stationary(np.array(ranks) * share, depth) for share in (1.0, 0.8))
+    laws = tuple(RankTable.stationary(np.array(ranks) * share, depth) for share in (1.0, 0.8))
     return ScheduleProblem(laws, batches, contexts, verify_s, draft_s, Memory(80_000, 1.0, 0.5), rule)
 
 

@@ -9,7 +9,6 @@ from optimizer import (
     BatchProblem,
     ForestAcceptance,
     LevelCost,
-    RankAcceptance,
     RobustProblem,
     SideConstraints,
     Solution,
@@ -20,16 +19,17 @@ from optimizer import (
 )
 from optimizer.problem import Problem
 from optimizer.solvers import levels
+from reader_theory.acceptance import RankTable
 from reader_theory.trees import TokenTree
 
-LAW, COST = RankAcceptance([[0.5, 0.3]] * 3), TabulatedCost(1 + 0.05 * np.arange(9))
+LAW, COST = RankTable([[0.5, 0.3]] * 3), TabulatedCost(1 + 0.05 * np.arange(9))
 FOREST = ForestAcceptance(TokenTree([-1, 0, 1, 0]), [1, 0.6, 0.5, 0.3])
 SIDES = SideConstraints((0, 1), (np.inf, np.inf), (1.0, 1.0))
 LEVELS = TreeProblem(LAW, LevelCost(np.full((3, 9), 0.02), 1 + 0.02 * np.arange(9)), 8)
 PROBLEMS: dict[str, Problem] = {
     "levels": LEVELS,
-    "ranks 0..b-1 that rise": TreeProblem(RankAcceptance([[0.2, 0.6, 0.1]] * 3), COST, 8, rule="first"),
-    "robust": RobustProblem((LAW, RankAcceptance([[0.3, 0.4]] * 3)), COST, 8),
+    "ranks 0..b-1 that rise": TreeProblem(RankTable([[0.2, 0.6, 0.1]] * 3), COST, 8, rule="first"),
+    "robust": RobustProblem((LAW, RankTable([[0.3, 0.4]] * 3)), COST, 8),
     "side constraints": BatchProblem((FOREST, FOREST), COST, 6, side=SIDES),
 }
 
@@ -53,7 +53,7 @@ def test_off_that_is_not_proved_best_has_a_gap(name: str) -> None:
 
 
 def test_a_search_that_stopped_early_has_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    law = RankAcceptance([[0.4, 0.35, 0.2], [0.5, 0.1, 0.3], [0.3, 0.3, 0.3]])
+    law = RankTable([[0.4, 0.35, 0.2], [0.5, 0.1, 0.3], [0.3, 0.3, 0.3]])
     problem = TreeProblem(law, LevelCost(np.full((3, 9), 0.02), 1 + 0.02 * np.arange(9)), 8)
     whole = solve(problem)
     monkeypatch.setattr(levels, "MOST_PREFIXES", 1)
@@ -69,7 +69,7 @@ def test_a_proof_closes_the_gap() -> None:
 
 def test_an_answer_names_the_limits_that_it_stops_at() -> None:
     free = TabulatedCost(np.ones(33))
-    deep = RankAcceptance.stationary([0.9], 8)
+    deep = RankTable.stationary([0.9], 8)
     assert solve(TreeProblem(deep, free, 32)).binding == ("depth of acceptance",)
     assert solve(TreeProblem(deep, free, 32, max_depth=4)).binding == ("max_depth",)
     assert solve(TreeProblem(deep, free, 5)).binding == ("max_nodes",)

@@ -3,16 +3,14 @@
 from reader_theory.acceptance.base import AcceptanceModel, PathwiseModel, model_from_dict
 from reader_theory.acceptance.battery import check_acceptance_model
 from reader_theory.acceptance.calibration import Calibration, calibrate, expected_calibration_error
+from reader_theory.acceptance.chain import alpha_of_mean_length, chain_tokens_per_step, tokens_from_mean_length
 from reader_theory.acceptance.drift import Drift
 from reader_theory.acceptance.drift_test import DriftReport, drift_test
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.acceptance.geometric import Geometric, chain_tokens_per_step
 from reader_theory.acceptance.intervals import Interval, bootstrap_prompts, ratio_of_sums
 from reader_theory.acceptance.joined import Joined
 from reader_theory.acceptance.matched import Matched
-from reader_theory.acceptance.mean_length import MeanLength, alpha_of_mean_length
-from reader_theory.acceptance.rank_depth import RankDepth
-from reader_theory.acceptance.ranked import Ranked
+from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.acceptance.replay import ReplayResult, replay, replay_many
 from reader_theory.acceptance.simulated import simulated_trace
 
@@ -21,14 +19,11 @@ __all__ = [
     "Calibration",
     "Drift",
     "DriftReport",
-    "Geometric",
     "Interval",
     "Joined",
     "Matched",
-    "MeanLength",
     "PathwiseModel",
-    "RankDepth",
-    "Ranked",
+    "RankTable",
     "ReplayResult",
     "alpha_of_mean_length",
     "bootstrap_prompts",
@@ -43,4 +38,5 @@ __all__ = [
     "replay",
     "replay_many",
     "simulated_trace",
+    "tokens_from_mean_length",
 ]

@@ -14,7 +14,7 @@ from reader_theory.errors import InvalidInputError, require
 from reader_theory.trees.tree import TokenTree
 from reader_theory.trees.value import path_probability, tokens_per_step
 
-__all__ = ["AcceptanceModel", "PathwiseModel", "as_probabilities", "as_table", "model_from_dict"]
+__all__ = ["AcceptanceModel", "PathwiseModel", "as_probabilities", "as_table", "model_from_dict", "normalised"]
 
 FloatArray = NDArray[np.float64]
 _MODELS: dict[str, type[AcceptanceModel]] = {}
@@ -94,11 +94,11 @@ def as_probabilities(name: str, values: ArrayLike) -> FloatArray:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"`{name}` must hold numbers", got=str(error), fix="Pass floats in [0, 1].") from None
-    outside = np.argwhere(~((array >= 0) & (array <= 1)))
+    outside = [tuple(place) for place in np.argwhere(~((array >= 0) & (array <= 1)))[:3].tolist()]
     require(
         len(outside) == 0 and array.size > 0,
         f"`{name}` must hold at least one probability, each in [0, 1]",
-        got=f"shape {array.shape}, {[float(array[tuple(i)]) for i in outside[:3]]} at {outside[:3].tolist()}",
+        got=f"shape {array.shape}, {[float(array[place]) for place in outside]} at {outside}",
         fix="Divide counts by their total; replace NaN by what you believe, or fit from a trace.",
     )
     array.setflags(write=False)
@@ -114,9 +114,15 @@ def as_table(name: str, values: ArrayLike) -> FloatArray:
         array.ndim == 2 and heavy.size == 0,
         f"`{name}` must be a table of depths by ranks whose rows sum to at most 1",
         got=f"shape {array.shape}, rows {heavy[:5].tolist()} summing to {sums[heavy[:5]].tolist()}",
-        fix="Ranks are distinct tokens: pass the probability of each, not its cumulative sum.",
+        fix="Ranks exclude one another: pass the probability of each, not its cumulative sum, or divide rows by their "
+        "sum with RankTable.normalised; for one rank vector at every depth use RankTable.stationary(vector, depth).",
     )
     return array
+
+
+def normalised(table: FloatArray) -> FloatArray:
+    """(..., R): ranks scaled down to sum to 1 where they sum above it."""
+    return table / np.maximum(table.sum(axis=-1, keepdims=True), 1.0)
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
-from reader_theory.acceptance.base import PathwiseModel, as_table
+from reader_theory.acceptance.base import PathwiseModel, as_table, normalised
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
@@ -92,12 +91,15 @@ class Drift(PathwiseModel):
 
 def _shifted(ranks: FloatArray, shift: NDArray[Any]) -> FloatArray:
     """(*S, R): ranks with their log-odds shifted by `shift` (*S), scaled down where they would sum above 1."""
-    table = expit(logit(ranks) + shift[..., None])
-    return table / np.maximum(table.sum(axis=-1, keepdims=True), 1.0)
+    from scipy.special import expit, logit
+
+    return normalised(expit(logit(ranks) + shift[..., None]))
 
 
 def _centred(ranks: FloatArray, shift: FloatArray, counts: FloatArray) -> FloatArray:
     """Ranks at shift 0 whose shifted mean over all counts is the observed `ranks`, by a few Newton steps a rank."""
+    from scipy.special import expit, logit
+
     weight = counts.sum(axis=-1)[..., None] / max(float(counts.sum()), 1.0)
     held = np.clip(ranks, 1e-9, 1 - 1e-9)
     odds = logit(held)

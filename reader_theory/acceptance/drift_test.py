@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import stdtr, stdtrit
 
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents.base import Frozen
@@ -102,6 +101,8 @@ def _references(fit: WorkloadFit) -> dict[str, Estimate]:
 def _finding(
     name: str, old: Estimate, new: Estimate, prompts: tuple[int, int], level: float, power: float
 ) -> DriftFinding:
+    from scipy.special import stdtr, stdtrit
+
     spreads = np.array([_standard_error(found, n) for found, n in zip((old, new), prompts, strict=True)])
     spread, freedom = float(np.sqrt(np.sum(spreads**2))), _welch(spreads, prompts)
     difference = new.value - old.value
@@ -112,6 +113,8 @@ def _finding(
 
 def _standard_error(found: Estimate, prompts: int) -> float:
     """Standard error that an interval of `bootstrap_prompts` was made from."""
+    from scipy.special import stdtrit
+
     return (found.high - found.low) / (2 * float(stdtrit(prompts - 1, (1 + found.level) / 2)))
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.calibration import Scored, calibrate, draft_scores, retrieval_scores
 from reader_theory.acceptance.intervals import Interval, Statistic, bootstrap_prompts, ratio_of_sums
 from reader_theory.acceptance.matched import COUNT_BINS, LENGTH_BINS, matched_parameters, matched_sums
-from reader_theory.acceptance.rank_depth import carried_down
+from reader_theory.acceptance.rank_table import reached_depth
 from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rank_depth_counts, rows_of
 from reader_theory.documents.base import Stamp
-from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, DrafterFit, MatchedFit, RankDepthFit, WorkloadFit
+from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, DrafterFit, MatchedFit, RankTableFit, WorkloadFit
 from reader_theory.documents.policy import RETRIEVAL, Chain, Policy, Static
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
@@ -137,19 +137,17 @@ def has_draft(trace: Trace, rows: PromptRows) -> bool:
     return trace.candidates > 0 and bool(np.any(np.asarray(rows.column("draft_rank")) >= 0))
 
 
-def _rank_depth(rows: PromptRows, ranks: int, depth: int, resampler: _Resampler) -> RankDepthFit:
+def _rank_depth(rows: PromptRows, ranks: int, depth: int, resampler: _Resampler) -> RankTableFit:
     counts = rank_depth_counts(rows, depth, ranks)
+    counts = counts[:, : reached_depth(counts.sum(axis=0))]
     positions = counts.sum(axis=(0, 2))
     found = resampler.interval(counts, conditionals_of)
     unspread = found.high == found.low
     beyond = 1 - ((1 - resampler.level) / 2) ** (1 / np.maximum(positions, 1))
     high = np.where(unspread, np.minimum(np.maximum(found.high, beyond[:, None]), 1), found.high)
-    tables = [
-        carried_down(table, positions)
-        for table in (found.value, np.minimum(found.low, found.value), np.maximum(high, found.value))
-    ]
-    value, low, high = (_plain(table) for table in tables)
-    return RankDepthFit(value=value, low=low, high=high, positions=tuple(int(n) for n in positions))
+    ends = (found.value, np.minimum(found.low, found.value), np.maximum(high, found.value))
+    value, low, high = (_plain(table) for table in ends)
+    return RankTableFit(value=value, low=low, high=high, positions=tuple(int(n) for n in positions))
 
 
 def _plain(table: FloatArray) -> tuple[tuple[float, ...], ...]:

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
 
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate, Origin
@@ -115,6 +114,8 @@ def _acceleration(left_out: FloatArray) -> FloatArray:
 
 
 def _levels(below: FloatArray, acceleration: FloatArray, prompts: int, level: float) -> tuple[FloatArray, FloatArray]:
+    from scipy.special import ndtr, ndtri, stdtrit
+
     widened = np.sqrt(prompts / (prompts - 1)) * cast(float, stdtrit(prompts - 1, (1 + level) / 2))
     bias = ndtri(np.clip(below, 1e-4, 1 - 1e-4))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from reader_theory.acceptance.base import AcceptanceModel, as_probabilities
 from reader_theory.acceptance.matched import LENGTH_BINS, match_bins
-from reader_theory.acceptance.rank_depth import carried_down
+from reader_theory.acceptance.rank_table import reached_depth
 from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
@@ -126,4 +126,5 @@ def _tables(rows: PromptRows, start_bin: NDArray[np.intp], run: FloatArray, dept
         place = np.where((rank[at] >= 0) & (rank[at] < ranks), rank[at], ranks)[kept]
         cell = start_bin[start][kept] * (ranks + 1) + place
         counts[:, d] = np.bincount(cell, minlength=bins * (ranks + 1)).reshape(bins, -1)
-    return np.stack([carried_down(conditionals_of(one), one.sum(axis=-1)) for one in counts])
+    deepest = np.array([reached_depth(one) - 1 for one in counts])  # bins that were met rarely repeat their last depth
+    return conditionals_of(counts)[np.arange(bins)[:, None], np.minimum(np.arange(depth), deepest[:, None])]

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
-from reader_theory.acceptance.base import as_table
+from reader_theory.acceptance.base import as_table, normalised
 from reader_theory.documents.arrays import Columns
 from reader_theory.documents.base import Stamp
 from reader_theory.documents.policy import DRAFT, RETRIEVAL
@@ -56,6 +55,8 @@ def simulated_trace(
     workload : str
     seed : int
     """
+    from scipy.special import expit, logit
+
     law: FloatArray = as_table("ranks", [ranks])[0]
     inside = 0 <= stickiness < 1 and 0 <= copying <= 1 and 0 <= copy_decay < 1 and spread >= 0
     require(
@@ -72,8 +73,7 @@ def simulated_trace(
         + _wander(generator, shape, stickiness)
         + _COPY_ODDS * (left > 0)
     )
-    table = _as_floats(expit(np.add(logit(law), _as_floats(shift)[..., None])))
-    table = table / np.maximum(np.sum(table, axis=-1, keepdims=True), 1)
+    table = normalised(_as_floats(expit(np.add(logit(law), _as_floats(shift)[..., None]))))
     columns = _neural(generator, table) | _retrieved(generator, ages, left, copying) | _frame(generator, shape)
     recorded = [
         TracePrompt(id=f"{workload}-{i}", workload=workload, prompt_tokens=64, output_tokens=tokens)

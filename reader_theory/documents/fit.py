@@ -14,14 +14,14 @@ from reader_theory.estimate import Estimate
 
 if TYPE_CHECKING:
     from reader_theory.acceptance.matched import Matched
-    from reader_theory.acceptance.rank_depth import RankDepth
+    from reader_theory.acceptance.rank_table import RankTable
 
-__all__ = ["AcceptanceFit", "CalibrationFit", "DrafterFit", "MatchedFit", "RankDepthFit", "WorkloadFit"]
+__all__ = ["AcceptanceFit", "CalibrationFit", "DrafterFit", "MatchedFit", "RankTableFit", "WorkloadFit"]
 
 Table = tuple[tuple[float, ...], ...]
 
 
-class RankDepthFit(Frozen):
+class RankTableFit(Frozen):
     """Conditional acceptance by depth (rows) and rank (columns)."""
 
     value: Table
@@ -29,12 +29,11 @@ class RankDepthFit(Frozen):
     high: Table
     positions: tuple[int, ...] = Field(description="steps that each depth was counted on")
 
-    @property
-    def model(self) -> RankDepth:
-        """The point estimate as a model."""
-        from reader_theory.acceptance.rank_depth import RankDepth
+    def table(self, end: Literal["value", "low", "high"] = "value") -> RankTable:
+        """The estimate, or an end of its intervals, as a table whose rows sum to at most 1."""
+        from reader_theory.acceptance.rank_table import RankTable
 
-        return RankDepth(self.value)  # pyright: ignore[reportArgumentType]
+        return RankTable.normalised(getattr(self, end))
 
 
 class MatchedFit(Frozen):
@@ -75,7 +74,7 @@ class DrafterFit(Frozen):
     overlap: Estimate | None = Field(
         default=None, description="sum of min(target law, its law): acceptance of chain rejection"
     )
-    rank_depth: RankDepthFit | None = Field(default=None, description="of a model's ranks")
+    rank_depth: RankTableFit | None = Field(default=None, description="of a model's ranks")
     matched: MatchedFit | None = Field(default=None, description="of matches, for look-ups")
     tokens_per_step: dict[str, Estimate] = Field(description="by replay: 'chain k' of its first candidates")
     calibration: CalibrationFit = Field(description="of its raw score: a probability, or a match length")
@@ -92,7 +91,7 @@ class WorkloadFit(Frozen):
         description="mean surprise of the target at its own tokens; None when it decoded greedily"
     )
 
-    def ranks(self, drafter: str = DRAFT) -> RankDepthFit | None:
+    def ranks(self, drafter: str = DRAFT) -> RankTableFit | None:
         """The table of a drafter that is a model; None where there is none."""
         return self.drafters[drafter].rank_depth if drafter in self.drafters else None
 

@@ -14,7 +14,7 @@ from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
 if TYPE_CHECKING:
-    from reader_theory.documents.fit import RankDepthFit
+    from reader_theory.documents.fit import RankTableFit
 
 __all__ = ["DepthAcceptance", "ImportedAcceptance"]
 
@@ -77,13 +77,13 @@ class ImportedAcceptance(Document):
         return np.array([[each.conditional.value] for each in self.depths])
 
     @property
-    def rank_depth(self) -> RankDepthFit:
+    def rank_depth(self) -> RankTableFit:
         """The same as the rank x depth part of an AcceptanceFit, with one rank and `depth` depths."""
-        from reader_theory.documents.fit import RankDepthFit
+        from reader_theory.documents.fit import RankTableFit
 
         ends = [(e.conditional.value, e.conditional.low, e.conditional.high) for e in self.depths]
         value, low, high = (tuple((end[i],) for end in ends) for i in range(3))
-        return RankDepthFit(value=value, low=low, high=high, positions=tuple(round(e.reached) for e in self.depths))
+        return RankTableFit(value=value, low=low, high=high, positions=tuple(round(e.reached) for e in self.depths))
 
     @classmethod
     def from_counts(cls, survivors: ArrayLike, *, engine: str, source: str, **told: Any) -> ImportedAcceptance:

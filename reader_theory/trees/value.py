@@ -69,10 +69,10 @@ def tokens_per_step(path_probability: NDArray[np.float64]) -> float:
 def by_depth_and_rank(table: NDArray[np.float64], tree: TokenTree) -> NDArray[np.float64]:
     """(N + 1,) float64: the entry of a (D, R) table at each node's depth and rank, and 1 at the root.
 
-    Depths beyond the last repeat it; ranks beyond the last have 0.
+    Depths and ranks beyond the last have 0.
     """
     depths, ranks = table.shape
-    found = np.pad(table, ((0, 0), (0, 1)))[np.minimum(tree.depths, depths) - 1, np.minimum(tree.ranks, ranks)]
+    found = np.pad(table, ((0, 1), (0, 1)))[np.minimum(tree.depths - 1, depths), np.minimum(tree.ranks, ranks)]
     found[0] = 1.0
     return found
 

@@ -14,6 +14,7 @@ from reader_theory.errors import InvalidInputError, require
 if TYPE_CHECKING:
     from optimizer.grid import Row
     from optimizer.grid_cell import PredictedCells
+    from reader_theory.acceptance.rank_table import RankTable
     from reader_theory.cost.model import ModelShape
     from reader_theory.documents.fit import AcceptanceFit
 
@@ -73,12 +74,12 @@ def plan_grid(
     """One row for every combination of the file's axes, in order; rows already in `output` are taken from there."""
     from optimizer.grid import evaluate, grid
 
-    fitted = {each.workload: ranks.value for each in fit.workloads if (ranks := each.ranks()) is not None}
+    fitted = {each.workload: ranks.table() for each in fit.workloads if (ranks := each.ranks()) is not None}
     axes = read_axes(file, sorted(fitted))
     function = _cells(axes, fitted, file, max_nodes, max_depth)
     # a resumed run must not take up rows of another fit, model, device or limit
     inputs = {
-        "acceptance": fitted,
+        "acceptance": {name: table.conditionals.tolist() for name, table in fitted.items()},
         "models": {name: shape.model_dump(mode="json") for name, shape in function.models.items()},
         "devices": {name: device.model_dump(mode="json") for name, device in function.devices.items()},
         "limits": [max_nodes, max_depth],
@@ -96,7 +97,7 @@ def rows_of(done: list[Row]) -> list[dict[str, Any]]:
 
 
 def _cells(
-    axes: Mapping[str, list[Any]], fitted: Mapping[str, Any], file: Path, max_nodes: int, max_depth: int
+    axes: Mapping[str, list[Any]], fitted: Mapping[str, RankTable], file: Path, max_nodes: int, max_depth: int
 ) -> PredictedCells:
     from optimizer.grid_cell import NO_DRAFTER, PredictedCells
     from reader_theory.cost.device import find_device

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
-from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankDepthFit, WorkloadFit
+from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankTableFit, WorkloadFit
 from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
 
@@ -79,7 +79,7 @@ def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     asked = None if fitted is None or policy.asks is None else fitted.ranks(policy.asks)
     known = fitted is not None and (asked is not None or not tree.nodes)
     if asked is not None:
-        probability = asked.model.path_probability(tree)
+        probability = asked.table().path_probability(tree)
     parents, ranks, sources = tree.parents.tolist(), tree.ranks.tolist(), [*tree.sources]
     if policy.retrieved is not None:
         chain = TokenTree.chain(min(policy.retrieved.max_tokens, SHOWN_CHAIN), "retrieval")
@@ -118,7 +118,7 @@ def acceptance_figure(fit: AcceptanceFit) -> str:
     return figure_svg(draw, described, size=(3.4 * len(shown), 3.2), axes=(1, len(shown)))
 
 
-def _by_depth(ax: Any, table: RankDepthFit) -> None:
+def _by_depth(ax: Any, table: RankTableFit) -> None:
     value, low, high = (np.array(part) for part in (table.value, table.low, table.high))
     depths = np.arange(1, len(value) + 1)
     for rank in range(min(SHOWN_RANKS, value.shape[1])):
