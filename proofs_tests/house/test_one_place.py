@@ -55,6 +55,20 @@ def listed_rules(tree: ast.Module) -> bool:
     return False
 
 
+def scales_rows(tree: ast.Module) -> bool:
+    """Whether something is divided by the larger of its own sum and another number."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.BinOp(
+                left, ast.Div(), ast.Call(ast.Attribute(attr="maximum"), [ast.Call(ast.Attribute(whole, "sum")), _])
+            ):
+                if ast.dump(left) == ast.dump(whole):
+                    return True
+            case _:
+                pass
+    return False
+
+
 def test_the_seconds_of_a_step_are_summed_in_one_place() -> None:
     summing = where(lambda tree: any(node.name == "StepModel" for node in classes(tree)))
     assert summing == {"reader_theory/cost/terms.py"}
@@ -73,6 +87,12 @@ def test_laws_are_enumerated_in_one_place() -> None:
 def test_a_policy_is_described_in_one_place() -> None:
     described = where(lambda tree: any(fields(node) >= CHAIN_RULE for node in classes(tree)))
     assert described == {"reader_theory/documents/policy.py"}
+
+
+def test_acceptance_by_rank_and_depth_is_one_table() -> None:
+    assert where(scales_rows) == {"reader_theory/acceptance/base.py"}
+    tables = where(lambda tree: any({"is_monotone", "is_stationary"} & methods(node) for node in classes(tree)))
+    assert tables == {"reader_theory/acceptance/rank_table.py"}
 
 
 def test_rows_are_closed_up_in_one_place() -> None:
@@ -95,6 +115,7 @@ def test_there_is_one_engine_and_one_tree() -> None:
 
 
 def test_a_second_table_of_rules_is_caught() -> None:
+    assert scales_rows(ast.parse("law = law / np.maximum(law.sum(axis=1, keepdims=True), 1.0)"))
     assert listed_rules(ast.parse("KNOWN = ('chain', 'block', 'gumbel')"))
     twice = "def f(c):\n    return c.step_overhead_s.value + 2 * c.growth_s.value"
     assert reads(ast.parse(twice), AROUND) == {"step_overhead_s", "growth_s"}
