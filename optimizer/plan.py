@@ -18,6 +18,7 @@ from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Candidate, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
@@ -49,6 +50,7 @@ def make_plan(
     batches: Sequence[int] = (1, 2, 4, 8),
     contexts: Sequence[int] | None = None,
     workloads: Sequence[str] | None = None,
+    drafters: Sequence[str] | None = None,
     max_nodes: int = 32,
     max_depth: int = 8,
     new_tokens: int = 96,
@@ -71,6 +73,8 @@ def make_plan(
     contexts : sequence of int, optional
         Contexts up to which entries are made, each weighed by the cost there; acceptance is that of all positions.
         One entry a batch, at the trace's mean context, when left out.
+    drafters : sequence of str, optional
+        Whom policies may name; all that the cost prices when left out.
     max_nodes, max_depth : int
         Largest neural tree.
     new_tokens, prompts_per_workload : int
@@ -88,11 +92,12 @@ def make_plan(
         fix="Fit this trace, or pass the trace that was fitted.",
     )
     _check_contexts(cost, contexts)
+    served = cost.of(drafters)
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
-        study = Study(fit, cost, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
+        study = Study(fit, served, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
         for place, (context, batch) in enumerate(cells):
             if progress:
                 progress("plan", number * len(cells) + place, len(chosen) * len(cells))
@@ -100,7 +105,7 @@ def make_plan(
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
-        drafters={name: each.model for name, each in cost.drafters.items()},
+        drafters={name: each.model for name, each in served.drafters.items()},
         device=cost.device,
         dtype=cost.dtype,
         temperature=trace.temperature,
@@ -217,7 +222,8 @@ class Study:
             got="a cost without `growth_s`",
             fix="Calibrate again with this version, or record without --grown.",
         )
-        return [Weighed(p, result) for p, result in recorded if p.drafter is None or p.drafter in self.cost.drafters]
+        priced = {RETRIEVAL, *self.cost.drafters}
+        return [Weighed(p, result) for p, result in recorded if priced.issuperset(p.drafters)]
 
     def _weigh(self, policies: Sequence[Policy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]

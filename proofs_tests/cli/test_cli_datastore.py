@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from proofs_tests.cli.cli_examples import tokenizer
+from proofs_tests.cli.cli_examples import save_pair, save_prompts, tokenizer
 from proofs_tests.documents import documents_examples as examples
+from reader_theory.documents import Cost, Plan, RunRecord, Trace
 from runtime.cli.main import app
 from runtime.models.text import encode_text
 from runtime.models.vocabulary import fingerprint_of
@@ -94,3 +95,59 @@ def test_what_is_no_datastore_is_refused(tmp_path: Path) -> None:
     for name in ("no.datastore", "absent.datastore"):
         done = invoke("show", tmp_path / name)
         assert done.exit_code == 2 and "datastore" in done.stderr
+
+
+def stage(*arguments: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*(str(argument) for argument in arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_datastore_is_recorded_priced_planned_and_run(tmp_path: Path) -> None:
+    target, _ = save_pair(tmp_path)
+    models = ("--target", target, "--draft", "none", "--prompts", save_prompts(tmp_path / "prompts.jsonl"))
+    names = ("past", "trace", "fit", "cost", "plan", "bare", "chosen", "run", "sweep")
+    made = {name: tmp_path / f"{name}.json" for name in names}
+    stage("record", *models, "--new-tokens", 24, "-o", made["past"])
+    store = tmp_path / "past.datastore"
+    stage("datastore", "build", made["past"], "--target", target, "-o", store)
+    beside = ("--datastore", store)
+    stage("record", *models, *beside, "--grown", "--new-tokens", 24, "-o", made["trace"])
+    trace = Trace.read(made["trace"])
+    assert trace.drafters["datastore"].model == str(store)
+    assert trace.columns["datastore_run"].sum() > trace.columns["retrieval_run"].sum()
+    stage("fit", made["trace"], "--resamples", 100, "-o", made["fit"])
+    grid = ("--batch", 1, "--tokens", 1, "--tokens", 9, "--context", 32, "--context", 96, "--seconds", 0.05)
+    stage("calibrate", *models, *beside, *grid, "-o", made["cost"])
+    cost = Cost.read(made["cost"])
+    assert cost.drafters["datastore"].row_s is not None and "datastore" in cost.closures
+    planning = ("plan", made["fit"], made["cost"], "--trace", made["trace"], "--batch", 1, "--resamples", 100)
+    stage(*planning, *beside, "-o", made["plan"])
+    stage(*planning, "-o", made["bare"])
+    plan, bare = Plan.read(made["plan"]), Plan.read(made["bare"])
+    assert plan.drafters["datastore"] == str(store) and "datastore" not in bare.drafters
+    looking = {entry.workload: entry.alternatives["datastore"] for entry in plan.entries}
+    past = {entry.workload: entry.alternatives["retrieval"] for entry in plan.entries}
+    assert any(looking[name].tokens_per_step > past[name].tokens_per_step for name in looking)
+    entries = tuple(entry.model_copy(update={"policy": looking[entry.workload].policy}) for entry in plan.entries)
+    plan.model_copy(update={"entries": entries}).write(made["chosen"])
+    assert all("datastore" not in each.policy.drafters for entry in bare.entries for each in entry.candidates)
+    running = ("run", made["chosen"], *models[4:], "-o", made["run"])
+    refused = CliRunner().invoke(app, [str(word) for word in running])
+    assert refused.exit_code == 2 and "Pass --datastore" in refused.stderr
+    assert not made["run"].exists()
+    stage(*running, *beside)
+    record = RunRecord.read(made["run"])
+    assert record.drafters["datastore"] == str(store)
+    assert {cell.lossless for cell in record.cells} <= {"greedy_identical", "greedy_near_tie"}
+    for cell in record.cells:
+        assert cell.tokens_per_step == pytest.approx(looking[cell.workload].tokens_per_step, rel=1e-9)
+    stage("sweep", made["chosen"], *models[4:], *beside, "--batch", 1, "--limit", 1, "-o", made["sweep"])
+
+
+def test_a_datastore_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    target, _ = save_pair(tmp_path)
+    Datastore.build([[1, 2]], tokenizer="1234567812345678").save(tmp_path / "other.datastore")
+    words = ("record", "--target", target, "--datastore", tmp_path / "other.datastore", "-o", tmp_path / "trace.json")
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 2 and "one tokenizer" in done.stderr

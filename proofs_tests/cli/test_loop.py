@@ -11,17 +11,21 @@ from optimizer.plan import make_plan
 from proofs_tests.tiny import POLICIES, TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import replay
-from reader_theory.documents import Cost, Plan, RunRecord, Trace
+from reader_theory.documents import Chain, Cost, Grown, Plan, RunRecord, Static, Trace, Union
+from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import InvalidInputError
+from reader_theory.trees import TokenTree
 from reader_theory.validate import validate
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.calibrate import calibrate_cost
-from runtime.measure.record import record_trace
+from runtime.measure.record import record_trace, trace_of
+from runtime.measure.replay import replay_grown
 from runtime.measure.run import run_plan
 from runtime.measure.sweep import sweep_policies
 from runtime.models.base import LanguageModel
 from runtime.models.load import wrap
+from runtime.retrieval.datastore import Datastore
 
 TOKENS = 24
 
@@ -67,6 +71,45 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
     assert [request.steps for request in done] == predicted.steps.tolist()
     assert [len(request.output) - 1 for request in done] == predicted.tokens.tolist()
     assert done[0].output == trace.columns["token"][:TOKENS].tolist()
+
+
+@pytest.fixture(scope="module")
+def store(trace: Trace) -> Datastore:
+    """Every second output, and half of each other: a prefix of what follows is known, and then it is not."""
+    columns, texts = trace.columns, []
+    for number in range(len(trace.prompts)):
+        output = columns["token"][columns["prompt"] == number]
+        texts.append(output if number % 2 else output[: len(output) // 2])
+    return Datastore.build(texts)
+
+
+LOOKED_UP = Chain(drafter=DATASTORE, min_match=1, offset=1.0, factor=1.0, max_tokens=6)
+BESIDE = {
+    "chain": LOOKED_UP,
+    "chain and tree": Union(static=Static.of(TokenTree.from_rank_paths([(0,), (1,), (0, 0)])), chain=LOOKED_UP),
+    "tree": Grown(nodes=6, drafter=None, retrieval=DATASTORE),
+    "tree with the draft": Grown(nodes=6, levels=1, candidates=4, retrieval=DATASTORE),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_replay_beside_a_datastore_is_what_the_engine_does_step_for_step(
+    trace: Trace, store: Datastore, name: str
+) -> None:
+    policy, prompts, (target, draft) = BESIDE[name], _prompts(0), _models()
+    outputs = [trace.columns["token"][trace.columns["prompt"] == n].astype(np.int64) for n in range(len(prompts))]
+    engine = Engine(target, draft, policy=policy, max_batch=2, max_context=128, datastore=store)
+    params = SamplingParams(temperature=trace.temperature, max_new_tokens=TOKENS)
+    done = engine.generate([prompt.tokens for prompt in prompts], params)
+    assert [completion.tokens for completion in done] == [output.tolist() for output in outputs]
+    if isinstance(policy, Grown):
+        steps = replay_grown(draft, policy, [(p.tokens, o) for p, o in zip(prompts, outputs, strict=True)], store)
+        predicted = np.bincount(steps["prompt"]).tolist()
+    else:
+        beside = trace_of(target, draft, prompts, outputs, temperature=trace.temperature, candidates=4, datastore=store)
+        predicted = replay(beside, policy, first_position=1).steps.tolist()
+    assert [completion.steps for completion in done] == predicted
+    assert sum(predicted) < sum(len(output) - 1 for output in outputs), "some drafts are right"
 
 
 def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_path: Path) -> None:

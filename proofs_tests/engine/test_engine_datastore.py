@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proofs_tests.tiny import random_prompts, tiny_model
+from reader_theory.documents import Chain, Grown, Policy
 from reader_theory.errors import InvalidInputError
 from runtime.engine.engine import Engine
-from runtime.models.load import load_model, load_tokenizer
+from runtime.engine.sampling import SamplingParams
+from runtime.models.load import load_model, load_tokenizer, wrap
 from runtime.models.vocabulary import fingerprint_of
 from runtime.retrieval.datastore import Datastore
 
@@ -27,6 +30,47 @@ def test_a_datastore_that_the_model_cannot_read_is_refused_at_the_door() -> None
     with pytest.raises(InvalidInputError, match="one tokenizer"):
         Engine(model, datastore=Datastore.build([[1, 2]], tokenizer="1234567812345678"), tokenizer=tokenizer)
     own = Datastore.build([[1, 2]], tokenizer=fingerprint_of(tokenizer))
-    Engine(model, datastore=own, tokenizer=tokenizer)
+    assert Engine(model, datastore=own, tokenizer=tokenizer).drafters.keys() == {"retrieval", "datastore"}
     with pytest.raises(InvalidInputError, match="below 4096"):
         own.add(beyond)
+
+
+CHAIN = Chain(drafter="datastore", min_match=1, offset=8.0, factor=0.0, max_tokens=8)
+PROMPTS = [prompt.tokens for prompt in random_prompts(3, workload="a", seed=3)]
+PARAMS = SamplingParams(max_new_tokens=24)
+
+
+def served(engine: Engine, tenants: list[str]) -> list[tuple[int, list[int]]]:
+    """Steps and output of each prompt, all in one batch."""
+    requests = [engine.add(prompt, PARAMS, tenant=tenant) for prompt, tenant in zip(PROMPTS, tenants, strict=True)]
+    while engine.step():
+        pass
+    return [(request.steps, request.output) for request in requests]
+
+
+@pytest.mark.parametrize("policy", [CHAIN, Grown(nodes=8, drafter=None, retrieval="datastore")], ids=lambda p: p.kind)
+def test_outputs_join_their_tenants_datastore_and_no_others(policy: Policy) -> None:
+    model = wrap(tiny_model("llama"))
+    fresh = served(Engine(model, policy=policy, max_batch=3, max_context=128, learn=True), ["a", "b", "c"])
+    engine = Engine(model, policy=policy, max_batch=3, max_context=128, learn=True)
+    served(engine, ["a", "a", "a"])
+    again = served(engine, ["a", "b", "c"])
+    assert [output for _, output in again] == [output for _, output in fresh]
+    assert again[0][0] < fresh[0][0], "its tenant has answered this before"
+    assert [steps for steps, _ in again[1:]] == [steps for steps, _ in fresh[1:]], "no other tenant has"
+
+
+def test_nothing_joins_unless_asked() -> None:
+    model, store = wrap(tiny_model("llama")), Datastore.build([[1, 2, 3]])
+    engine = Engine(model, policy=CHAIN, max_batch=3, max_context=128, datastore=store)
+    assert served(engine, ["", "", ""]) == served(engine, ["", "", ""])
+    assert store.compact().documents == 1
+
+
+def test_what_is_cancelled_joins_nothing() -> None:
+    engine = Engine(wrap(tiny_model("llama")), policy=CHAIN, max_batch=3, max_context=128, learn=True)
+    request = engine.add(PROMPTS[0], PARAMS)
+    engine.step()
+    engine.cancel(request)
+    fresh = Engine(wrap(tiny_model("llama")), policy=CHAIN, max_batch=3, max_context=128, learn=True)
+    assert served(engine, ["", "", ""]) == served(fresh, ["", "", ""])

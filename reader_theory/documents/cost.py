@@ -163,6 +163,12 @@ class Cost(Document):
         """Seconds of a forward of the drafter called "draft"."""
         return self.drafters[DRAFT].forward if DRAFT in self.drafters else None
 
+    def of(self, drafters: Iterable[str] | None) -> Cost:
+        """The cost of these drafters alone; of all when None."""
+        if drafters is None:
+            return self
+        return self.model_copy(update={"drafters": {name: self.drafters[name] for name in drafters}})
+
     def closure_of(self, drafters: Iterable[str]) -> Estimate:
         """The closure of steps with these drafters, none for plain decoding; the general one where they have none."""
         return self.closures.get("+".join(sorted(drafters)) or "off", self.closure)

@@ -18,6 +18,7 @@ from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 
 __all__ = [
+    "DATASTORE",
     "DRAFT",
     "OFFERS",
     "RETRIEVAL",
@@ -31,8 +32,8 @@ __all__ = [
     "policy_of",
 ]
 
-DRAFT, RETRIEVAL = "draft", "retrieval"
-"""Names of the drafters that are there when nobody names any: a model, and look-ups in the text so far."""
+DRAFT, RETRIEVAL, DATASTORE = "draft", "retrieval", "datastore"
+"""Names of drafters when nobody names any: a model, look-ups in the text so far, and in past outputs beside it."""
 
 OFFERS = ("retrieval unasked", "retrieval", "draft", "both")
 """Who offered a token: retrieval where the draft was not asked, or was and did not; the draft; both."""

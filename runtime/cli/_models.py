@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reader_theory.errors import require
+from reader_theory.errors import DocumentError, require
 from runtime.cli._options import HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
 from runtime.cli._shared import Progress
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reader_theory.documents import Plan
     from runtime.measure.prompts import PromptTokens
     from runtime.models.base import LanguageModel
+    from runtime.retrieval.datastore import Datastore
 
 __all__ = [
     "Models",
@@ -22,6 +23,8 @@ __all__ = [
     "load_models",
     "load_prompt_tokens",
     "named",
+    "opened",
+    "opened_for",
     "quiet",
     "source_of",
     "tokenizer_of",
@@ -117,6 +120,31 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     tokenizer = tokenizer_of(names[0])
     progress("load models", most, most)
     return Models(big, small, tokenizer, names)
+
+
+def opened(path: Path) -> Datastore:
+    """The datastore in a file, checked to its last byte."""
+    from runtime.retrieval.datastore import Datastore
+
+    require(
+        path.is_file(),
+        "the datastore must exist",
+        got=f"`{path}`, which is not a file",
+        fix="Make it with `reader datastore build`.",
+        error=DocumentError,
+    )
+    return Datastore.open(path)
+
+
+def opened_for(models: Models, path: Path | None) -> Datastore | None:
+    """The datastore in a file, if any is named, once it is known to be of the models' tokenizer."""
+    if path is None:
+        return None
+    from runtime.models.vocabulary import Vocabulary, fingerprint_of
+
+    store = opened(path)
+    store.admit(Vocabulary(models.target.vocabulary, fingerprint_of(models.tokenizer)))
+    return store
 
 
 def quiet() -> None:

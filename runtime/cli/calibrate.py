@@ -18,6 +18,7 @@ CONTEXTS, TOKENS, BATCHES = (128, 512), (1, 2, 3, 5, 9, 17, 33), (1, 2, 4, 8)
 def calibrate(
     target: options.Target = None,
     draft: options.Draft = None,
+    datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
     split: options.Split = "fit",
@@ -39,7 +40,7 @@ def calibrate(
     """
     output_path(output, ".json")
     from reader_theory.documents import Stamp
-    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.cli._models import load_models, load_prompt_tokens, opened_for
     from runtime.measure.calibrate import calibrate_cost
 
     with progress_bars() as progress:
@@ -50,7 +51,7 @@ def calibrate(
             models.target, models.drafts, chosen, device_name=device_name or Stamp.now().machine, names=models.names,
             dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes, temperature=temperature,
             contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
-            progress=progress,
+            datastore=opened_for(models, datastore), progress=progress,
         )  # fmt: skip
     cost.write(output)
     show_document(cost, output, as_json=as_json)

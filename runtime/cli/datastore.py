@@ -54,7 +54,9 @@ def add(
 
     Example: reader datastore add more.jsonl --datastore out/past.datastore
     """
-    store = _opened(datastore)
+    from runtime.cli._models import opened
+
+    store = opened(datastore)
     _save(store.texts(), files, target, output_path(datastore, SUFFIX), as_json, store.tokenizer)
 
 
@@ -63,26 +65,14 @@ def show(file: File, as_json: options.AsJson = False) -> None:
 
     Example: reader datastore show out/past.datastore
     """
-    _tell(_opened(file), file, as_json)
+    from runtime.cli._models import opened
+
+    _tell(opened(file), file, as_json)
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {"build": build, "add": add, "show": show}
 for _name, _command in _COMMANDS.items():
     app.command(_name)(guarded(_command))
-
-
-def _opened(path: Path) -> Datastore:
-    from reader_theory.errors import DocumentError, require
-    from runtime.retrieval.datastore import Datastore
-
-    require(
-        path.is_file(),
-        "the datastore must exist",
-        got=f"`{path}`, which is not a file",
-        fix="Make it with `reader datastore build`.",
-        error=DocumentError,
-    )
-    return Datastore.open(path)
 
 
 def _save(

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reader_theory.errors import InvalidInputError
+from reader_theory.errors import InvalidInputError, require
 from runtime.cli import _options as options
 from runtime.cli._shared import ExitCode, output_path, progress_bars, show_document, show_rows
 
 if TYPE_CHECKING:
+    from reader_theory.documents import Cost, Trace
     from reader_theory.documents.schedule import ServingSchedule
 
 __all__ = ["plan"]
@@ -21,6 +22,7 @@ def plan(
     fit: options.FitFile = Path("out/fit.json"),
     cost: options.CostFile = Path("out/cost.json"),
     trace: Annotated[Path, typer.Option(help="The Trace that was fitted.")] = Path("out/trace.json"),
+    datastore: options.DatastoreFile = None,
     batch: options.Batches = None,
     workload: options.Workloads = None,
     max_nodes: Annotated[int, typer.Option(min=1, help="Largest tree.")] = 32,
@@ -64,7 +66,7 @@ def plan(
 
     Example: reader plan out/fit.json out/cost.json --batch 1 --batch 8 --max-nodes 64
     """
-    _check(grid, rate, slo, context, kv_tokens, scheduler)
+    _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
     if grid is not None:
         _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes, max_depth, workers, scheduler, as_json)
         return
@@ -73,6 +75,7 @@ def plan(
     from reader_theory.documents.fit import AcceptanceFit
 
     fitted, costs, recorded = AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace)
+    served = _served(costs, recorded, datastore)
     if rate is not None:
         from optimizer.load_schedule import serving_schedule
 
@@ -89,7 +92,7 @@ def plan(
     with progress_bars() as progress:
         chosen = make_plan(
             fitted, costs, recorded, batches=batch or (1, 2, 4, 8), contexts=context, workloads=workload,
-            max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest,
+            max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest, drafters=served,
             prompts_per_workload=prompts_per_workload, resamples=resamples, seed=seed, progress=progress,
         )  # fmt: skip
     chosen.write(path)
@@ -98,9 +101,26 @@ def plan(
         raise typer.Exit(ExitCode.NOT_MET)
 
 
+def _served(cost: Cost, trace: Trace, datastore: Path | None) -> list[str]:
+    """Drafters that the plan may choose; that of a datastore where one will be served."""
+    from reader_theory.documents.policy import DATASTORE
+    from runtime.cli._models import opened
+
+    if datastore is None:
+        return [name for name in cost.drafters if name != DATASTORE]
+    opened(datastore)
+    require(
+        DATASTORE in trace.drafters and DATASTORE in cost.drafters,
+        "`--datastore` must have been recorded and calibrated with",
+        got=f"drafters {sorted(trace.drafters)} in the trace, {sorted(cost.drafters)} in the cost",
+        fix="Pass --datastore to `reader record` and `reader calibrate` too, or leave it out.",
+    )
+    return list(cost.drafters)
+
+
 def _check(
     grid: Path | None, rate: float | None, slo: float | None, context: list[int] | None, kv_tokens: int | None,
-    scheduler: str | None,
+    scheduler: str | None, datastore: Path | None,
 ) -> None:  # fmt: skip
     """Refuse an option that the asked kind of plan has no use for, rather than ignore it."""
     needs_rate = {"--slo": slo, "--kv-tokens": kv_tokens}
@@ -108,9 +128,11 @@ def _check(
     stray += ["--context"] if context and grid is not None else []
     stray += ["--scheduler"] if scheduler is not None and grid is None else []
     stray += ["--rate"] if rate is not None and grid is not None else []
+    stray += ["--datastore"] if datastore is not None and (rate is not None or grid is not None) else []
     if stray:
         raise InvalidInputError(
-            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and `--context`",
+            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and "
+            "`--context`; `--datastore` with neither",
             got=", ".join(stray),
             fix="Leave it out, or give the other.",
         )

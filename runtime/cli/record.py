@@ -16,6 +16,7 @@ __all__ = ["record"]
 def record(
     target: options.Target = None,
     draft: options.Draft = None,
+    datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
     split: options.Split = "fit",
@@ -40,17 +41,19 @@ def record(
     Example: reader record --target Qwen/Qwen3-0.6B --prompts chats.jsonl --new-tokens 128
     """
     output_path(output, ".json")
-    from runtime.cli._models import load_models, load_prompt_tokens
+    from runtime.cli._models import load_models, load_prompt_tokens, opened_for
     from runtime.measure.record import record_trace
     from runtime.measure.replay import grown_family
 
     with progress_bars() as progress:
         models = load_models(target, draft, dtype or "float32", progress)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
+        store = opened_for(models, datastore)
         trace = record_trace(
             models.target, models.drafts, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            grown=grown_family(drafted=bool(models.drafts)) if grown else (), progress=progress,
+            grown=grown_family(drafted=bool(models.drafts), datastore=store is not None) if grown else (),
+            datastore=store, progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

@@ -17,6 +17,7 @@ def run(
     plan: options.PlanFile = Path("out/plan.json"),
     target: options.Target = None,
     draft: options.Draft = None,
+    datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
     split: options.Split = "test",
@@ -41,7 +42,7 @@ def run(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for
     from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
@@ -55,7 +56,7 @@ def run(
             models.target, models.drafts, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
-            dtype=dtype or planned.dtype, progress=progress,
+            dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
         )  # fmt: skip
     show_document(record, output, as_json=as_json)

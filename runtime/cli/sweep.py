@@ -20,6 +20,7 @@ def sweep(
     plan: options.PlanFile = Path("out/plan.json"),
     target: options.Target = None,
     draft: options.Draft = None,
+    datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
     split: options.Split = "test",
@@ -37,7 +38,7 @@ def sweep(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for
     from runtime.measure.sweep import sweep_policies
 
     planned = _narrowed(Plan.read(plan), workload)
@@ -47,7 +48,7 @@ def sweep(
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=planned.workloads, split=split, limit=limit)
         record = sweep_policies(
             models.target, models.drafts, planned, chosen, batches=batch or (1, 2, 4, 8), path=output, repeats=repeats,
-            seed=seed, progress=progress,
+            seed=seed, datastore=opened_for(models, datastore), progress=progress,
         )  # fmt: skip
     facts = {"kind": record.kind, "path": str(output), "fingerprint": record.fingerprint(), "cells": len(record.cells)}
     show_rows(regrets(planned, record), as_json=as_json, facts=facts)

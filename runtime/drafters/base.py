@@ -120,6 +120,14 @@ class Drafter(ABC):
         """The cache of that model."""
         return None
 
+    def serve(self, tenant: str) -> None:
+        """The request that joins next is of this tenant; of no matter to most."""
+        return None
+
+    def learn(self, tenant: str, output: list[int]) -> None:
+        """A request of this tenant has come to its end with this output; of no matter to most."""
+        return None
+
     @abstractmethod
     def join(self, row: int, tokens: Ints, hidden: Any = None) -> None:
         """A request takes `row` with these tokens; `hidden` (n, layers, H) as `features` asks."""

@@ -25,14 +25,18 @@ class RetrievalDrafter(Drafter):
     Parameters
     ----------
     datastore : Datastore, optional
-        Past outputs, for trees that are grown.
+        Past outputs. Chains are then the likeliest over both, the row's own text and these.
+    learn : bool
+        Finished outputs join the datastore of their tenant, which has the given one's sorted part and grows by itself.
     """
 
     name = "retrieval"
     term = "retrieval"
 
-    def __init__(self, datastore: Datastore | None = None) -> None:
-        self.datastore = datastore
+    def __init__(self, datastore: Datastore | None = None, *, learn: bool = False) -> None:
+        self.datastore, self.learning = datastore, learn
+        self.stores: dict[str, Datastore] = {}
+        self._next = datastore
         self.indices: list[RetrievalIndex] = []
 
     def open(self, name: str, rows: int, slots: int) -> None:
@@ -40,7 +44,7 @@ class RetrievalDrafter(Drafter):
         self.indices = [RetrievalIndex([])] * rows
 
     def join(self, row: int, tokens: NDArray[np.int64], hidden: Any = None) -> None:
-        self.indices[row] = RetrievalIndex(tokens.astype(np.int32), self.datastore)
+        self.indices[row] = RetrievalIndex(tokens.astype(np.int32), self._next)
 
     def extend(self, row: int, tokens: list[int], hidden: Any = None) -> None:
         self.indices[row].extend(np.array(tokens, dtype=np.int32))
@@ -48,13 +52,29 @@ class RetrievalDrafter(Drafter):
     def move(self, source: int, target: int) -> None:
         self.indices[target] = self.indices[source]
 
+    def serve(self, tenant: str) -> None:
+        self._next = self._store_of(tenant) if self.learning else self.datastore
+
+    def learn(self, tenant: str, output: list[int]) -> None:
+        if self.learning and (store := self._store_of(tenant)) is not None:
+            store.add(output)
+
+    def _store_of(self, tenant: str) -> Datastore | None:
+        if tenant not in self.stores and self.datastore is not None:
+            self.stores[tenant] = self.datastore.for_tenant()
+        return self.stores.get(tenant)
+
     def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
         found: list[Any] = []
         matches: list[int] = []
         for index, row, left in zip(self.indices, rows, spare, strict=False):
-            match = index.match_length
-            cap = min(policy.cap(match), row.room - 1, left)
-            found.append(index.chain(cap) if cap > 0 else ())
+            chain, match = (), index.match_length
+            if self.datastore is not None:
+                chain, match = index.likeliest(policy.max_tokens)
+            cap = max(min(policy.cap(match), row.room - 1, left), 0)
+            if self.datastore is None and cap > 0:
+                chain = index.chain(cap)
+            found.append(chain[:cap])
             matches.append(match)
         sure = np.array(matches, dtype=np.int64)
         if not any(map(len, found)):

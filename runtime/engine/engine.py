@@ -63,8 +63,8 @@ class Engine:
     draft : LanguageModel, optional
         Short for a `NeuralDrafter` named ``"draft"``.
     drafters : dict from name to Drafter, optional
-        Whom policies may name, beside ``"retrieval"``, which is there unless one of that name is given. They serve
-        this engine only.
+        Whom policies may name, beside ``"retrieval"`` and, where there is one, ``"datastore"``, unless one of that name
+        is given. They serve this engine only.
     policy : Policy, Plan, or callable from a number of rows and their mean context to a Policy
         What a step drafts; nothing when left out.
     max_batch : int
@@ -77,8 +77,10 @@ class Engine:
     monitor : Monitor, optional
         Sees every finished request; a policy that it returns is run from the next step on.
     datastore : Datastore, optional
-        Past outputs for grown policies, of the target's tokenizer and within its vocabulary; what the engine itself
-        puts out joins only by `Datastore.add`.
+        Past outputs, of the target's tokenizer and within its vocabulary: policies name them ``"datastore"``.
+    learn : bool
+        Finished outputs join the datastore, each its tenant's own (`add`); rows of several tenants share the batch, and
+        never each other's outputs. There is an empty datastore when none is given.
     tokenizer : optional
         For prompts given as text, and for `Completion.text`.
     backend : str or callable
@@ -105,12 +107,14 @@ class Engine:
         kv_bytes: int | None = None,
         monitor: Monitor | None = None,
         datastore: Datastore | None = None,
+        learn: bool = False,
         tokenizer: Any = None,
         backend: BackendChoice = "eager",
     ) -> None:
         self.target, self.tokenizer, self.monitor = target, tokenizer, monitor
         self.max_context = max_context or min(target.max_positions, 2048)
-        self.drafters = _named(draft, drafters, datastore)
+        datastore = Datastore.build([]) if learn and datastore is None else datastore
+        self.drafters = _named(draft, drafters, datastore, learn)
         _check_vocabularies(target, self.drafters)
         if datastore is not None:
             datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
@@ -208,6 +212,7 @@ class Engine:
         number: int = 0,
         uniforms: ArrayLike | None = None,
         streams: Streams | None = None,
+        tenant: str = "",
     ) -> Request:
         """Queue a request. One that cannot be served ends at once with its error; the others go on.
 
@@ -224,6 +229,8 @@ class Engine:
         streams : callable (stream, step, count) -> (count,) in [0, 1), optional
             Numbers of rules that draw drafts or couple them; steps count from 1, and the coupling stream counts output
             positions from 0. Drawn from the request's seed when left out.
+        tenant : str
+            Whose outputs it may draft from, and whose it joins, where the engine learns.
         """
         with self._lock:
             request = Request.of(
@@ -238,6 +245,7 @@ class Engine:
                 end_tokens=self.target.end_tokens,
             )
             self._numbers += 1
+            request.tenant = tenant
             request.finish = request.refusal(self.target.vocabulary, self.max_context)
             if request.finish is None and not self.scheduler.fits([request]):
                 request.finish = self.scheduler.too_large(request)
@@ -420,7 +428,7 @@ class Engine:
         request.suspect = True
         self._clean(row)
         for drafter in self.drafters.values():
-            drafter.join(row, np.array(request.text, dtype=np.int64))
+            _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
 
     def _clean(self, row: int) -> None:
         """Leave nothing in a row's slots that is not a number: masked slots count where they are NaN."""
@@ -465,7 +473,7 @@ class Engine:
             return
         first = request.emit([token])
         for drafter in self.drafters.values():
-            drafter.join(row, request.prompt)
+            _seat(drafter, row, request, request.prompt)
         self.scheduler.join(request)
         for drafter in self.drafters.values():
             drafter.extend(row, first)
@@ -480,7 +488,7 @@ class Engine:
         newest.finish = f"error: out of memory among {len(self.rows)}: {str(error).splitlines()[0][:200]}"
         for drafter in self.drafters.values():
             for row, request in enumerate(self.rows if drafter.cache is not None else ()):
-                drafter.join(row, np.array(request.text, dtype=np.int64))
+                _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
 
     def _leave(self) -> None:
         """Take finished requests out; the last row moves into each gap."""
@@ -489,6 +497,9 @@ class Engine:
                 self.cache.move_row(source, target)
                 for drafter in self.drafters.values():
                     drafter.move(source, target)
+            for request in done:
+                for drafter in self.drafters.values() if request.finish in ("length", "stop") else ():
+                    drafter.learn(request.tenant, request.output)
             if self.monitor is not None:
                 self._tell(self.monitor, done)
 
@@ -504,8 +515,14 @@ class Engine:
             self._busy = held
 
 
+def _seat(drafter: Drafter, row: int, request: Request, tokens: NDArray[np.int64]) -> None:
+    """Have `drafter` take in a request's tokens, as its tenant's."""
+    drafter.serve(request.tenant)
+    drafter.join(row, tokens)
+
+
 def _named(
-    draft: LanguageModel | None, drafters: Mapping[str, Drafter] | None, datastore: Datastore | None
+    draft: LanguageModel | None, drafters: Mapping[str, Drafter] | None, datastore: Datastore | None, learn: bool
 ) -> dict[str, Drafter]:
     """All drafters of an engine, by name."""
     given = dict(drafters or {})
@@ -518,7 +535,9 @@ def _named(
     if draft is not None:
         given["draft"] = NeuralDrafter(draft)
     if "retrieval" not in given:
-        given["retrieval"] = RetrievalDrafter(datastore)
+        given["retrieval"] = RetrievalDrafter()
+    if datastore is not None and "datastore" not in given:
+        given["datastore"] = RetrievalDrafter(datastore, learn=learn)
     return given
 
 

@@ -71,6 +71,7 @@ class Request:
     steps: int = 0
     accepted: int = 0
     finish: str | None = None
+    tenant: str = ""
     suspect: bool = False
     """Whether its last step came to nothing: the next one runs without drafts."""
     stops: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ import numpy as np
 
 from reader_theory.cost.terms import Forwards, StepConditions, StepModel
 from reader_theory.documents import Chain, Cost, CostTable, DrafterCost, Grown, Off, Policy, Stamp, Static, Union
-from reader_theory.documents.policy import DRAFT, RETRIEVAL
+from reader_theory.documents.policy import DATASTORE, DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
@@ -30,6 +30,7 @@ from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, drafts_of, names_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
+from runtime.retrieval.datastore import Datastore
 
 __all__ = ["calibrate_cost"]
 
@@ -52,6 +53,7 @@ def calibrate_cost(
     contexts: Sequence[int] = (128, 512),
     temperature: float = 0.0,
     seconds: float = 20.0,
+    datastore: Datastore | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Cost:
@@ -68,6 +70,8 @@ def calibrate_cost(
         Some are run to measure what is around the forwards: retrieval, verification, commit.
     batches, tokens, contexts : sequences of int
         Grid of the target's table; a tree of N nodes is a forward of N + 1 tokens.
+    datastore : Datastore, optional
+        A look-up beside it is priced as well.
     seconds : float
         Time to spend on the target's table; the draft's takes a quarter of it, and steps of the engine as much again.
     """
@@ -94,6 +98,12 @@ def calibrate_cost(
             target, {name: drafts[name]} if drafts else None, prompts, [each.asking(name) for each in mine],
             batches=grid[0], seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
         )  # fmt: skip
+    looked: list[SeenStep] = []
+    if datastore is not None:
+        looked = watch_steps(
+            target, None, prompts, _datastore_policies(), batches=grid[0], seconds=seconds / 4 / len(grid[0]),
+            temperature=temperature, seed=seed, label="look-ups", datastore=datastore, progress=progress,
+        )  # fmt: skip
     first = next(iter(drafts), DRAFT)
     kept = [[each.asking(name) for each in some for name in (drafts or (DRAFT,))] for some in (probes, checks)]
     probed, checked = ([step for step in seen if step.policy in some] for some in kept)
@@ -115,6 +125,7 @@ def calibrate_cost(
         drafters={
             **{name: DrafterCost(model=called[1][name], forward=table) for name, table in forwards.items()},
             RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),
+            **_beside(datastore, looked),
         },
         growth_s=growth_s,
         growth_step_s=growth_step_s,
@@ -125,6 +136,8 @@ def calibrate_cost(
         "+".join(sorted(who)) or "off": _closure(open_cost, [step for step in checked if step.policy.drafters == who])
         for who in dict.fromkeys(step.policy.drafters for step in checked)
     }
+    if looked:
+        closures[DATASTORE] = _closure(open_cost, looked)
     return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
 
 
@@ -199,6 +212,20 @@ def _from_samples(
         seconds=tuple(tuple(tuple(float(s) for s in row) for row in plane) for plane in shaped),
         relative_spread=float(np.mean(errors)) if errors else 0.0,
     )
+
+
+def _datastore_policies() -> list[Policy]:
+    """A chain and a tree that look up a datastore."""
+    chain = Chain(drafter=DATASTORE, min_match=1, offset=2, factor=1, max_tokens=12)
+    return [chain, Grown(nodes=12, drafter=None, retrieval=DATASTORE)]
+
+
+def _beside(datastore: Datastore | None, seen: Sequence[SeenStep]) -> dict[str, DrafterCost]:
+    """What a look-up beside a datastore takes."""
+    if datastore is None:
+        return {}
+    row_s, _ = _line([s.timing for s in seen if s.policy.retrieved is not None], lambda s: s.retrieval_s)
+    return {DATASTORE: DrafterCost(term="lookups", model=datastore.name or None, row_s=row_s)}
 
 
 def _check_policies(*, drafted: bool) -> list[Policy]:

@@ -25,6 +25,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, drafts_of
 from runtime.models.base import LanguageModel
+from runtime.retrieval.datastore import Datastore
 
 __all__ = [
     "SeenStep",
@@ -91,6 +92,7 @@ def watch_steps(
     temperature: float,
     seed: int,
     label: str = "engine steps",
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
 ) -> list[SeenStep]:
     """Full batches decoded under each policy in turn, in a new order each round, until the time is used.
@@ -111,7 +113,9 @@ def watch_steps(
         if progress:
             progress(label, done, len(batches))
         drafters = {name: NeuralDrafter(model) for name, model in drafts.items()}
-        engine = Engine(target, drafters=drafters, max_batch=batch, max_context=longest + output + 80)
+        engine = Engine(
+            target, drafters=drafters, max_batch=batch, max_context=longest + output + 80, datastore=datastore
+        )
         serving = _Full(engine, [prompts[int(i)] for i in rng.permutation(len(prompts))], params)
         serving.burst(policies[-1])
         rounds, spent = 0, 0.0

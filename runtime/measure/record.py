@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.documents import Grown, Stamp, Trace, TraceDrafter, TracePrompt
-from reader_theory.documents.policy import DRAFT, RETRIEVAL
+from reader_theory.documents.policy import DATASTORE, DRAFT, RETRIEVAL
+from reader_theory.documents.trace import DRAFTER_COLUMNS
 from reader_theory.errors import require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -19,7 +20,8 @@ from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.replay import record_grown
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
-from runtime.retrieval.suffix_index import record_positions
+from runtime.retrieval.datastore import Datastore
+from runtime.retrieval.index import record_beside, record_positions
 
 __all__ = ["Drafts", "Names", "drafts_of", "names_of", "record_trace", "trace_of"]
 
@@ -43,6 +45,7 @@ def record_trace(
     max_batch: int = 8,
     names: Names | None = None,
     grown: Sequence[Grown] = (),
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
@@ -66,6 +69,8 @@ def record_trace(
         How the documents call target and drafts; their folders' names when left out.
     grown : sequence of Grown
         Run on the outputs as well, so that a plan can weigh them; `grown_family` has some.
+    datastore : Datastore, optional
+        Look-ups in the text so far and in these past outputs are recorded too, under "datastore".
     stop, ignore_eos
         See `SamplingParams`; stop texts need the tokenizer.
     """
@@ -91,6 +96,7 @@ def record_trace(
         seed=seed,
         names=names,
         grown=grown,
+        datastore=datastore,
         progress=progress,
     )
 
@@ -108,6 +114,7 @@ def trace_of(
     seed: int | None = None,
     names: Names | None = None,
     grown: Sequence[Grown] = (),
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """The Trace of prompts and outputs that are known; written to `path`, or kept in memory without one."""
@@ -116,7 +123,8 @@ def trace_of(
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         if progress:
             progress("score", number, len(prompts))
-        parts.append(_score(number, prompt.tokens, output, target, drafts, temperature, candidates, retrieval_tokens))
+        scored = _score(number, prompt.tokens, output, target, drafts, temperature, candidates)
+        parts.append(scored | _looked_up(prompt.tokens, output, retrieval_tokens, datastore))
     if progress:
         progress("score", len(prompts), len(prompts))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -125,11 +133,14 @@ def trace_of(
         name: TraceDrafter(kind="model", model=called[1][name], candidates=min(candidates, model.vocabulary))
         for name, model in drafts.items()
     }
+    lookups = {RETRIEVAL: TraceDrafter(kind="lookups")}
+    if datastore is not None:
+        lookups[DATASTORE] = TraceDrafter(kind="lookups", model=datastore.name or None)
     fields: dict[str, Any] = dict(
         stamp=Stamp.now(seed=seed),
         target=called[0],
         temperature=temperature,
-        drafters=models | {RETRIEVAL: TraceDrafter(kind="lookups")},
+        drafters=models | lookups,
         prompts=tuple(
             TracePrompt(
                 id=p.id,
@@ -143,11 +154,12 @@ def trace_of(
     )
     if grown:
         fields["grown"] = {}
-        for name, policies in _by_drafter(grown, drafts).items():
-            beside = None if path is None else Path(path).with_suffix(f".{name}.parquet")
-            fields["grown"][name] = record_grown(
-                drafts.get(name), prompts, outputs, policies, path=beside, seed=seed or 0, progress=progress
-            )
+        for (name, store), policies in _by_drafter(grown, drafts).items():
+            key = f"{name}+{DATASTORE}" if store else name
+            fields["grown"][key] = record_grown(
+                drafts.get(name), prompts, outputs, policies, seed=seed or 0, datastore=datastore, progress=progress,
+                path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
+            )  # fmt: skip
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
 
@@ -168,14 +180,14 @@ def names_of(
     return target.name if names is None else names[0], called
 
 
-def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> dict[str, list[Grown]]:
-    """Policies of each draft, those of look-ups alone among the first's."""
+def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> dict[tuple[str, bool], list[Grown]]:
+    """Policies of each draft, with the datastore or without; those of look-ups alone among the first's."""
     first = next(iter(drafts), RETRIEVAL)
-    found: dict[str, list[Grown]] = {first: [policy for policy in grown if policy.drafter is None]}
-    for name in drafts or (first,):
-        asking = [policy for policy in grown if policy.drafter is not None]
-        found.setdefault(name, []).extend(policy.asking(name) for policy in asking)
-    return {name: policies for name, policies in found.items() if policies}
+    found: dict[tuple[str, bool], list[Grown]] = {}
+    for policy in grown:
+        for name in (drafts or (first,)) if policy.drafter is not None else (first,):
+            found.setdefault((name, policy.retrieval == DATASTORE), []).append(policy.asking(name))
+    return found
 
 
 def _outputs(
@@ -210,9 +222,8 @@ def _score(
     drafts: Mapping[str, LanguageModel],
     temperature: float,
     candidates: int,
-    retrieval_tokens: int,
 ) -> dict[str, NDArray[np.generic]]:
-    """One prompt's rows of every column of a trace."""
+    """One prompt's rows of the columns of a trace, but for those of look-ups."""
     count = len(output)
     own = _laws(teacher_forced(target, prompt, output), temperature)
     rows = torch.arange(count)
@@ -233,9 +244,19 @@ def _score(
             f"{name}_probability": top.values.numpy().astype(np.float32),
             f"{name}_overlap": torch.minimum(own, law).sum(-1).numpy().astype(np.float32),
         }
-    matches = record_positions(prompt.astype(np.int32), output.astype(np.int32), retrieval_tokens)
-    named = zip(("match", "count", "offered", "run"), matches, strict=True)
-    return columns | {f"{RETRIEVAL}_{name}": np.asarray(values, dtype=np.int32) for name, values in named}
+    return columns
+
+
+def _looked_up(
+    prompt: NDArray[np.int64], output: NDArray[np.int64], most: int, datastore: Datastore | None
+) -> dict[str, NDArray[np.generic]]:
+    """The columns of look-ups, without a datastore and beside it."""
+    pair = prompt.astype(np.int32), output.astype(np.int32)
+    found = {RETRIEVAL: record_positions(*pair, most)}
+    if datastore is not None:
+        found[DATASTORE] = record_beside(datastore, *pair, most)
+    names = DRAFTER_COLUMNS["lookups"]
+    return {f"{who}_{name}": each for who, some in found.items() for name, each in zip(names, some, strict=True)}
 
 
 def _laws(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.calibration import Scored
 from reader_theory.documents import GROWN_COLUMNS, Grown, GrownRecord, SourceMap
 from reader_theory.documents.arrays import Columns
+from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from runtime.cache.rows import compact
 from runtime.drafters.grown import GrownDrafter
@@ -22,6 +23,7 @@ from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import fit_offers, record_offers
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.models.base import LanguageModel
+from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
 __all__ = ["grown_family", "record_grown"]
@@ -34,21 +36,26 @@ ROWS = 8
 """Prompts that are run at once."""
 
 
-def grown_family(*, drafted: bool) -> tuple[Grown, ...]:
+def grown_family(*, drafted: bool, datastore: bool = False) -> tuple[Grown, ...]:
     """Trees of retrieval alone and, with a draft, of both: sizes and prices, levels, and some that let it rest.
 
     The right price is what a node's verification costs in tokens: high where a target's time grows with its nodes.
     """
     sizes = [(8, 0.0), (16, 0.0), (32, 0.0), *((32, price) for price in (0.05, 0.1, 0.2, 0.35, 0.5))]
     family = [Grown(nodes=nodes, price=price, drafter=None) for nodes, price in sizes]
-    if not drafted:
-        return tuple(family)
+    if drafted:
+        family += _asking()
+    return (*family, *(policy.model_copy(update={"retrieval": DATASTORE}) for policy in family if datastore))
+
+
+def _asking() -> list[Grown]:
+    """Trees of both sources."""
     grown = [(4, 0.0, 0), (8, 0.0, 0), (16, 0.0, 0), (32, 0.0, 0), (8, 0.0, 2), (16, 0.0, 2), (32, 0.0, 4),
              (32, 0.05, 0), (32, 0.1, 0), (32, 0.2, 0), (32, 0.1, 2), (32, 0.2, 2)]  # fmt: skip
     asks = [Grown(nodes=n, price=p, levels=k, draft_price=max(0.05, 2 * p)) for n, p, k in grown]
     rests = [(16, 0.0, 0), (32, 0.1, 0), (32, 0.2, 2)]
     rest = [Grown(nodes=n, price=p, levels=k, draft_price=0.1, skip_draft_at=0.6) for n, p, k in rests]
-    return (*family, *asks, *rest)
+    return [*asks, *rest]
 
 
 def record_grown(
@@ -59,6 +66,7 @@ def record_grown(
     *,
     path: Path | None = None,
     seed: int = 0,
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
 ) -> GrownRecord:
     """Run `policies`, whose own maps are left aside, on the outputs of every workload.
@@ -67,7 +75,17 @@ def record_grown(
     ----------
     path : Path, optional
         Of the columns; they stay in memory without one.
+    datastore : Datastore, optional
+        For policies that name it; either all do, or none.
     """
+    stored = {policy.retrieval == DATASTORE for policy in policies}
+    require(
+        len(stored) == 1 and (not stored.copy().pop() or datastore is not None),
+        "`policies` must all draft from the datastore that is given, or none of them",
+        got=f"{len(policies)} policies, {'no' if datastore is None else 'a'} datastore",
+        fix="Record with --datastore, and each kind apart.",
+    )
+    store = datastore if stored.pop() else None
     require(
         bool(policies) and all(policy.drafter is None or draft is not None for policy in policies),
         "`policies` must hold grown policies that the models at hand can run",
@@ -82,14 +100,14 @@ def record_grown(
         chosen = [i for i, prompt in enumerate(prompts) if prompt.workload == workload]
         pairs = [(prompts[i].tokens, outputs[i]) for i in chosen]
         other_half = _halves([getattr(prompts[i], "source", "") or f"prompt {i}" for i in chosen], seed)
-        offered = record_offers(draft, pairs)
+        offered = record_offers(draft, pairs, datastore=store)
         fitted[workload] = _maps(offered, np.ones(len(pairs), dtype=np.bool_))
         for half in (False, True):
             mine, maps = np.flatnonzero(other_half != half), _maps(offered, other_half == half)
             for number, policy in enumerate(bare):
                 if progress:
                     progress("grown", place * 2 * len(bare) + half * len(bare) + number, 2 * len(workloads) * len(bare))
-                done = replay_grown(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine])
+                done = replay_grown(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine], store)
                 done["prompt"] = np.array(chosen, dtype=np.int32)[mine[done["prompt"]]]
                 parts.append(done | {"policy": np.full(len(done["prompt"]), number, dtype=np.int32)})
     if progress:
@@ -97,7 +115,9 @@ def record_grown(
     return GrownRecord.create(_grown_columns(parts), bare, fitted, path)
 
 
-def replay_grown(draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair]) -> Columns:
+def replay_grown(
+    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], datastore: Datastore | None = None
+) -> Columns:
     """Columns of one policy's steps on prompts and outputs, but for `policy`; `prompt` counts the pairs.
 
     The first token comes from the prompt's forward. A policy that lets the draft rest is run a prompt at a time,
@@ -109,7 +129,7 @@ def replay_grown(draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pai
     for low in range(0, len(pairs), rows):
         part = [i for i in range(low, min(low + rows, len(pairs))) if len(pairs[i][1]) > 1]
         if part:
-            _replay(draft, policy, [pairs[i] for i in part], part, kept, asked)
+            _replay(draft, policy, [pairs[i] for i in part], part, kept, asked, datastore)
     order = sorted(range(len(kept)), key=lambda i: kept[i][:2])
     table = np.array([kept[i] for i in order], dtype=np.int32).reshape(-1, 4)
     forwards = np.zeros((len(order), 1 + policy.levels), dtype=np.int32)
@@ -126,6 +146,7 @@ def _replay(
     names: list[int],
     kept: list[tuple[int, ...]],
     asked: list[list[int]],
+    datastore: Datastore | None,
 ) -> None:
     """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
     slots = max(len(p) + len(o) for p, o in pairs) + policy.most_nodes + 64
@@ -133,7 +154,10 @@ def _replay(
     if neural is not None:
         neural.open("draft", len(pairs), slots)
     static = None if policy.asked is None else policy.tree
-    drafter, rows = GrownDrafter(neural), [_Row(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    drafter, rows = (
+        GrownDrafter(neural),
+        [_Row(name, *pair, datastore) for name, pair in zip(names, pairs, strict=True)],
+    )
     for number, row in enumerate(rows):
         if neural is not None:
             neural.join(number, row.text)
@@ -155,10 +179,10 @@ def _replay(
 class _Row:
     """A prompt in replay: how far its output is emitted."""
 
-    def __init__(self, name: int, prompt: Ints, output: Ints) -> None:
+    def __init__(self, name: int, prompt: Ints, output: Ints, datastore: Datastore | None) -> None:
         self.name, self.prompt, self.output, self.at = name, prompt, output.tolist(), 1
         self.text = np.append(prompt, output[0])
-        self.index = RetrievalIndex(self.text.astype(np.int32))
+        self.index = RetrievalIndex(self.text.astype(np.int32), datastore)
 
     @property
     def room(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
+from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
@@ -23,6 +24,7 @@ from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, drafts_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
+from runtime.retrieval.datastore import Datastore
 
 __all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
 
@@ -69,6 +71,7 @@ def run_plan(
     verification: str = "target_only",
     seed: int = 0,
     compare_plain: bool = True,
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
 ) -> RunRecord:
     """Run every entry of `plan` on `prompts`, and write the RunRecord to `path`.
@@ -100,6 +103,7 @@ def run_plan(
         verification=verification,
         seed=seed,
         compare_plain=compare_plain,
+        datastore=datastore,
         plan=plan.fingerprint(),
         names=(plan.target, plan.drafters),
         dtype=plan.dtype,
@@ -143,12 +147,20 @@ def measure_cells(
     seed: int = 0,
     compare_plain: bool = True,
     plan: str | None = None,
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
+    needing = [task for task in tasks if DATASTORE in task.policy.drafters]
+    require(
+        datastore is not None or not needing,
+        "a policy that looks up a datastore must be run with one",
+        got=f"none, for {', '.join(sorted({task.policy.name for task in needing}))}",
+        fix=f"Pass --datastore {names[1].get(DATASTORE) or 'FILE'}, or plan again without --datastore.",
+    )
     runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
     plain: dict[tuple[str, int], list[CellRun]] = {}
     params = SamplingParams(
@@ -159,7 +171,7 @@ def measure_cells(
         stop=stop,
         ignore_eos=ignore_eos,
     )
-    bench = _Bench(target, draft, prompts, params, tokenizer)
+    bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     total = repeats * len(tasks)
     for done in range(total):
         task = tasks[done % len(tasks)]
@@ -179,7 +191,7 @@ def measure_cells(
         {"cell": np.array(numbers, dtype=np.int32), **columns_of(steps)},
         stamp=Stamp.now(seed=seed),
         target=names[0],
-        drafters=dict(names[1]),
+        drafters={**names[1], **({} if datastore is None else {DATASTORE: datastore.name or None})},
         device=Stamp.now().machine,
         dtype=dtype,
         temperature=temperature,
@@ -201,9 +213,10 @@ class _Bench:
         draft: Drafts,
         prompts: Sequence[PromptLike],
         params: SamplingParams,
+        datastore: Datastore | None,
         tokenizer: Any = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.datastore, self.tokenizer = datastore, tokenizer
         self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
@@ -238,7 +251,12 @@ class _Bench:
         if (batch, name) not in self._engines:
             drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
             self._engines[batch, name] = Engine(
-                self.target, drafters=drafters, max_batch=batch, max_context=self.slots, tokenizer=self.tokenizer
+                self.target,
+                drafters=drafters,
+                max_batch=batch,
+                max_context=self.slots,
+                datastore=self.datastore,
+                tokenizer=self.tokenizer,
             )
         return self._engines[batch, name]
 

@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from reader_theory.documents import Chain, Grown, Off, Plan, Policy, RunRecord, Static, Union
-from reader_theory.documents.policy import DRAFT
+from reader_theory.documents.policy import DATASTORE, DRAFT
 from reader_theory.trees import TokenTree
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, drafts_of
 from runtime.measure.run import Task, measure_cells, planned_tasks
 from runtime.models.base import LanguageModel
+from runtime.retrieval.datastore import Datastore
 
 __all__ = ["sweep_grid", "sweep_policies"]
 
 
-def sweep_grid(drafts: Sequence[str] = (DRAFT,)) -> list[Policy]:
+def sweep_grid(drafts: Sequence[str] = (DRAFT,), *, datastore: bool = False) -> list[Policy]:
     """Off, chains and trees of each draft, retrieved chains and trees, unions and grown trees: a coarse grid.
 
     Grown trees take their sources at their word; the plan's own choice brings its maps.
@@ -34,7 +35,9 @@ def sweep_grid(drafts: Sequence[str] = (DRAFT,)) -> list[Policy]:
         for drafter in (None, *drafts)
         for nodes, price in ((8, 0.0), (32, 0.2))
     ]
-    grid: list[Policy] = [Off(), *retrievals, *grown]
+    beside: list[Policy] = [each.model_copy(update={"drafter": DATASTORE}) for each in retrievals]
+    beside += [each.model_copy(update={"retrieval": DATASTORE}) for each in grown]
+    grid: list[Policy] = [Off(), *retrievals, *grown, *(beside if datastore else ())]
     trees = [
         TokenTree.chain(1),
         TokenTree.chain(2),
@@ -79,6 +82,7 @@ def sweep_policies(
     policies: Sequence[Policy] | None = None,
     repeats: int = 1,
     seed: int = 0,
+    datastore: Datastore | None = None,
     progress: Progress | None = None,
 ) -> RunRecord:
     """Measure the grid, and the plan's own choice among it, for every workload of the plan and batch.
@@ -87,7 +91,7 @@ def sweep_policies(
     """
     tasks: list[Task] = []
     for planned in planned_tasks(plan, prompts, batches=batches):
-        grid = list(policies or sweep_grid(tuple(drafts_of(draft))))
+        grid = list(policies or sweep_grid(tuple(drafts_of(draft)), datastore=datastore is not None))
         tasks += [replace(planned, policy=policy) for policy in dict.fromkeys([planned.policy, *grid])]
     return measure_cells(
         target,
@@ -102,5 +106,6 @@ def sweep_policies(
         repeats=repeats,
         seed=seed,
         plan=plan.fingerprint(),
+        datastore=datastore,
         progress=progress,
     )

@@ -56,6 +56,8 @@ class Datastore:
     ----------
     tokens, documents : int
         Of the sorted part.
+    name : str
+        The file that it was opened from; empty where it was built in memory.
     tokenizer : str
         Fingerprint of the tokenizer that numbered the tokens; empty where it is not known.
     limit : int
@@ -70,6 +72,7 @@ class Datastore:
         head = np.array(buffer[:_PREFIX]).view(np.int64)
         rows, vocabulary, documents = (int(word) for word in head[2:5])
         self.tokens, self.documents = rows - documents, documents
+        self.name = ""
         self.tokenizer = f"{int(head[6]) & (1 << 64) - 1:016x}" if head[6] else ""
         self.limit, self._ids = kernel.VOCABULARY_LIMIT, vocabulary
         self.lock = threading.Lock()
@@ -143,7 +146,9 @@ class Datastore:
             bad = kernel.unsound(*_split(buffer, rows, vocabulary), documents)
             _check(bad < 0, path, f"row {bad}, which is no row of sorted contexts")
             _check(not buffer[-8:].any(), path, "no end behind the last row")
-        return cls(buffer, delta_bytes=delta_bytes)
+        opened = cls(buffer, delta_bytes=delta_bytes)
+        opened.name = str(path)
+        return opened
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -193,7 +198,7 @@ class Datastore:
     def for_tenant(self) -> Datastore:
         """A datastore over the same sorted part, without a copy, with a delta of its own."""
         fresh = Datastore(self._buffer, delta_bytes=self.delta_bytes)
-        fresh.limit = self.limit
+        fresh.limit, fresh.name = self.limit, self.name
         return fresh
 
     def compact(self) -> Datastore:

@@ -30,6 +30,7 @@ __all__ = [
     "RetrievalIndex",
     "RetrievedTree",
     "grow_batch",
+    "record_beside",
     "record_positions",
     "speculate_batch",
 ]
@@ -185,6 +186,14 @@ class RetrievalIndex:
         """Continuation of the most recent longest match in the own text, (n,) int32; looked up anew where it ends."""
         return self._index.chain(max_tokens)
 
+    def likeliest(self, max_tokens: int) -> tuple[NDArray[np.int32], int]:
+        """Likeliest chain over the own text and the datastore, (n,) int32, and the match that it is based on.
+
+        A longer one begins with every shorter one, so that it may be cut.
+        """
+        found = self.path(max_tokens)
+        return found.tokens, int(found.match_length[0]) if len(found.tokens) else 0
+
     def offers(self, laws: int = 0, width: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """All that is offered for the next token.
 
@@ -251,6 +260,22 @@ def speculate_batch(
         RetrievedTree(grown.tokens[row, :n], grown.parents[row, :n], grown.chances[row, :n], grown.matches[row, :n])
         for row, n in enumerate(grown.sizes.tolist())
     ]
+
+
+def record_beside(
+    datastore: Datastore, prompt: ArrayLike, output: ArrayLike, max_tokens: int = 24
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """`record_positions` of chains over the own text and a datastore; occurrences are not counted, and 0."""
+    ahead = np.asarray(output, np.int32)
+    index = RetrievalIndex(prompt, datastore)
+    found = np.zeros((4, len(ahead)), np.int32)
+    for at in range(len(ahead)):
+        chain, found[0, at] = index.likeliest(max_tokens)
+        same = chain[: len(ahead) - at] == ahead[at : at + len(chain)]
+        found[2:, at] = len(chain), len(same) if same.all() else int(np.argmin(same))
+        index.extend(ahead[at : at + 1])
+    match_length, match_count, offered, run = found
+    return match_length, match_count, offered, run
 
 
 class GrownBatch(NamedTuple):
