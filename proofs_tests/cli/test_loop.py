@@ -64,11 +64,13 @@ def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, n
     target, draft = _models()
     engine = Engine(target, draft, policy=policy, max_batch=2, max_context=128)
     params = SamplingParams(temperature=trace.temperature, max_new_tokens=TOKENS)
-    done = engine.generate([prompt.tokens for prompt in _prompts(0)], params)
+    done = [engine.add(prompt.tokens, params, number=number) for number, prompt in enumerate(_prompts(0))]
+    while engine.step():
+        pass
     predicted = replay(trace, policy, first_position=1)
-    assert [completion.steps for completion in done] == predicted.steps.tolist()
-    assert [len(completion.tokens) - 1 for completion in done] == predicted.tokens.tolist()
-    assert done[0].tokens == trace.columns["token"][:TOKENS].tolist()
+    assert [request.steps for request in done] == predicted.steps.tolist()
+    assert [len(request.output) - 1 for request in done] == predicted.tokens.tolist()
+    assert done[0].output == trace.columns["token"][:TOKENS].tolist()
 
 
 @pytest.fixture(scope="module")

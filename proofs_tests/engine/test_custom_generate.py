@@ -53,3 +53,55 @@ def test_what_the_engine_lacks_is_refused(options: dict[str, int]) -> None:
         tiny_model("llama").generate(
             ids, attention_mask=ids, max_new_tokens=4, pad_token_id=0, custom_generate=speculative(), **options
         )
+
+
+class _Heard:
+    """A streamer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def test_sampled_calls_differ_and_follow_torchs_seed() -> None:
+    model, method = tiny_model("llama"), speculative(policy=POLICIES["retrieval"])
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 8]])
+
+    def call() -> list[list[int]]:
+        options = dict(attention_mask=torch.ones_like(ids), max_new_tokens=12, pad_token_id=0, do_sample=True)
+        return model.generate(ids, custom_generate=method, temperature=3.0, **options).tolist()
+
+    torch.manual_seed(1)
+    first, second = call(), call()
+    torch.manual_seed(1)
+    assert call() == first != second and first[0] != first[1]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_streamer_hears_all_and_an_assistant_drafts(training: bool) -> None:
+    model, draft, heard = tiny_model("llama"), tiny_model("llama", hidden=32, layers=1, seed=1), _Heard()
+    prompt = random_prompts(1)[0].tokens
+    ids = torch.from_numpy(prompt)[None]
+    model.train(training)
+    try:
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+            streamer=heard,
+            assistant_model=draft,
+            custom_generate=speculative(),
+        )
+        assert model.training is training
+    finally:
+        model.eval()
+    assert heard.ended and heard.tokens == out[0].tolist()
+    assert out[0, len(prompt) :].tolist() == generated(model, prompt, 12)

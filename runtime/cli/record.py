@@ -29,6 +29,8 @@ def record(
         bool, typer.Option("--grown", help="Run trees grown from both sources as well, for the plan to weigh.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/trace.json"),
@@ -52,5 +54,6 @@ def record(
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
             grown=grown_family(drafted=bool(models.drafts), datastore=store is not None) if grown else (),
             datastore=store, progress=progress,
+            stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

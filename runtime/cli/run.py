@@ -29,6 +29,8 @@ def run(
         str, typer.Option(help="Rule of sampled requests, such as target_only, traversal or typical_lossy.")
     ] = "target_only",
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/run.json"),
@@ -55,5 +57,6 @@ def run(
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
+            stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
         )  # fmt: skip
     show_document(record, output, as_json=as_json)

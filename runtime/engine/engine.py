@@ -146,6 +146,9 @@ class Engine:
     ) -> Engine:
         """An engine over folders or hub names that transformers' `from_pretrained` takes.
 
+        Of the model's generation configuration, its end-of-sequence tokens end requests; its temperature, filters and
+        penalties are ignored: what a request asks for stands in its `SamplingParams` alone.
+
         Parameters
         ----------
         target, draft : str or Path
@@ -239,6 +242,7 @@ class Engine:
                 uniforms=uniforms,
                 streams=streams,
                 tokenizer=self.tokenizer,
+                end_tokens=self.target.end_tokens,
             )
             self._numbers += 1
             request.tenant = tenant

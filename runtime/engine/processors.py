@@ -95,6 +95,51 @@ class RepetitionPenalty(Processor):
         return torch.cat(scored)
 
 
+class _ByPrefix(Processor):
+    """One of transformers' processors that looks at the tokens before."""
+
+    reads_prefix, order = True, 5
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
+        if prefixes is None:
+            return logits
+        import torch
+
+        rows = [torch.tensor([list(prefix)], device=logits.device) for prefix in prefixes]
+        return torch.cat([self.processor(row, logits[i : i + 1].clone()) for i, row in enumerate(rows)])
+
+
+class LogitBias(_ByPrefix):
+    """Numbers are added to the logits of tokens."""
+
+    name = "logit_bias"
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if not params.logit_bias:
+            return None
+        from transformers.generation.logits_process import SequenceBiasLogitsProcessor
+
+        return cls(SequenceBiasLogitsProcessor([[[token], float(bias)] for token, bias in params.logit_bias.items()]))
+
+
+class BadWords(_ByPrefix):
+    """Sequences of tokens are never completed."""
+
+    name = "bad_words"
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        if not params.bad_words:
+            return None
+        from transformers.generation.logits_process import NoBadWordsLogitsProcessor
+
+        return cls(NoBadWordsLogitsProcessor([list(word) for word in params.bad_words]))
+
+
 class Temperature(_Standard):
     """Logits over the temperature."""
 
@@ -151,7 +196,7 @@ class MinP(_Standard):
         return cls(MinPLogitsWarper(float(params.min_p)))
 
 
-for _one in (RepetitionPenalty, Temperature, TopK, TopP, MinP):
+for _one in (RepetitionPenalty, LogitBias, BadWords, Temperature, TopK, TopP, MinP):
     PROCESSORS.register(_one)
 
 

@@ -74,6 +74,9 @@ class Request:
     tenant: str = ""
     suspect: bool = False
     """Whether its last step came to nothing: the next one runs without drafts."""
+    stops: tuple[int, ...] = ()
+    """Tokens that end it: its own, and the model's end-of-sequence tokens."""
+    tokenizer: Any = None
 
     @property
     def done(self) -> bool:
@@ -132,16 +135,38 @@ class Request:
 
     def emit(self, tokens: list[int]) -> list[int]:
         """Append `tokens` up to a stop token or the length; returns those that were appended."""
-        stops = self.params.stop_token_ids
+        stops = self.stops
         kept = tokens[: self.room]
         if stops:
             end = next((i for i, token in enumerate(kept) if token in stops), None)
             if end is not None:
                 kept, self.finish = kept[: end + 1], "stop"
+        if self.params.stop:
+            kept = self._up_to_stop(kept)
         self.output.extend(kept)
         if self.finish is None and self.room <= 0:
             self.finish = "length"
         return kept
+
+    def _up_to_stop(self, tokens: list[int]) -> list[int]:
+        """`tokens` up to the one that completes a stop text; it may have begun in what was emitted before."""
+        longest = max(len(text.encode()) for text in self.params.stop)
+        before = self.output[-(longest + 8) :] if self.output else []
+
+        def complete(count: int) -> bool:
+            text = self.tokenizer.decode([*before, *tokens[:count]])
+            return any(stop in text for stop in self.params.stop)
+
+        if not complete(len(tokens)):
+            return tokens
+        end = next(count for count in range(1, len(tokens) + 1) if complete(count))
+        self.finish = "stop"
+        return tokens[:end]
+
+    def _text(self, tokenizer: Any) -> str:
+        text = tokenizer.decode(list(self.output))
+        ends = [place for stop in self.params.stop if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
     def completion(self, tokenizer: Any = None) -> Completion:
         """What it came to, its text with it where there is a tokenizer."""
@@ -155,7 +180,7 @@ class Request:
             verification=self.params.rule.name,
             lossless=self.params.lossless,
         )
-        return done if tokenizer is None else replace(done, text=tokenizer.decode(done.tokens))
+        return done if tokenizer is None else replace(done, text=self._text(tokenizer))
 
     def refusal(self, vocabulary: int, max_context: int) -> str | None:
         """How it ends where no engine of this vocabulary and context can serve it; None when it can."""
@@ -184,26 +209,37 @@ class Request:
         uniforms: ArrayLike | None = None,
         streams: Streams | None = None,
         tokenizer: Any = None,
+        end_tokens: tuple[int, ...] = (),
     ) -> Request:
         """A request on a prompt; numbers that are not given are drawn from its seed. Ended where an argument is odd."""
         drawn = 0 if params.greedy else params.max_new_tokens
         tokens, finish = np.empty(0, dtype=np.int64), None
         try:
             tokens = encode(prompt, tokenizer)
+            require(
+                not params.stop or tokenizer is not None,
+                "`stop` must come with a tokenizer",
+                got="texts, and an engine without one",
+                fix="Open the engine with `tokenizer=`, or give `stop_token_ids`.",
+            )
             given = None if uniforms is None else _uniforms(uniforms, params.max_new_tokens)
         except InvalidInputError as error:
             given, finish = None, f"error: {error}"
         if given is None:
             given = stream_uniforms(params.seed, stream, 0, "recovery", drawn)
         streams = streams or partial(_stream, params.seed, stream)
-        return cls(id or str(number), number, tokens, params, given, streams, finish=finish)
+        stops = params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *end_tokens)
+        request = cls(id or str(number), number, tokens, params, given, streams, finish=finish)
+        request.stops, request.tokenizer = stops, tokenizer
+        return request
 
 
 def _uniforms(given: ArrayLike, count: int) -> NDArray[np.float64]:
     """`given` as an array; exact numbers (objects that decide comparisons, say) stay what they are."""
     exact = isinstance(given, np.ndarray) and given.dtype == object
+    found: NDArray[Any]
     try:
-        found = given if exact else np.array(given, dtype=np.float64)
+        found = np.asarray(given) if exact else np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
         found = np.full(1, np.nan)
     outside = [] if exact else found[~((found >= 0) & (found < 1))].tolist()

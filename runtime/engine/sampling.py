@@ -33,9 +33,20 @@ class SamplingParams:
     max_new_tokens : int, >= 1
         Tokens after which the request ends.
     stop_token_ids : tuple of int, >= 0
-        Tokens that end the request; the one that ended it is kept, nothing after it is.
+        Tokens that end the request, beside the model's own end-of-sequence tokens; the one that ended it is kept,
+        nothing after it is.
+    stop : tuple of str
+        Texts that end the request as soon as the output holds one, across tokens and steps; the token that completes
+        it is kept, `Completion.text` ends before it. Needs a tokenizer.
+    ignore_eos : bool
+        Go on past the model's end-of-sequence tokens, as benchmarks do.
     seed : int, in [0, 2**64)
-        Seed of the request's uniforms.
+        Seed of the request's uniforms, which it alone fixes, whoever else is served. Under ``target_only`` and
+        ``gumbel`` it fixes the text too; under rules that draw drafts, seed and policy together do.
+    logit_bias : mapping of int to float
+        Added to the logits of single tokens.
+    bad_words : tuple of tuples of int
+        Sequences of tokens that are never completed.
     verification : str
         Name of the rule in `reader_theory.rules.RULES` that verifies drafts when temperature is above 0; at 0 it is
         ``greedy``, the argmax path, unless one is named that decodes greedily too.
@@ -67,6 +78,10 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 128
     stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float], hash=False)
+    bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int = 0
     verification: str = "target_only"
     processors: tuple[Any, ...] = ()
@@ -74,7 +89,15 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "bad_words", tuple(tuple(word) for word in self.bad_words))
         object.__setattr__(self, "processors", tuple(self.processors))
+        require(
+            all(isinstance(text, str) and text for text in self.stop),
+            "`stop` must hold texts that are not empty",
+            got=repr(self.stop),
+            fix="Leave it out when no text ends the request.",
+        )
         require(
             all(callable(each) and hasattr(each, "keeps_argmax") for each in self.processors),
             "`processors` must hold law processors",

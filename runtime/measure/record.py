@@ -47,6 +47,9 @@ def record_trace(
     grown: Sequence[Grown] = (),
     datastore: Datastore | None = None,
     progress: Progress | None = None,
+    stop: tuple[str, ...] = (),
+    ignore_eos: bool = False,
+    tokenizer: Any = None,
 ) -> Trace:
     """Let the target answer `prompts` without drafts, score its output, and write the Trace to `path`.
 
@@ -68,6 +71,8 @@ def record_trace(
         Run on the outputs as well, so that a plan can weigh them; `grown_family` has some.
     datastore : Datastore, optional
         Look-ups in the text so far and in these past outputs are recorded too, under "datastore".
+    stop, ignore_eos
+        See `SamplingParams`; stop texts need the tokenizer.
     """
     require(
         len(prompts) > 0,
@@ -75,7 +80,10 @@ def record_trace(
         got="none",
         fix="Pass a JSONL file of prompts, or leave the option out for the house prompts.",
     )
-    outputs = _outputs(target, prompts, temperature, new_tokens, seed, max_batch, progress)
+    params = SamplingParams(
+        temperature=temperature, max_new_tokens=new_tokens, seed=seed, stop=stop, ignore_eos=ignore_eos
+    )
+    outputs = _outputs(target, prompts, params, max_batch, progress, tokenizer)
     return trace_of(
         target,
         draft,
@@ -185,19 +193,17 @@ def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> 
 def _outputs(
     target: LanguageModel,
     prompts: Sequence[PromptLike],
-    temperature: float,
-    new_tokens: int,
-    seed: int,
+    params: SamplingParams,
     max_batch: int,
     progress: Progress | None,
+    tokenizer: Any = None,
 ) -> list[NDArray[np.int64]]:
     longest = max(len(prompt.tokens) for prompt in prompts)
-    engine = Engine(target, max_batch=max_batch, max_context=longest + new_tokens + 2)
-    params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed)
+    engine = Engine(target, max_batch=max_batch, max_context=longest + params.max_new_tokens + 2, tokenizer=tokenizer)
     requests = [engine.add(prompt.tokens, params, id=prompt.id, number=i) for i, prompt in enumerate(prompts)]
     while engine.step():
         if progress:
-            progress("generate", sum(len(request.output) for request in requests), len(prompts) * new_tokens)
+            progress("generate", sum(len(request.output) for request in requests), len(prompts) * params.max_new_tokens)
     failed = [request for request in requests if (request.finish or "").startswith("error")]
     require(
         not failed,

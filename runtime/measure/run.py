@@ -149,6 +149,9 @@ def measure_cells(
     plan: str | None = None,
     datastore: Datastore | None = None,
     progress: Progress | None = None,
+    stop: tuple[str, ...] = (),
+    ignore_eos: bool = False,
+    tokenizer: Any = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -160,8 +163,15 @@ def measure_cells(
     )
     runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
     plain: dict[tuple[str, int], list[CellRun]] = {}
-    params = SamplingParams(temperature=temperature, max_new_tokens=new_tokens, seed=seed, verification=verification)
-    bench = _Bench(target, draft, prompts, params, datastore)
+    params = SamplingParams(
+        temperature=temperature,
+        max_new_tokens=new_tokens,
+        seed=seed,
+        verification=verification,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
+    bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     total = repeats * len(tasks)
     for done in range(total):
         task = tasks[done % len(tasks)]
@@ -204,8 +214,9 @@ class _Bench:
         prompts: Sequence[PromptLike],
         params: SamplingParams,
         datastore: Datastore | None,
+        tokenizer: Any = None,
     ) -> None:
-        self.datastore = datastore
+        self.datastore, self.tokenizer = datastore, tokenizer
         self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
@@ -240,7 +251,12 @@ class _Bench:
         if (batch, name) not in self._engines:
             drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
             self._engines[batch, name] = Engine(
-                self.target, drafters=drafters, max_batch=batch, max_context=self.slots, datastore=self.datastore
+                self.target,
+                drafters=drafters,
+                max_batch=batch,
+                max_context=self.slots,
+                datastore=self.datastore,
+                tokenizer=self.tokenizer,
             )
         return self._engines[batch, name]
 

@@ -49,6 +49,8 @@ class LanguageModel(ABC):
     dtype: torch.dtype
     device: torch.device
     name: str
+    end_tokens: tuple[int, ...] = ()
+    """Its end-of-sequence tokens, as its generation configuration has them."""
 
     @abstractmethod
     def new_cache(self, rows: int, slots: int) -> RowCache:

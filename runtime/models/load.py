@@ -75,10 +75,18 @@ def wrap(
     passed = _passed.setdefault(model, set())
     trial = SelfCheck(model) if check and lean not in passed else None
     wrapped = LeanModel(model, name, weights=weights) if lean else TransformersModel(model, name)
+    wrapped.end_tokens = _end_tokens(model)
     if trial is not None:
         trial.compare(wrapped)
         passed.add(lean)
     return wrapped
+
+
+def _end_tokens(model: Any) -> tuple[int, ...]:
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if found is None:
+        found = getattr(model.config.get_text_config(), "eos_token_id", None)
+    return () if found is None else tuple(found) if isinstance(found, list | tuple) else (int(found),)
 
 
 def load_tokenizer(folder: str | Path) -> Any:

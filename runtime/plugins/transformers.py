@@ -6,14 +6,17 @@ this engine has no equal for (beams, other logits processors, stopping criteria 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from reader_theory.documents import Off, Plan, Policy
+from reader_theory.documents import Off, Plan, Policy, Static
 from reader_theory.errors import require
+from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine, PolicyChoice
 from runtime.engine.sampling import SamplingParams
 from runtime.models.load import wrap
@@ -35,7 +38,7 @@ def speculative(
     policy: Policy | Plan | PolicyChoice | None = None,
     *,
     verification: str = "target_only",
-    seed: int = 0,
+    seed: int | None = None,
     max_batch: int = 8,
 ) -> Callable[..., torch.Tensor]:
     """A decoding method for the `custom_generate` argument of transformers' `generate`.
@@ -46,8 +49,14 @@ def speculative(
         With the target's vocabulary; needed by policies with a neural tree.
     policy : Policy, Plan or callable
         See `Engine`.
-    verification, seed
+    verification : str
         See `SamplingParams`; read when `do_sample` is set.
+    seed : int, optional
+        Of the first row, those below count on. Drawn from torch's generator at each call when left out, so that calls
+        differ, and follow `torch.manual_seed`.
+
+    A `streamer` of `generate` is fed as tokens come; an `assistant_model` is the draft of that call, in chains of its
+    `num_assistant_tokens` unless there is a policy.
 
     Returns
     -------
@@ -70,26 +79,61 @@ def speculative(
         **model_kwargs: Any,
     ) -> torch.Tensor:
         _check(generation_config, logits_processor, stopping_criteria)
-        pad = generation_config.pad_token_id
+        streamer, assistant = (_of_generate(name) for name in ("streamer", "assistant_model"))
+        stops = _ids(generation_config.eos_token_id)
+        pad = _ids(generation_config.pad_token_id) or stops or (0,)
         prompts = _prompts(input_ids, model_kwargs.get("attention_mask"))
-        params = _params(generation_config, input_ids.shape[1], verification, seed)
+        first = seed
+        if first is None:
+            first = int(torch.randint(2**62, (1,))) if generation_config.do_sample else 0
+        params = _params(generation_config, input_ids.shape[1], verification, stops)
+        require(
+            streamer is None or len(prompts) == 1,
+            "`streamer` must be given one prompt",
+            got=f"{len(prompts)}",
+            fix="Call `generate` for each prompt, or leave the streamer out.",
+        )
+        chosen = policy
+        if assistant is not None and chosen is None:
+            chosen = Static.of(TokenTree.chain(int(assistant.generation_config.num_assistant_tokens or 5)))
         longest = max(map(len, prompts)) + params.max_new_tokens
         engine = Engine(
             wrap(model),
-            small,
-            policy=policy or Off(),
+            small if assistant is None else wrap(assistant),
+            policy=chosen or Off(),
             max_batch=min(max_batch, len(prompts)),
             max_context=longest + 1,
         )
-        done = engine.generate(prompts, params)
-        failed = next((each.finish for each in done if each.finish.startswith("error")), None)
-        require(failed is None, "every prompt must be one that the engine can serve", got=failed, fix="Shorten it.")
-        width = max(len(each.tokens) for each in done)
-        fill = pad if pad is not None else 0
-        tails = [each.tokens + [fill] * (width - len(each.tokens)) for each in done]
+        done = [engine.add(prompt, replace(params, seed=first + row)) for row, prompt in enumerate(prompts)]
+        sent = 0
+        while not all(each.done for each in done):
+            engine.step()
+            if streamer is not None and len(done[0].output) > sent:
+                streamer.put(torch.tensor(done[0].output[sent:]))
+                sent = len(done[0].output)
+        failed = next((each.finish for each in done if (each.finish or "").startswith("error")), None)
+        require(failed is None, "every prompt must be one that the engine can serve", got=failed, fix="Mend it.")
+        if streamer is not None:
+            streamer.end()
+        width = max(len(each.output) for each in done)
+        tails = [each.output + [pad[0]] * (width - len(each.output)) for each in done]
         return torch.cat((input_ids, torch.tensor(tails, dtype=input_ids.dtype, device=input_ids.device)), dim=1)
 
     return decode
+
+
+def _of_generate(name: str) -> Any:
+    """An argument of the `generate` that called: transformers does not hand these on to a callable."""
+    frame: Any = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "generate" and name in frame.f_locals:
+            return frame.f_locals[name]
+        frame = frame.f_back
+    return None
+
+
+def _ids(given: Any) -> tuple[int, ...]:
+    return () if given is None else tuple(given) if isinstance(given, list | tuple) else (int(given),)
 
 
 def _prompts(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[np.ndarray]:
@@ -98,9 +142,7 @@ def _prompts(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[np.ndar
     return [row[keep.bool()].cpu().numpy() for row, keep in zip(input_ids, seen, strict=True)]
 
 
-def _params(config: Any, prompt_tokens: int, verification: str, seed: int) -> SamplingParams:
-    stops = config.eos_token_id
-    ids = () if stops is None else tuple(stops) if isinstance(stops, list | tuple) else (int(stops),)
+def _params(config: Any, prompt_tokens: int, verification: str, stops: tuple[int, ...]) -> SamplingParams:
     sampling = (
         dict(
             temperature=float(config.temperature if config.temperature is not None else 1.0),
@@ -115,8 +157,8 @@ def _params(config: Any, prompt_tokens: int, verification: str, seed: int) -> Sa
         **sampling,  # pyright: ignore[reportArgumentType]
         repetition_penalty=float(config.repetition_penalty or 1.0),
         max_new_tokens=int(config.max_length) - prompt_tokens,
-        stop_token_ids=ids,
-        seed=seed,
+        stop_token_ids=stops,
+        ignore_eos=True,
         verification=verification,
     )
 
