@@ -150,15 +150,14 @@ def movement(rng: np.random.Generator, scale: int) -> list[Case]:
 def merging(rng: np.random.Generator, scale: int) -> list[Case]:
     """Many tries."""
     batch, size = 4096 * scale, 32
-    above = np.tile((np.arange(size) - 1) // 2, (batch, 1))
-    above[:, 0] = -1
-    tokens, chance = rng.integers(0, 32_000, (batch, size)), rng.random((batch, size))
-    root, budgets = np.zeros(batch, np.int64), np.full(batch, 16)
+    above = np.tile((np.arange(size + 1) - 1) // 2, (batch, 1))
+    tokens, chance = rng.integers(0, 32_000, above.shape), rng.random(above.shape)
+    budgets = np.full(batch, 16)
     offered, out = tokens.nbytes + above.nbytes + chance.nbytes, batch * (17 * 24 + 8)
     return [
         Case(
             "merge_candidates",
-            lambda _: merge_candidates(root, tokens, above, chance, budgets, 16, 0.1),
+            lambda _: merge_candidates(tokens, above, chance, budgets, 16, 0.1),
             offered,
             out,
             f"{batch} rows of {size} candidates",

@@ -18,6 +18,7 @@ from reader_theory.documents import Chain, Off, policy_of
 from reader_theory.errors import InvalidInputError
 from reader_theory.rules import RULES
 from reader_theory.rules.cases import Case
+from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.rules.races import race_law
 from reader_theory.trees import TokenTree
@@ -188,14 +189,10 @@ def test_a_draft_that_is_not_drawn_from_its_declared_law_is_refused(rule: str, m
 def test_a_wrong_law_declared_with_its_draws_changes_the_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draft's law is replaced where it is declared, and the evidence of the draws with it."""
 
-    class Lies(sampled_drafts.DrawnDraft):
-        @property
-        def law(self) -> Any:
-            told = super().law
-            flat = 0.5 * np.asarray(told.law) + 0.125
-            return type(told)(told.tree, told.scheme, flat, None)
+    def lies(tree: TokenTree, scheme: Any, law: Any = None, drawn_with: Any = None) -> DraftLaw:
+        return DraftLaw(tree, scheme, None if law is None else 0.5 * np.asarray(law) + 0.125)
 
-    monkeypatch.setattr(sampled_drafts, "DrawnDraft", Lies)
+    monkeypatch.setattr(sampled_drafts, "DraftLaw", lies)
     tree = TokenTree.chain(2)
     assert _gap(_engine_law(_engine(tree), _params(rule)), _exact()) > 0.01
 

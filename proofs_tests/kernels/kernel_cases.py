@@ -51,15 +51,15 @@ def inputs(rng: np.random.Generator, batch: int, queries: int) -> Arrays:
 
 
 def candidates(rng: np.random.Generator, batch: int, size: int) -> Arrays:
-    """Arguments of the merge: several sources' candidates, with holes, ties and repeated siblings."""
-    parents = np.array([[rng.integers(-1, i) for i in range(size)] for _ in range(batch)]).reshape(batch, size)
-    tokens = rng.integers(0, 4, (batch, size))
-    tokens[rng.random((batch, size)) < 0.15] = -1
+    """Arguments of the merge: a root and several sources' candidates, with holes, ties and repeated siblings."""
+    parents = np.array([[-1, *(rng.integers(0, i) for i in range(1, size + 1))] for _ in range(batch)])
+    tokens = rng.integers(0, 4, (batch, size + 1))
+    tokens[rng.random(tokens.shape) < 0.15] = -1
+    tokens[:, 0] = rng.integers(0, 9, batch)
     return {
-        "root": rng.integers(0, 9, batch),
         "tokens": tokens.astype(np.int64),
-        "parents": parents.astype(np.int64),
-        "probability": np.round(rng.random((batch, size)), 1),
+        "parents": parents.reshape(batch, size + 1).astype(np.int64),
+        "probability": np.round(rng.random(tokens.shape), 1),
         "budgets": rng.integers(0, size + 2, batch),
     }
 

@@ -72,10 +72,11 @@ def committed(store: NDArray[Any], case: dict[str, NDArray[Any]], first_row: int
 
 def merged(case: dict[str, NDArray[Any]], row: int, nodes: int, price: float) -> list[tuple[int, int, float]]:
     """(token, parent, probability) of each node but the root."""
-    paths: list[tuple[int, ...] | None] = []
+    paths: list[tuple[int, ...] | None] = [()]
     chance: dict[tuple[int, ...], float] = {}
-    for token, parent, p in zip(case["tokens"][row], case["parents"][row], case["probability"][row], strict=True):
-        above: tuple[int, ...] | None = paths[parent] if parent >= 0 else ()
+    candidates = zip(*(case[name][row, 1:] for name in ("tokens", "parents", "probability")), strict=True)
+    for token, parent, p in candidates:
+        above = paths[parent]
         path = None if above is None or token < 0 else (*above, int(token))
         paths.append(path)
         if path is not None:

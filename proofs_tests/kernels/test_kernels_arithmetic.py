@@ -111,9 +111,9 @@ def test_extreme_temperatures_are_the_limits(temperature: float) -> None:
 def test_a_budget_cuts_among_many_and_equal_ones(seed: int, least: float, budget: int, tied: bool) -> None:
     rng = np.random.default_rng(seed)
     case: dict[str, Any] = cases.candidates(rng, 2, 200)
-    case["parents"] = np.where(rng.random((2, 200)) < 0.8, -1, case["parents"])
-    case["tokens"] = rng.integers(0, 2**40, (2, 200)) if rng.random() < 0.5 else rng.integers(0, 90, (2, 200))
-    chance = least ** rng.random((2, 200)) * rng.random((2, 200))
+    case["parents"] = np.where(rng.random((2, 201)) < 0.8, np.minimum(case["parents"], 0), case["parents"])
+    case["tokens"] = rng.integers(0, 2**40, (2, 201)) if rng.random() < 0.5 else rng.integers(0, 90, (2, 201))
+    chance = least ** rng.random((2, 201)) * rng.random((2, 201))
     case["probability"] = np.round(chance, 2) if tied else chance
     case["budgets"] = np.array([budget, budget // 2])
     out = merge_candidates(**case, nodes=150, price=0.0)

@@ -85,7 +85,7 @@ def test_merge_keeps_the_likeliest_above_the_price(seed: int, batch: int, size: 
         count = int(out.counts[b])
         found = list(zip(*(x[b, 1:count].tolist() for x in out[:3]), strict=True))
         assert found == expected
-        assert (out.tokens[b, 0], out.parents[b, 0], out.probability[b, 0]) == (case["root"][b], -1, 1.0)
+        assert (out.tokens[b, 0], out.parents[b, 0], out.probability[b, 0]) == (case["tokens"][b, 0], -1, 1.0)
         assert not out.tokens[b, count:].any() and (out.parents[b, count:] == -1).all()
 
 
@@ -95,9 +95,10 @@ def test_merge_without_a_price_merges_equal_siblings(seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = cases.candidates(rng, 1, 14)
     case["tokens"] = np.abs(case["tokens"])
-    case["probability"], case["budgets"] = np.ones((1, 14)), np.array([14])
-    trie = TreeBuilder(int(case["root"][0]))
-    trie.add(case["tokens"][0].tolist(), (case["parents"][0] + 1).tolist())
+    case["probability"], case["budgets"] = np.ones((1, 15)), np.array([14])
+    root, *tokens = case["tokens"][0].tolist()
+    trie = TreeBuilder(root)
+    trie.add(tokens, case["parents"][0, 1:].tolist())
     out = merge_candidates(**case, nodes=14)
     count = int(out.counts[0])
     assert (out.tokens[0, :count].tolist(), out.parents[0, :count].tolist()) == (trie.tokens, trie.parents)
@@ -137,7 +138,7 @@ def bad_calls() -> dict[str, tuple[type[Exception], str, Callable[[], Any]]]:
         "a candidate before its parent": (
             NotATreeError,
             "row 0",
-            lambda: merge_candidates(**(merge | {"parents": np.full((2, 5), 3)}), nodes=3),
+            lambda: merge_candidates(**(merge | {"parents": np.full((2, 6), 3)}), nodes=3),
         ),
         "a mask too narrow": (
             InvalidInputError,

@@ -101,7 +101,7 @@ def test_sources_assemble_with_nvcc_without_spills(source: str, card: int, tmp_p
 
 
 NUMBA_SIGNATURES = {
-    "_merge": "void(int64[::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
+    "_merge": "void(int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
     "float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1])",
 }
 

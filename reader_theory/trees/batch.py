@@ -97,11 +97,11 @@ class TokenTrees:
     @property
     def depths(self) -> Ints:
         """(B, Q) int64: depth of each node; 0 for roots and where padded."""
-        depths = np.zeros_like(self.parents)
-        above = self.parents
-        while (inside := above >= 0).any():
-            depths += inside
-            above = np.where(inside, np.take_along_axis(self.parents, np.maximum(above, 0), axis=1), -1)
+        above, depths = self.parents, (self.parents >= 0).astype(np.int64)
+        while (inside := above >= 0).any():  # `depths` counts the steps up to `above`, and both reach twice as far next
+            held = np.maximum(above, 0)
+            depths += inside * np.take_along_axis(depths, held, axis=1)
+            above = np.where(inside, np.take_along_axis(above, held, axis=1), -1)
         return depths
 
     def __len__(self) -> int:

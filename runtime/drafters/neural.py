@@ -226,9 +226,9 @@ class NeuralDrafter(Drafter):
         ]
         forwards = [np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)]
         drawn = draw_drafts(self._model, self._cache, self.take_in(len(rows), reach), asks, forwards)
-        tokens, parents = [draft.tokens[1:] for draft in drawn], [draft.parents[1:] for draft in drawn]
+        tokens, parents = [draft.tokens[1:] for draft in drawn], [draft.tree.parents[1:] for draft in drawn]
         trees = gathered(rows, tokens, parents, self.name)
-        laws = [None if draft.scheme in ("deterministic", "coupled") else draft.law for draft in drawn]
+        laws = [None if draft.scheme in ("deterministic", "coupled") else draft for draft in drawn]
         return Proposal(trees, laws, forwards=tuple(forwards))
 
     def fill(self, tree: TokenTree, tokens: NDArray[np.int64], reach: Sequence[int] = ()) -> None:

@@ -7,7 +7,7 @@ that was sampled travels with the tokens, so that a verifier can check it. Shape
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from runtime.drafters.base import Row
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 
-__all__ = ["Ask", "DrawnDraft", "draw_drafts"]
+__all__ = ["Ask", "draw_drafts"]
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,6 @@ class Ask:
         return cls(shape, row, uniforms, lambda depth: row.streams("coupling", emitted + depth, vocabulary))
 
 
-@dataclass
-class DrawnDraft:
-    """A draft while it grows, its root in place 0, with the law that it was drawn from."""
-
-    tokens: list[int] = field(default_factory=lambda: [-1])
-    parents: list[int] = field(default_factory=lambda: [-1])
-    scheme: Scheme = "deterministic"
-    laws: list[NDArray[Any]] = field(default_factory=list)
-    drawn_with: list[Any] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def law(self) -> DraftLaw:
-        """The draft as a rule verifies it."""
-        drawn = self.scheme in DRAWN
-        laws = np.array(self.laws) if self.laws else np.zeros((0, 0))
-        numbers = np.array([0, *self.drawn_with]) if drawn else None
-        tree = TokenTree(self.parents, tokens=self.tokens)
-        return DraftLaw(tree, self.scheme, laws if drawn else None, numbers)
-
-
 @lru_cache(maxsize=1024)
 def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenTree:
     """What a scheme can draw of a tree: no deeper than `depth`, at most `nodes` nodes, a chain where it draws one."""
@@ -93,8 +70,8 @@ def draw_drafts(
     logits: torch.Tensor,
     asks: Sequence[Ask | None],
     forwards: list[NDArray[np.int64]],
-) -> list[DrawnDraft]:
-    """Draft for rows 0, 1, ...: one forward a level for all rows together.
+) -> list[DraftLaw]:
+    """Draft for rows 0, 1, ...: one forward a level for all rows together; tokens of roots are -1.
 
     Parameters
     ----------
@@ -111,11 +88,11 @@ def draw_drafts(
         asked = [row.grow(logits[b]) for b, row in enumerate(rows)]
         counts = np.array([len(nodes) for nodes in asked], dtype=np.int64)
         if not counts.any():
-            return [row.draft for row in rows]
+            return [row.drawn() for row in rows]
         tokens = np.zeros((len(rows), int(counts.max())), dtype=np.int64)
         parents = np.full((len(rows), int((written + counts).max())), -1, dtype=np.int64)
         for b, (row, nodes) in enumerate(zip(rows, asked, strict=True)):
-            tokens[b, : counts[b]] = [row.draft.tokens[node] for node in nodes]
+            tokens[b, : counts[b]] = [row.tokens[node] for node in nodes]
             above = row.forwarded_parents(nodes)
             parents[b, : len(above)] = above
         logits = forward_trees(model, cache, tokens, parents, counts, written)
@@ -127,7 +104,10 @@ class _Row:
     """One row's draft while it grows."""
 
     def __init__(self, ask: Ask | None) -> None:
-        self.ask, self.draft = ask, DrawnDraft(scheme="deterministic" if ask is None else ask.row.scheme)
+        self.ask: Ask | None = ask
+        self.tokens, self.parents = [-1], [-1]
+        self.laws: list[NDArray[Any]] = []
+        self.drawn_with: list[Any] = [0.0]
         self.frontier: list[tuple[int, int, int]] = [(0, 0, 0)]  # (node, query of the last forward, node of the tree)
         self.place = {0: -1}  # where a node stands among those forwarded
         self.above: list[int] = []
@@ -135,7 +115,7 @@ class _Row:
 
     def grow(self, logits: torch.Tensor) -> list[int]:
         """Draw the next level below the frontier; the nodes that must be forwarded for the one after it."""
-        ask, draft = self.ask, self.draft
+        ask = self.ask
         if ask is None:
             return []
         parents = [entry for entry in self.frontier if ask.tree.children(entry[2])]
@@ -146,21 +126,29 @@ class _Row:
                 continue
             children = ask.tree.children(shape)
             tokens = self._draw(law, children)
-            draft.laws += [law] if tokens else []
+            self.laws += [law] if tokens else []
             for child, token in zip(children, tokens, strict=False):
-                grown.append((len(draft.tokens), child))
-                draft.tokens.append(token)
-                draft.parents.append(node)
-                draft.drawn_with.append(ask.uniforms[child])
+                grown.append((len(self.tokens), child))
+                self.tokens.append(token)
+                self.parents.append(node)
+                self.drawn_with.append(ask.uniforms[child])
         self.depth += 1
         inner = [(node, shape) for node, shape in grown if ask.tree.children(shape)]
         self.frontier = [(node, query, shape) for query, (node, shape) in enumerate(inner)]
         return [node for node, _ in inner]
 
+    def drawn(self) -> DraftLaw:
+        """The draft as a rule verifies it."""
+        scheme: Scheme = "deterministic" if self.ask is None else self.ask.row.scheme
+        tree = TokenTree(self.parents, tokens=self.tokens)
+        if scheme not in DRAWN:
+            return DraftLaw(tree, scheme)
+        return DraftLaw(tree, scheme, np.array(self.laws) if self.laws else np.zeros((0, 0)), np.array(self.drawn_with))
+
     def forwarded_parents(self, nodes: list[int]) -> list[int]:
         """Parents of all nodes forwarded so far and of `nodes`, as places among them; -1 for the root."""
         for node in nodes:
-            self.above.append(self.place[self.draft.parents[node]])
+            self.above.append(self.place[self.parents[node]])
             self.place[node] = len(self.place) - 1
         return self.above
 
@@ -186,6 +174,6 @@ class _Row:
     def _path(self, node: int) -> list[int]:
         path: list[int] = []
         while node > 0:
-            path.append(self.draft.tokens[node])
-            node = self.draft.parents[node]
+            path.append(self.tokens[node])
+            node = self.parents[node]
         return path[::-1]

@@ -32,7 +32,7 @@ class Merged(NamedTuple):
 
 
 def merge_candidates(
-    root: Array, tokens: Array, parents: Array, probability: Array, budgets: Array, nodes: int, price: float = 0.0
+    tokens: Array, parents: Array, probability: Array, budgets: Array, nodes: int, price: float = 0.0
 ) -> Merged:
     """Merge equal siblings, then keep the likeliest nodes above the price, within each row's budget.
 
@@ -41,14 +41,13 @@ def merge_candidates(
 
     Parameters
     ----------
-    root : (B,) int64
-        Last committed token of each row.
-    tokens : (B, M) int64
-        Candidates of all sources, one after the other; -1 marks one that is not there (nor then its children).
-    parents : (B, M) int64, ``-1 <= parents[b, i] < i``
-        Candidate that each hangs from, -1 for the root.
-    probability : (B, M) float64 in [0, 1]
-        Estimate that every token on the path is emitted.
+    tokens : (B, M + 1) int64
+        The root, each row's last committed token; then candidates of all sources, one after the other. -1 marks one
+        that is not there (nor then its children).
+    parents : (B, M + 1) int64, ``0 <= parents[b, i] < i``, -1 for the root
+        Candidate that each hangs from.
+    probability : (B, M + 1) float64 in [0, 1]
+        Estimate that every token on the path is emitted; the root's is not read.
     budgets : (B,) int64
         Most nodes to keep in each row, the root not counted; at most `nodes` are.
     nodes : int, >= 0
@@ -64,11 +63,16 @@ def merge_candidates(
         On the CPU, when a parent does not come before its candidate.
     """
     sizes = Sizes()
-    sizes.take("root", root, ("B",))
-    sizes.take("tokens", tokens, ("B", "M"))
-    sizes.take("parents", parents, ("B", "M"))
-    sizes.take("probability", probability, ("B", "M"), ("float64",))
+    sizes.take("tokens", tokens, ("B", "M + 1"))
+    sizes.take("parents", parents, ("B", "M + 1"))
+    sizes.take("probability", probability, ("B", "M + 1"), ("float64",))
     sizes.take("budgets", budgets, ("B",))
+    require(
+        sizes["M + 1"] >= 1,
+        "`tokens` must have a column for the root",
+        got="no column",
+        fix="Put each row's last committed token before the candidates.",
+    )
     require(
         nodes >= 0 and price >= 0,
         "`nodes` and `price` must be >= 0",
@@ -77,25 +81,25 @@ def merge_candidates(
     )
     batch, width = sizes["B"], nodes + 1
     out = Merged(
-        empty_like_of(root, (batch, width)),
-        empty_like_of(root, (batch, width)),
-        empty_like_of(root, (batch, width), "float64"),
-        empty_like_of(root, (batch,)),
+        empty_like_of(tokens, (batch, width)),
+        empty_like_of(tokens, (batch, width)),
+        empty_like_of(tokens, (batch, width), "float64"),
+        empty_like_of(tokens, (batch,)),
     )
-    place = empty_like_of(root, (batch, 3, sizes["M"]))
-    chance = empty_like_of(root, (batch, sizes["M"]), "float64")
-    if on_gpu(root, tokens, parents, probability, budgets):
+    place = empty_like_of(tokens, (batch, 3, sizes["M + 1"]))
+    chance = empty_like_of(tokens, (batch, sizes["M + 1"]), "float64")
+    if on_gpu(tokens, parents, probability, budgets):
         from runtime.kernels.gpu import merge as gpu
 
-        gpu.merge_candidates(root, tokens, parents, probability, budgets, float(price), place, chance, *out)
+        gpu.merge_candidates(tokens, parents, probability, budgets, float(price), place, chance, *out)
         return out
     from runtime.kernels.cpu import merge as cpu
 
-    given = [host(x) for x in (root, tokens, parents, probability, budgets)]
+    given = [host(x) for x in (tokens, parents, probability, budgets)]
     bad = cpu.merge_candidates(*[*given, float(price), *map(host, (place, chance, *out))])
     require(
         bad < 0,
-        "`parents` must come before their candidates: -1 <= parents[b, i] < i",
+        "`parents` must come before their candidates: 0 <= parents[b, i] < i, and -1 for the root",
         got=f"row {bad} breaks this",
         fix="Order the candidates of each source by depth.",
         error=NotATreeError,

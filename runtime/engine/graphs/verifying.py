@@ -83,8 +83,9 @@ class StaticVerifying:
         self.inputs = Packed(shapes | {"uniforms": (rows, width)}, device, ("temperature", "uniforms"))
         whole = {name: (rows, width) for name in ("tokens", "parents", "path", "emitted")}
         self.outputs = Packed(whole | {"kept": one, "counts": one, "unsound": one}, device)
-        above = np.concatenate([np.arange(chain) - 1, np.where(tree.parents[1:], tree.parents[1:] + chain - 1, -1)])
-        depth = np.concatenate([np.arange(chain) + 1, tree.depths[1:]])
+        below = tree.parents[1:]
+        above = np.concatenate([np.arange(-1, chain), np.where(below > 0, below + chain, 0)])  # of one root
+        depth = np.concatenate([np.arange(1 + chain), tree.depths[1:]])
         self.parents = torch.from_numpy(np.tile(above.astype(np.int64), (rows, 1))).to(device)
         self.probability = torch.from_numpy(np.tile(1.0 / (1.0 + depth), (rows, 1))).to(device)
         self.budgets = torch.full(one, candidates, device=device)
@@ -112,10 +113,12 @@ class StaticVerifying:
     def _trie(self) -> Merged:
         """What every source offers, in one trie a row; the root alone where there is no source."""
         given = self.inputs.device
-        root, offered = given["root"], given["chain"]
+        root = given["root"].unsqueeze(1)
+        if self.parents.shape[1] == 1:
+            return Merged(root, self.zeros.unsqueeze(1) - 1, None, self.zeros + 1)
+        offered = [root, given["chain"]]
         if self.drafts is not None:
-            neural = torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts[:, 1:], -1)
-            offered = torch.cat((offered, neural), dim=1)
-        if not offered.shape[1]:
-            return Merged(root.unsqueeze(1), self.zeros.unsqueeze(1) - 1, None, self.zeros + 1)
-        return merge_candidates(root, offered, self.parents, self.probability, self.budgets, self.bucket.nodes - 1)
+            offered.append(torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts[:, 1:], -1))
+        return merge_candidates(
+            torch.cat(offered, dim=1), self.parents, self.probability, self.budgets, self.bucket.nodes - 1
+        )

@@ -27,7 +27,7 @@ def slot_of(table, before, keys_parent, keys_token, parent, token):
     A row's candidates are entered as ``before + 1`` and on, so that what earlier rows left counts as empty.
     """
     mask = table.size - 1
-    slot = ((parent + 1) * 1000003 + token * 7919) & mask
+    slot = (parent * 1000003 + token * 7919) & mask
     while table[slot] > before:
         i = table[slot] - before - 1
         if keys_parent[i] == parent and keys_token[i] == token:
@@ -38,13 +38,16 @@ def slot_of(table, before, keys_parent, keys_token, parent, token):
 
 @njit(cache=True, nogil=True)
 def merge_row(tokens, parents, probability, table, before, merged, above, chance):
-    """Node that each candidate stands for (the first of its kind, -1 for none); False when it is no forest."""
-    for i in range(tokens.size):
+    """Node that each candidate stands for (the first of its kind, -1 for none); False when it is no tree."""
+    if parents[0] != -1:
+        return False
+    merged[0], above[0], chance[0] = 0, -1, 1.0
+    for i in range(1, tokens.size):
         parent = parents[i]
-        if parent >= i or parent < -1:
+        if parent >= i or parent < 0:
             return False
-        over = merged[parent] if parent >= 0 else np.int64(-1)
-        if tokens[i] < 0 or (parent >= 0 and over < 0):
+        over = merged[parent]
+        if tokens[i] < 0 or over < 0:
             merged[i] = -1
             continue
         above[i] = over
@@ -56,8 +59,8 @@ def merge_row(tokens, parents, probability, table, before, merged, above, chance
             first = table[slot] - before - 1
             merged[i] = first
             chance[first] = max(chance[first], probability[i])
-    for i in range(tokens.size):
-        if merged[i] == i and above[i] >= 0:
+    for i in range(1, tokens.size):
+        if merged[i] == i:
             chance[i] = min(chance[i], chance[above[i]])
     return True
 
@@ -106,25 +109,25 @@ def descend(values):
 
 @njit(cache=True, nogil=True)
 def above_price(merged, chance, price, column):
-    """How many nodes lie above the price; they are listed in `column`."""
+    """How many nodes below the root lie above the price; they are listed in `column`."""
     found = 0
-    for i in range(merged.size):
+    for i in range(1, merged.size):
         column[found] = i
         found += merged[i] == i and chance[i] > price
     return found
 
 
 @njit(cache=True, nogil=True)
-def write_row(root, tokens, merged, above, chance, column, floor, ties, out_tokens, out_parents, out_chance):
+def write_row(tokens, merged, above, chance, column, floor, ties, out_tokens, out_parents, out_chance):
     """The nodes above the floor, and as many of those on it as `ties`; how many nodes there are then."""
-    out_tokens[0], out_parents[0], out_chance[0] = root, -1, 1.0
-    made = 1
+    out_tokens[0], out_parents[0], out_chance[0] = tokens[0], -1, 1.0
+    merged[0], made = ~0, 1
     for i in column:
         if chance[i] < floor or (chance[i] == floor and ties <= 0):
             continue
         ties -= chance[i] == floor
         out_tokens[made], out_chance[made] = tokens[i], chance[i]
-        out_parents[made] = ~merged[above[i]] if above[i] >= 0 else 0
+        out_parents[made] = ~merged[above[i]]
         merged[i] = ~made
         made += 1
     out_tokens[made:] = 0
@@ -135,7 +138,7 @@ def write_row(root, tokens, merged, above, chance, column, floor, ties, out_toke
 
 @njit(cache=True, nogil=True)
 def merge_rows(
-    root, tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts,
+    tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts,
     table, buckets, column, room,
 ):  # fmt: skip
     """`merge_candidates` with scratch."""
@@ -144,7 +147,7 @@ def merge_rows(
     merged, above, chance = borrowed(place)[0, 0], borrowed(place)[0, 1], borrowed(chance)[0]
     table, buckets, column, room = borrowed(table), borrowed(buckets), borrowed(column), borrowed(room)
     size, most = tokens.shape[1], out_tokens.shape[1] - 1
-    for b in range(root.size):
+    for b in range(budgets.size):
         if not merge_row(tokens[b], parents[b], probability[b], table, b * size, merged, above, chance):
             return b
         found = above_price(merged, chance, price, column)
@@ -155,25 +158,24 @@ def merge_rows(
         elif found > wanted:
             floor, ties = nth_largest(chance, column[:found], wanted, buckets, room)
         counts[b] = write_row(
-            root[b], tokens[b], merged, above, chance, column[:found], floor, ties, out_tokens[b], out_parents[b],
-            out_chance[b],
+            tokens[b], merged, above, chance, column[:found], floor, ties, out_tokens[b], out_parents[b], out_chance[b],
         )  # fmt: skip
     return -1
 
 
 @njit(cache=True, nogil=True)
 def merge_candidates(
-    root, tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts
+    tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts
 ):
     """-1, or the first row whose parents do not come before their candidates."""
-    if root.size == 0:
+    if budgets.size == 0:
         return -1
     size = 2
     while size < SPARSE * tokens.shape[1]:
         size *= 2
     table, buckets = np.zeros(size, np.int64), np.empty(BUCKETS, np.int32)
-    column, room = np.empty(tokens.shape[1] + 1, np.int64), np.empty(tokens.shape[1])
+    column, room = np.empty(tokens.shape[1], np.int64), np.empty(tokens.shape[1])
     return merge_rows(
-        root, tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts,
+        tokens, parents, probability, budgets, price, place, chance, out_tokens, out_parents, out_chance, counts,
         table, buckets, column, room,
     )  # fmt: skip
