@@ -100,15 +100,17 @@ def test_replay_beside_a_datastore_is_what_the_engine_does_step_for_step(
     outputs = [trace.columns["token"][trace.columns["prompt"] == n].astype(np.int64) for n in range(len(prompts))]
     engine = Engine(target, draft, policy=policy, max_batch=2, max_context=128, datastore=store)
     params = SamplingParams(temperature=trace.temperature, max_new_tokens=TOKENS)
-    done = engine.generate([prompt.tokens for prompt in prompts], params)
-    assert [completion.tokens for completion in done] == [output.tolist() for output in outputs]
+    done = [engine.add(prompt.tokens, params, number=number) for number, prompt in enumerate(prompts)]
+    while engine.step():
+        pass
+    assert [request.output for request in done] == [output.tolist() for output in outputs]
     if isinstance(policy, Grown):
         steps = replay_grown(draft, policy, [(p.tokens, o) for p, o in zip(prompts, outputs, strict=True)], store)
         predicted = np.bincount(steps["prompt"]).tolist()
     else:
         beside = trace_of(target, draft, prompts, outputs, temperature=trace.temperature, candidates=4, datastore=store)
         predicted = replay(beside, policy, first_position=1).steps.tolist()
-    assert [completion.steps for completion in done] == predicted
+    assert [request.steps for request in done] == predicted
     assert sum(predicted) < sum(len(output) - 1 for output in outputs), "some drafts are right"
 
 
