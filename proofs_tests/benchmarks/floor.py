@@ -69,7 +69,7 @@ def forward_s(model: LanguageModel, cache: Any, rows: int) -> float:
 def tokens_per_s(model: LanguageModel, prompts: list[list[int]], tokens: int) -> float:
     """Plain decoding of the engine, prompts included, as the peers are timed."""
     engine = Engine(model, max_batch=len(prompts), max_context=max(map(len, prompts)) + tokens + 1)
-    seconds = _timed(lambda: engine.generate(prompts, SamplingParams(max_new_tokens=tokens)))
+    seconds = _timed(lambda: engine.generate(prompts, SamplingParams(max_new_tokens=tokens, ignore_eos=True)))
     return len(prompts) * tokens / seconds
 
 

@@ -59,7 +59,7 @@ def overhead(target: Timed, draft: Timed, prompts: list[Any], policy: str, batch
     """Share of the decoding steps' seconds outside of forwards, and where it went."""
     engine = Engine(target.model, draft.model, policy=POLICIES[policy], max_batch=batch, max_context=512)
     for prompt in prompts[:batch]:
-        engine.add(prompt.tokens, SamplingParams(max_new_tokens=tokens))
+        engine.add(prompt.tokens, SamplingParams(max_new_tokens=tokens, ignore_eos=True))
     engine.step()  # prompts, and the draft's, are taken in
     engine.timings.clear()
     before, start = target.seconds + draft.seconds, time.perf_counter()
@@ -78,7 +78,9 @@ def divergence(folder: Path, prompts: list[Any], tokens: int) -> dict[str, Any]:
 
     def outputs(policy: str, batch: int) -> list[Request]:
         engine = Engine(target, draft, policy=POLICIES[policy], max_batch=batch, max_context=768)
-        requests = [engine.add(p.tokens, SamplingParams(max_new_tokens=tokens), id=p.id) for p in prompts]
+        requests = [
+            engine.add(p.tokens, SamplingParams(max_new_tokens=tokens, ignore_eos=True), id=p.id) for p in prompts
+        ]
         while engine.step():
             pass
         return requests

@@ -83,7 +83,7 @@ def engine_seconds(engine: Engine, policy: Policy, prompts: list[np.ndarray], co
     """Seconds that this engine takes, prefill included."""
     engine.use(policy)
     start = time.perf_counter()
-    done = engine.generate(prompts, SamplingParams(temperature=temperature, max_new_tokens=count))
+    done = engine.generate(prompts, SamplingParams(temperature=temperature, max_new_tokens=count, ignore_eos=True))
     assert all(len(one.tokens) == count for one in done)
     return time.perf_counter() - start
 

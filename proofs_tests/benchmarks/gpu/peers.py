@@ -35,9 +35,9 @@ def peers(pair: Pair, settings: Settings) -> list[dict[str, Any]]:
     engine = Engine(pair.target, pair.draft, max_batch=1, max_context=context + count + 8, backend="graphs")
     for name in ("off", "chain 4", "tree 13", "retrieval", "tree 5 + retrieval"):
         engine.use(POLICIES[name])
-        engine.generate(texts[:1], SamplingParams(max_new_tokens=count))
+        engine.generate(texts[:1], SamplingParams(max_new_tokens=count, ignore_eos=True))
         start = time.perf_counter()
-        engine.generate(texts, SamplingParams(max_new_tokens=count))
+        engine.generate(texts, SamplingParams(max_new_tokens=count, ignore_eos=True))
         rows.append(_row(f"ours, {name}", len(texts) * count, time.perf_counter() - start))
     return rows
 
@@ -74,7 +74,7 @@ def _row(name: str, tokens: int, seconds: float) -> dict[str, Any]:
 def divergence(pair: Pair, settings: Settings) -> dict[str, Any]:
     """Share of greedy outputs that a tree changes, beside the share that another batch shape changes."""
     texts = prompts(settings, settings.contexts[0], max(settings.prompts, 2))
-    params = SamplingParams(max_new_tokens=settings.new_tokens)
+    params = SamplingParams(max_new_tokens=settings.new_tokens, ignore_eos=True)
 
     def outputs(policy: str, batch: int) -> list[list[int]]:
         room = settings.contexts[0] + settings.new_tokens + 8

@@ -60,7 +60,7 @@ def _cell(
     backend = partial(Graphs, contexts=_contexts(context, room))
     engine = Engine(pair.target, pair.draft, max_batch=batch, max_context=room, backend=backend)
     for prompt in prompts(settings, context, batch):
-        engine.add(prompt, SamplingParams(temperature=TEMPERATURE, max_new_tokens=most))
+        engine.add(prompt, SamplingParams(temperature=TEMPERATURE, max_new_tokens=most, ignore_eos=True))
     rows: list[dict[str, Any]] = []
     for turn in range(settings.rounds):
         for name in names:
