@@ -33,15 +33,18 @@ def _fresh(family: str = "llama", seed: int = 3) -> Any:
     return type(tiny_model(family))(tiny_model(family, seed=seed).config).eval()
 
 
-def _choice(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+EVERY_LAYOUT = [products.ROWS, *products.LAYOUTS]
+
+
+def _choice(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     every = ("turned",) * len(products.ROW_BUCKETS)
-    monkeypatch.setattr("runtime.models.linear.choose", lambda *_: products.Choice(every, packed))
+    monkeypatch.setattr("runtime.models.linear.choose", lambda *_: products.Choice(every, layout))
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_product_is_the_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, packed: bool) -> None:
-    _choice(monkeypatch, packed)
+def test_every_product_is_the_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, layout: str) -> None:
+    _choice(monkeypatch, layout)
     weight, bias = torch.randn(48, 32).to(dtype), torch.randn(48).to(dtype)
     linear = AdaptiveLinear(weight, bias)
     for rows in (1, 3, 8, 200):
@@ -51,9 +54,11 @@ def test_every_product_is_the_product(monkeypatch: pytest.MonkeyPatch, dtype: to
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.2)
 
 
-@pytest.mark.skipif(products.pack(torch.zeros(64, 64)) is None, reason="this torch has no packed product")
-def test_a_packed_weight_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    _choice(monkeypatch, packed=True)
+@pytest.mark.parametrize("layout", products.LAYOUTS)
+def test_a_packed_weight_is_let_go_of(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    if products.pack(torch.zeros(64, 64), layout) is None:
+        pytest.skip(f"this torch has no {layout}")
+    _choice(monkeypatch, layout)
     weight = torch.randn(64, 64)
     held, linear = weakref.ref(weight), AdaptiveLinear(weight)
     del weight
@@ -74,7 +79,7 @@ def test_a_choice_is_measured_once_and_kept(cache: Any, monkeypatch: pytest.Monk
     assert products.choose(weight) == first
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"a": 1}', '{"a": {"rows": ["no such"], "packed": true}}'])
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"a": 1}', '{"a": {"rows": ["no such"], "layout": "rows"}}'])
 def test_a_damaged_file_of_choices_is_not_read(cache: Any, text: str) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text(text)
@@ -84,7 +89,8 @@ def test_a_damaged_file_of_choices_is_not_read(cache: Any, text: str) -> None:
 def test_times_that_do_not_repeat_are_not_kept(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SECONDS", -1.0)
     weight = torch.randn(256, 256)
-    assert products.choose(weight).packed == (products.pack(weight) is not None)
+    able = [name for name in products.LAYOUTS if products.pack(weight, name) is not None]
+    assert products.choose(weight).layout == (able or [products.ROWS])[0]
     assert not cache.exists()
 
 
@@ -151,11 +157,11 @@ def test_projections_side_by_side_have_their_own_biases() -> None:
     torch.testing.assert_close(FollowingLinear(modules)(x), torch.cat([each(x) for each in modules], dim=1))
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
 def test_a_folder_whose_pages_are_given_back_decodes_as_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    _choice(monkeypatch, packed)
+    _choice(monkeypatch, layout)
     model, prompt = tiny_model("qwen2", hidden=128), random_prompts(1)[0].tokens
     model.save_pretrained(tmp_path)
     engine = Engine(load_model(tmp_path), max_batch=1, max_context=96)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["pick_token"]
 
@@ -25,6 +24,6 @@ def pick_token(law: Any, uniform: Any) -> int:
     >>> [pick_token(np.array([0.0, 0.5, 0.5, 0.0]), uniform) for uniform in (0.0, 0.5, 1 - 2**-53)]
     [1, 2, 2]
     """
-    cumulative: NDArray[Any] = np.cumsum(law)
+    cumulative: Any = np.cumsum(law)
     token = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
     return token if token < len(law) else int(np.flatnonzero(law)[-1])

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 from reader_theory.errors import InvalidInputError, require
@@ -103,7 +104,7 @@ def convert_gguf(gguf: Path, folder: Path) -> Path:
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     if hasattr(model.config, "quantization_config"):  # the values are plain floats from here on
         del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None

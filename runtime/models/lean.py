@@ -129,7 +129,7 @@ class LeanModel(LanguageModel):
         self.rotations = self._rotations(model)
         tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
         total = sum(each.numel() * each.element_size() for each in model.parameters())
-        options: dict[str, Any] = {"adaptive": adaptive, "spare_bytes": min(1 << 26, total // 24)}
+        options: dict[str, Any] = {"adaptive": adaptive, "spare_bytes": min(1 << 26, max(total // 24, 1 << 23))}
         options["others"] = model.model.embed_tokens.weight.data
         if weights == "follow":
             self.embedding, self.norm = model.model.embed_tokens, model.model.norm

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from runtime.models.products import ROW_BUCKETS, ROW_PRODUCTS, Choice, Product, choose, pack, packed_product
+from runtime.models.products import ROW_BUCKETS, ROW_PRODUCTS, ROWS, Choice, Product, choose, pack
 
 __all__ = ["ROW_BUCKETS", "AdaptiveLinear", "FollowingLinear"]
 
@@ -47,10 +47,10 @@ class AdaptiveLinear:
         self.bias = bias
         self.choice = choose(weight, spare_bytes, others) if adaptive else Choice()
         weight = weight.contiguous()
-        packed = pack(weight) if self.choice.packed and not in_rows else None
+        packed = None if in_rows or self.choice.layout == ROWS else pack(weight, self.choice.layout)
         self.weight = weight if packed is None else None
         if packed is not None:
-            self._by_rows = [partial(_packed, packed=packed)]
+            self._by_rows = [packed]
         else:
             self._by_rows = [partial(_in_rows, product=ROW_PRODUCTS[name], weight=weight) for name in self.choice.rows]
 
@@ -63,10 +63,6 @@ class AdaptiveLinear:
 
 def _in_rows(x: torch.Tensor, product: Product, weight: torch.Tensor) -> torch.Tensor:
     return product(x, weight)
-
-
-def _packed(x: torch.Tensor, packed: Any) -> torch.Tensor:
-    return packed_product(x, packed)
 
 
 class FollowingLinear:

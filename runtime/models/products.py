@@ -2,7 +2,8 @@
 
 A step reads each weight from memory once, so a product is timed over a run of weights of its shape, in turn, after
 other weights have been read: the same product again and again is measured in the cache, and picks wrongly. A weight
-is held once, in one of two layouts: its rows as they came, for which there are two products, or packed by oneDNN.
+is held once, in one of three layouts: its rows as they came, for which there are two products, or packed by oneDNN or,
+in float32, by MKL.
 Choices lie in ``reader-theory/products.json`` in the user's cache folder, by processor, threads, version, type, shape.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-__all__ = ["ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack", "packed_product"]
+__all__ = ["LAYOUTS", "ROWS", "ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack"]
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
@@ -32,7 +33,9 @@ WORTH = 1 << 16
 SECONDS = 3.0
 """Time that the measurement of one shape may take."""
 AGREE = 1.5
-"""Times of one product that differ by more are those of a busy machine."""
+"""Least times of one product that differ by more are those of a busy machine."""
+MARGIN = 1.1
+"""How many times faster than torch's own product another must be to be taken: less is within the noise."""
 PACKED_ROWS = 8
 """Rows that oneDNN is told to expect; it is right for any number."""
 
@@ -47,6 +50,25 @@ ROW_PRODUCTS: dict[str, Product] = {"linear": functional.linear, "turned": _turn
 """Products that read a weight's rows as they came."""
 
 
+def _onednn(weight: torch.Tensor) -> PackedProduct:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+def _mkl(weight: torch.Tensor) -> PackedProduct:
+    """MKL's product asks the weight for its shape alone where the rows are those it was told: one number stands in."""
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PACKED_ROWS)
+    shape = weight.new_zeros(1).expand(weight.shape[0], weight.shape[1])
+    return lambda x: torch.ops.mkl._mkl_linear(x, packed, shape, None, x.shape[0])
+
+
+PackedProduct = Callable[[torch.Tensor], torch.Tensor]
+ROWS = "rows"
+"""The layout in which a weight comes."""
+LAYOUTS: dict[str, Callable[[torch.Tensor], PackedProduct]] = {"onednn": _onednn, "mkl": _mkl}
+"""Layouts of one library each, which its own product reads; torch's private operators, so that each may be missing."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a weight of one shape is multiplied by.
@@ -55,27 +77,22 @@ class Choice:
     ----------
     rows : a name of `ROW_PRODUCTS` a bucket
         The faster product where the weight lies in rows.
-    packed : bool
-        Whether oneDNN's packed product is faster, over all buckets.
+    layout : `ROWS`, or a name of `LAYOUTS`
+        The fastest over all buckets.
     """
 
     rows: tuple[str, ...] = ("linear",)
-    packed: bool = False
+    layout: str = ROWS
 
 
-def pack(weight: torch.Tensor) -> Any | None:
-    """oneDNN's own layout of a weight; None where this torch or this processor has none for its type."""
+def pack(weight: torch.Tensor, layout: str) -> PackedProduct | None:
+    """``x @ weight.T`` of a weight packed anew; None where this torch or this processor cannot for its type."""
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-        packed_product(weight.new_zeros((2, weight.shape[1])), packed)
+        product = LAYOUTS[layout](weight)
+        product(weight.new_zeros((2, weight.shape[1])))
     except (AttributeError, RuntimeError, TypeError):
         return None
-    return packed
-
-
-def packed_product(x: torch.Tensor, packed: Any) -> torch.Tensor:
-    """``x @ weight.T`` of a packed weight."""
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return product
 
 
 def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tensor | None = None) -> Choice:
@@ -100,23 +117,28 @@ def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tenso
 
 
 def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None) -> tuple[Choice, bool]:
-    """The choice, and whether its times repeat: on a machine busy with other work nothing is learnt or kept."""
+    """The choice, and whether its times repeat: what a machine busy with other work says is used, but not kept."""
     rows = min(weight.shape[0], max(64, spare_bytes // 2 // (weight.shape[1] * weight.element_size())))
     count = max(1, spare_bytes // 2 // (rows * weight.shape[1] * weight.element_size()))
     plain = [weight[:rows].clone() for _ in range(count)]
-    packed = [each for one in plain if (each := pack(one)) is not None]
-    chosen, gain, end = list[str](), 0.0, perf_counter() + SECONDS
+    tried = {name: [pack(one, name) for one in plain] for name in LAYOUTS}
+    packed = {name: kept for name, made in tried.items() if len(kept := [one for one in made if one]) == len(made)}
+    chosen, end, repeats = list[str](), perf_counter() + SECONDS, True
+    gain = dict.fromkeys(packed, 0.0)
     for size in ROW_BUCKETS:
         x = torch.randn(size, weight.shape[1]).to(weight.dtype)
         runs = {name: partial(_run, product, x, plain) for name, product in ROW_PRODUCTS.items()}
-        if packed:
-            runs["packed"] = partial(_run, packed_product, x, packed)
-        seconds = _seconds(runs, others, end)
-        if seconds is None:
-            return Choice(packed=bool(packed)), False
+        runs |= {name: partial(_run_packed, x, products) for name, products in packed.items()}
+        timed = _seconds(runs, others, end)
+        if timed is None:
+            return Choice(layout=next(iter(packed), ROWS)), False
+        seconds, repeats = timed[0], repeats and timed[1]
+        seconds["linear"] /= MARGIN
         chosen.append(min(ROW_PRODUCTS, key=seconds.__getitem__))
-        gain += math.log(seconds[chosen[-1]] / seconds["packed"]) if packed else 0.0
-    return Choice(tuple(chosen), gain > 0), True
+        for name in packed:
+            gain[name] += math.log(seconds[chosen[-1]] / seconds[name])
+    best = max(gain, key=gain.__getitem__, default=ROWS)
+    return Choice(tuple(chosen), best if gain.get(best, 0.0) > 0 else ROWS), repeats
 
 
 def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:
@@ -124,25 +146,28 @@ def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:
         product(x, weight)
 
 
+def _run_packed(x: torch.Tensor, products: list[PackedProduct]) -> None:
+    for product in products:
+        product(x)
+
+
 def _seconds(
-    runs: dict[str, Callable[[], Any]], others: torch.Tensor | None, end: float, repeats: int = 4
-) -> dict[str, float] | None:
-    """The least of some turns of each, in turn; None where the two least differ by much, or time is up."""
+    runs: dict[str, Callable[[], Any]], others: torch.Tensor | None, end: float, repeats: int = 6
+) -> tuple[dict[str, float], bool] | None:
+    """The least of some turns of each, in turn, and whether the two least agree; None where time is up before that."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
         for name, run in runs.items():
             if others is not None:
                 others.sum()
             start = perf_counter()
+            if start > end:
+                return None
             run()
             if turn:  # the first turn touches
                 taken[name].append(perf_counter() - start)
-            if start > end:
-                return None
     least = {name: sorted(each)[:2] for name, each in taken.items()}
-    return (
-        None if any(second > AGREE * first for first, second in least.values()) else {n: t[0] for n, t in least.items()}
-    )
+    return {name: first for name, (first, _) in least.items()}, all(b <= AGREE * a for a, b in least.values())
 
 
 @lru_cache
@@ -169,9 +194,11 @@ def _kept() -> dict[str, Choice]:
     try:
         held = json.loads(_file().read_text())
         return {
-            key: Choice(tuple(each["rows"]), bool(each["packed"]))
+            key: Choice(tuple(each["rows"]), each["layout"])
             for key, each in held.items()
-            if len(each["rows"]) == len(ROW_BUCKETS) and set(each["rows"]) <= set(ROW_PRODUCTS)
+            if len(each["rows"]) == len(ROW_BUCKETS)
+            and set(each["rows"]) <= set(ROW_PRODUCTS)
+            and each["layout"] in (ROWS, *LAYOUTS)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return {}
@@ -179,7 +206,7 @@ def _kept() -> dict[str, Choice]:
 
 def _keep(choices: dict[str, Choice]) -> None:
     """Write the file anew beside itself and rename it; a machine without a writable cache folder does without."""
-    text = json.dumps({key: {"rows": each.rows, "packed": each.packed} for key, each in choices.items()}, indent=1)
+    text = json.dumps({key: {"rows": each.rows, "layout": each.layout} for key, each in choices.items()}, indent=1)
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as out:
