@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-__all__ = ["LAYOUTS", "ROWS", "ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack"]
+__all__ = ["ROWS", "ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack"]
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
