@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -77,8 +78,9 @@ class _OtherResidual(ChainRejection):
         return None, target
 
     @staticmethod
+    @abstractmethod
     def left(target: Array, law: Array, token: int) -> Array:
-        raise NotImplementedError
+        """The law after `token` was rejected."""
 
 
 class ResidualZeroesOnlyTheToken(_OtherResidual):
