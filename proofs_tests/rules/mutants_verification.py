@@ -109,10 +109,13 @@ class DropsSmallSurplus(_OtherResidual):
         return kept / kept.sum() if kept.sum() > 0 else target
 
 
-class ForgetsFromTheFourth(_OtherResidual):
+class ForgetsFromTheFourth(ChainRejection):
     """Draws from the target itself after a rejection, from the fourth node of a chain on."""
 
     schemes = frozenset({"chain", "iid"})
+
+    def _walk(self, draft: DraftLaw, target: Array, uniforms: VerifyUniforms) -> Walk:
+        return walk_down(draft, target, uniforms, self._decide)
 
     def _decide(self, draft: DraftLaw, node: int, target: Array, acceptance: Array) -> tuple[int | None, Array]:
         decided, left = try_in_turn(draft, node, target, acceptance)
