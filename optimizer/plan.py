@@ -92,7 +92,7 @@ def make_plan(
         fix="Fit this trace, or pass the trace that was fitted.",
     )
     _check_contexts(cost, contexts)
-    served = cost.of(drafters)
+    served = cost.of(drafters).as_declared({name: each.forwards for name, each in fit.drafters.items()})
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from reader_theory.documents import Chain, CostTable, Off, Policy, Static
+from reader_theory.documents import Chain, CostTable, DraftForwards, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
 from runtime.drafters.neural import NeuralDrafter
@@ -56,13 +56,14 @@ class SeenStep:
     pending: float
     asked: tuple[int, ...] = ()
     """Tokens a row of each forward of the draft of a grown policy, which are different in every step."""
+    takes: DraftForwards = NeuralDrafter.takes
 
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
         if self.policy.kind == "grown":
             return np.array(self.asked, dtype=np.float64)
-        return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
+        return self.takes.sizes(self.policy.asked_widths, self.pending) if self.timing.drafted else np.empty(0)
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
