@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.cost import Memory, Objective, level_seconds
+from optimizer.limits import limits_met
 from optimizer.load_sources import Sourced, sourced_cells
-from optimizer.plan import Study
+from optimizer.plan import LONGEST, Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from reader_theory.cost.terms import Forwards, StepConditions
@@ -178,8 +179,15 @@ class _Solved(NamedTuple):
         by_batch = problem.draft_s[:, c, int(found.depth[b, c])] + problem.verify_s[:, c, tree.nodes]
         return Sourced(
             policy_of(tree, drafter=self.drafter), _tokens(self.table, tree, found, b, c), float(found.step_s[b, c]),
-            float(found.price[b, c]), float(tree.nodes), by_batch,
+            float(found.price[b, c]), float(tree.nodes), self._binding(tree, b, c), by_batch,
         )  # fmt: skip
+
+    def _binding(self, tree: TokenTree, b: int, c: int) -> tuple[str, ...]:
+        """Limits that the tree stops at."""
+        problem, policy = self.found.problem, policy_of(tree, drafter=self.drafter)
+        met = limits_met(policy, {self.drafter: len(self.table.value)}, problem.nodes, problem.depth, LONGEST)
+        full = 0 < tree.nodes == int(problem.most_nodes()[b, c]) < problem.nodes
+        return (*met, "memory") if full else met
 
 
 class _Choices:
@@ -216,7 +224,7 @@ def _cell(workload: str, cost: Cost, choices: _Choices, other: Sourced | None) -
         rate, policy = choices.candidate(picked).tokens_per_s, picked.policy
         chosen = dict(
             policy=policy, tokens_per_step=picked.tokens_per_step, step_s=picked.step_s, price=picked.price,
-            nodes_per_step=picked.nodes,
+            nodes_per_step=picked.nodes, binding=picked.binding,
         )  # fmt: skip
         told |= {name: choices.candidate(picked) for name in policy.drafters if other is not None and name not in told}
     asked = {} if policy is None or policy.asks is None else {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ LEVELS, CASCADE = DraftForwards(), DraftForwards(times=2)
 BLOCK, MASKED, LOOKUP = DraftForwards(kind="block"), DraftForwards(kind="block", masks=1), DraftForwards(kind="lookup")
 
 
-class Successors(Drafter):
-    """A block drafter of a stranger: the tokens after the last one in the vocabulary, all levels in one forward."""
+class Remembers(Drafter):
+    """A block drafter of a stranger: all levels of texts that it knows in one forward, the right token at some rank."""
 
-    name = "successors"
+    name = "remembers"
     takes = BLOCK
     forwarded = 1
+
+    def __init__(self, texts: Sequence[list[int]] = ()) -> None:
+        self.texts = texts
 
     def open(self, name: str, rows: int, slots: int) -> None:
         super().open(name, rows, slots)
@@ -59,15 +63,17 @@ class Successors(Drafter):
         ]
         if all(each.nodes == 0 for each in kept):
             return roots_alone(rows)
-        last = [row.output[-1] for row in rows]
-        tokens = [
-            [token, *((token + 7 * each.depths[1:] + each.ranks[1:]) % 64).tolist()]
-            for token, each in zip(last, kept, strict=True)
-        ]
+        tokens = [self.offered(row.text, each) for row, each in zip(rows, kept, strict=True)]
         taken = np.array(self.pending[: len(rows)], dtype=np.int64)
         self.pending[: len(rows)] = [0] * len(rows)
         trees = TokenTrees.of(tokens, [each.parents.tolist() for each in kept], ("", self.name))
         return Proposal(trees, forwards=(taken,) * self.forwarded)
+
+    def offered(self, text: list[int], tree: TokenTree) -> list[int]:
+        known = next((each for each in self.texts if each[: len(text)] == text), text)
+        ahead = [*known[len(text) :], *[0] * tree.depth]
+        nodes = zip(tree.depths.tolist()[1:], tree.ranks.tolist()[1:], strict=True)
+        return [text[-1], *((ahead[d - 1] + 7 * (rank - (len(text) + d) % 3)) % 64 for d, rank in nodes)]
 
 
 @pytest.mark.parametrize(
@@ -151,23 +157,28 @@ def test_a_forecast_charges_what_the_trace_declares() -> None:
 
 
 def test_a_strangers_block_drafter_is_recorded_planned_and_serves(tmp_path: Path) -> None:
-    check_drafter(Successors, Static.of(TREE, "successors"), 64)
+    check_drafter(Remembers, Static.of(TREE, "remembers"), 64)
     target, prompts = wrap(tiny_model("llama")), random_prompts(4, workload="a", seed=0)
-    record_trace(target, {"successors": Successors}, prompts, path=tmp_path / "trace.json", new_tokens=24, candidates=3)
+    texts = [[*prompt.tokens.tolist(), *generated(tiny_model("llama"), prompt.tokens, 24)] for prompt in prompts]
+
+    def make() -> Remembers:
+        return Remembers(texts)
+
+    record_trace(target, {"remembers": make}, prompts, path=tmp_path / "trace.json", new_tokens=24, candidates=3)
     trace = Trace.read(tmp_path / "trace.json")
-    told = trace.drafters["successors"]
+    told = trace.drafters["remembers"]
     assert (told.kind, told.forwards, told.candidates) == ("block", BLOCK, 3)
-    engine = Engine(target, drafters={"successors": Successors()}, policy=Static.of(TREE, "successors"), max_batch=1)
+    engine = Engine(target, drafters={"remembers": make()}, policy=Static.of(TREE, "remembers"), max_batch=1)
     done = engine.generate([prompt.tokens for prompt in prompts], SamplingParams(max_new_tokens=24))
-    assert [each.tokens for each in done] == [generated(tiny_model("llama"), prompt.tokens, 24) for prompt in prompts]
+    assert [each.tokens for each in done] == [text[-24:] for text in texts]
     assert sum(each.accepted for each in done) > 0
-    found = replay(trace, Static.of(TREE, "successors"), first_position=1)
+    found = replay(trace, Static.of(TREE, "remembers"), first_position=1)
     assert [each.steps for each in done] == found.steps.tolist(), "a replay of the trace is what the engine does"
     fit, measured = fit_acceptance(trace, depth=4, resamples=100), examples.cost()
     priced = DrafterCost(model="a stranger's", forward=measured.drafters["draft"].forward)
-    cost = Cost.model_validate(measured.model_dump() | {"drafters": {"successors": priced}})
+    cost = Cost.model_validate(measured.model_dump() | {"drafters": {"remembers": priced}})
     entry = make_plan(fit, cost, trace, batches=(1,), max_nodes=6, max_depth=4, resamples=100).entries[0]
-    assert "successors" in entry.alternatives and entry.certified
+    assert "remembers" in entry.alternatives and entry.certified
 
 
 def test_a_model_recorded_by_what_it_offers_has_the_ranks_of_its_law() -> None:
@@ -182,11 +193,11 @@ def test_a_model_recorded_by_what_it_offers_has_the_ranks_of_its_law() -> None:
 
 
 def test_forwards_that_were_not_declared_are_caught() -> None:
-    class Twice(Successors):
+    class Twice(Remembers):
         forwarded = 2
 
     with pytest.raises(InvalidInputError, match="the forwards that it declares"):
-        check_drafter(Twice, Static.of(TREE, "successors"), 64)
+        check_drafter(Twice, Static.of(TREE, "remembers"), 64)
 
 
 def test_a_trace_of_before_keeps_its_fingerprint() -> None:

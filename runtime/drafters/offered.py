@@ -100,9 +100,10 @@ def _comb(depth: int, candidates: int) -> TokenTree:
 
 def _spine(tree: TokenTree, depth: int, candidates: int) -> list[list[int]]:
     """By depth, the tokens below the first node of the level above."""
-    levels, node = list[list[int]](), 0
+    assert tree.tokens is not None, "a proposal holds trees of known tokens"
+    levels, node, tokens = list[list[int]](), 0, tree.tokens.tolist()
     while node >= 0 and len(levels) < depth:
         children = tree.children(node)[:candidates]
-        levels.append([int(tree.tokens[child]) for child in children])
+        levels.append([tokens[child] for child in children])
         node = children[0] if children else -1
     return [*levels, *[list[int]()] * (depth - len(levels))]

@@ -23,7 +23,7 @@ from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, drafts_of
+from runtime.measure.record import Drafts, models_of
 from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
 
@@ -105,7 +105,7 @@ def watch_steps(
     """
     rng = np.random.default_rng(seed)
     longest = max(len(prompt.tokens) for prompt in prompts)
-    drafts = drafts_of(draft)
+    drafts = models_of(draft)
     limit = min(model.max_positions for model in (target, *drafts.values()))
     output = min(OUTPUT, limit - longest - 96)
     params = SamplingParams(temperature=temperature, max_new_tokens=output, seed=seed)

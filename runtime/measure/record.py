@@ -26,7 +26,7 @@ from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import record_beside, record_positions
 
-__all__ = ["Draft", "Drafts", "Names", "drafter_of", "drafts_of", "names_of", "record_trace", "trace_of"]
+__all__ = ["Draft", "Drafts", "Names", "drafter_of", "drafts_of", "models_of", "names_of", "record_trace", "trace_of"]
 
 Draft = LanguageModel | Callable[[], Drafter]
 """A model that drafts as a `NeuralDrafter`, or what makes a drafter: each engine has one of its own."""
@@ -156,7 +156,7 @@ def trace_of(
     )
     if grown:
         fields["grown"] = {}
-        models = {name: each for name, each in drafts.items() if isinstance(each, LanguageModel)}
+        models = models_of(drafts)
         for (name, store), policies in _by_drafter(grown, models).items():
             key = f"{name}+{DATASTORE}" if store else name
             fields["grown"][key] = record_grown(
@@ -171,6 +171,11 @@ def drafts_of(draft: Drafts) -> dict[str, Draft]:
     if draft is None:
         return {}
     return dict(draft) if isinstance(draft, Mapping) else {DRAFT: draft}
+
+
+def models_of(draft: Drafts) -> dict[str, LanguageModel]:
+    """Those drafts that are models."""
+    return {name: each for name, each in drafts_of(draft).items() if isinstance(each, LanguageModel)}
 
 
 def drafter_of(draft: Draft) -> Drafter:
