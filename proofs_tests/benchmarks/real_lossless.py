@@ -43,7 +43,7 @@ CELLS: tuple[tuple[str, Policy, int], ...] = (
 
 
 def chosen(tokenizer: Any, count: int, longest: int, window: int | None) -> list[PromptTokens]:
-    """Prompts of all workloads in turn; where layers see a window, as many as there are that are longer, up to a third."""
+    """Prompts of all workloads in turn; where layers see a window, up to a third of them are longer than it."""
     known = [p for p in public_prompts("test", tokenizer) if len(p.tokens) <= longest]
     past = [p for p in known if window is not None and len(p.tokens) > window][: count // 3]
     by: dict[str, list[PromptTokens]] = {}
