@@ -247,7 +247,8 @@ def _check_stages(stages: Sequence[Stage]) -> None:
 
 def _children(space: Space, parent: Candidate, offspring: int, generator: Generator) -> list[Candidate]:
     """Distinct children, none of them the parent, each of the parent's budget."""
-    budget, seen = space.spent(parent), dict.fromkeys([parent])
+    budget = space.spent(parent)
+    seen: dict[Candidate, None] = {parent: None}
     for _ in range(ATTEMPTS * offspring):
         if len(seen) > offspring:
             break
