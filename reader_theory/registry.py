@@ -6,9 +6,11 @@ names the module under the entry point group `reader_theory.plugins`. The first 
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from reader_theory.errors import InvalidInputError, require
@@ -88,6 +90,32 @@ class Registry(Generic[T]):
 
 @cache
 def load_plugins() -> None:
-    """Import every module that is named under `PLUGINS`, once."""
+    """Import every module that is named under `PLUGINS`, once.
+
+    One that needs a library which is not installed here is left out with a warning: a drafter needs torch, a planner
+    does not.
+
+    Raises
+    ------
+    InvalidInputError
+        If a module fails in any other way.
+    """
     for point in entry_points(group=PLUGINS):
-        point.load()
+        if point.module in sys.modules:
+            continue  # loaded already, or being loaded: what it looks up meanwhile is what there is so far
+        try:
+            point.load()
+        except ModuleNotFoundError as error:
+            if (error.name or point.module).partition(".")[0] == point.module.partition(".")[0]:
+                raise _broken(point, error) from error
+            warnings.warn(f"plugin {point.name} is left out: {error.name} is not installed", stacklevel=2)
+        except Exception as error:
+            raise _broken(point, error) from error
+
+
+def _broken(point: EntryPoint, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"a module under the entry point group {PLUGINS!r} must be one that can be imported",
+        got=f"{point.value!r} of {point.dist.name if point.dist else point.name}: {type(error).__name__}: {error}",
+        fix="Mend that package, or uninstall it.",
+    )

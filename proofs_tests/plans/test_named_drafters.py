@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from optimizer.plan import make_plan
+from proofs_tests.cli.cli_examples import save_model, save_pair, save_prompts
 from proofs_tests.tiny import TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, RunRecord, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.schedule import ServingSchedule
 from reader_theory.trees import TokenTree
 from reader_theory.validate import validate
 from runtime.cli._models import named
+from runtime.cli.main import app
 from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.record import record_trace
 from runtime.measure.replay import grown_family
@@ -91,6 +96,50 @@ def test_a_plan_runs_with_the_drafter_that_it_names_and_is_reported(made: Any, d
     report = write_report(folder / f"{drafter}.html", [part], title="two drafts")
     text = report.read_text()
     assert drafter in text and "a/small" in text and "Tokens a second with other drafters" in text
+
+
+def test_two_drafts_go_through_every_command(tmp_path: Path) -> None:
+    """A draft that is always right and one that never is: both recorded, priced and told of; the plan's own is run."""
+    target, good = save_pair(tmp_path)
+    poor, texts = save_model(tmp_path / "poor", 9, 16), save_prompts(tmp_path / "prompts.jsonl", 2)
+    prompts = ["--prompts", texts, "--workload", "code"]
+    models = ["--target", target, "--draft", f"good={good}", "--draft", f"poor={poor}", *prompts]
+    grid = ["--batch", 1, "--batch", 2, "--tokens", 1, "--tokens", 4, "--context", 32, "--context", 96]
+    planning = ["fit.json", "cost.json", "--trace", "trace.json", "--max-nodes", 4, "--max-depth", 2]
+    shown = ["--fit", "fit.json", "--cost", "cost.json", "--trace", "trace.json"]
+    stages: list[list[Any]] = [
+        ["record", *models, "--new-tokens", 12, "--output", "trace.json"],
+        ["fit", "trace.json", "--resamples", 100, "--output", "fit.json"],
+        ["calibrate", *models, *grid, "--seconds", 0.05, "--output", "cost.json"],
+        ["plan", *planning, "--batch", 1, "--batch", 2, "--resamples", 100, "--output", "plan.json"],
+        ["plan", *planning, "--rate", 1, "--output", "schedule.json"],
+        ["run", "plan.json", *prompts, "--output", "run.json"],
+        ["validate", "plan.json", "run.json", "--output", "validation.json"],
+        ["report", "plan.json", "run.json", "validation.json", *shown, "--output", "report.html"],
+    ]
+    for words in stages:
+        placed = [str(tmp_path / w if str(w).endswith((".json", ".html")) else w) for w in words]
+        done = CliRunner().invoke(app, placed, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    trace, plan = Trace.read(tmp_path / "trace.json"), Plan.read(tmp_path / "plan.json")
+    schedule = ServingSchedule.read(tmp_path / "schedule.json")
+    named = {"good": str(good), "poor": str(poor), "retrieval": None}
+    assert plan.drafters == schedule.drafters == schedule.plan(32).drafters == named
+    assert all({"good", "poor", "off"} <= entry.alternatives.keys() for entry in plan.entries)
+    assert np.mean(trace.columns["good_rank"] == 0) > np.mean(trace.columns["poor_rank"] == 0)
+    for cell in schedule.cells:
+        told = {name: each.tokens_per_s for name, each in cell.alternatives.items()}
+        assert "off" in told and cell.tokens_per_s >= max(told.values()) * (1 - 1e-9)
+        assert cell.policy is not None and set(cell.policy.drafters) <= named.keys()
+    offering = {name for cell in schedule.cells for name in cell.alternatives}
+    assert "good" in offering and all(
+        cell.alternatives[name].policy.drafters == (name,) for cell in schedule.cells for name in {"good", "poor"}
+        if name in cell.alternatives
+    )  # fmt: skip
+    record = RunRecord.read(tmp_path / "run.json")
+    assert [cell.policy for cell in record.cells] == [entry.policy for entry in plan.entries]
+    report = (tmp_path / "report.html").read_text()
+    assert "Tokens a second with other drafters" in report and "poor" in report
 
 
 def test_the_command_line_names_drafts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
     from reader_theory.documents import Plan
+    from runtime.engine.processors import Processor
     from runtime.measure.prompts import PromptTokens
+    from runtime.measure.record import Draft
     from runtime.models.base import LanguageModel
     from runtime.retrieval.datastore import Datastore
 
@@ -25,6 +28,7 @@ __all__ = [
     "named",
     "opened",
     "opened_for",
+    "processors_of",
     "quiet",
     "source_of",
     "tokenizer_of",
@@ -36,7 +40,7 @@ class Models:
     """A target, drafts by name, the tokenizer of all, and how the documents call them."""
 
     target: LanguageModel
-    drafts: dict[str, LanguageModel]
+    drafts: dict[str, Draft]
     tokenizer: Any
     names: tuple[str, dict[str, str]]
 
@@ -109,11 +113,12 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     big = load_model(source_of(names[0]), dtype)
     progress("load models", 1, most)
     small = {name: _draft(folder, big, load_model) for name, folder in names[1].items()}
-    for name, model in small.items():
+    for name, draft in small.items():
+        vocabulary = getattr(draft, "vocabulary", big.vocabulary)
         require(
-            model.vocabulary == big.vocabulary,
+            vocabulary == big.vocabulary,
             "`target` and `draft` must have one vocabulary",
-            got=f"{big.vocabulary} tokens in {names[0]!r}, {model.vocabulary} in {names[1][name]!r}",
+            got=f"{big.vocabulary} tokens in {names[0]!r}, {vocabulary} in {names[1][name]!r}",
             fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
         )
     progress("load models", most - 1, most)
@@ -122,8 +127,11 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     return Models(big, small, tokenizer, names)
 
 
-def _draft(folder: str, target: LanguageModel, load_model: Callable[..., LanguageModel]) -> LanguageModel:
-    """A model of its own, or the layers of the target that a SelfDraft names."""
+def _draft(folder: str, target: LanguageModel, load_model: Callable[..., LanguageModel]) -> Draft:
+    """A model of its own, the layers of the target that a SelfDraft names, or a maker of drafters of a class."""
+    kind, colon, source = folder.partition(":")
+    if colon:
+        return _maker(kind, source)
     if not folder.endswith(".json"):
         return load_model(source_of(folder), "float32")
     from reader_theory.documents.self_draft import SelfDraft
@@ -138,6 +146,24 @@ def _draft(folder: str, target: LanguageModel, load_model: Callable[..., Languag
         fix="Pass the target that it was made for, or make one with `reader evolve self-draft`.",
     )
     return part_of(target, told.kept)
+
+
+def _maker(kind: str, source: str) -> Draft:
+    """What makes drafters of the class registered as `kind`; what is wrong is said before the work begins."""
+    from runtime.drafters import grown  # noqa: F401  registers the house's own classes
+    from runtime.drafters.base import DRAFTERS
+
+    made = DRAFTERS[kind]
+    made.load(source)
+    return partial(made.load, source)
+
+
+def processors_of(named: Sequence[str] | None) -> tuple[Processor, ...]:
+    """Law processors as ``--processor NAME:SOURCE`` names them."""
+    from runtime.engine.processors import PROCESSORS
+
+    split = [each.partition(":") for each in named or ()]
+    return tuple(PROCESSORS[name].load(source) for name, _, source in split)
 
 
 def opened(path: Path) -> Datastore:

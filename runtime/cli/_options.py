@@ -9,8 +9,8 @@ import typer
 
 __all__ = [
     "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "CostFile", "DatastoreFile", "Draft", "Dtype",
-    "FitFile", "Limit", "Output", "PlanFile", "Prompts", "RecordFile", "Seed", "Split", "Target", "Temperature",
-    "TraceFile", "ValidationFile", "Workloads",
+    "FitFile", "Limit", "Output", "PlanFile", "Processors", "Prompts", "RecordFile", "Seed", "Split", "Target",
+    "Temperature", "TraceFile", "ValidationFile", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -22,14 +22,20 @@ Draft = Annotated[
     list[str] | None,
     typer.Option(
         "--draft",
-        help=f'The same for a draft, or NAME=FOLDER; repeatable. "{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for '
-        f"the house target, {NO_DRAFT} for any other when left out.",
+        help="The same for a draft, NAME=FOLDER, or NAME=CLASS:SOURCE of a class that a plugin adds; repeatable. "
+        f'"{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for the house target, {NO_DRAFT} for any other when left out.',
     ),
 ]
 DatastoreFile = Annotated[
     Path | None, typer.Option("--datastore", help="Past outputs to look up as well, from `reader datastore build`.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
+Processors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--processor", help="NAME:SOURCE of a law processor that a plugin adds, for all requests; repeatable."
+    ),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(

@@ -42,17 +42,26 @@ def calibrate(
     from reader_theory.documents import Stamp
     from runtime.cli._models import load_models, load_prompt_tokens, opened_for
     from runtime.measure.calibrate import calibrate_cost
+    from runtime.measure.priced import price_drafter
+    from runtime.measure.record import models_of
+    from runtime.models.base import LanguageModel
 
     with progress_bars() as progress:
         models = load_models(target, draft, dtype or "float32", progress)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
         sizes = tokens or TOKENS
         cost = calibrate_cost(
-            models.target, models.drafts, chosen, device_name=device_name or Stamp.now().machine, names=models.names,
-            dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes, temperature=temperature,
-            contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
+            models.target, models_of(models.drafts), chosen, device_name=device_name or Stamp.now().machine,
+            names=models.names, dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes,
+            temperature=temperature, contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
             datastore=opened_for(models, datastore), progress=progress,
         )  # fmt: skip
+        priced = {
+            name: price_drafter(draft, name, chosen, model=models.names[1][name], batches=batch or BATCHES)
+            for name, draft in models.drafts.items()
+            if not isinstance(draft, LanguageModel)
+        }
+        cost = cost.model_copy(update={"drafters": cost.drafters | priced})
     cost.write(output)
     show_document(cost, output, as_json=as_json)
 

@@ -31,6 +31,7 @@ def record(
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
+    processor: options.Processors = None,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/trace.json"),
@@ -41,8 +42,8 @@ def record(
     Example: reader record --target Qwen/Qwen3-0.6B --prompts chats.jsonl --new-tokens 128
     """
     output_path(output, ".json")
-    from runtime.cli._models import load_models, load_prompt_tokens, opened_for
-    from runtime.measure.record import record_trace
+    from runtime.cli._models import load_models, load_prompt_tokens, opened_for, processors_of
+    from runtime.measure.record import models_of, record_trace
     from runtime.measure.replay import grown_family
 
     with progress_bars() as progress:
@@ -52,8 +53,9 @@ def record(
         trace = record_trace(
             models.target, models.drafts, chosen, path=output, temperature=temperature, new_tokens=new_tokens,
             candidates=candidates, retrieval_tokens=retrieval_tokens, seed=seed, max_batch=batch, names=models.names,
-            grown=grown_family(drafted=bool(models.drafts), datastore=store is not None) if grown else (),
+            grown=grown_family(drafted=bool(models_of(models.drafts)), datastore=store is not None) if grown else (),
             datastore=store, progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
+            processors=processors_of(processor),
         )  # fmt: skip
     show_document(trace, output, as_json=as_json)

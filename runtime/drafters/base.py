@@ -98,6 +98,8 @@ class Drafter(ABC):
         Of the class in the registry; of the drafter in its engine and in policies once `open` has given it one.
     term : str
         Term of a step's cost that its seconds belong to.
+    priced_by : str
+        Name of the maker of its term in a Cost, of the seconds that a calibration sees (`reader_theory.cost.TERMS`).
     takes : DraftForwards
         Forwards of a model that a tree takes: what plans charge for it.
     features : tuple of int
@@ -108,6 +110,7 @@ class Drafter(ABC):
 
     name: ClassVar[str] | str
     term: ClassVar[str] = "draft"
+    priced_by: ClassVar[str] = "lookups"
     takes: DraftForwards = DraftForwards(kind="lookup")
     features: tuple[int, ...] = ()
     prefill_s: float = 0.0

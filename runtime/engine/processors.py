@@ -46,6 +46,23 @@ class Processor(ABC):
         """The processor that `params` ask for, if they do."""
         return None
 
+    @classmethod
+    def load(cls, source: str) -> Self:
+        """One from `source`, as the command line names it in ``--processor NAME:SOURCE``.
+
+        Raises
+        ------
+        InvalidInputError
+            Unless the class overrides this.
+        """
+        require(
+            False,
+            f"{cls.name!r} must be a processor that `--processor` can make",
+            got=f"a class without `load`, {source!r}",
+            fix="Give it one, or hand it to requests from Python.",
+        )
+        raise AssertionError
+
     @abstractmethod
     def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
         """(n, V) tensor of logits after each of n prefixes, from (n, V) logits; those given are not changed."""

@@ -18,6 +18,7 @@ from runtime.drafters.base import Drafter
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offered import described, offered_ranks
 from runtime.engine.engine import Engine
+from runtime.engine.processors import Processor
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.replay import record_grown
@@ -55,6 +56,7 @@ def record_trace(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    processors: tuple[Processor, ...] = (),
 ) -> Trace:
     """Let the target answer `prompts` without drafts, score its output, and write the Trace to `path`.
 
@@ -78,6 +80,8 @@ def record_trace(
         Look-ups in the text so far and in these past outputs are recorded too, under "datastore".
     stop, ignore_eos
         See `SamplingParams`; stop texts need the tokenizer.
+    processors : tuple of Processor
+        Of the law that the target decodes by; what drafters would have offered is theirs as it is.
     """
     require(
         len(prompts) > 0,
@@ -86,7 +90,12 @@ def record_trace(
         fix="Pass a JSONL file of prompts, or leave the option out for the house prompts.",
     )
     params = SamplingParams(
-        temperature=temperature, max_new_tokens=new_tokens, seed=seed, stop=stop, ignore_eos=ignore_eos
+        temperature=temperature,
+        max_new_tokens=new_tokens,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+        processors=processors,
     )
     outputs = _outputs(target, prompts, params, max_batch, progress, tokenizer)
     return trace_of(

@@ -17,6 +17,7 @@ from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
+from runtime.engine.processors import Processor
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
@@ -151,6 +152,7 @@ def measure_cells(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    processors: tuple[Processor, ...] = (),
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -169,6 +171,7 @@ def measure_cells(
         verification=verification,
         stop=stop,
         ignore_eos=ignore_eos,
+        processors=processors,
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     total = repeats * len(tasks)
