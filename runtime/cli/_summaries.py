@@ -162,6 +162,7 @@ def _plan(plan: Plan) -> Rows:
             "speed_up": entry.prediction.speed_up,
             "gap": entry.gap,
             "certified": entry.certified,
+            **({"stops_at": ", ".join(entry.binding)} if any(each.binding for each in plan.entries) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in entry.extrapolated.items()},
             **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in entry.alternatives.items()},
         }
@@ -218,6 +219,7 @@ def _schedule(told: ServingSchedule) -> Rows:
             "tokens_per_s": cell.tokens_per_s,
             "speed_up": cell.speed_up,
             "gap": cell.gap,
+            **({"stops_at": ", ".join(cell.binding)} if any(each.binding for each in told.cells) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in cell.extrapolated.items()},
         }
         for cell in told.cells
