@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.limits import limits_met
 from optimizer.policies import neural_trees, retrieved_chains
 from optimizer.search import Space
 from reader_theory.acceptance.paths import RankPaths
@@ -39,26 +40,17 @@ class Limits:
     depth_end: str
 
     def wider(self, policy: Policy) -> Limits:
-        """Twice the limits that `policy` stops at, as far as they may go; these where it stops at none."""
-        nodes = min(2 * self.nodes, self.most_nodes) if self._full(policy) else self.nodes
-        depth = min(2 * self.depth, self.most_depth) if self._deep(policy) else self.depth
+        """Twice the limits of which `policy` takes more than half, as far as they may go: costs have steps."""
+        tree = policy.tree
+        nodes = min(2 * self.nodes, self.most_nodes) if 2 * tree.nodes > self.nodes else self.nodes
+        depth = min(2 * self.depth, self.most_depth) if 2 * tree.depth > self.depth else self.depth
         return replace(self, nodes=nodes, depth=depth)
 
-    def binding(self, policy: Policy, longest: Mapping[str, int]) -> tuple[str, ...]:
-        """Names of the limits that `policy` stops at; `longest` has the most tokens that each look-up recorded."""
-        chain = policy.retrieved
-        found = [self.nodes_end] if self._full(policy) else []
-        found += [self.depth_end] if self._deep(policy) else []
-        if chain is not None and chain.max_tokens >= longest[chain.drafter]:
-            found.append("retrieved tokens of the trace")
-        return tuple(found)
-
-    def _full(self, policy: Policy) -> bool:
-        """Whether one size more is not among those that are tried."""
-        return policy.fixed is not None and policy.tree.nodes >= _largest(self.nodes)
-
-    def _deep(self, policy: Policy) -> bool:
-        return policy.fixed is not None and policy.tree.depth >= self.depth
+    def names(self, policy: Policy, longest: int) -> tuple[str, ...]:
+        """Names of the limits that `policy` stops at, by what sets them; `longest` is that of its chain."""
+        met = limits_met(policy, {}, _largest(self.nodes), self.depth, longest)
+        own = {"max_nodes": self.nodes_end, "max_depth": self.depth_end, "depth of acceptance": self.depth_end}
+        return tuple(own.get(name, name) for name in met)
 
 
 def limits_of(cost: Cost, trace: Trace, workload: str, max_nodes: int | None, max_depth: int | None) -> Limits:
@@ -143,7 +135,8 @@ class Pool:
 
     def binding(self, policy: Policy) -> tuple[str, ...]:
         """Limits that `policy` stops at."""
-        return self.limits.binding(policy, self.longest)
+        chain = policy.retrieved
+        return self.limits.names(policy, policy.most_nodes + 1 if chain is None else self.longest[chain.drafter])
 
     def _counted(self, name: str, limits: Limits) -> list[TokenTree]:
         """Best trees of every size and depth by the counts of paths, and all chains."""

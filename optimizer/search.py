@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 from reader_theory.documents import Chain, Off, Policy, Static, Union
 
-__all__ = ["Scorer", "Space", "ascend"]
+__all__ = ["Scorer", "Space", "ascend", "climb"]
 
 MATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 OFFSETS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+LEADERS = 16
+"""Trees that are tried with every rule near a chain's own."""
 SKIPS = (None, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 GAIN = 1e-9
 
@@ -93,7 +95,7 @@ class Space:
 
     def _numbers(self, policy: Policy) -> list[Policy]:
         tree, chain, skip = parts_of(policy)
-        return [] if chain is None else [joined(tree, near, skip) for near in self._near(chain)]
+        return [] if chain is None else [joined(tree, near, skip) for near in self.near(chain)]
 
     def _skips(self, policy: Policy) -> list[Policy]:
         tree, chain, _ = parts_of(policy)
@@ -103,9 +105,9 @@ class Space:
         tree, chain, _ = parts_of(policy)
         if tree is None or chain is None:
             return []
-        return [joined(tree, near, skip) for near in self._near(chain) for skip in (None, near.min_match)]
+        return [joined(tree, near, skip) for near in self.near(chain) for skip in (None, near.min_match)]
 
-    def _near(self, chain: Chain) -> Iterable[Chain]:
+    def near(self, chain: Chain) -> Iterable[Chain]:
         """Rules that differ from `chain` in one number; each behaviour once."""
         axes = {"min_match": MATCHES, "offset": OFFSETS, "factor": FACTORS, "max_tokens": (*LENGTHS, self.longest)}
         found: dict[tuple[int, ...], Chain] = {_behaviour(chain): chain}
@@ -138,6 +140,28 @@ def ascend(start: Policy, space: Space, scorer: Scorer) -> Policy:
             if scorer.known[best] > scorer.known[start] * (1 + GAIN):
                 start, moved = best, True
     return start
+
+
+def trade(start: Policy, space: Space, scorer: Scorer) -> Policy:
+    """The best of the trees that go best with the chain of `start`, each with every rule near it.
+
+    Where seconds have steps, a smaller tree pays only with a longer chain in the same step: two coordinates at once.
+    """
+    _, chain, skip = parts_of(start)
+    if start.kind == "grown" or chain is None:
+        return start
+    beside = [joined(each, chain, skip) for each in (None, *space.trees)]
+    leaders = sorted(beside, key=dict(zip(beside, scorer(beside), strict=True)).__getitem__, reverse=True)[:LEADERS]
+    pairs = [joined(each.fixed, near, skip) for each in leaders for near in space.near(chain)]
+    return scorer.best([start, *pairs])
+
+
+def climb(starts: Iterable[Policy], space: Space, scorer: Scorer) -> Policy:
+    """The best that the two lead to from any of `starts`, in turn until neither gains."""
+    best = scorer.best([ascend(start, space, scorer) for start in dict.fromkeys(starts)])
+    while (traded := trade(best, space, scorer)) != best:
+        best = ascend(traded, space, scorer)
+    return best
 
 
 def parts_of(policy: Policy) -> tuple[Static | None, Chain | None, int | None]:

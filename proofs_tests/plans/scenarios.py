@@ -133,7 +133,7 @@ def _drafted(of: Scenario, g: np.random.Generator, effect: NDArray[np.float64], 
 
 def step_cost(of: Scenario, shape: str = "staircase") -> Cost:
     """A step that is flat and then pays by the token: in tiles, or convex without any."""
-    batch, tokens, context = np.meshgrid(BATCHES, SIZES, (64, 4096), indexing="ij")
+    batch, tokens, _ = np.meshgrid(BATCHES, SIZES, (64, 4096), indexing="ij")
     rows = batch * tokens
     if shape == "staircase":
         rows = np.ceil(rows / of.tile) * of.tile
