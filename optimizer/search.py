@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from reader_theory.documents import Chain, Off, Policy, Static, Union
 
-__all__ = ["Scorer", "Space", "ascend", "climb"]
+__all__ = ["Scorer", "Space", "climb"]
 
 MATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 OFFSETS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)

@@ -111,7 +111,9 @@ def regrets(of: Scenario, seed: int, shape: str, held: int = 400) -> dict[str, A
     """What each planner's choice loses to the best known on held-out prompts."""
     cost, trace, other = step_cost(of, shape), trace_of(of, of.prompts, seed), trace_of(of, held, 10**6 + seed)
     fit = fit_acceptance(trace, depth=DEPTH, resamples=100)
-    table, copies = fit.workload("w").drafters["draft"].rank_depth.table(), "retrieval" in fit.workload("w").drafters
+    fitted, copies = fit.workload("w").ranks(), "retrieval" in fit.workload("w").drafters
+    assert fitted is not None, "a scenario has a draft"
+    table = fitted.table()
     began = time.process_time()
     entry = make_plan(fit, cost, trace, batches=(of.batch,), resamples=100).entries[0]
     planning_s = time.process_time() - began

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optimizer.held_out import Weights, keeps_up, optimism, spreads
 from optimizer.plan import make_plan
-from optimizer.search import Scorer, Space, ascend
+from optimizer.search import Scorer, Space, climb
 from proofs_tests.benchmarks.search import regrets
 from proofs_tests.plans.plan_examples import cost, fit
 from proofs_tests.plans.scenarios import drawn, step_cost, trace_of
@@ -57,10 +57,10 @@ def test_search_changes_every_part_that_a_policy_has() -> None:
     trees = [Static.of(TokenTree.chain(k)) for k in range(1, 6)]
     space = Space(trees, [Chain(min_match=1, factor=1, max_tokens=8)], 24)
     scorer = Scorer(closeness, 10_000)
-    found = ascend(Off(), space, scorer)
+    found = climb([Off()], space, scorer)
     assert scorer.known[found] == 1000 and (behaviour(found) == behaviour(wanted)).all()
     early = Scorer(closeness, 12)
-    ascend(Off(), space, early)
+    climb([Off()], space, early)
     assert early.spent and len(early.known) == 12
 
 
