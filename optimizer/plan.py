@@ -122,7 +122,7 @@ def make_plan(
         fix="Leave both out.",
     )
     _check_contexts(cost, contexts)
-    served = cost.of(drafters)
+    served = cost.of(drafters).as_declared({name: each.forwards for name, each in fit.drafters.items()})
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
