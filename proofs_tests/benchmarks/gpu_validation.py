@@ -43,11 +43,11 @@ def validate(settings: Settings, keep: Callable[[dict[str, Any]], object] = lamb
         rate = found["ceilings"]["copy_bytes_per_s"]
         found["commit"] = clock.part("commit", lambda: ceilings.commit_rate(settings, rate))
     makers: dict[str, Callable[[], models.Pair]] = {
-        "house": lambda: models.house_pair(settings),
         "inflated": lambda: models.big_pair(settings, small_draft=True),
+        "house": lambda: models.house_pair(settings),
     }
     for name, make in makers.items():
-        pair = clock.part(f"load {name}", make, needs_s=0.2 * settings.limit_s)
+        pair = clock.part(f"load {name}", make, needs_s=0.05 * settings.limit_s)
         if pair is None:
             continue
         found["pairs"][name] = {"weight_bytes": pair.weight_bytes}
@@ -62,23 +62,23 @@ def validate(settings: Settings, keep: Callable[[dict[str, Any]], object] = lamb
 def _pair(pair: models.Pair, settings: Settings, clock: Clock, found: dict[str, Any], big: bool) -> None:
     """What one pair of models gives, into `found` as it comes."""
     rows = found["rows"] = []
-    reserve = 0.25 if big else 0.7
+    reserve = 0.3 if big else 0.05
     clock.part(f"sweep {pair.name}", lambda: sweep(pair, settings, clock, rows, reserve * settings.limit_s))
     found |= clock.part(f"fit {pair.name}", lambda: fitting.evaluate(rows, pair)) or {"plans": []}
     if big and settings.on_card:
         found["kernels"] = clock.part(f"kernels {pair.name}", lambda: kernels(pair, settings))
-    found["peers"] = clock.part(f"peers {pair.name}", lambda: peers.peers(pair, settings), 0.1 * settings.limit_s)
+    found["peers"] = clock.part(f"peers {pair.name}", lambda: peers.peers(pair, settings), 0.05 * settings.limit_s)
     found["divergence"] = clock.part(
         f"divergence {pair.name}", lambda: peers.divergence(pair, settings), 0.05 * settings.limit_s
     )
     if big:
-        other = clock.part("load inflated draft", lambda: models.with_draft(pair, settings), 0.15 * settings.limit_s)
+        other = clock.part("load inflated draft", lambda: models.with_draft(pair, settings), 0.4 * settings.limit_s)
         if other is not None:
             drafted = tuple(name for name in POLICIES if POLICIES[name].fixed or name == "off")
             more = found["inflated_draft_rows"] = []
             clock.part(
                 "sweep inflated draft",
-                lambda: sweep(other, settings, clock, more, 0.1 * settings.limit_s, drafted),
+                lambda: sweep(other, settings, clock, more, 0.3 * settings.limit_s, drafted),
             )
 
 
