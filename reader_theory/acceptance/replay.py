@@ -8,7 +8,7 @@ is the true prefix: the ranks recorded on that prefix decide every depth.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +73,13 @@ class ReplayResult:
         """(A,) share of steps that accepted at least 1, 2, ..., A draft tokens."""
         at_least = self.accepted_histogram.sum(axis=0)[::-1].cumsum()[::-1]
         return at_least[1:] / at_least[0]
+
+    def pooled(self) -> ReplayResult:
+        """The same with histograms summed over prompts, (1, M + 1) and (1, A + 1): small enough to keep thousands."""
+        histograms = {
+            name: getattr(self, name).sum(axis=0, keepdims=True) for name in ("nodes_histogram", "accepted_histogram")
+        }
+        return replace(self, **histograms)
 
     def mean_over_nodes(self, table: NDArray[np.float64]) -> float:
         """Mean over steps of ``table[nodes]``, such as a tabulated cost in seconds.
