@@ -195,19 +195,27 @@ class _Choices:
 
     def __init__(self, drafters: Sequence[_Solved], b: int, c: int) -> None:
         self.b, self.c = b, c
-        self.each = {solved.drafter: solved.at(b, c) for solved in drafters}
+        self.drafters = drafters
         self.solved = max(drafters, key=lambda solved: float(solved.found.value[b, c]))
-        self.best = self.each[self.solved.drafter]
+        self.best = self.solved.at(b, c)
         self.value = float(self.solved.found.value[b, c])
         problem = self.solved.found.problem
         self.batch, self.context = problem.batches[b], problem.contexts[c]
 
     @property
     def alternatives(self) -> dict[str, Candidate]:
-        """By drafter, and off: the best tree that it has here."""
-        found = {name: self.candidate(each) for name, each in self.each.items() if each and each.policy.drafters}
-        off = [("off", each) for each in _chains(self.solved, self.b, self.c) if each.policy.shape == "off"]
-        return found | dict(off)
+        """By drafter, and off: the best tree that it has here, a chain where its trees lose to plain decoding."""
+        found: dict[str, Candidate] = {}
+        for solved in self.drafters:
+            tree, chains = solved.at(self.b, self.c), _chains(solved, self.b, self.c)
+            drafting = [each for each in chains if each.policy.drafters]
+            if tree is not None and tree.policy.drafters:
+                drafting = [self.candidate(tree)]
+            if drafting:
+                found[solved.drafter] = max(drafting, key=lambda each: each.tokens_per_s)
+            if len(chains) > 0 and chains[0].policy.shape == "off":
+                found["off"] = chains[0]
+        return found
 
     def candidate(self, each: Sourced) -> Candidate:
         """As documents say it."""

@@ -112,7 +112,7 @@ def test_two_drafts_go_through_every_command(tmp_path: Path) -> None:
         ["fit", "trace.json", "--resamples", 100, "--output", "fit.json"],
         ["calibrate", *models, *grid, "--seconds", 0.05, "--output", "cost.json"],
         ["plan", *planning, "--batch", 1, "--batch", 2, "--resamples", 100, "--output", "plan.json"],
-        ["plan", *planning, "--rate", 1, "--output", "schedule.json"],
+        ["plan", *planning, "--rate", 1e-6, "--output", "schedule.json"],
         ["run", "plan.json", *prompts, "--output", "run.json"],
         ["validate", "plan.json", "run.json", "--output", "validation.json"],
         ["report", "plan.json", "run.json", "validation.json", *shown, "--output", "report.html"],
@@ -129,13 +129,9 @@ def test_two_drafts_go_through_every_command(tmp_path: Path) -> None:
     assert np.mean(trace.columns["good_rank"] == 0) > np.mean(trace.columns["poor_rank"] == 0)
     for cell in schedule.cells:
         told = {name: each.tokens_per_s for name, each in cell.alternatives.items()}
-        assert "off" in told and cell.tokens_per_s >= max(told.values()) * (1 - 1e-9)
+        assert {"good", "poor", "off"} <= told.keys() and cell.tokens_per_s >= max(told.values()) * (1 - 1e-9)
         assert cell.policy is not None and set(cell.policy.drafters) <= named.keys()
-    offering = {name for cell in schedule.cells for name in cell.alternatives}
-    assert "good" in offering and all(
-        cell.alternatives[name].policy.drafters == (name,) for cell in schedule.cells for name in {"good", "poor"}
-        if name in cell.alternatives
-    )  # fmt: skip
+        assert all(cell.alternatives[name].policy.drafters == (name,) for name in ("good", "poor"))
     record = RunRecord.read(tmp_path / "run.json")
     assert [cell.policy for cell in record.cells] == [entry.policy for entry in plan.entries]
     report = (tmp_path / "report.html").read_text()

@@ -53,8 +53,8 @@ def calibrate(
         cost = calibrate_cost(
             models.target, models_of(models.drafts), chosen, device_name=device_name or Stamp.now().machine,
             names=models.names, dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes,
-            temperature=temperature, contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
-            datastore=opened_for(models, datastore), progress=progress,
+            contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
+            temperature=temperature, datastore=opened_for(models, datastore), progress=progress,
         )  # fmt: skip
         priced = {
             name: price_drafter(draft, name, chosen, model=models.names[1][name], batches=batch or BATCHES)
