@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.self_draft import SelfDraft
 
 __all__ = ["facts_of", "lossless_in_words", "rows_of"]
 
@@ -35,6 +36,7 @@ def rows_of(document: Document) -> Rows:
         "validation": _validation,
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
+        "self_draft": _self_draft,
     }
     return summarise[document.kind](document)
 
@@ -205,6 +207,19 @@ def _validation(validation: Validation) -> Rows:
 
 def _imported(told: ImportedAcceptance) -> Rows:
     return [{"depth": each.depth, "reached": each.reached, "acceptance": each.conditional} for each in told.depths]
+
+
+def _self_draft(told: SelfDraft) -> Rows:
+    return [
+        {
+            "layers": choice.name,
+            "kept": len(choice.kept),
+            "drafts": choice.drafts,
+            "tokens_per_step": choice.tokens_per_step,
+            "speed_up": choice.speed_up,
+        }
+        for choice in told.choices
+    ]
 
 
 def _schedule(told: ServingSchedule) -> Rows:
