@@ -169,9 +169,7 @@ class ImportedStudy:
         if length == 0:
             return Off()
         if self.looks_up:
-            grows = (
-                {"offset": 0.0, "factor": 1.0} if self.drafter == SUFFIX else {"offset": float(length), "factor": 0.0}
-            )
+            offset, factor = (0.0, 1.0) if self.drafter == SUFFIX else (float(length), 0.0)
             return Chain(drafter=self.drafter, min_match=1, offset=offset, factor=factor, max_tokens=length)
         return Static.of(TokenTree.chain(length), self.drafter)
 

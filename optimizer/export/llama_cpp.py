@@ -35,6 +35,7 @@ class LlamaCpp(Exporter):
     """
 
     name = "llama.cpp"
+    one_entry = True
 
     def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
         """Chains of one length throughout; looked-up ones of one length and shortest match."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from reader_theory.documents import Cost
     from reader_theory.memory.budget import MemoryBudget
 
-__all__ = ["LOOK_UPS", "Served", "model_shape", "served_by"]
+__all__ = ["Served", "model_shape", "served_by"]
 
-LOOK_UPS = ("ngram", "suffix")
+_LOOK_UPS = ("ngram", "suffix")
 """Names of drafters that look tokens up and run no model."""
 _NONE = "none"
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -124,7 +124,7 @@ def served_by(
     from reader_theory.cost.device import find_device, measure_this_machine
     from reader_theory.cost.step import StepCost
 
-    target, looks_up = _formatted(model_shape(model), dtype, quantization), draft if draft in LOOK_UPS else None
+    target, looks_up = _formatted(model_shape(model), dtype, quantization), draft if draft in _LOOK_UPS else None
     require(
         kv_dtype in _KV_BITS,
         "`--kv-dtype` must be a format that engines keep keys and values in",
@@ -141,12 +141,12 @@ def served_by(
     here = device.lower().replace("-", " ") == "this machine"
     return Served(
         target=_named(model),
-        draft=None if draft in (*LOOK_UPS, _NONE) else _named(draft),
+        draft=None if draft in (*_LOOK_UPS, _NONE) else _named(draft),
         looks_up=looks_up,
         step=StepCost(
             target,
             measure_this_machine() if here else find_device(device, device_file),
-            drafter=None if draft in (*LOOK_UPS, _NONE) else model_shape(draft),
+            drafter=None if draft in (*_LOOK_UPS, _NONE) else model_shape(draft),
             tensor_parallel=tensor_parallel,
             kv_bits=_KV_BITS[kv_dtype],
         ),
