@@ -183,7 +183,8 @@ class ImportedStudy:
             return StepConditions(batch=rows, context=context)
         each = self.lengths[length]
         tokens = 1 + each.coverage * each.drafted
-        asked = Forwards(1.0) if self.looks_up else Forwards(np.ones(length))
+        needed = self.cost.forwards_of(self.drafter).sizes(np.ones(length), pending=each.tokens)
+        asked = Forwards(1.0) if self.looks_up else Forwards(needed)
         return StepConditions(batch=rows, context=context, tokens=tokens, forwards={self.drafter: asked}, drafting=True)
 
     def terms(self, length: int, batch: int, context: float) -> Mapping[str, float]:
