@@ -124,7 +124,7 @@ def page(rows: list[dict[str, Any]], versions: str) -> str:
     lines = [
         "# Audits",
         "",
-        f"Each engine is sampled, and every token held against the target's own law (`reader audit`). An engine that is",
+        "Each engine is sampled, and every token held against the target's own law (`reader audit`). One that is",
         f"lossless is found guilty with probability at most {ERROR:g}, however long one looks. {versions}",
         "",
         "| engine | T | top-k | verdict | tokens | evidence | looks like |",
