@@ -77,7 +77,8 @@ def schedule_imported(
         _point(study, [grid[b, c] for b in rows], c, rate_per_s, slo_s, output, prompt_tokens) for c in columns
     ]  # fmt: skip
     return ServingSchedule(
-        stamp=Stamp.now(), target=held.target, drafters={name: each.model for name, each in held.drafters.items()}, device=held.device,
+        stamp=Stamp.now(), target=held.target, device=held.device,
+        drafters={name: each.model for name, each in held.drafters.items()},
         dtype=held.dtype, temperature=0.0, fit=told.fingerprint(), cost=cost.fingerprint(), rate_per_s=rate_per_s,
         slo_s=slo_s, output_tokens=output, prompt_tokens=prompt_tokens or max(columns[0] - output / 2, 1.0),
         kv_tokens=held.kv_tokens.get(named), solver="every chain, by counted acceptance",

@@ -9,6 +9,7 @@ import typer
 from runtime.cli import datastore, evolve, export, import_, latency
 from runtime.cli._shared import guarded
 from runtime.cli.advise import advise
+from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.cost import cost
 from runtime.cli.demo import demo
@@ -47,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.command,
     "import": import_.command,
     "latency": latency.command,
+    "audit": audit,
     "inflate": inflate,
     "show": show,
     "demo": demo,
