@@ -108,7 +108,7 @@ def test_two_drafts_go_through_every_command(tmp_path: Path) -> None:
     planning = ["fit.json", "cost.json", "--trace", "trace.json", "--max-nodes", 4, "--max-depth", 2]
     shown = ["--fit", "fit.json", "--cost", "cost.json", "--trace", "trace.json"]
     stages: list[list[Any]] = [
-        ["record", *models, "--new-tokens", 12, "--output", "trace.json"],
+        ["record", *models, "--new-tokens", 12, "--candidates", 64, "--output", "trace.json"],
         ["fit", "trace.json", "--resamples", 100, "--output", "fit.json"],
         ["calibrate", *models, *grid, "--seconds", 0.05, "--output", "cost.json"],
         ["plan", *planning, "--batch", 1, "--batch", 2, "--resamples", 100, "--output", "plan.json"],
