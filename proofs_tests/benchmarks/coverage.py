@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from reader_theory.documents.trace import Trace
 from reader_theory.trees import TokenTree
 
 TOKENS = 128
-LAW = {"spread": 0.6, "stickiness": 0.8, "copying": 0.02}
+LAW: dict[str, Any] = {"spread": 0.6, "stickiness": 0.8, "copying": 0.02}
 TREE = TokenTree.from_rank_paths([(0, 0, 0, 0), (0, 1), (1, 0), (2,)])
 POLICIES = {
     "chain 4": policy_of(TokenTree.chain(4)),

@@ -39,7 +39,7 @@ def laws_of(batch: int, seed: int) -> tuple[Floats, Floats]:
     alpha = np.where(copies, g.uniform(0.94, 0.99, batch), g.uniform(0.2, 0.5, batch))
     chain = np.cumprod(np.broadcast_to(alpha[:, None], (batch, CANDIDATES)), axis=1)
     beside = np.where(copies[:, None], 0.0, 0.3 * chain)
-    truth = -np.sort(-np.concatenate([chain, beside], axis=1), axis=1)[:, :CANDIDATES]
+    truth: Floats = np.asarray(-np.sort(-np.hstack([chain, beside]), axis=1)[:, :CANDIDATES], dtype=np.float64)
     erring = truth * np.exp(LEVEL * g.standard_normal((batch, 1)) + 0.1 * g.standard_normal(truth.shape))
     return truth, np.minimum.accumulate(np.minimum(erring, 1.0), axis=1)
 
