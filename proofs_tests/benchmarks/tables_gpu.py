@@ -100,7 +100,7 @@ def short(result: dict[str, Any]) -> str:
     missed = sum(not goal["met"] for goal in result["goals"].values())
     reached = result["goals"]["plain decoding over the bandwidth floor, batch 1"]["reached"]
     return (
-        f"- One GPU run ({result['card']}, `docs/results.md`): an 8B Llama shape makes {ours:.0f} tokens/s, "
+        f"- One GPU run ({result['card'].removeprefix('NVIDIA ')}, `docs/results.md`): an 8B Llama shape makes {ours:.0f} tokens/s, "
         f"`generate` {theirs:.0f},\n  plain decoding reaches {reached:.0%} of the bandwidth floor; {missed} of "
         f"{len(result['goals'])} goals missed. Else: 2-core CPUs."
     )
