@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runtime.audit.samplers import Sampler
     from runtime.cli._models import Models
     from runtime.engine.sampling import SamplingParams
+    from runtime.measure.record import models_of
 
 __all__ = ["audit"]
 
@@ -111,10 +112,9 @@ def _sampler(engine: str, models: Models, params: SamplingParams, drafts: int, u
     if engine == "server":
         return server(url, served or models.names[0], params, models.target.end_tokens)
     if engine == "ours":
-        policy: Any = (
-            policy_of(TokenTree.chain(drafts)) if models_of(models.drafts) else Chain(min_match=1, factor=4, max_tokens=drafts)
-        )
         small = next(iter(models_of(models.drafts).values()), None)
+        chain: Any = Chain(min_match=1, factor=4, max_tokens=drafts)
+        policy = chain if small is None else policy_of(TokenTree.chain(drafts))
         return engine_sampler(Engine(models.target, small, policy=policy), params)
     import torch
 
