@@ -66,7 +66,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4_text": {"head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
                     "vocab_size_per_layer_input": VOCABULARY, "layer_types": ["sliding_attention", "full_attention"]},
     **{name: {"num_key_value_heads": 4} for name in
-       ("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "youtu", "glm4_moe_lite", "glm_moe_dsa", "axk1", "axk2")},
+       ("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "youtu", "glm4_moe_lite", "glm_moe_dsa", "axk1",
+        "axk2")},
     "mamba": {"state_size": 4}, "falcon_mamba": {"state_size": 4}, "mamba2": {"num_heads": 8, "head_dim": 8},
 }  # fmt: skip
 """What single families need besides."""
