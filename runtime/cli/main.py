@@ -19,6 +19,7 @@ from runtime.cli.report import report
 from runtime.cli.run import run
 from runtime.cli.show import show
 from runtime.cli.sweep import sweep
+from runtime.cli.train_head import train_head
 from runtime.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -44,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_.command,
     "latency": latency.command,
     "inflate": inflate,
+    "train-head": train_head,
     "show": show,
     "demo": demo,
 }

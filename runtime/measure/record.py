@@ -158,7 +158,7 @@ def trace_of(
             key = f"{name}+{DATASTORE}" if store else name
             fields["grown"][key] = record_grown(
                 drafts.get(name), prompts, outputs, policies, seed=seed or 0, datastore=datastore, progress=progress,
-                path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
+                target=target, path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
             )  # fmt: skip
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
@@ -236,7 +236,7 @@ def _score(
         "target_probability": own[rows, emitted].numpy().astype(np.float32),
     }
     for name, draft in drafts.items():
-        law = _laws(teacher_forced(draft, prompt, output), temperature)
+        law = _laws(teacher_forced(draft, prompt, output, target), temperature)
         top = law.topk(min(candidates, law.shape[-1]), dim=-1)
         hit = top.indices == emitted[:, None]
         columns |= {

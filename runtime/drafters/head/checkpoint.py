@@ -16,10 +16,11 @@ from reader_theory.errors import DocumentError, require
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
 
-__all__ = ["LOW_RANK", "is_head", "load_head_network", "read_config", "save_head"]
+__all__ = ["LOW_RANK", "is_head", "load_head_network", "read_config", "read_facts", "save_head"]
 
 DENSE, LOW_RANK = "Eagle3Speculator", "LowRankEagle3Head"
 VERSION = "0.9.0"
+FACTS = "training.json"
 SWITCHES = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 
 
@@ -46,6 +47,22 @@ def is_head(folder: str | Path) -> bool:
     """Whether a folder holds a head rather than a whole model."""
     path = Path(folder) / "config.json"
     return path.is_file() and read_config(Path(folder)).get("speculators_model_type") == "eagle3"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """How a head was trained, as `save_head` wrote it; nothing for one of somebody else's."""
+    path = folder / FACTS
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    require(
+        isinstance(found, dict),
+        f"a head's {FACTS} must be an object",
+        got=type(found).__name__,
+        fix="Remove it, or write the head again.",
+        error=DocumentError,
+    )
+    return found
 
 
 def config_of(shape: HeadShape, target: str, architectures: list[str], steps: int) -> dict[str, Any]:
@@ -156,7 +173,7 @@ def save_head(
         tensors["d2t"] = ids - torch.arange(len(ids))
         tensors["t2d"] = torch.zeros(shape.vocabulary, dtype=torch.bool).index_fill_(0, ids, True)
     config = config_of(shape, target, architectures, steps) | {"dtype": str(dtype).removeprefix("torch.")}
-    documents = {"config.json": config} | ({} if facts is None else {"training.json": facts})
+    documents = {"config.json": config} | ({} if facts is None else {FACTS: facts})
     for name, document in documents.items():
         part = folder / f"{name}.part"
         part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Questions for a target to answer, beside those of the shipped public sets: functions and prose of the standard library.
+"""Questions for a target to answer, beside those of the public sets: functions and prose of the standard library.
 
 The sources and documentation that come with Python are there on every machine, and openly licensed.
 """

@@ -20,7 +20,7 @@ from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.training.heads.objectives import OBJECTIVES
 from runtime.training.heads.texts import PADDING, Texts
 from runtime.training.heads.unrolled import unrolled
-from runtime.training.heads.watching import Watched, watch
+from runtime.training.heads.watching import Watched, embedding_of, laws_of, watch
 from runtime.training.house.optimisation import Optimisers, cast_for
 
 __all__ = ["HeadRegime", "train_head"]
@@ -85,6 +85,7 @@ def train_head(
     folder: Path,
     *,
     name: str,
+    tokenizer: str = "",
     tell: Tell = lambda _done, _text: None,
 ) -> Watched:
     """Train `network` in place and write it to `folder`; its acceptance on held-out documents in the end.
@@ -94,22 +95,24 @@ def train_head(
     target : transformers causal model, on the device that the run is to take
     name : str
         Of the target, as the checkpoint tells it.
+    tokenizer : str
+        Its tokenizer's fingerprint: the head is refused beside any other.
     tell : callable, optional
         Told the share done and a line about it.
     """
-    run = _Run(target, network, texts, regime, folder, name)
+    run = _Run(target, network, texts, regime, folder, (name, tokenizer))
     return run.train(tell)
 
 
 class _Run:
     def __init__(
-        self, target: Any, network: HeadNetwork, texts: Texts, regime: HeadRegime, folder: Path, name: str
+        self, target: Any, network: HeadNetwork, texts: Texts, regime: HeadRegime, folder: Path, names: tuple[str, str]
     ) -> None:
-        self.target, self.regime, self.folder, self.name = target.eval(), regime, folder, name
+        self.target, self.regime, self.folder = target.eval(), regime, folder
+        self.name, self.tokenizer = names
         self.device = torch.device(target.device)
         self.network = network.to(self.device).float().train().requires_grad_(True)
         self.train_on, self.held = texts.split(regime.seed)
-        self.embedding = target.get_input_embeddings().weight.detach()
         self.turns = rotations(network.shape, texts.tokens.shape[1], self.device)
         self.optimisers = Optimisers(self.network, scale=regime.rate)
         self.updates, self.seen, self.spent_s = 0, 0, 0.0
@@ -191,7 +194,9 @@ class _Run:
         hidden, law = laws_of(self.target, tokens, self.network)
         objective, total = OBJECTIVES[regime.objective], torch.zeros((), device=self.device)
         with cast_for(self.device.type):
-            steps = unrolled(self.network, self.embedding, tokens, hidden, regime.steps, self.turns)
+            steps = unrolled(
+                self.network, embedding_of(self.target, self.network), tokens, hidden, regime.steps, self.turns
+            )
             for step, (out, _) in enumerate(steps):
                 weight = weights[:, step:]
                 lost = objective(law[:, step:], self.network.lm_head(out[:, step:]))
@@ -205,7 +210,7 @@ class _Run:
         facts = {"regime": asdict(self.regime), "updates": self.updates, "tokens_seen": self.seen,
                  "seconds": self.spent_s, "device": _device_name(self.device), "train_rows": len(self.train_on),
                  "train_tokens": int((self.train_on.roles != PADDING).sum()), "held_out_rows": len(self.held),
-                 "curve": self.curve}  # fmt: skip
+                 "tokenizer": self.tokenizer, "curve": self.curve}  # fmt: skip
         save_head(
             self.network, self.folder, target=self.name, architectures=list(config.architectures or []),
             steps=self.regime.steps, facts=facts,
@@ -217,17 +222,6 @@ class _Run:
             part,
         )  # fmt: skip
         part.replace(self.state_file)
-
-
-@torch.no_grad()
-def laws_of(target: Any, tokens: torch.Tensor, network: HeadNetwork) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T, layers, width) hidden states, and (B, T - 1, draft vocabulary) laws of the target after tokens 1 .. T - 1."""
-    base = target.get_decoder() if hasattr(target, "get_decoder") else target.model
-    out = base(input_ids=tokens, output_hidden_states=True, use_cache=False)
-    hidden = torch.stack([out.hidden_states[layer] for layer in network.shape.layers], dim=2)
-    logits = target.get_output_embeddings()(out.last_hidden_state[:, 1:])
-    law = logits.softmax(-1, dtype=torch.float32).to(logits.dtype)
-    return hidden, law if network.ids is None else law[..., network.ids]
 
 
 def _weights(roles: Any, device: torch.device) -> torch.Tensor:

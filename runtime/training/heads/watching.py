@@ -18,7 +18,7 @@ from runtime.training.heads.texts import ANSWERED, Texts
 from runtime.training.heads.unrolled import unrolled
 from runtime.training.house.optimisation import cast_for
 
-__all__ = ["Watched", "watch"]
+__all__ = ["Watched", "embedding_of", "laws_of", "watch"]
 
 CHAIN = 4
 
@@ -81,6 +81,23 @@ def watch(
     return tally.found()
 
 
+@torch.no_grad()
+def laws_of(target: Any, tokens: torch.Tensor, network: HeadNetwork) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, layers, width) hidden states, and the (B, T - 1, draft vocabulary) laws after tokens 1 .. T - 1."""
+    base = target.get_decoder() if hasattr(target, "get_decoder") else target.model
+    out = base(input_ids=tokens, output_hidden_states=True, use_cache=False)
+    hidden = torch.stack([out.hidden_states[layer] for layer in network.shape.layers], dim=2)
+    logits = target.get_output_embeddings()(out.last_hidden_state[:, 1:])
+    law = logits.softmax(-1, dtype=torch.float32).to(logits.dtype)
+    return hidden, law if network.ids is None else law[..., network.ids]
+
+
+def embedding_of(target: Any, network: HeadNetwork) -> torch.Tensor:
+    """What the head's tokens are embedded with: the target's, or its own."""
+    own = network.embed_tokens
+    return target.get_input_embeddings().weight.detach() if own is None else own.weight
+
+
 def _look(
     target: Any,
     network: HeadNetwork,
@@ -89,12 +106,10 @@ def _look(
     turns: torch.Tensor,
     tally: _Tally,
 ) -> None:
-    from runtime.training.heads.train import laws_of
-
     hidden, law = laws_of(target, tokens, network)
     best = tokens[:, 2:]
     drafted = roles[:, 2:] == ANSWERED
-    embedding = target.get_input_embeddings().weight.detach()
+    embedding = embedding_of(target, network)
     with cast_for(tokens.device.type):
         for step, (out, states) in enumerate(unrolled(network, embedding, tokens, hidden, tally.steps, turns)):
             logits = network.lm_head(out[:, :-1])
