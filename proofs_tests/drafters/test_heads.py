@@ -17,6 +17,7 @@ import torch
 from proofs_tests.drafters.heads import KINDS, Checked, Defined, checked_run, head_for
 from proofs_tests.tiny import POLICIES, TREE, generated, random_prompts, tiny_model
 from reader_theory.documents import Grown, policy_of
+from reader_theory.errors import InvalidInputError
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.trees import TokenTree
 from runtime.drafters import sampled
@@ -152,7 +153,8 @@ def test_a_map_to_the_targets_tokens_that_ids_take_and_laws_do_not_is_caught(mon
         return [replace(one, law=law, drawn_with=None) for one, law in zip(found, rolled, strict=True)]
 
     monkeypatch.setattr("runtime.drafters.neural.draw_drafts", laws_unmapped)
-    assert gap_to_the_law("chain", TokenTree.chain(2), draft_vocabulary=2) > 1e-3
+    with pytest.raises(InvalidInputError, match="Declare the law that was sampled"):
+        gap_to_the_law("chain", TokenTree.chain(2), draft_vocabulary=2)
 
 
 # ---- planted bugs

@@ -16,7 +16,7 @@ from reader_theory.errors import DocumentError, require
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
 
-__all__ = ["LOW_RANK", "is_head", "load_head_network", "read_config", "read_facts", "save_head"]
+__all__ = ["is_head", "load_head_network", "read_facts", "save_head"]
 
 DENSE, LOW_RANK = "Eagle3Speculator", "LowRankEagle3Head"
 VERSION = "0.9.0"

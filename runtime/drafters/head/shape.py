@@ -7,7 +7,7 @@ from typing import Any
 
 from reader_theory.errors import require
 
-__all__ = ["HeadShape", "default_layers"]
+__all__ = ["HeadShape"]
 
 
 def default_layers(count: int) -> tuple[int, ...]:

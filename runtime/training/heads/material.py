@@ -101,7 +101,7 @@ def _written(
                 material.length,
                 seed=material.seed + number,
                 tell=lambda at, of, done=done: tell("write text", done + at, rounds * of),
-            )  # fmt: skip
+            )
         )
     return Texts.joined(parts)
 
