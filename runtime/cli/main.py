@@ -8,6 +8,7 @@ import typer
 
 from runtime.cli import datastore, evolve, export, import_, latency
 from runtime.cli._shared import guarded
+from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
 from runtime.cli.fetch import fetch
@@ -44,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.command,
     "import": import_.command,
     "latency": latency.command,
+    "audit": audit,
     "inflate": inflate,
     "train-head": train_head,
     "show": show,
