@@ -155,6 +155,7 @@ def measure_cells(
     ignore_eos: bool = False,
     tokenizer: Any = None,
     processors: tuple[Processor, ...] = (),
+    penalties: Mapping[str, float] | None = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -174,6 +175,7 @@ def measure_cells(
         stop=stop,
         ignore_eos=ignore_eos,
         processors=processors,
+        **(penalties or {}),  # pyright: ignore[reportArgumentType]
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     total = repeats * len(tasks)
