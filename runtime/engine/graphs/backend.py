@@ -30,7 +30,7 @@ from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
 from runtime.engine.request import Request
-from runtime.engine.step import Backend, Verified, unsound_logits, walk_rows
+from runtime.engine.step import Backend, Verified, along, features_of, unsound_logits, walk_rows
 from runtime.kernels.commit import KVPool
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
@@ -94,6 +94,7 @@ class Graphs(Backend):
         contexts: Sequence[int] | None = None,
     ) -> None:
         self.target, self.drafters, self.device = target, drafters, target.device
+        self.features = features_of(drafters)
         self.max_context, self.fallbacks = max_context, []
         self.slots = max_context + SCRATCH
         sizes = sorted({min(size, self.slots) for size in (*(contexts or powers_up_to(self.slots, 256)), self.slots)})
@@ -280,14 +281,14 @@ class Graphs(Backend):
         proposal = _padded(proposal, bucket.nodes)
         try:
             if bucket not in self._logits:
-                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs)
-            logits = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
+                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs, self.features)
+            out = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         forwarded = perf_counter()
         self._committed = False
-        walks, bad = walk_rows(rows, proposal, logits)
-        return Verified(proposal, walks, forwarded, bucket.nodes, bad)
+        walks, bad = walk_rows(rows, proposal, out.logits)
+        return Verified(proposal, walks, forwarded, bucket.nodes, bad, along(out.hidden, walks.path))
 
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:
         """Merge, forward, walk and commit, all on the device."""
@@ -297,7 +298,7 @@ class Graphs(Backend):
         try:
             verifying = self._static(bucket, queued)
             self._fill(verifying, rows, queued)
-            verifying.run()
+            hidden = verifying.run()
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         verifying.outputs.download()
@@ -311,7 +312,7 @@ class Graphs(Backend):
         trees = TokenTrees(made["tokens"], made["parents"], made["counts"], names=queued.names)
         done = Proposal(replace(trees, sources=_sources(trees, queued.chains)), forwards=queued.forwards)
         walks = Walks(made["path"], made["kept"], made["emitted"])
-        return Verified(done, walks, perf_counter(), bucket.nodes, bad)
+        return Verified(done, walks, perf_counter(), bucket.nodes, bad, hidden)
 
     def _static(self, bucket: Bucket, queued: _Queued) -> StaticVerifying:
         key = (bucket, self._place(queued.tree), queued.most)
@@ -319,7 +320,15 @@ class Graphs(Backend):
             drafts = queued.tokens
             assert drafts is None or len(drafts) == bucket.rows, "both halves of a step take the same bucket of rows"
             self._verifying[key] = StaticVerifying(
-                self.target, self.cache, self.pool, bucket, queued.tree, queued.most, drafts, self.graphs
+                self.target,
+                self.cache,
+                self.pool,
+                bucket,
+                queued.tree,
+                queued.most,
+                drafts,
+                self.graphs,
+                self.features,
             )
         return self._verifying[key]
 
