@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.cost import Memory, Objective, level_seconds
+from optimizer.limits import limits_met
 from optimizer.load_sources import Sourced, sourced_cells
-from optimizer.plan import Study
+from optimizer.plan import LONGEST, Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
 from reader_theory.cost.terms import StepConditions
@@ -157,7 +158,7 @@ def _cell(
         step = StepConditions(batch=batch, context=context, tokens=other.policy.most_nodes + 1)
         chosen = dict(
             policy=other.policy, tokens_per_step=other.tokens_per_step, step_s=other.step_s, price=other.price,
-            nodes_per_step=other.nodes,
+            nodes_per_step=other.nodes, binding=other.binding,
         )  # fmt: skip
     else:
         tree, rate = found.tree(b, c) if fits else TokenTree.empty(), float(found.value[b, c]) if fits else 0.0
@@ -167,12 +168,20 @@ def _cell(
             chosen = dict(
                 policy=policy_of(tree), tokens_per_step=_tokens(table, tree, found, b, c),
                 step_s=float(found.step_s[b, c]), price=float(found.price[b, c]),
+                binding=_binding(table, found, tree, b, c),
             )  # fmt: skip
     return ScheduleCell(
         workload=workload, context=int(context), batch=batch, tokens_per_s=rate,
         speed_up=rate / off if rate > 0 and off > 0 else None, gap=float(found.gap[b, c]),
         candidates=_chains(found, b, c), extrapolated=cost.beyond(step), **chosen,
     )  # fmt: skip
+
+
+def _binding(table: RankTableFit, found: Schedule, tree: TokenTree, b: int, c: int) -> tuple[str, ...]:
+    problem = found.problem
+    met = limits_met(policy_of(tree), {DRAFT: len(table.value)}, problem.nodes, problem.depth, LONGEST)
+    full = 0 < tree.nodes == int(problem.most_nodes()[b, c]) < problem.nodes
+    return (*met, "memory") if full else met
 
 
 def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:

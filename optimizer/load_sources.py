@@ -29,6 +29,8 @@ class Sourced:
         Tokens that one more node must bring.
     nodes : float
         Mean verified nodes a row.
+    binding : tuple of str
+        Limits that the policy stops at.
     by_batch : (B,) float64
         Seconds of a step of this policy at every batch of the schedule.
     """
@@ -38,6 +40,7 @@ class Sourced:
     step_s: float
     price: float
     nodes: float
+    binding: tuple[str, ...]
     by_batch: NDArray[np.float64]
 
 
@@ -60,5 +63,5 @@ def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Source
             if kept and batch * tokens.value / step_s > float(found.value[b, c]):
                 by_batch = np.array([study.step(weighed, each, at).step_s for each in problem.batches])
                 nodes = weighed.result.nodes_per_step
-                better[b, c] = Sourced(entry.policy, tokens, step_s, entry.price, nodes, by_batch)
+                better[b, c] = Sourced(entry.policy, tokens, step_s, entry.price, nodes, entry.binding, by_batch)
     return better

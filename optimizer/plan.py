@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.certificates import Certificate
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
+from optimizer.limits import limits_met
 from optimizer.policies import certified_tree, neural_trees, retrieved_chains, unions_of
 from reader_theory.acceptance.recorded import recorded_grown
 from reader_theory.acceptance.replay import ReplayResult, replay_many
@@ -22,7 +23,7 @@ from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
-__all__ = ["Study", "Weighed", "make_plan"]
+__all__ = ["LONGEST", "Study", "Weighed", "make_plan"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -191,6 +192,7 @@ class Study:
             solver=f"replay of {len(weighed)} policies, {len(self.grown)} grown; trees by best_first and levels",
             certified=all(certificate.valid for certificate in proved) and not step.beyond,
             extrapolated=step.beyond,
+            binding=limits_met(best.policy, {name: t.depth for name, t in self.ranks.items()}, *self.limits, LONGEST),
             candidates=tuple(_candidate(*pair) for pair in _shown(ranked)),
             alternatives={name: _candidate(*pair) for name, pair in _best_by_drafter(ranked).items()},
         )
@@ -329,7 +331,7 @@ class Study:
         return self._noise(np.linalg.norm([*wide, _far(step)]), stream)
 
     def _ratio_noise(self, policy: Policy, step: StepForecast, plain: StepForecast) -> Floats:
-        """Factors of the seconds over those of plain decoding: at one pace of the machine, where they were so paired."""
+        """Factors of the seconds over those of plain decoding: at one pace, where so measured."""
         ratio = self.cost.ratio_of(policy.drafters)
         if ratio is None:
             return self._cost_noise(policy, step, 1) / self._cost_noise(self.off.policy, plain, 2)

@@ -27,7 +27,7 @@ def neural_trees(table: RankTable, max_nodes: int, max_depth: int) -> list[Token
     are deterministic (Tunstall 1967).
     """
     found: dict[TokenTree, None] = {}
-    for depth in range(1, min(max_depth, table.depth) + 1):
+    for depth in range(1, min(max_depth, max_nodes, table.depth) + 1):
         found.setdefault(TokenTree.chain(depth))
         whole, _ = best_first_order(table, max_nodes, depth)
         for size in (s for s in SIZES if s <= len(whole)):

@@ -106,9 +106,7 @@ class Reference(Frozen):
     batch: int = Field(ge=1)
     tokens: int = Field(ge=1)
     context: int = Field(ge=1)
-    seconds: Estimate = Field(
-        description="of a plain forward of the target; the interval is that of the machine's pace"
-    )
+    seconds: Estimate = Field(description="of a plain forward of the target; the interval is how the pace moved")
 
 
 class Cost(Document):

@@ -56,6 +56,9 @@ class PlanEntry(Frozen):
         default_factory=dict[str, float],
         description="how many times beyond the measured batch, tokens or context the cost was asked: never certified",
     )
+    binding: tuple[str, ...] = Field(
+        default=(), description="limits of the search that the policy stops at: a wider one may gain"
+    )
     candidates: tuple[Candidate, ...]
     alternatives: dict[str, Candidate] = Field(
         default_factory=dict[str, Candidate],
@@ -86,6 +89,7 @@ class Plan(Document):
     reference: Reference | None = Field(
         default=None, description="the fixed step whose pace all predicted seconds are stated at"
     )
+    notes: tuple[str, ...] = Field(default=(), description="what is assumed, and where it comes from")
     entries: tuple[PlanEntry, ...]
 
     @property

@@ -32,6 +32,7 @@ class ScheduleCell(Frozen):
     nodes_per_step: float | None = Field(
         default=None, description="mean verified nodes a row; None for the nodes of the policy's tree"
     )
+    binding: tuple[str, ...] = Field(default=(), description="limits that the policy stops at: a wider one may gain")
     candidates: tuple[Candidate, ...] = Field(default=(), description="chains and off that the limits allow")
     extrapolated: dict[str, float] = Field(
         default_factory=dict[str, float], description="how many times beyond the measured axes the cost was asked"
@@ -148,5 +149,6 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
         solver=solver,
         certified=not cell.extrapolated,
         extrapolated=cell.extrapolated,
+        binding=cell.binding,
         candidates=cell.candidates,
     )

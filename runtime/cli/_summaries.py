@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.self_draft import SelfDraft
 
 __all__ = ["facts_of", "lossless_in_words", "rows_of"]
 
@@ -35,6 +36,7 @@ def rows_of(document: Document) -> Rows:
         "validation": _validation,
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
+        "self_draft": _self_draft,
     }
     return summarise[document.kind](document)
 
@@ -162,6 +164,7 @@ def _plan(plan: Plan) -> Rows:
             "tokens_per_s": entry.prediction.tokens_per_s,
             "gap": entry.gap,
             "certified": entry.certified,
+            **({"stops_at": ", ".join(entry.binding)} if any(each.binding for each in plan.entries) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in entry.extrapolated.items()},
             **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in entry.alternatives.items()},
         }
@@ -208,6 +211,19 @@ def _imported(told: ImportedAcceptance) -> Rows:
     return [{"depth": each.depth, "reached": each.reached, "acceptance": each.conditional} for each in told.depths]
 
 
+def _self_draft(told: SelfDraft) -> Rows:
+    return [
+        {
+            "layers": choice.name,
+            "kept": len(choice.kept),
+            "drafts": choice.drafts,
+            "tokens_per_step": choice.tokens_per_step,
+            "speed_up": choice.speed_up,
+        }
+        for choice in told.choices
+    ]
+
+
 def _schedule(told: ServingSchedule) -> Rows:
     return [
         {
@@ -220,6 +236,7 @@ def _schedule(told: ServingSchedule) -> Rows:
             "tokens_per_s": cell.tokens_per_s,
             "speed_up": cell.speed_up,
             "gap": cell.gap,
+            **({"stops_at": ", ".join(cell.binding)} if any(each.binding for each in told.cells) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in cell.extrapolated.items()},
         }
         for cell in told.cells

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from runtime.cli import datastore, export, import_, latency
+from runtime.cli import datastore, evolve, export, import_, latency
 from runtime.cli._shared import guarded
 from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
@@ -50,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in _COMMANDS.items():
     app.command(name)(guarded(command))
 app.add_typer(datastore.app, name="datastore")
+app.add_typer(evolve.app, name="evolve")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def refuse(troubles: Sequence[Trouble]) -> None:
         raise DisturbedMachineError(
             "the machine must do nothing else while it is calibrated",
             got="; ".join(each.words for each in troubles[:4]) + (" and more" if len(troubles) > 4 else ""),
-            fix="Stop what else runs and calibrate again, give it more --seconds, or take it with its wide intervals by "
+            fix="Stop what else runs and calibrate again, give it more --seconds, or take it as it is by "
             "--accept-disturbed.",
         )
 
@@ -95,9 +96,9 @@ def refuse(troubles: Sequence[Trouble]) -> None:
 def _falls(samples: Samples) -> Iterator[tuple[Point, Point]]:
     """Neighbours in tokens whose seconds fall by more than their errors allow."""
     points = sorted(samples, key=lambda p: (p[0], p[2], p[1]))
-    for few, more in zip(points, points[1:], strict=False):
+    for few, more in pairwise(points):
         if (few[0], few[2]) == (more[0], more[2]):
-            error = np.hypot(*(_error(samples[point]) for point in (few, more)))
+            error = np.hypot(_error(samples[few]), _error(samples[more]))
             if _fall(samples, few, more) > max(FALL, ERRORS * float(error)):
                 yield few, more
 

@@ -1,4 +1,4 @@
-"""Steady measuring: each kind of policy as it will run, for a stretch at a time, with a fixed step beside every stretch.
+"""Steady measuring: each kind of policy as it will run, a stretch at a time, with a fixed step beside every stretch.
 
 Stretches go off, A, B, ..., off, ..., B, A, off: what drifts evenly falls on all alike. The fixed step tells the pace
 of the machine, which is divided out of every time; what is left is the model's error, and a ratio of two policies is

@@ -7,6 +7,7 @@ their weights are reordered so that the halves of a rotary pair lie side by side
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -201,6 +202,12 @@ class LeanModel(LanguageModel):
             cos, sin = model.model.rotary_emb(torch.zeros((1, 1, 1), device=self.device), position_ids=positions)
         half = self.head_dim // 2
         return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
+
+    def part(self, layers: Sequence[int], name: str) -> LeanModel:
+        """The same with some of its layers alone; the weights are the same."""
+        part = copy(self)
+        part.layers, part.name = [self.layers[i] for i in layers], name
+        return part
 
     def new_cache(self, rows: int, slots: int) -> RowCache:
         cache = RowCache(len(self.layers), rows, slots)
