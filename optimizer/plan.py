@@ -205,6 +205,10 @@ class Study:
         """One policy."""
         return self._weigh([policy])[0]
 
+    def prediction(self, policy: Policy, batch: int) -> Prediction:
+        """What `policy` will give, chosen or not, at the trace's mean context."""
+        return self._predict(self.weighed(policy), batch, self.mean_context, 1.0)
+
     def step(self, weighed: Weighed, batch: int, context: float) -> StepForecast:
         """What a full step takes."""
         return step_forecast(self.cost, weighed.policy, weighed.result, batch, context)
@@ -328,7 +332,7 @@ class Study:
     def _cost_noise(self, policy: Policy, step: StepForecast, stream: int) -> Floats:
         """Factors of the seconds. Beyond what was measured these grow by nothing at least, in proportion at most."""
         wide = (_width(self.cost.closure_of(policy.drafters)), self.cost.target_forward.relative_spread / 1.96)
-        return self._noise(np.linalg.norm([*wide, _far(step)]), stream)
+        return self._noise(float(np.linalg.norm([*wide, _far(step)])), stream)
 
     def _ratio_noise(self, policy: Policy, step: StepForecast, plain: StepForecast) -> Floats:
         """Factors of the seconds over those of plain decoding: at one pace, where so measured."""

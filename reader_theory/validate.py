@@ -51,8 +51,9 @@ def _step_s(record: RunRecord, cell: int) -> float:
 
 def _pace(plan: Plan, cell: RunCell) -> float:
     """Times that the fixed step took longer while the cell ran than the plan's seconds are stated at."""
-    known = plan.reference is not None and cell.reference_s is not None
-    return cell.reference_s / plan.reference.seconds.value if known else 1.0
+    if plan.reference is None or cell.reference_s is None:
+        return 1.0
+    return cell.reference_s / plan.reference.seconds.value
 
 
 def _compare(entry: PlanEntry, cell: RunCell, step_s: float, pace: float) -> list[Comparison]:

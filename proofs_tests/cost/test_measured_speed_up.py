@@ -1,4 +1,4 @@
-"""The measured speed-up: repeats there and back, at one pace of the machine, with its spread; and how it is compared."""
+"""The measured speed-up: repeats there and back, at one pace of the machine, with its spread."""
 
 from __future__ import annotations
 

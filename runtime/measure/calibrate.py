@@ -24,6 +24,7 @@ from runtime.measure.disturbed import Samples, Trouble, check_stretches, check_t
 from runtime.measure.in_situ import corrected_draft, corrected_target, growing_term, linear_term, probe_policies
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, drafts_of, names_of
+from runtime.measure.staircase import filled, stairs
 from runtime.measure.steady import STEPS, Meter, Stretch, level, paired, predictive, watch
 from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
@@ -31,6 +32,8 @@ from runtime.retrieval.datastore import Datastore
 __all__ = ["Grid", "calibrate_bench", "calibrate_cost"]
 
 LEAST_REPEATS, MOST_REPEATS = 4, 40
+REPEATS, STAIRS = 5, 0.5
+"""Forwards of a point that is added where a curve bends, and the share of a table's time that such points may take."""
 PATIENCE = 3
 """Times that a disturbed measurement is made in all, before it is refused."""
 TRIAL_S = 2.0
@@ -187,7 +190,7 @@ class _Kinds:
         names = drafts or (DRAFT,)
         probes, checks = probe_policies(grid.tokens, drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
         asked = [tuple(dict.fromkeys(p.asking(n) for p in some for n in names)) for some in (probes, checks)]
-        return cls(drafts, *asked, tuple(_datastore_policies()) if beside else ())
+        return cls(drafts, asked[0], asked[1], tuple(_datastore_policies()) if beside else ())
 
     def rounds(self) -> list[tuple[tuple[str, ...], list[Policy]]]:
         """What is loaded, and what runs then; policies that ask nobody run beside the first draft only."""
@@ -312,7 +315,37 @@ def _table(
         troubles = check_tables(who, samples, before)
         if not troubles:
             break
-    return _from_samples(grid, samples), troubles
+    table = _from_samples(grid, samples)
+    return _with_stairs(meter, who, table, seconds), troubles
+
+
+def _with_stairs(meter: Meter, who: str, table: CostTable, seconds: float) -> CostTable:
+    """The table with points where its curve over tokens bends, at the first context of every batch."""
+    context, added = table.context[0], dict[tuple[int, int], float]()
+    begun = meter.spent_s
+    for row, batch in enumerate(table.batch):
+
+        def measure(tokens: int, batch: int = batch) -> float:
+            return _now(meter, who, (batch, tokens, context))
+
+        known = dict(zip(table.tokens, table.values[row, :, 0].tolist(), strict=True))
+        left = STAIRS * seconds * (row + 1) / len(table.batch) - (meter.spent_s - begun)
+        each = (2 + REPEATS) * max(known.values())
+        found = stairs(known, batch, measure, most=max(int(left / each), 0))
+        added |= {(row, tokens): found[tokens] for tokens in found.keys() - known.keys()}
+    axis, grown = filled(table.values, list(table.tokens), added)
+    grid = tuple(tuple(tuple(float(s) for s in line) for line in plane) for plane in grown)
+    return CostTable.model_validate(table.model_dump() | {"tokens": tuple(axis), "seconds": grid})
+
+
+def _now(meter: Meter, who: str, point: Point) -> float:
+    """Median seconds of a few forwards alone, after one that is not counted, at the pace of all readings so far."""
+    meter.forward(who, point)
+    meter.read()
+    told = [meter.forward(who, point) for _ in range(REPEATS)]
+    meter.read()
+    pace = meter.pace
+    return float(np.median([seconds / float(pace.at(reading)) for reading, seconds in told]))
 
 
 def _sampled(
