@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reader_theory.documents import Off, Policy
+from reader_theory.documents import DraftForwards, Off, Policy
 from runtime.engine.counters import StepTiming
 from runtime.measure.bench import TARGET, Point, SeenStep
 
@@ -96,7 +96,7 @@ class VirtualBench:
         if policy.shape == "off":
             return {"target": self.target(batch, 1, context), "around": 3e-4 + 5e-5 * batch}
         off = self.off_of(policy)
-        asked = policy.forward_sizes(self.emits) if policy.asks and policy.kind != "grown" else ()
+        asked = DraftForwards().sizes(policy.asked_widths, self.emits) if policy.asks and policy.kind != "grown" else ()
         drafted = sum(self.draft(batch, int(tokens), context) for tokens in asked)
         parts = {
             "target": self.target(batch, width, context),

@@ -87,9 +87,8 @@ def test_calibration_finds_the_steps_under_noise(monkeypatch: pytest.MonkeyPatch
     def table() -> CostTable:
         bench = VirtualBench(target=padded(16, 0.01, 4e-4), kind=0.0, noise=0.01, seed=8, alone=1.0)
         facts = {"stamp": STAMP, "device": "v", "target": "t", "dtype": "float32"}
-        return calibrate_bench(
-            bench, Grid((1, 4), DEFAULT, (128, 512)), ("draft",), facts=facts, seconds=6.0
-        ).target_forward
+        grid = Grid((1, 4), DEFAULT, (128, 512))
+        return calibrate_bench(bench, grid, ("draft",), facts=facts, seconds=6.0).target_forward
 
     def worst(found: CostTable) -> float:
         true = np.array([padded(16, 0.01, 4e-4)(1, int(t), 128) for t in range(1, 34)])

@@ -13,7 +13,7 @@ from proofs_tests.virtual import PLAIN, Clock, VirtualBench
 from reader_theory.cost import pace as paces
 from reader_theory.cost.pace import smoothed_pace
 from reader_theory.cost.terms import Forwards, StepConditions
-from reader_theory.documents import Chain, Cost, Policy, Static
+from reader_theory.documents import Chain, Cost, DraftForwards, Policy, Static
 from reader_theory.errors import DisturbedMachineError
 from reader_theory.trees import TokenTree
 from runtime.measure import steady
@@ -40,7 +40,7 @@ def _ratios(bench: VirtualBench, cost: Cost, context: float = 250.0) -> np.ndarr
     rows: list[tuple[float, bool, float]] = []
     for policy in PLANNED:
         width = policy.most_nodes + 1
-        asked = {policy.asks: Forwards(policy.forward_sizes(bench.emits))} if policy.asks else {}
+        asked = {policy.asks: Forwards(DraftForwards().sizes(policy.asked_widths, bench.emits))} if policy.asks else {}
         looked = {"retrieval": Forwards(1.0)} if policy.retrieved else {}
         for batch in (1, 3, 8):
             plain, drafting = (

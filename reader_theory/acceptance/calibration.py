@@ -112,10 +112,10 @@ def expected_calibration_error(predicted: FloatArray, right: NDArray[np.bool_], 
 
 
 def draft_scores(trace: Trace, workload: str | None = None) -> Scored:
-    """Every candidate of the neural draft at every position: its probability, and whether the target took it."""
+    """Every first candidate of the draft at every position: its probability, and whether the target took it."""
     rows = rows_of(trace, workload)
     probability = np.asarray(rows.column("draft_probability"), dtype=np.float64)
-    right = np.equal.outer(np.asarray(rows.column("draft_rank"), dtype=np.int64), np.arange(trace.candidates))
+    right = np.equal.outer(rows.first_ranks, np.arange(trace.candidates))
     prompt = np.repeat(rows.prompt, probability.shape[1])
     return Scored(probability.ravel(), np.asarray(right, dtype=np.bool_).ravel(), prompt, is_probability=True)
 

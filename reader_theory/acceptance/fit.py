@@ -121,19 +121,32 @@ def _fit_drafter(trace: Trace, workload: str, depth: int, resampler: _Resampler)
         )
     if not has_draft(trace, rows):
         return None
-    overlap = np.asarray(rows.column("draft_overlap"), dtype=np.float64)
-    trees = {k: Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS}
+    trees = {k: Static.of(TokenTree.chain(k)) for k in REFERENCE_LENGTHS if k <= _deepest(rows)}
     return DrafterFit(
-        geometric=resampler.mean(rows, rows.column("draft_rank") == 0),
-        overlap=resampler.mean(rows, overlap) if bool(np.isfinite(overlap).all()) else None,
+        geometric=resampler.mean(rows, rows.first_ranks == 0),
+        overlap=_overlap(rows, resampler),
         rank_depth=_rank_depth(rows, trace.candidates, depth, resampler),
         tokens_per_step=_references(trace, workload, trees, resampler),
         calibration=_calibration(draft_scores(trace, workload)),
     )
 
 
+def _deepest(rows: PromptRows) -> float:
+    """Levels that ranks were recorded for: those of a block, or as many as one likes."""
+    rank = rows.column("draft_rank")
+    return rank.shape[1] if rank.ndim == 2 else np.inf
+
+
+def _overlap(rows: PromptRows, resampler: _Resampler) -> Estimate | None:
+    """None where no law was recorded."""
+    if not rows.has("draft_overlap"):
+        return None
+    overlap = np.asarray(rows.column("draft_overlap"), dtype=np.float64)
+    return resampler.mean(rows, overlap) if bool(np.isfinite(overlap).all()) else None
+
+
 def has_draft(trace: Trace, rows: PromptRows) -> bool:
-    """Whether a model's ranks were recorded on these rows."""
+    """Whether a draft's ranks were recorded on these rows."""
     return trace.candidates > 0 and bool(np.any(np.asarray(rows.column("draft_rank")) >= 0))
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.documents import Policy
+from reader_theory.documents import DraftForwards, Policy
 from reader_theory.documents.policy import DATASTORE
 from runtime.cache.rows import RowCache
 from runtime.drafters.neural import NeuralDrafter
@@ -54,13 +54,14 @@ class SeenStep:
     pending: float
     asked: tuple[int, ...] = ()
     """Tokens a row of each forward of the draft of a grown policy, which are different in every step."""
+    takes: DraftForwards = NeuralDrafter.takes
 
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
         if self.policy.kind == "grown":
             return np.array(self.asked, dtype=np.float64)
-        return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
+        return self.takes.sizes(self.policy.asked_widths, self.pending) if self.timing.drafted else np.empty(0)
 
 
 class Bench(Protocol):

@@ -23,7 +23,7 @@ from runtime.measure.bench import REFERENCE, TARGET, Bench, EngineBench, Point, 
 from runtime.measure.disturbed import Samples, Trouble, check_stretches, check_tables, refuse
 from runtime.measure.in_situ import corrected_draft, corrected_target, growing_term, linear_term, probe_policies
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, Names, drafts_of, names_of
+from runtime.measure.record import Drafts, Names, models_of, names_of
 from runtime.measure.staircase import filled, stairs
 from runtime.measure.steady import STEPS, Meter, Stretch, level, paired, predictive, watch
 from runtime.models.base import LanguageModel
@@ -117,7 +117,7 @@ def calibrate_cost(
         got=f"{len(prompts)} prompts, {seconds} s",
         fix="Pass the prompts that the trace was recorded on.",
     )
-    drafts = drafts_of(draft)
+    drafts = models_of(draft)
     room = min(model.max_positions for model in (target, *drafts.values())) - max(tokens) - 1
     grid = Grid.of(batches, tokens, contexts, room)
     bench = EngineBench(

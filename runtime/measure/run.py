@@ -18,14 +18,13 @@ from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, R
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.bench import ReferenceStep
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, drafts_of
+from runtime.measure.record import Drafts, drafter_of, drafts_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
@@ -308,7 +307,7 @@ class _Bench:
         """One a batch and draft: the one that the policy asks, else the first."""
         name = policy.asks if policy.asks in self.drafts else next(iter(self.drafts), None)
         if (batch, name) not in self._engines:
-            drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
+            drafters = {} if name is None else {name: drafter_of(self.drafts[name])}
             self._engines[batch, name] = Engine(
                 self.target,
                 drafters=drafters,

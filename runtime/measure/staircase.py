@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def stairs(known: dict[int, float], batch: int, measure: Callable[[int], float],
     """
     found = dict(known)
     axis = sorted(found)
-    waiting = [(-_rise(found, a, b), a, b) for a, b in zip(axis, axis[1:], strict=False)]
+    waiting = [(-_rise(found, a, b), a, b) for a, b in pairwise(axis)]
     heapq.heapify(waiting)
     while waiting:
         rise, low, high = heapq.heappop(waiting)
