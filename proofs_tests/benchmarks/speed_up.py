@@ -36,7 +36,6 @@ from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 
-NODES, DEPTH = 32, 8
 REPEATS = 2
 
 
@@ -106,7 +105,7 @@ def study(setting: Setting, temperature: float, folder: Path, scratch: Path) -> 
         resamples=400,
     )  # fmt: skip
     for workload in setting.workloads:
-        known = Study(fit, cost, trace, workload, NODES, DEPTH, setting.tests, 400)
+        known = Study(fit, cost, trace, workload, test_prompts=setting.tests, resamples=400)
         mine = [prompt for prompt in tests if prompt.workload == workload]
         for batch in setting.batches:
             policy, told = chosen(plan, known, workload, batch)

@@ -34,7 +34,6 @@ FOR_THE_PUBLIC = {
     "Replan": "what a monitor calls",
     "DriftMonitor": "what an engine is given as its monitor",
     "calibrate_bench": "calibration on a bench of one's own, such as a virtual one",
-    "calibrate_bench": "calibration on a bench of one's own, such as a virtual one",
     "PROCESSORS": "where law processors are registered from outside",
     "PACKAGED": "models that `reader fetch` knows",
 }

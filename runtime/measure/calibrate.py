@@ -37,7 +37,7 @@ REPEATS, STAIRS = 5, 0.5
 PATIENCE = 3
 """Times that a disturbed measurement is made in all, before it is refused."""
 TRIAL_S = 2.0
-"""A calibration with less time than this is a trial: stretches are short, and what is wrong is noted, never refused."""
+"""A calibration with less time than this is a trial: short stretches, no stairs, and what is wrong is noted only."""
 TRIAL_STEPS = 4
 
 
@@ -316,6 +316,8 @@ def _table(
         if not troubles:
             break
     table = _from_samples(grid, samples)
+    if seconds < TRIAL_S:
+        return table, troubles
     return _with_stairs(meter, who, table, seconds), troubles
 
 
