@@ -150,8 +150,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,
+    "search": tables_theory.search,
+    "documents": tables_theory.documents,
 }
-FILES = {"planner": "solvers", "peers_short": "peers"}
+FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers"}
 """Tables whose result has another name."""
 
 

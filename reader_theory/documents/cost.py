@@ -22,6 +22,10 @@ __all__ = ["Cost", "CostTable", "DrafterCost", "Reference"]
 Grid = tuple[tuple[tuple[float, ...], ...], ...]
 
 
+HALF_PAGE = 8
+"""Tokens of a row's last page that are empty in the mean."""
+
+
 class CostTable(Frozen):
     """Seconds of one forward over (batch, tokens a row, context tokens a row), interpolated linearly inside the grid.
 
@@ -162,6 +166,11 @@ class Cost(Document):
     reference: Reference | None = Field(default=None, description="None where no fixed step was measured")
     notes: tuple[str, ...] = ()
 
+    kv_tokens: dict[str, int] = Field(
+        default_factory=dict[str, int],
+        description="tokens that the cache holds, by who drafts as in `closures`, where it was predicted or logged",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _older(cls, raw: object) -> object:
@@ -234,6 +243,11 @@ class Cost(Document):
             return None
         widest = max(self.ratios.values(), key=lambda each: each.high / each.low)
         return self.ratios.get("+".join(sorted(drafters)), widest)
+
+    def running(self, batch: float, context: float, drafts: int, drafters: Iterable[str]) -> float:
+        """Rows of `batch` that the cache holds, each with its context, its drafts and half a page; all if not told."""
+        room = self.kv_tokens.get("+".join(sorted(drafters)) or "off")
+        return batch if room is None else min(batch, room / (context + drafts + HALF_PAGE))
 
     def beyond(self, conditions: StepConditions) -> dict[str, float]:
         """By axis, how many times these steps lie beyond what was measured of the target and of who drafts."""

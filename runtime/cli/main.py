@@ -8,7 +8,10 @@ import typer
 
 from runtime.cli import datastore, evolve, export, import_, latency
 from runtime.cli._shared import guarded
+from runtime.cli.advise import advise
+from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
+from runtime.cli.cost import cost
 from runtime.cli.demo import demo
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
@@ -35,14 +38,17 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "record": record,
     "fit": fit,
     "calibrate": calibrate,
+    "cost": cost,
     "plan": plan,
     "run": run,
     "validate": validate,
     "report": report,
     "sweep": sweep,
+    "advise": advise,
     "export": export.command,
     "import": import_.command,
     "latency": latency.command,
+    "audit": audit,
     "inflate": inflate,
     "show": show,
     "demo": demo,
