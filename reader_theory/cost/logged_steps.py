@@ -135,7 +135,7 @@ def median_batch(most: Array, mean: Array) -> Array:
     tail = np.clip(2 * (1 - mean / most), 1e-9, 1.0)
     short = np.maximum((1 - tail / 2) / 2 - (1 - tail), 0.0)
     inside = most * np.sqrt(np.maximum(1 - 2 * short / tail, 0.0))
-    return np.clip(inside, mean, np.minimum(most, np.sqrt(2) * mean))
+    return np.clip(inside, mean, most)
 
 
 def fit_steps(
