@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.cost.columns import Table, column, numbers, positive
+from reader_theory.cost.columns import Table, column, has_columns, numbers, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.model import ModelShape
@@ -106,7 +106,7 @@ def read_load(
     slots = np.array([lookahead_slots(int(k)) for k in drafts])
     held = context + slots + page_tokens / 2
     limit = np.array([kv_tokens.get(name, np.inf) for name in names.tolist()]) / held
-    if at == "median" and {"mean_ttft", "mean_tpot"} <= set(table):
+    if at == "median" and has_columns(table, "mean_ttft", "mean_tpot"):
         decoding = positive(table, "mean_tpot") * np.maximum(output - 1, 1)
         busy = median_batch(positive(table, "conc") * decoding / (positive(table, "mean_ttft") + decoding), busy)
     running = np.minimum(busy, limit)
