@@ -177,6 +177,7 @@ def measure_cells(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    penalties: Mapping[str, float] | None = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -193,6 +194,7 @@ def measure_cells(
         verification=verification,
         stop=stop,
         ignore_eos=ignore_eos,
+        **(penalties or {}),  # pyright: ignore[reportArgumentType]
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     runs: dict[Task, list[CellRun]] = {}
