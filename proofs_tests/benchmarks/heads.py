@@ -1,4 +1,4 @@
-"""The head that ships for SmolLM2 in the engine: tokens a step and tokens a second, beside plain decoding and retrieval.
+"""SmolLM2's head in the engine: tokens a step and tokens a second, beside plain decoding and retrieval.
 
     python -m proofs_tests.benchmarks.heads [--target out/models/smollm2] [--dtype float32 bfloat16] [--prompts 8]
     python -m proofs_tests.benchmarks.heads --engines .venv-engines/bin/python     # acceptance by position in vLLM too
