@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ from runtime.drafters.load import load_draft
 from runtime.models.house import house_folder
 from runtime.models.load import wrap
 from runtime.training.heads.unrolled import unrolled
-
-needs_speculators = pytest.mark.skipif(
-    importlib.util.find_spec("speculators") is None,
-    reason="needs `pip install speculators --no-deps`",
-)
 
 
 def saved(network: HeadNetwork, folder: Path, dtype: torch.dtype = torch.float32, **facts: Any) -> Path:
@@ -116,12 +110,11 @@ def test_shipped_head_is_whole_and_half_precision() -> None:
 
 
 def _theirs(folder: Path) -> Any:
-    from speculators.models.eagle3 import Eagle3SpeculatorConfig  # pyright: ignore
-    from speculators.models.eagle3.core import Eagle3DraftModel  # pyright: ignore
-
-    config = Eagle3SpeculatorConfig(**json.loads((folder / "config.json").read_text()))
+    reason = "needs `pip install speculators`"
+    core = pytest.importorskip("speculators.models.eagle3.core", reason=reason, exc_type=ImportError)
+    config = core.Eagle3SpeculatorConfig(**json.loads((folder / "config.json").read_text()))
     config.transformer_layer_config._attn_implementation = "eager"
-    model = Eagle3DraftModel(config)
+    model = core.Eagle3DraftModel(config)
     found = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     return model.float().eval(), found
 
@@ -141,7 +134,6 @@ def _their_logits(
     return caught
 
 
-@needs_speculators
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("kind", ["post", "pre", "before fc, normed residual", "trimmed", "low rank"])
 def test_speculators_own_class_loads_our_folder_and_gives_our_logits(kind: str, residual: bool, tmp_path: Path) -> None:
@@ -164,7 +156,6 @@ def test_speculators_own_class_loads_our_folder_and_gives_our_logits(kind: str, 
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
-@needs_speculators
 def test_what_speculators_saves_is_loaded_by_us(tmp_path: Path) -> None:
     whole = tiny_model("llama")
     network = network_for(whole)
