@@ -42,8 +42,10 @@ def grown_family(*, drafted: bool, datastore: bool = False) -> tuple[Grown, ...]
     """Trees of retrieval alone and, with a draft, of both: sizes and prices, levels, and some that let it rest.
 
     The right price is what a node's verification costs in tokens: high where a target's time grows with its nodes.
+    Price and budget are crossed, as one alone is a poor cut; a budget that its price hardly ever fills is left out.
     """
-    sizes = [(8, 0.0), (16, 0.0), (32, 0.0), *((32, price) for price in (0.05, 0.1, 0.2, 0.35, 0.5))]
+    sizes = [(nodes, price) for nodes in (2, 4, 8, 16) for price in (0.0, 0.1, 0.3) if nodes * price < 2]
+    sizes += [(32, price) for price in (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)]
     family = [Grown(nodes=nodes, price=price, drafter=None) for nodes, price in sizes]
     if drafted:
         family += _asking()
