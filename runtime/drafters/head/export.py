@@ -18,7 +18,7 @@ from runtime.drafters.head.checkpoint import load_head_network, read_source, sav
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
 
-__all__ = ["FORMS", "densified", "export_head"]
+__all__ = ["densified", "export_head"]
 
 
 def densified(network: HeadNetwork) -> HeadNetwork:
