@@ -232,7 +232,7 @@ def _halves(sources: list[str], seed: int) -> NDArray[np.bool_]:
 
 def _maps(offered: dict[str, Scored], prompts: NDArray[np.bool_]) -> Maps:
     """Maps fitted on these prompts; none where they offered nothing."""
-    parts = {name: one.part(prompts[one.prompt]) for name, one in offered.items()}
+    parts = {name: one.part(prompts[one.document]) for name, one in offered.items()}
     held = {name: one for name, one in parts.items() if one.score.size}
     return fit_offers(held).maps if held else ()
 
