@@ -31,7 +31,14 @@ Progress = Callable[[str, int, int], None]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_EXTRAS = {"torch": "run", "transformers": "run", "matplotlib": "notebooks", "jinja2": "notebooks", "cvxpy": "plan"}
+_EXTRAS = {
+    "torch": "run",
+    "transformers": "run",
+    "matplotlib": "notebooks",
+    "jinja2": "notebooks",
+    "cvxpy": "plan",
+    "llguidance": "grammar",
+}
 
 
 class ExitCode(IntEnum):

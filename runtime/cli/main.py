@@ -12,6 +12,7 @@ from runtime.cli.calibrate import calibrate
 from runtime.cli.demo import demo
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
+from runtime.cli.grammar_gap import grammar_gap
 from runtime.cli.inflate import inflate
 from runtime.cli.plan import plan
 from runtime.cli.record import record
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "export": export.command,
     "import": import_.command,
+    "grammar-gap": grammar_gap,
     "latency": latency.command,
     "inflate": inflate,
     "show": show,

@@ -31,6 +31,8 @@ def run(
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
+    language: options.LanguageFile = None,
+    validity: options.Validities = "exact",
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/run.json"),
@@ -42,7 +44,7 @@ def run(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for, read_for
     from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
@@ -58,5 +60,6 @@ def run(
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
+            language=read_for(language, models.tokenizer), validity=validity,
         )  # fmt: skip
     show_document(record, output, as_json=as_json)

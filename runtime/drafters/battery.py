@@ -28,6 +28,7 @@ class _Text:
     steps: int = 0
     scheme: Scheme = "deterministic"
     reads_prefix: bool = False
+    constrained: bool = False
 
     @property
     def text(self) -> list[int]:
@@ -39,6 +40,9 @@ class _Text:
 
     def streams(self, stream: str, step: int, count: int) -> NDArray[np.float64]:
         return np.full(count, 0.5)
+
+    def lies_within(self, tokens: Any) -> bool:
+        return True
 
     def law(self, logits: Any, prefixes: Any) -> Any:
         return logits

@@ -10,17 +10,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 from reader_theory.registry import Registry
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["PROCESSORS", "Processor", "TokenLaw"]
+__all__ = ["PROCESSORS", "NoLaw", "Processor", "Served", "TokenLaw"]
 
 Prefixes = Sequence[Sequence[int]]
+
+
+class NoLaw(InvalidInputError):
+    """Logits of which one request's parameters make no law: the fault of that request's step alone."""
+
+
+class Served(NamedTuple):
+    """What a processor may ask about the request that it serves.
+
+    Attributes
+    ----------
+    prompt : int
+        Tokens of a prefix that come before the output.
+    stops : tuple of int
+        Tokens that end it.
+    drafting : bool
+        Whether the law is one that drafts are drawn from.
+    course : Course, optional
+        Its way through its language, where it has one.
+    """
+
+    prompt: int = 0
+    stops: tuple[int, ...] = ()
+    drafting: bool = False
+    course: Any = None
 
 
 class Processor(ABC):
@@ -45,6 +70,10 @@ class Processor(ABC):
     def asked(cls, params: SamplingParams) -> Self | None:
         """The processor that `params` ask for, if they do."""
         return None
+
+    def serving(self, served: Served) -> Processor:
+        """The same, for one request; itself where it does not matter which."""
+        return self
 
     @abstractmethod
     def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
@@ -207,6 +236,8 @@ class TokenLaw:
     ----------
     params : SamplingParams
         The request's own.
+    served : Served, optional
+        The request, for processors that ask about it.
 
     Attributes
     ----------
@@ -223,9 +254,11 @@ class TokenLaw:
     [[0.0, 1.0, 0.0]]
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, served: Served | None = None) -> None:
         asked = [found for each in PROCESSORS if (found := each.asked(params)) is not None]
-        chain: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
+        chosen: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
+        known = served or Served(stops=params.stop_token_ids)
+        chain = [each.serving(known) if isinstance(each, Processor) else each for each in chosen]
         self.params = params
         self.plain = all(isinstance(each, Temperature) for each in chain)
         self.reads_prefix = any(each.reads_prefix for each in chain)
@@ -247,11 +280,26 @@ class TokenLaw:
 
         if self.plain and not self.params.greedy:
             return torch.softmax(scores.double() / self.params.temperature, dim=-1)
-        for processor in self._chain:
-            scores = processor(scores, prefixes)
+        scores = self._processed(scores, prefixes)
         if self.params.greedy:
             return torch.nn.functional.one_hot(scores.argmax(dim=-1), scores.shape[-1]).double()
         return torch.softmax(scores.double(), dim=-1)
+
+    def _processed(self, scores: Any, prefixes: Prefixes | None) -> Any:
+        for processor in self._chain:
+            scores = processor(scores, prefixes)
+        return scores
+
+    def log_scores(self, logits: Any, prefixes: Prefixes | None = None) -> Any:
+        """(n, V) float64 logarithms of the laws of (n, V) logits; at temperature 0 how far each is below the best."""
+        import torch
+
+        _check_rows(logits, prefixes, needed=self.reads_prefix)
+        scores = self._processed(logits.float() if logits.dtype != torch.float64 else logits, prefixes).double()
+        best = (
+            scores.amax(dim=-1, keepdim=True) if self.params.greedy else torch.logsumexp(scores, dim=-1, keepdim=True)
+        )
+        return scores - best
 
     def scores(self, logits: Any, prefix: Sequence[int]) -> Any:
         """(V,) law of the next token after `prefix`, from (V,) logits; the logits where greedy decoding reads them."""

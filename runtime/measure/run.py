@@ -15,6 +15,7 @@ import torch
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
+from reader_theory.grammar import Language
 from runtime.drafters.neural import NeuralDrafter
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
@@ -152,8 +153,13 @@ def measure_cells(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    language: Language | None = None,
+    validity: str = "exact",
 ) -> RunRecord:
-    """Measure tasks in turn, repeat by repeat, and write what came of them."""
+    """Measure tasks in turn, repeat by repeat, and write what came of them.
+
+    Outputs lie in `language`, where one is given, drawn as `validity` says; the record names the law.
+    """
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
     require(
         datastore is not None or not needing,
@@ -170,6 +176,8 @@ def measure_cells(
         verification=verification,
         stop=stop,
         ignore_eos=ignore_eos,
+        language=language,
+        validity=validity,
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     total = repeats * len(tasks)
@@ -197,6 +205,7 @@ def measure_cells(
         temperature=temperature,
         verification=params.rule.name,
         lossless=params.lossless,
+        law=params.law,
         plan=plan,
         new_tokens=new_tokens,
         cells=tuple(cells),
