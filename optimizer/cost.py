@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from optimizer.acceptance import frozen
 from reader_theory.cost.terms import Forwards, StepConditions, StepModel
+from reader_theory.documents.forwards import DraftForwards
 from reader_theory.errors import InvalidInputError, require
 
 __all__ = ["LevelCost", "Memory", "Objective", "TabulatedCost", "level_cost", "level_seconds", "tabulated"]
 
 Floats = NDArray[np.float64]
+ONE_A_LEVEL = DraftForwards()
 
 
 def check_seconds(name: str, seconds: Floats) -> None:
@@ -132,31 +134,44 @@ def tabulated(cost: TabulatedCost | LevelCost) -> TabulatedCost:
 
 
 def level_seconds(
-    plain: StepModel, drafting: StepModel, drafter: str, batch: ArrayLike, context: ArrayLike, nodes: int
-) -> tuple[Floats, Floats]:
-    """Seconds of a step by what enters each forward of the drafter, and by what is verified.
+    plain: StepModel, drafting: StepModel, drafter: str, forwards: DraftForwards, *, batch: ArrayLike,
+    context: ArrayLike, nodes: int, depth: int,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Seconds of a step by level and what is drafted there, and by what is verified.
 
     Parameters
     ----------
     plain, drafting : StepModel
         The equation of a step of plain decoding, and of one in which `drafter` drafts.
+    forwards : DraftForwards
+        What `drafter` takes for a tree.
     batch, context : (...)
         Rows, and cached tokens of each; broadcast against one another.
-    nodes : int
-        N, the largest tree.
+    nodes, depth : int
+        N and D, of the largest tree.
 
     Returns
     -------
-    draft_s : (..., max(N, 2) + 1)
-        Seconds that one more forward over w tokens a row adds; a forward over none is never read.
+    draft_s : (..., D, max(N, 2) + 1)
+        Seconds that drafting one level more adds, by the w nodes above it; below none is never read.
     verify_s : (..., N + 1)
         Everything else of a step that verifies n nodes; plain decoding at 0.
     """
     rows, cached = (np.asarray(x, dtype=np.float64)[..., None] for x in (batch, context))
     widths, sizes = np.maximum(np.arange(max(nodes, 2) + 1), 1), np.arange(nodes + 1)
     alone = StepConditions(batch=rows, context=cached, tokens=2.0, drafting=True)
-    asked = replace(alone, forwards={drafter: Forwards(widths[:, None])})
-    draft_s = np.maximum(drafting.seconds(asked) - drafting.seconds(alone), 0.0)
+    without = drafting.seconds(alone)
+
+    def one(tokens: ArrayLike) -> Floats:
+        asked = replace(alone, forwards={drafter: Forwards(np.asarray(tokens)[..., None])})
+        return forwards.times * np.maximum(drafting.seconds(asked) - without, 0.0)
+
+    if forwards.kind == "levels":
+        each = one(widths)[..., None, :]
+    else:  # what a deeper block takes more than a shallower one, whatever stands on its levels
+        whole = one([forwards.sizes(np.ones(levels))[0] for levels in range(1, depth + 1)])
+        each = np.maximum(np.diff(whole, axis=-1, prepend=0.0), 0.0)[..., None]
+    draft_s = np.broadcast_to(each, (*each.shape[:-2], depth, len(widths)))
     verify_s = np.where(
         sizes > 0,
         drafting.seconds(StepConditions(batch=rows, context=cached, tokens=sizes + 1, drafting=True)),
@@ -166,11 +181,14 @@ def level_seconds(
 
 
 def level_cost(
-    plain: StepModel, drafting: StepModel, drafter: str, *, batch: float, context: float, nodes: int, depth: int
-) -> LevelCost:
-    """`level_seconds` at one batch and context, as a planner takes them: each level at its own width."""
-    draft_s, verify_s = level_seconds(plain, drafting, drafter, batch, context, nodes)
-    return LevelCost(np.tile(draft_s[: nodes + 1] if nodes > 0 else draft_s, (depth, 1)), verify_s)
+    plain: StepModel, drafting: StepModel, drafter: str, forwards: DraftForwards = ONE_A_LEVEL, *, batch: float,
+    context: float, nodes: int, depth: int,
+) -> LevelCost:  # fmt: skip
+    """`level_seconds` at one batch and context, as a planner takes them."""
+    draft_s, verify_s = level_seconds(
+        plain, drafting, drafter, forwards, batch=batch, context=context, nodes=nodes, depth=depth
+    )
+    return LevelCost(draft_s[:, : nodes + 1] if nodes > 0 else draft_s, verify_s)
 
 
 @dataclass(frozen=True)

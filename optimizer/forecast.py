@@ -42,7 +42,7 @@ def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, 
     """
     widest = _widest(result.nodes_histogram.sum(axis=0), batch)
     used = np.flatnonzero(widest > 0)
-    forwards = _drafting(policy, result, batch)
+    forwards = _drafting(cost, policy, result, batch)
     grown = 0.0 if policy.kind != "grown" else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
     conditions = StepConditions(
         batch=batch, context=context, tokens=used + 1, forwards=forwards, growths=grown, drafting=policy.shape != "off"
@@ -57,7 +57,7 @@ def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:
     return np.diff(np.cumsum(histogram / histogram.sum()) ** batch, prepend=0.0)
 
 
-def _drafting(policy: Policy, result: ReplayResult, batch: int) -> dict[str, Forwards]:
+def _drafting(cost: Cost, policy: Policy, result: ReplayResult, batch: int) -> dict[str, Forwards]:
     """What the drafters run in the mean: look-ups of a chain in every step, and the draft when any row wants it.
 
     A forward has the tokens of the row that has most, where these were recorded.
@@ -67,7 +67,7 @@ def _drafting(policy: Policy, result: ReplayResult, batch: int) -> dict[str, For
     if asked is None:
         return looked
     if result.forwards_histogram is None:
-        sizes = policy.forward_sizes(result.tokens_per_step)
+        sizes = cost.forwards_of(asked).sizes(policy.asked_widths, result.tokens_per_step)
         chance = 1.0 - (1.0 - result.drafted_steps.sum() / max(int(result.steps.sum()), 1)) ** batch
         return looked | {asked: Forwards(sizes, chance)}
     chances = np.array([_widest(histogram, batch)[1:] for histogram in result.forwards_histogram])

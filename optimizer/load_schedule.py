@@ -1,12 +1,13 @@
 """From AcceptanceFit and Cost to a ServingSchedule: the best tree at every batch and context, and where a rate settles.
 
-Trees of the neural draft, each cell certified; retrieval and grown trees where a plan's replay finds them faster.
+Trees of every drafter with ranks, each cell certified, and the fastest of them; retrieval and grown trees where a
+plan's replay finds them faster still.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,9 @@ from optimizer.load_sources import Sourced, sourced_cells
 from optimizer.plan import LONGEST, Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
-from reader_theory.cost.terms import StepConditions
+from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
-from reader_theory.documents.fit import AcceptanceFit, RankTableFit
-from reader_theory.documents.policy import DRAFT
+from reader_theory.documents.fit import AcceptanceFit, RankTableFit, WorkloadFit
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -54,7 +54,7 @@ def serving_schedule(
     Parameters
     ----------
     fit, cost, trace : documents
-        Of a target with a neural draft; the trace gives the lengths of requests where none are given.
+        Of a target with a drafter that has ranks; the trace gives the lengths of requests where none are given.
     rate_per_s : float
         Requests a second.
     slo_s : float, optional
@@ -67,7 +67,7 @@ def serving_schedule(
     Raises
     ------
     InvalidInputError
-        If there is no neural draft to plan for, or a number is not positive.
+        If there is no drafter with ranks to plan for, or a number is not positive.
     """
     positive = [rate_per_s, *(x for x in (slo_s, output_tokens, prompt_tokens, kv_tokens) if x is not None)]
     require(
@@ -82,37 +82,57 @@ def serving_schedule(
     lengths = [(p.prompt_tokens, p.output_tokens) for p in trace.prompts if p.workload in chosen]
     prompt, output = np.mean(lengths, axis=0).tolist() if lengths else (1.0, 1.0)
     prompt, output = prompt_tokens or prompt, output_tokens or output
+    served = cost.as_declared({name: each.forwards for name, each in fit.drafters.items()})
+    limits: dict[str, Any] = dict(
+        batches=rows, contexts=columns, max_nodes=max_nodes, max_depth=max_depth, slo_s=slo_s, kv_tokens=kv_tokens
+    )
     cells: list[ScheduleCell] = []
     points: list[OperatingPoint] = []
     solver = ""
     for name in chosen:
-        table = fit.workload(name).ranks()
-        problem = schedule_problem(
-            table, cost, batches=rows, contexts=columns, max_nodes=max_nodes, max_depth=max_depth, slo_s=slo_s,
-            kv_tokens=kv_tokens,
-        )  # fmt: skip
-        assert table is not None, "schedule_problem refuses a workload without a draft"
-        found = solve_schedule(problem)
-        others = sourced_cells(Study(fit, cost, trace, name, max_nodes, max_depth), found)
-        solver = found.solver + (" and replay" if others else "")
-        cells += [
-            _cell(name, table, cost, found, b, c, others.get((b, c)))
-            for c in range(len(columns))
-            for b in range(len(rows))
+        drafters = [
+            _Solved(drafter, table, solve_schedule(schedule_problem(table, served, drafter, **limits)))
+            for drafter, table in _ranked(fit.workload(name), served).items()
         ]
-        prefill_s = float(cost.model().parts(StepConditions(context=0, tokens=prompt))["target"])
-        points += [_point(name, found, others, c, rate_per_s, slo_s, output, prefill_s) for c in range(len(columns))]
+        found = [[_Choices(drafters, b, c) for c in range(len(columns))] for b in range(len(rows))]
+        others = sourced_cells(
+            Study(fit, served, trace, name, max_nodes, max_depth), drafters[0].found.problem,
+            np.array([[each.value for each in row] for row in found]),
+        )  # fmt: skip
+        solver = drafters[0].found.solver + (" and replay" if others else "")
+        cells += [
+            _cell(name, served, found[b][c], others.get((b, c))) for c in range(len(columns)) for b in range(len(rows))
+        ]
+        prefill_s = float(served.model().parts(StepConditions(context=0, tokens=prompt))["target"])
+        for c in range(len(columns)):
+            picked = [others.get((b, c)) or found[b][c].best for b in range(len(rows))]
+            points.append(_point(name, drafters[0].found.problem, picked, c, rate_per_s, slo_s, output, prefill_s))
     return ServingSchedule(
-        stamp=Stamp.now(), target=cost.target, draft=cost.draft or DRAFT, device=cost.device, dtype=cost.dtype,
+        stamp=Stamp.now(), target=cost.target, device=cost.device,
+        drafters={name: each.model for name, each in cost.drafters.items()}, dtype=cost.dtype,
         temperature=fit.temperature, fit=fit.fingerprint(), cost=cost.fingerprint(), rate_per_s=rate_per_s,
         slo_s=slo_s, output_tokens=output, prompt_tokens=prompt, kv_tokens=kv_tokens, solver=solver,
         cells=tuple(cells), points=tuple(points),
     )  # fmt: skip
 
 
+def _ranked(fitted: WorkloadFit, cost: Cost) -> dict[str, RankTableFit]:
+    """Tables of the drafters that trees can be planned for, by name."""
+    tables = {name: each.rank_depth for name, each in fitted.drafters.items() if each.rank_depth is not None}
+    found = {name: table for name, table in tables.items() if name in cost.drafters}
+    require(
+        bool(found),
+        "a schedule must have a drafter with ranks, in the fit and in the cost",
+        got=f"drafters with ranks {sorted(tables)} in the fit, {sorted(cost.drafters)} in the cost",
+        fix="Record and calibrate with --draft, or plan retrieval by `reader plan --batch ...` without --rate.",
+    )
+    return found
+
+
 def schedule_problem(
-    table: RankTableFit | None,
+    table: RankTableFit,
     cost: Cost,
+    drafter: str,
     *,
     batches: tuple[int, ...],
     contexts: tuple[int, ...],
@@ -121,72 +141,108 @@ def schedule_problem(
     slo_s: float | None = None,
     kv_tokens: int | None = None,
 ) -> ScheduleProblem:
-    """The problem that a fitted table and a measured cost pose.
+    """The problem that a drafter's fitted table and a measured cost pose.
 
-    Drafting is charged by level for one node and by node for the others, at the steepest slope of the measured draft
-    forward, so that a step is never cheaper than its level widths make it.
+    Drafting is charged by level for one node and by node for the others, at the steepest slope of the drafter's
+    measured forward, so that a step is never cheaper than its level widths make it.
     """
-    drafted = DRAFT in cost.drafters
-    require(
-        table is not None and drafted,
-        "a schedule must have a neural draft, in the fit and in the cost",
-        got=f"a fit {'with' if table else 'without'} a draft, a cost {'with' if drafted else 'without'}",
-        fix="Record and calibrate with --draft, or plan retrieval by `reader plan --batch ...` without --rate.",
-    )
-    assert table is not None
     acceptance = table.table().within(max_depth)
     rows, columns = np.array(batches)[:, None], np.array(contexts)[None, :]
-    widths, verify_s = level_seconds(cost.model(), cost.model((DRAFT,)), DRAFT, rows, columns, max_nodes)
+    widths, verify_s = level_seconds(
+        cost.model(), cost.model((drafter,)), drafter, cost.forwards_of(drafter), batch=rows, context=columns,
+        nodes=max_nodes, depth=acceptance.depth,
+    )  # fmt: skip
     one, nodes = widths[..., 1:2], np.arange(max_nodes + 1)
     secant = (widths[..., 2:] - one) / np.arange(1, widths.shape[-1] - 1, dtype=np.float64)
-    verify_s = verify_s + np.maximum(secant.max(axis=-1, keepdims=True), 0.0) * nodes
+    verify_s = verify_s + np.maximum(secant.max(axis=(-2, -1))[..., None], 0.0) * nodes
+    draft_s = np.concatenate([np.zeros_like(one[..., 0, :]), np.cumsum(one[..., 0], axis=-1)], axis=-1)
     return ScheduleProblem(
-        (acceptance,), batches, tuple(float(c) for c in contexts), verify_s, one * np.arange(acceptance.depth + 1),
+        (acceptance,), batches, tuple(float(c) for c in contexts), verify_s, draft_s,
         None if kv_tokens is None else Memory(float(kv_tokens), 1.0),
         objective=Objective() if slo_s is None else Objective("goodput", latency_target_s=slo_s),
     )  # fmt: skip
 
 
-def _cell(
-    workload: str, table: RankTableFit, cost: Cost, found: Schedule, b: int, c: int, other: Sourced | None
-) -> ScheduleCell:
-    batch, context = found.problem.batches[b], found.problem.contexts[c]
-    fits, off = bool(found.nodes[b, c] >= 0), float(found.off_value[b, c])
-    chosen: dict[str, Any]
-    if other is not None:
-        rate = batch * other.tokens_per_step.value / other.step_s
-        step = StepConditions(batch=batch, context=context, tokens=other.policy.most_nodes + 1)
-        chosen = dict(
-            policy=other.policy, tokens_per_step=other.tokens_per_step, step_s=other.step_s, price=other.price,
-            nodes_per_step=other.nodes, binding=other.binding,
+class _Solved(NamedTuple):
+    """The schedule of one drafter's trees."""
+
+    drafter: str
+    table: RankTableFit
+    found: Schedule
+
+    def at(self, b: int, c: int) -> Sourced | None:
+        """What it drafts in a cell; None where nothing fits memory and target."""
+        found, problem = self.found, self.found.problem
+        if found.nodes[b, c] < 0:
+            return None
+        tree = found.tree(b, c)
+        by_batch = problem.draft_s[:, c, int(found.depth[b, c])] + problem.verify_s[:, c, tree.nodes]
+        return Sourced(
+            policy_of(tree, drafter=self.drafter), _tokens(self.table, tree, found, b, c), float(found.step_s[b, c]),
+            float(found.price[b, c]), float(tree.nodes), self._binding(tree, b, c), by_batch,
         )  # fmt: skip
-    else:
-        tree, rate = found.tree(b, c) if fits else TokenTree.empty(), float(found.value[b, c]) if fits else 0.0
-        step = StepConditions.of_levels(tree.level_widths.tolist(), batch=batch, context=context)
-        chosen = dict(policy=None, tokens_per_step=None, step_s=None, price=0.0)
-        if fits:
-            chosen = dict(
-                policy=policy_of(tree), tokens_per_step=_tokens(table, tree, found, b, c),
-                step_s=float(found.step_s[b, c]), price=float(found.price[b, c]),
-                binding=_binding(table, found, tree, b, c),
-            )  # fmt: skip
+
+    def _binding(self, tree: TokenTree, b: int, c: int) -> tuple[str, ...]:
+        """Limits that the tree stops at."""
+        problem, policy = self.found.problem, policy_of(tree, drafter=self.drafter)
+        met = limits_met(policy, {self.drafter: len(self.table.value)}, problem.nodes, problem.depth, LONGEST)
+        full = 0 < tree.nodes == int(problem.most_nodes()[b, c]) < problem.nodes
+        return (*met, "memory") if full else met
+
+
+class _Choices:
+    """What every drafter offers in one cell, and the best of them."""
+
+    def __init__(self, drafters: Sequence[_Solved], b: int, c: int) -> None:
+        self.b, self.c = b, c
+        self.each = {solved.drafter: solved.at(b, c) for solved in drafters}
+        self.solved = max(drafters, key=lambda solved: float(solved.found.value[b, c]))
+        self.best = self.each[self.solved.drafter]
+        self.value = float(self.solved.found.value[b, c])
+        problem = self.solved.found.problem
+        self.batch, self.context = problem.batches[b], problem.contexts[c]
+
+    @property
+    def alternatives(self) -> dict[str, Candidate]:
+        """By drafter, and off: the best tree that it has here."""
+        found = {name: self.candidate(each) for name, each in self.each.items() if each and each.policy.drafters}
+        off = [("off", each) for each in _chains(self.solved, self.b, self.c) if each.policy.shape == "off"]
+        return found | dict(off)
+
+    def candidate(self, each: Sourced) -> Candidate:
+        """As documents say it."""
+        tokens = each.tokens_per_step.value
+        return Candidate(policy=each.policy, tokens_per_step=tokens, tokens_per_s=self.batch * tokens / each.step_s)
+
+
+def _cell(workload: str, cost: Cost, choices: _Choices, other: Sourced | None) -> ScheduleCell:
+    found, b, c = choices.solved.found, choices.b, choices.c
+    off, picked = float(found.off_value[b, c]), other or choices.best
+    chosen: dict[str, Any] = dict(policy=None, tokens_per_step=None, step_s=None, price=0.0)
+    told, rate, policy = choices.alternatives, 0.0, None
+    if picked is not None:
+        rate, policy = choices.candidate(picked).tokens_per_s, picked.policy
+        chosen = dict(
+            policy=policy, tokens_per_step=picked.tokens_per_step, step_s=picked.step_s, price=picked.price,
+            nodes_per_step=picked.nodes, binding=picked.binding,
+        )  # fmt: skip
+        told |= {name: choices.candidate(picked) for name in policy.drafters if other is not None and name not in told}
+    asked = {} if policy is None or policy.asks is None else {
+        policy.asks: Forwards(cost.forwards_of(policy.asks).sizes(policy.asked_widths))
+    }  # fmt: skip
+    step = StepConditions(
+        batch=choices.batch, context=choices.context, tokens=1 + (policy.most_nodes if policy else 0), forwards=asked
+    )
     return ScheduleCell(
-        workload=workload, context=int(context), batch=batch, tokens_per_s=rate,
+        workload=workload, context=int(choices.context), batch=choices.batch, tokens_per_s=rate,
         speed_up=rate / off if rate > 0 and off > 0 else None, gap=float(found.gap[b, c]),
-        candidates=_chains(found, b, c), extrapolated=cost.beyond(step), **chosen,
+        candidates=_chains(choices.solved, b, c), alternatives=told, extrapolated=cost.beyond(step), **chosen,
     )  # fmt: skip
 
 
-def _binding(table: RankTableFit, found: Schedule, tree: TokenTree, b: int, c: int) -> tuple[str, ...]:
-    problem = found.problem
-    met = limits_met(policy_of(tree), {DRAFT: len(table.value)}, problem.nodes, problem.depth, LONGEST)
-    full = 0 < tree.nodes == int(problem.most_nodes()[b, c]) < problem.nodes
-    return (*met, "memory") if full else met
-
-
-def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
+def _chains(solved: _Solved, b: int, c: int) -> tuple[Candidate, ...]:
     """Off and every chain that memory and the target allow: what engines without trees run instead."""
-    problem = found.problem
+    problem = solved.found.problem
     table = problem.acceptance_at(c).conditionals
     room = int(problem.most_nodes()[b, c])
     weighed: list[Candidate] = []
@@ -194,7 +250,7 @@ def _chains(found: Schedule, b: int, c: int) -> tuple[Candidate, ...]:
         tokens = 1.0 + float(np.cumprod(table[:length, 0]).sum())
         step_s = float(problem.draft_s[b, c, length] + problem.verify_s[b, c, length])
         if problem.objective.allows(tokens, step_s):
-            chain = policy_of(TokenTree.chain(length))
+            chain = policy_of(TokenTree.chain(length), drafter=solved.drafter)
             rate = problem.batches[b] * tokens / step_s
             weighed.append(Candidate(policy=chain, tokens_per_step=tokens, tokens_per_s=rate))
     return tuple(weighed)
@@ -208,22 +264,15 @@ def _tokens(table: RankTableFit, tree: TokenTree, found: Schedule, b: int, c: in
 
 
 def _point(
-    workload: str, found: Schedule, others: dict[tuple[int, int], Sourced], c: int, rate: float, slo_s: float | None,
-    output: float, prefill_s: float,
+    workload: str, problem: ScheduleProblem, picked: Sequence[Sourced | None], c: int, rate: float,
+    slo_s: float | None, output: float, prefill_s: float,
 ) -> OperatingPoint:  # fmt: skip
-    problem = found.problem
     batches = np.array(problem.batches, dtype=np.float64)
-    nodes, tokens, seconds = (each[:, c].copy() for each in (found.nodes, found.tokens_per_step, found.step_s))
-    paths = [problem.draft_s[:, c, max(int(d), 0)] + problem.verify_s[:, c, max(int(n), 0)]
-             for d, n in zip(found.depth[:, c], nodes, strict=True)]  # fmt: skip
-    for (b, at), other in others.items():
-        if at == c:
-            nodes[b], tokens[b], seconds[b] = 1, other.tokens_per_step.value, other.step_s
-            paths[b] = other.by_batch
+    nodes = np.array([-1 if each is None else int(bool(each.policy.drafters)) for each in picked])
     left = max(1 - rate * prefill_s, 0.0)
     capacity = [
-        _capacity(b, t, s, output, prefill_s) if n >= 0 else 0.0
-        for b, n, t, s in zip(batches.tolist(), nodes.tolist(), tokens.tolist(), seconds.tolist(), strict=True)
+        0.0 if each is None else _capacity(b, each.tokens_per_step.value, each.step_s, output, prefill_s)
+        for b, each in zip(batches.tolist(), picked, strict=True)
     ]
     plain_s = problem.verify_s[:, c, 0]
     allowed = np.ones(len(batches), dtype=bool) if slo_s is None else plain_s <= slo_s
@@ -247,18 +296,18 @@ def _point(
         off_from_batch=int(batches[quiet[0]]) if quiet else None,
         stops_paying_per_s=(capacity[last] if last >= 0 else 0.0) if quiet else None,
     )
-    for b in range(len(batches)):
-        if capacity[b] < rate:
+    for b, each in enumerate(picked):
+        if each is None or capacity[b] < rate:
             continue
-        by_batch = paths[b]
+        by_batch, tokens = each.by_batch, each.tokens_per_step.value
         load = fixed_point_load(
             rate, lambda x, y=by_batch: float(np.interp(x, batches, y)), output_tokens=output,
-            tokens_per_step=float(tokens[b]), prefill_s=prefill_s, largest_batch=float(batches[-1]),
+            tokens_per_step=tokens, prefill_s=prefill_s, largest_batch=float(batches[-1]),
         )  # fmt: skip
         if not load.stable:
             continue
         step = float(np.interp(min(load.batch, batches[-1]), batches, by_batch))
-        gap = step / float(tokens[b]) / left
+        gap = step / tokens / left
         if slo_s is None or gap <= slo_s:
             met = {"sustained": True, "batch": int(batches[b]), "running": load.batch}
             return unmet.model_copy(update={**met, "latency_s": load.latency_s, "seconds_per_token": gap})

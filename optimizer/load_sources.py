@@ -1,7 +1,7 @@
 """Retrieval, both sources side by side and grown trees in the cells of a schedule, weighed by replay as in a plan.
 
-The schedule's own trees are those of the neural draft, each certified. A cell takes another source where a plan would,
-where that is faster than the certified tree, and where it keeps the limits of memory and latency.
+The schedule's own trees are those of drafters with ranks, each certified. A cell takes another source where a plan
+would, where that is faster than the certified tree, and where it keeps the limits of memory and latency.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.plan import Study
-from optimizer.schedule import Schedule
+from optimizer.schedule import ScheduleProblem
 from reader_theory.documents import Policy
 from reader_theory.estimate import Estimate
 
@@ -21,7 +21,7 @@ __all__ = ["Sourced", "sourced_cells"]
 
 @dataclass(frozen=True)
 class Sourced:
-    """What a cell drafts instead of the neural draft's tree.
+    """What a cell drafts.
 
     Attributes
     ----------
@@ -44,9 +44,9 @@ class Sourced:
     by_batch: NDArray[np.float64]
 
 
-def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Sourced]:
-    """By place of batch and context: the cells where another source is better."""
-    problem, better = found.problem, dict[tuple[int, int], Sourced]()
+def sourced_cells(study: Study, problem: ScheduleProblem, value: NDArray[np.float64]) -> dict[tuple[int, int], Sourced]:
+    """By place of batch and context: the cells where another source is better than `value` (B, C) tokens a second."""
+    better = dict[tuple[int, int], Sourced]()
     if not study.chains and not study.grown:
         return better
     room = problem.most_nodes()
@@ -60,7 +60,7 @@ def sourced_cells(study: Study, found: Schedule) -> dict[tuple[int, int], Source
             step_s = study.step(weighed, batch, at).step_s
             fits = weighed.result.nodes_histogram.shape[1] - 1 <= room[b, c]
             kept = fits and bool(problem.objective.allows(tokens.value, step_s))
-            if kept and batch * tokens.value / step_s > float(found.value[b, c]):
+            if kept and batch * tokens.value / step_s > float(value[b, c]):
                 by_batch = np.array([study.step(weighed, each, at).step_s for each in problem.batches])
                 nodes = weighed.result.nodes_per_step
                 better[b, c] = Sourced(entry.policy, tokens, step_s, entry.price, nodes, entry.binding, by_batch)

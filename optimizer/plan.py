@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain as chained
 from itertools import product
 
 import numpy as np
@@ -12,27 +11,46 @@ from numpy.typing import NDArray
 
 from optimizer.certificates import Certificate
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
-from optimizer.limits import limits_met
-from optimizer.policies import certified_tree, neural_trees, retrieved_chains, unions_of
+from optimizer.held_out import Weights, keeps_up, optimism, spreads
+from optimizer.policies import certified_tree, unions_of
+from optimizer.pool import Pool, limits_of
+from optimizer.search import Scorer, climb
+from reader_theory.acceptance.intervals import widening
 from reader_theory.acceptance.recorded import recorded_grown
 from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.cost.terms import StepConditions
-from reader_theory.documents import Candidate, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static, Trace
+from reader_theory.documents import (
+    Candidate,
+    Chain,
+    Cost,
+    Off,
+    Plan,
+    PlanEntry,
+    Policy,
+    Prediction,
+    Stamp,
+    Static,
+    Trace,
+)
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
+from reader_theory.serving.rounds import requests_to_run
 
 __all__ = ["LONGEST", "Study", "Weighed", "make_plan"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
-FOLDS = 4
+RISK = 0.2
+"""Greatest chance of being no faster than plain decoding that a plan takes."""
 WORTH = 1.05
-"""Speed-up from which drafting is chosen over plain decoding: calibrated steps are off by a few per cent themselves."""
-SHOWN = 12
-TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 8, 12, 24
+"""Tokens a step that a policy must surpass: it can gain no more than these, and calibrations err by as much."""
+SHOWN, CONSIDERED = 12, 50
+TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 4, 6, 24
+EVALUATIONS = 6000
+"""Policies that the search of one workload, batch and context may replay: seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +70,23 @@ def make_plan(
     contexts: Sequence[int] | None = None,
     workloads: Sequence[str] | None = None,
     drafters: Sequence[str] | None = None,
-    max_nodes: int = 32,
-    max_depth: int = 8,
+    max_nodes: int | None = None,
+    max_depth: int | None = None,
     new_tokens: int = 96,
     prompts_per_workload: int = 32,
     resamples: int = 1000,
+    risk: float = RISK,
+    evaluations: int = EVALUATIONS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
     """Choose, for each workload and batch, the policy with the most tokens a second, off and chains among them.
 
-    Candidates are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
-    measured cost; grown policies, where the trace recorded some, by what they did on it. Choosing the best of many on
-    few prompts flatters the choice; `FOLDS`-fold cross-fitting measures by how much, and the prediction is lowered by
-    it.
+    Policies are weighed by replaying the trace, which is exact for greedy and target-only verification, under the
+    measured cost; grown policies, where the trace recorded some, by what they did on it. A coordinate search goes on
+    from the best of a family until nothing gains; what it finds is taken where it holds up on documents held out.
+    Choosing the best of many on few prompts flatters the choice; cross-fitting by document measures by how much, and
+    the prediction is lowered by it.
 
     Parameters
     ----------
@@ -76,10 +97,14 @@ def make_plan(
         One entry a batch, at the trace's mean context, when left out.
     drafters : sequence of str, optional
         Whom policies may name; all that the cost prices when left out.
-    max_nodes, max_depth : int
-        Largest neural tree.
+    max_nodes, max_depth : int, optional
+        Largest neural tree; left out, limits grow until they do not bind, as far as the cost measured.
     new_tokens, prompts_per_workload : int
         Of the measurement that the interval is to cover.
+    risk : float, in [0, 1]
+        Plain decoding is chosen unless a policy is no faster with at most this chance.
+    evaluations : int
+        Policies that each entry may replay.
 
     Raises
     ------
@@ -92,13 +117,21 @@ def make_plan(
         got=f"a fit of trace {fit.trace}, and trace {trace.fingerprint()}",
         fix="Fit this trace, or pass the trace that was fitted.",
     )
+    require(
+        0 <= risk <= 1 and evaluations >= 1,
+        "`risk` must lie in [0, 1], and `evaluations` be >= 1",
+        got=f"risk {risk}, {evaluations} evaluations",
+        fix="Leave both out.",
+    )
     _check_contexts(cost, contexts)
-    served = cost.of(drafters)
+    served = cost.of(drafters).as_declared({name: each.forwards for name, each in fit.drafters.items()})
     entries: list[PlanEntry] = []
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
-        study = Study(fit, served, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed)
+        study = Study(
+            fit, served, trace, name, max_nodes, max_depth, prompts_per_workload, resamples, seed, risk, evaluations
+        )
         for place, (context, batch) in enumerate(cells):
             if progress:
                 progress("plan", number * len(cells) + place, len(chosen) * len(cells))
@@ -115,6 +148,8 @@ def make_plan(
         cost=cost.fingerprint(),
         prompts_per_workload=prompts_per_workload,
         new_tokens=new_tokens,
+        risk=risk,
+        notes=tuple(filter(None, (fit.workload(name).warning for name in chosen))),
         entries=tuple(entries),
     )
 
@@ -138,67 +173,152 @@ class Study:
         cost: Cost,
         trace: Trace,
         workload: str,
-        max_nodes: int,
-        max_depth: int,
+        max_nodes: int | None = None,
+        max_depth: int | None = None,
         test_prompts: int = 32,
         resamples: int = 100,
         seed: int = 0,
+        risk: float = RISK,
+        evaluations: int = EVALUATIONS,
     ) -> None:
         self.cost, self.trace, self.workload = cost, trace, workload
         self.test_prompts, self.resamples, self.seed, self.level = test_prompts, resamples, seed, fit.level
-        self.limits = (max_nodes, max_depth)
+        self.risk, self.evaluations = risk, evaluations
         fitted = {name: each for name, each in fit.workload(workload).drafters.items() if name in cost.drafters}
         self.ranks = {name: each.rank_depth.table() for name, each in fitted.items() if each.rank_depth is not None}
-        self.static = {
-            name: [Static.of(tree, name) for tree in neural_trees(ranks, *self.limits)]
-            for name, ranks in self.ranks.items()
-        }
-        self.chains = [
-            chain for name, each in fitted.items() if each.matched for chain in retrieved_chains(LONGEST, name)
-        ]
+        lookups = tuple(name for name, each in fitted.items() if each.matched)
+        self._start = limits_of(cost, trace, workload, max_nodes, max_depth)
+        self.pool = Pool(trace, workload, self.ranks, lookups, self._start)
         self.grown = self._recorded()
         self._cache = {weighed.policy: weighed for weighed in self.grown}
         self.mean_context = float(np.mean(trace.columns["context_tokens"][trace.rows(workload)]))
         self.off = self._weigh([Off()])[0]
 
+    @property
+    def chains(self) -> list[Chain]:
+        """Rules for retrieved chains that the search begins with."""
+        return self.pool.chains
+
     def entry(self, batch: int, context_tokens: int | None = None) -> PlanEntry:
         """The best policy at `batch` and, where one is given, at so many tokens a row; with its prediction."""
         context = self.mean_context if context_tokens is None else float(context_tokens)
-        proved = [self._certified(name, batch, context) for name in self.ranks]
-        alone: list[Policy] = [Off(), *chained.from_iterable(self.static.values()), *self.chains]
-        first = self._ranked(self._weigh(alone), batch, context)
-        static = [w.policy for w, _ in first if w.policy.kind == "static"]
-        trees = [p for name in self.ranks for p in [q for q in static if q.drafter == name][:TREES_WITH_RETRIEVAL]]
-        chains = [w.policy for w, _ in first if w.policy.kind == "chain"][:CHAINS_WITH_TREES]
-        unions = self._weigh(unions_of(trees, chains))
-        weighed = list({w.policy: w for w in [*(w for w, _ in first), *unions, *self.grown]}.values())
-        ranked = self._ranked(weighed, batch, context)
-        best, bound = ranked[0]
-        shrink = 1.0 - self._optimism([w for w, _ in ranked[:200]], batch, context)
-        prediction = self._predict(best, batch, context, shrink)
-        if best is not self.off and prediction.speed_up.value < WORTH:
-            best, prediction = self.off, self._predict(self.off, batch, context, 1.0)
+        self.pool.widen(self._start)
+        proved = {name: self._certified(name, batch, context) for name in self.ranks}
+        scorer = Scorer(
+            lambda policies: [self._value(w, batch, context) for w in self._weigh(policies)], self.evaluations
+        )
+        family = self._family(scorer)
+        found = self._search(family, scorer)
+        ranked = self._ranked(scorer)
+        leaders = self._weights([w for w, _ in ranked[:CONSIDERED]], batch, context)
+        among = [*(w for w, _ in ranked[:CONSIDERED]), self._cache[scorer.best(family)]]
+        if found not in family and not self._holds_up(among, family, batch, context):
+            ranked = [pair for pair in ranked if pair[0].policy in family]
+        shrink = 1.0 - optimism(leaders, self.seed)
+        best, loss = self._worth(ranked, batch, context)
         step = self.step(best, batch, context)
+        spread = dict(
+            zip(
+                (w.policy for w, _ in ranked),
+                spreads(self._weights([w for w, _ in ranked], batch, context)),
+                strict=True,
+            )
+        )
         return PlanEntry(
             workload=self.workload,
             batch=batch,
             context_tokens=context_tokens,
             policy=best.policy,
-            prediction=prediction,
+            prediction=self._predict(best, batch, context, 1.0 if best is self.off else shrink),
             price=self._price(step, best, batch, context),
-            upper_bound_tokens_per_s=bound,
-            gap=max((certificate.gap for certificate in proved), default=0.0),
-            solver=f"replay of {len(weighed)} policies, {len(self.grown)} grown; trees by best_first and levels",
-            certified=all(certificate.valid for certificate in proved) and not step.beyond,
+            upper_bound_tokens_per_s=ranked[0][1],
+            gap=max((certificate.gap for certificate in proved.values()), default=0.0),
+            solver=f"coordinate search, {len(scorer.known)} policies replayed, {len(self.grown)} grown; trees by "
+            "best_first and levels",
+            certified=all(certificate.valid for certificate in proved.values()) and not step.beyond,
+            certifies=_certifies(proved, len(scorer.known), scorer.spent),
+            loss_chance=loss,
             extrapolated=step.beyond,
-            binding=limits_met(best.policy, {name: t.depth for name, t in self.ranks.items()}, *self.limits, LONGEST),
-            candidates=tuple(_candidate(*pair) for pair in _shown(ranked)),
-            alternatives={name: _candidate(*pair) for name, pair in _best_by_drafter(ranked).items()},
+            binding=self.pool.binding(best.policy),
+            candidates=tuple(_candidate(*pair, spread) for pair in _shown(ranked)),
+            alternatives={name: _candidate(*pair, spread) for name, pair in _best_by_drafter(ranked).items()},
         )
+
+    def _family(self, scorer: Scorer) -> list[Policy]:
+        """Policies that nobody searches for: off, fitted trees, chains, the best of both in one trie, recorded ones."""
+        trees = [tree for each in self.pool.family.values() for tree in each]
+        alone: list[Policy] = [Off(), *trees, *self.chains, *(w.policy for w in self.grown)]
+        first = sorted(alone, key=dict(zip(alone, scorer(alone), strict=True)).__getitem__, reverse=True)
+        static = [p for p in first if p.kind == "static"]
+        best = [p for name in self.ranks for p in [q for q in static if q.drafter == name][:TREES_WITH_RETRIEVAL]]
+        unions = unions_of(best, [p for p in first if p.kind == "chain"][:CHAINS_WITH_TREES])
+        scorer(unions)
+        return [*alone, *unions]
+
+    def _search(self, family: Sequence[Policy], scorer: Scorer) -> Policy:
+        """The best that coordinate searches from the family lead to, in limits that grow until they do not bind."""
+        kinds = dict.fromkeys(policy.kind for policy in family)
+        best = scorer.best(family)
+        starts = [best, *(scorer.best(p for p in family if p.kind == kind) for kind in kinds)]
+        while True:
+            space = self.pool.space
+            best = climb([best, *starts], space, scorer)
+            wider = self.pool.limits.wider(best)
+            if wider == self.pool.limits or scorer.spent:
+                return best
+            self.pool.widen(wider)
+            starts = [best]
+
+    def _weights(self, weighed: Sequence[Weighed], batch: int, context: float) -> Weights:
+        return Weights(
+            weighed[0].result.tokens.astype(np.float64),
+            np.array([w.result.steps for w in weighed], dtype=np.float64),
+            np.array([self.step(w, batch, context).step_s for w in weighed]),
+            self.trace.documents(weighed[0].result.prompts),
+        )
+
+    def _holds_up(self, among: Sequence[Weighed], family: Sequence[Policy], batch: int, context: float) -> bool:
+        """Whether what was searched for is no worse than the family's best on documents that neither has seen."""
+        known = set(family)
+        mine = np.array([w.policy in known for w in among])
+        return keeps_up(self._weights(among, batch, context), mine, self.seed)
+
+    def _worth(self, ranked: Sequence[tuple[Weighed, float]], batch: int, context: float) -> tuple[Weighed, float]:
+        """The first policy whose chance of being no faster than plain decoding is small enough, and that chance."""
+        for weighed, _ in ranked[:CONSIDERED]:
+            if weighed is self.off:
+                break
+            if (loss := self._loss_chance(weighed, batch, context)) <= self.risk:
+                return weighed, loss
+        return self.off, 0.0
+
+    def _loss_chance(self, weighed: Weighed, batch: int, context: float) -> float:
+        """Chance that a policy is no faster than plain decoding, by the documents recorded and the cost's errors.
+
+        A step that drafts takes no less than one that does not: where a calibration says so, it errs. `WORTH` keeps
+        off what gains no more than calibrations err by.
+        """
+        steps = (self.step(each, batch, context) for each in (weighed, self.off))
+        drafted, plain = (
+            each.step_s * self._cost_noise(w.policy, each, stream)
+            for each, w, stream in zip(steps, (weighed, self.off), (1, 2), strict=True)
+        )
+        return float(np.mean(self._resampled(weighed) <= np.maximum(drafted / plain, WORTH)))
+
+    def _resampled(self, weighed: Weighed) -> Floats:
+        """(resamples,) tokens a step of as many documents as were recorded, drawn anew."""
+        documents = self.trace.documents(weighed.result.prompts)
+        sums = np.array([np.bincount(documents, each) for each in (weighed.result.tokens, weighed.result.steps)])
+        count = sums.shape[1]
+        drawn = np.random.default_rng(self.seed + 3).multinomial(count, np.full(count, 1 / count), self.resamples)
+        tokens, steps = sums @ drawn.T
+        centre, wider = weighed.result.tokens_per_step, np.sqrt(count / max(count - 1, 1))
+        return centre + wider * (tokens / steps - centre)
 
     def ranked(self, batch: int, context: float) -> list[tuple[Weighed, float]]:
         """Every policy that was weighed so far with its tokens a second, fastest first."""
-        return self._ranked(list(self._cache.values()), batch, context)
+        valued = [(w, self._value(w, batch, context)) for w in self._cache.values()]
+        return sorted(valued, key=lambda pair: -pair[1])
 
     def weighed(self, policy: Policy) -> Weighed:
         """One policy."""
@@ -210,9 +330,12 @@ class Study:
 
     def _certified(self, drafter: str, batch: int, context: float) -> Certificate:
         """Certificate of a drafter's best tree, which joins those that are weighed."""
-        tree, certificate = certified_tree(self.ranks[drafter], self.cost, drafter, batch, context, *self.limits)
-        if tree.nodes and (found := Static.of(tree.by_level(), drafter)) not in self.static[drafter]:
-            self.static[drafter].append(found)
+        limits = self.pool.limits
+        tree, certificate = certified_tree(
+            self.ranks[drafter], self.cost, drafter, batch, context, limits.nodes, limits.depth
+        )
+        if tree.nodes:
+            self.pool.add(Static.of(tree.by_level(), drafter))
         return certificate
 
     def _recorded(self) -> list[Weighed]:
@@ -230,35 +353,15 @@ class Study:
     def _weigh(self, policies: Sequence[Policy]) -> list[Weighed]:
         fresh = [policy for policy in policies if policy not in self._cache]
         replays = replay_many(self.trace, fresh, workload=self.workload, first_position=1)
-        self._cache |= {policy: Weighed(policy, result) for policy, result in zip(fresh, replays, strict=True)}
+        self._cache |= {policy: Weighed(policy, result.pooled()) for policy, result in zip(fresh, replays, strict=True)}
         return [self._cache[policy] for policy in policies]
 
     def _value(self, weighed: Weighed, batch: int, context: float) -> float:
         return batch * weighed.result.tokens_per_step / self.step(weighed, batch, context).step_s
 
-    def _ranked(self, weighed: Sequence[Weighed], batch: int, context: float) -> list[tuple[Weighed, float]]:
-        valued = [(w, self._value(w, batch, context)) for w in weighed]
-        return sorted(valued, key=lambda pair: -pair[1])
-
-    def _optimism(self, weighed: Sequence[Weighed], batch: int, context: float) -> float:
-        """Share by which the winner on some prompts falls back on others; 0 at least."""
-        seconds = np.array([self.step(w, batch, context).step_s for w in weighed])
-        steps = np.array([w.result.steps for w in weighed], dtype=np.float64)
-        tokens = weighed[0].result.tokens.astype(np.float64)
-        folds = np.random.default_rng(self.seed).permutation(len(tokens)) % FOLDS
-        seen: list[float] = []
-        unseen: list[float] = []
-        for fold in range(min(FOLDS, len(tokens))):
-            out = folds == fold
-            if not out.any() or out.all():
-                continue
-            inside = tokens[~out].sum() / (steps[:, ~out].sum(axis=1) * seconds)
-            winner = int(np.argmax(inside))
-            whole = tokens.sum() / (steps.sum(axis=1) * seconds)
-            seen.append(float(inside[winner] / inside.mean() / (whole[winner] / whole.mean())))
-            outside = tokens[out].sum() / (steps[:, out].sum(axis=1) * seconds)
-            unseen.append(float(outside[winner] / outside.mean() / (whole[winner] / whole.mean())))
-        return max(0.0, 1.0 - float(np.mean(unseen)) / float(np.mean(seen))) if seen else 0.0
+    def _ranked(self, scorer: Scorer) -> list[tuple[Weighed, float]]:
+        """What was scored in this cell, fastest first."""
+        return sorted(((self._cache[p], rate) for p, rate in scorer.known.items()), key=lambda pair: -pair[1])
 
     def _predict(self, weighed: Weighed, batch: int, context: float, shrink: float) -> Prediction:
         by_rows, plain_rows = (self._by_rows(each, batch, context) for each in (weighed, self.off))
@@ -285,32 +388,36 @@ class Study:
 
     def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
-        tiled = np.resize(everyone, max(self.test_prompts, 1)) if len(everyone) < self.test_prompts else everyone
-        return self._measure(tiled, weighed, rows, plain)
+        asked = max(len(everyone), self.test_prompts)
+        return self._measure(self._served(np.resize(everyone, asked), len(rows)), weighed, rows, plain)
+
+    def _served(self, prompts: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+        """The prompts as a run serves them: repeated where the measurement has fewer than the batch has rows."""
+        return np.resize(prompts, requests_to_run(len(prompts), batch)) if self.test_prompts < batch else prompts
 
     def _draws(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
 
         Each draw measures about `test_prompts` new prompts, and carries the error of having fitted on the prompts
-        there are. Prompts of one source are drawn together.
+        there are. Prompts of one document are drawn together, and what documents differ by is widened for their
+        number as in `bootstrap_prompts`.
         """
         rng = np.random.default_rng(self.seed)
-        count = len(weighed.result.steps)
-        sources = self.trace.sources(weighed.result.prompts)
-        if sources.max() == 0:
-            sources = np.arange(count)
-        groups = [np.flatnonzero(sources == source) for source in range(int(sources.max()) + 1)]
+        count, batch = len(weighed.result.steps), len(rows)
+        documents = self.trace.documents(weighed.result.prompts)
+        groups = [np.flatnonzero(documents == each) for each in range(int(documents.max()) + 1)]
         some = max(round(len(groups) * self.test_prompts / count), 1)
+        wider = widening(len(groups), self.level) if len(groups) > 1 else 1.0
 
         def drawn(number: int) -> NDArray[np.int64]:
-            return np.concatenate([groups[int(i)] for i in rng.integers(0, len(groups), number)])
+            return self._served(np.concatenate([groups[int(i)] for i in rng.integers(0, len(groups), number)]), batch)
 
-        centre = self._measure(np.arange(count), weighed, rows, plain)
+        centre = self._measure(self._served(np.arange(count), batch), weighed, rows, plain)
         draws: list[Floats] = []
         for _ in range(self.resamples):
             measured = self._measure(drawn(some), weighed, rows, plain)
             fitted = self._measure(drawn(len(groups)), weighed, rows, plain)
-            draws.append(measured * centre / fitted)
+            draws.append(centre * (measured / fitted) ** wider)
         return np.array(draws).T
 
     def _measure(
@@ -367,8 +474,24 @@ def _best_by_drafter(ranked: list[tuple[Weighed, float]]) -> dict[str, tuple[Wei
     return found
 
 
-def _candidate(weighed: Weighed, tokens_per_s: float) -> Candidate:
-    return Candidate(policy=weighed.policy, tokens_per_step=weighed.result.tokens_per_step, tokens_per_s=tokens_per_s)
+def _candidate(weighed: Weighed, tokens_per_s: float, spread: Mapping[Policy, float]) -> Candidate:
+    return Candidate(
+        policy=weighed.policy,
+        tokens_per_step=weighed.result.tokens_per_step,
+        tokens_per_s=tokens_per_s,
+        spread=float(spread[weighed.policy]),
+    )
+
+
+def _certifies(proved: Mapping[str, Certificate], replayed: int, spent: bool) -> str:
+    """What is proved and what was only compared; never more."""
+    told = [
+        f"best tree of {name} under its fitted table: "
+        + ("proved" if each.proves_optimal() else f"within {each.gap:.2%}" if each.valid else "not proved")
+        for name, each in proved.items()
+    ]
+    compared = f"the policy: best of {replayed} replayed" + (", the search ended early" if spent else "")
+    return "; ".join([*told, compared])
 
 
 def _one() -> Estimate:

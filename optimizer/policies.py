@@ -46,6 +46,7 @@ def certified_tree(
             cost.model(),
             cost.model((drafter,)),
             drafter,
+            cost.forwards_of(drafter),
             batch=batch,
             context=context,
             nodes=max_nodes,

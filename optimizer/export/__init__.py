@@ -3,6 +3,7 @@
 from optimizer.export.base import EXPORTERS, Exported, Exporter, ExportOptions, Weigher, export
 from optimizer.export.formats import EngineFormat, engine_format
 from optimizer.export.growmap import Growmap, growmap_of, growmap_tensors, tree_of_growmap
+from optimizer.export.llama_cpp import LlamaCpp
 from optimizer.export.medusa import Medusa, tree_of_choices
 from optimizer.export.settle import Choice
 from optimizer.export.sglang import Sglang, reserved_kv_slots, sglang_flags
@@ -19,6 +20,7 @@ __all__ = [
     "Exported",
     "Exporter",
     "Growmap",
+    "LlamaCpp",
     "Medusa",
     "Sglang",
     "TensorRtLlm",

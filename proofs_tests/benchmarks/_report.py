@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,6 @@ def _version(package: str) -> str | None:
 
 def environment() -> dict[str, Any]:
     """Machine, versions and commit of this run."""
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
     cpu = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
@@ -31,9 +31,16 @@ def environment() -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": os.environ.get("COMMIT") or _commit(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _commit() -> str | None:
+    """Of the checkout; none where there is no checkout, or no git. A copy of a tree says its own by ``COMMIT``."""
+    git = shutil.which("git")
+    command = [git or "", "rev-parse", "--short=12", "HEAD"]
+    return git and subprocess.run(command, capture_output=True, text=True, cwd=RESULTS).stdout.strip()
 
 
 def _cpuinfo() -> list[str]:

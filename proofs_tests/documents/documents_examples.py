@@ -188,7 +188,8 @@ def schedule() -> ServingSchedule:
         capacity_per_s=6.0, off_capacity_per_s=4.0, off_from_batch=None, stops_paying_per_s=None,
     )  # fmt: skip
     return ServingSchedule(
-        stamp=STAMP, target="a/target", draft="a/draft", device="cpu", dtype="float32", temperature=0.0, fit="f" * 16,
+        stamp=STAMP, target="a/target", drafters={"draft": "a/draft", "retrieval": None}, device="cpu", dtype="float32",
+        temperature=0.0, fit="f" * 16,
         cost="c" * 16, rate_per_s=2.0, slo_s=0.05, output_tokens=64.0, prompt_tokens=32.0, kv_tokens=None,
         solver="best_first", cells=(cell, full), points=(point,),
     )  # fmt: skip

@@ -3,12 +3,15 @@
     python -m proofs_tests.engine.soak --minutes 10 --seeds 10
 
 Nothing but a request's own error may happen: no step raises, no row or slot is left, memory stays flat, and every
-finished text is the one that the request gets alone.
+finished text is the one that the request gets alone. Requests come from three tenants whose outputs the engine learns.
+Memory is read with an engine's work done and the engine gone, as the process holds it, and once more when the
+allocator has given back what it keeps of freed blocks: the second must not grow from the second seed on.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +19,16 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 
+from proofs_tests.benchmarks._report import write_report
 from reader_theory.documents import Chain, Grown, Off, Policy, Static, Union
 from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.models.load import load_model
+from runtime.models.memory import trim
 
 MAX_CONTEXT = 256
 CHAIN = Chain(min_match=1, offset=2.0, factor=1.0, max_tokens=16)
@@ -35,7 +41,10 @@ POLICIES: tuple[Policy, ...] = (
     Union(static=Static.of(TokenTree.chain(4)), chain=CHAIN, skip_at_match=4),
     Grown(nodes=12, draft_price=0.05, levels=2),
     Grown(nodes=24, drafter=None),
+    Chain(min_match=2, factor=1.0, max_tokens=16, drafter="datastore"),
+    Grown(nodes=16, drafter=None, retrieval="datastore"),
 )
+TENANTS = ("", "first", "second")
 FIXED_BY_SEED = ("target_only", "gumbel")
 """Rules under which the text is a function of target and seed, whatever is drafted; greedy text is one anyway."""
 RULES = (*FIXED_BY_SEED, "chain", "multi_round", "without_replacement", "block", "traversal", "typical_lossy")
@@ -64,7 +73,7 @@ class Soak:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        self.engine = Engine(self.target, self.draft, max_batch=self.rows, max_context=MAX_CONTEXT)
+        self.engine = Engine(self.target, self.draft, max_batch=self.rows, max_context=MAX_CONTEXT, learn=True)
         self.alone = Engine(self.target, max_batch=1, max_context=MAX_CONTEXT)
 
     def event(self) -> None:
@@ -105,7 +114,7 @@ class Soak:
             seed=int(rng.integers(0, 2**31)),
             verification=str(rng.choice(RULES)),
         )
-        request = self.engine.add(prompt, params)
+        request = self.engine.add(prompt, params, tenant=str(rng.choice(TENANTS)))
         self.asked[id(request)] = (prompt, params)
         self.live.append(request)
 
@@ -142,18 +151,44 @@ def soaked(target: Any, draft: Any, seed: int, more: Callable[[Soak], bool]) -> 
     return soak
 
 
+@dataclass(frozen=True)
+class Held:
+    """Memory in MiB: of the process, of it once the allocator has given back, and of the tensors that are alive."""
+
+    process: float
+    trimmed: float
+    tensors: float
+
+
+def memory() -> Held:
+    """What is held now, by whatever is still alive."""
+    gc.collect()
+    process, before = psutil.Process(), psutil.Process().memory_info().rss
+    trim()
+    return Held(before / 2**20, process.memory_info().rss / 2**20, tensor_bytes() / 2**20)
+
+
+def tensor_bytes() -> int:
+    """Bytes of all tensors that are alive, those of one storage once."""
+    alive = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    return sum({each.data_ptr(): each.untyped_storage().nbytes() for each in alive}.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
-    pair, process = house_pair(), psutil.Process()
+    pair, rows = house_pair(), list[dict[str, Any]]()
     for seed in range(args.seeds):
         end = time.monotonic() + 60 * args.minutes / args.seeds
         soak = soaked(*pair, seed, lambda _, end=end: time.monotonic() < end)
-        held = process.memory_info().rss / 2**20
-        told = f"{soak.steps} steps, {soak.compared} texts as alone, {soak.refused} refused"
-        print(f"seed {seed}: {told}, {held:.0f} MiB held")
+        row = {"seed": seed, "steps": soak.steps, "texts_as_alone": soak.compared, "refused": soak.refused}
+        del soak
+        rows.append({**row, "held_mib": vars(memory())})
+        print(rows[-1], flush=True)
+        grown = rows[-1]["held_mib"]["trimmed"] - rows[min(1, seed)]["held_mib"]["trimmed"]
+        write_report("soak", {"minutes": args.minutes, "grown_since_second_seed_mib": grown, "rows": rows})
 
 
 if __name__ == "__main__":

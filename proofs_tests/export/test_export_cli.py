@@ -85,7 +85,7 @@ def test_a_dynamic_tree_is_asked_for_by_name(tree: Path, tmp_path: Path, engine:
         ["vllm", "--method", "telepathy"],
         ["vllm", "--workload", "poetry"],
         ["vllm", "-o", "export.txt"],
-        ["llama.cpp"],
+        ["telepathy"],
     ],
 )
 def test_what_makes_no_sense_ends_with_code_2(chain: Path, arguments: list[str]) -> None:

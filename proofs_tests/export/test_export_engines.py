@@ -252,7 +252,7 @@ def test_every_format_names_its_version_and_is_a_schema(engine: str) -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"sglang.*vllm"):
-        export(chains(3), "llama.cpp", "chat")
+        export(chains(3), "telepathy", "chat")
     with pytest.raises(InvalidInputError, match="draft_model, eagle"):
         export_vllm(chains(3), "chat", method="telepathy")
     with pytest.raises(InvalidInputError, match="`workload`"):

@@ -34,7 +34,7 @@ def scrape(counts: NDArray[Any], total: str = "_total", engine: int = 0) -> str:
         f"vllm:spec_decode_num_drafts_created{{{labels}}} 1.7e+09",
         f"vllm:spec_decode_num_draft_tokens{total}{{{labels}}} {drafts * len(accepted)}.0",
         f"vllm:spec_decode_num_accepted_tokens{total}{{{labels}}} {sum(accepted)}.0",
-        'vllm:request_success_total{finished_reason="stop"} 12.0',
+        f'vllm:request_success_total{{{labels},finished_reason="stop"}} 12.0',
     ]
     rows += [
         f'vllm:spec_decode_num_accepted_tokens_per_pos{total}{{{labels},position="{i}"}} {count}.0'
@@ -113,7 +113,10 @@ def test_successive_scrapes_become_windows(tmp_path: Path, in_one_file: bool) ->
     windows = growing(6)
     texts = [scrape(total) for total in windows.cumsum(axis=0)]
     found = told(tmp_path, "".join(texts)) if in_one_file else told(tmp_path, *texts)
-    direct = ImportedAcceptance.from_counts(windows, engine="vllm", source=found.source, model="a/target")
+    drafted = float(3 * windows[:, 0].sum())
+    direct = ImportedAcceptance.from_counts(
+        windows, engine="vllm", source=found.source, model="a/target", draft_tokens=drafted
+    )
     assert found.model_copy(update={"stamp": direct.stamp}) == direct
     assert found.windows == 6 and not found.notes
 

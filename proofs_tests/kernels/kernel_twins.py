@@ -1,13 +1,7 @@
-"""One call of every kernel on a random batch, through the CPU twin or through the body of the GPU twin.
-
-    NUMBA_ENABLE_CUDASIM=1 python -m proofs_tests.kernels.kernel_twins 40
-
-compares the numba.cuda kernels, run by Numba's simulator, with the CPU twins, and exits with 1 where they differ.
-"""
+"""One call of every kernel on a random batch, through the CPU twin or through the GPU twin."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -79,30 +73,3 @@ def _commit(rng: np.random.Generator, dtype: torch.dtype, device: str) -> Call:
 def equal(ours: Outputs, theirs: Outputs) -> bool:
     """Whether two calls wrote the same."""
     return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(ours, theirs, strict=True))
-
-
-NUMBA = ("merge_candidates",)
-
-
-def main(rounds: int) -> int:
-    """Compare the simulator's outputs with the CPU twins'; the number of calls that differ."""
-    from runtime.kernels.gpu import merge as gpu_merge
-
-    gpu_merge.THREADS = 4
-    wrong = 0
-    for seed in range(rounds):
-        both = [calls(np.random.default_rng(seed)) for _ in range(2)]
-        expected = {name: both[0][name]() for name in NUMBA}
-        merge.on_gpu = lambda *arrays: True  # pyright: ignore
-        found = {name: both[1][name]() for name in NUMBA}
-        merge.on_gpu = lambda *arrays: False  # pyright: ignore
-        bad = [name for name in NUMBA if not equal(found[name], expected[name])]
-        wrong += len(bad)
-        if bad:
-            print(f"seed {seed}: {bad}", file=sys.stderr)
-    print(f"{rounds * len(NUMBA)} calls compared, {wrong} differ")
-    return wrong
-
-
-if __name__ == "__main__":
-    sys.exit(min(main(int(sys.argv[1])), 1))

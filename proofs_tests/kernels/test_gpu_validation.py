@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proofs_tests.benchmarks import gpu_validation, kernels
+from proofs_tests.benchmarks.gpu.settings import Clock
 from proofs_tests.benchmarks.gpu.sweep import POLICIES
 
 
@@ -22,7 +23,7 @@ def rehearsed(mode: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> di
     assert {name: goal["goal"] for name, goal in found["goals"].items()} == {
         name: f"{sign} {limit}" for name, (sign, limit) in gpu_validation.GOALS.items()
     }
-    assert found["environment"]["commit"] and found["card"] is None
+    assert found["environment"]["commit"] and found["card"] is None and found["failed"] == {}
     return found
 
 
@@ -48,3 +49,12 @@ def test_the_kernels_are_measured_against_a_floor() -> None:
     found = kernels.measure(scale=2, repeats=1)
     assert len(found["rows"]) == 5 and min(found["bytes_per_s"].values()) > 0
     assert all(row["over_floor"] > 0 and row["floor_s"] > 0 for row in found["rows"])
+
+
+def test_a_part_that_fails_is_told_and_the_rest_goes_on() -> None:
+    kept: list[dict[str, str]] = []
+    clock = Clock(60.0, lambda: kept.append(dict(clock.failed)))
+    assert clock.part("bad", lambda: [][0]) is None
+    assert clock.part("good", lambda: 3) == 3 and clock.part("late", lambda: 4, needs_s=61) is None
+    assert list(clock.failed) == ["bad"] and "IndexError" in clock.failed["bad"]
+    assert [list(so_far) for so_far in kept] == [["bad"], ["bad"]] and clock.left_out == ["late"]

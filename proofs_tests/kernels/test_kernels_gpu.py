@@ -1,15 +1,13 @@
-"""The GPU twins: compiled for two generations of cards, run on threads of the CPU or in a simulator, and on a card."""
+"""The GPU twins: compiled for two generations of cards, run on threads of the CPU, and on a card."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,14 @@ import pytest
 import torch
 
 from proofs_tests.kernels.cuda_emulator import Emulator, compiler
-from proofs_tests.kernels.kernel_twins import NUMBA, calls, equal
-from runtime.kernels import commit, tree_inputs, verify
+from proofs_tests.kernels.kernel_twins import calls, equal
+from runtime.kernels import commit, merge, tree_inputs, verify
 from runtime.kernels.gpu import _launch
 
 HOUSE = Path(__file__).parents[2]
 CARDS = (80, 90)
 STRICT = ("-std=c++17", "-Werror", "all-warnings")
-CUDA_CASES = [name for name in calls(np.random.default_rng(0)) if name not in NUMBA]
+CASES = list(calls(np.random.default_rng(0)))
 
 
 @lru_cache
@@ -100,33 +98,6 @@ def test_sources_assemble_with_nvcc_without_spills(source: str, card: int, tmp_p
     assert done.returncode == 0, done.stderr
 
 
-NUMBA_SIGNATURES = {
-    "_merge": "void(int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1], float64, int64[:, :, ::1], "
-    "float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[::1])",
-}
-
-
-@pytest.mark.parametrize("card", CARDS)
-@pytest.mark.parametrize("kernel", NUMBA_SIGNATURES)
-def test_numba_kernels_compile_to_ptx(kernel: str, card: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba import cuda
-    from numba.core import sigutils
-    from numba.cuda.cudadrv.error import NvvmSupportError
-
-    from runtime.kernels.gpu import merge
-
-    arguments, _ = sigutils.normalize_signature(NUMBA_SIGNATURES[kernel])
-    body = getattr(merge, kernel).py_func
-    # device functions are compiled for the card that is there; here one is named instead
-    named = SimpleNamespace(compute_capability=divmod(card, 10))
-    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: named)
-    try:
-        text, _ = cuda.compile_ptx(body, arguments, cc=divmod(card, 10))
-    except NvvmSupportError as error:
-        pytest.skip(f"no NVVM (it comes with nvcc): {str(error)[:100]}")
-    assert f".target sm_{card}" in text and f"{kernel}" in text
-
-
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     """The CUDA sources on threads of the CPU, three to a block."""
@@ -135,7 +106,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     return Emulator(tmp_path_factory.mktemp("emulator"), threads=3)
 
 
-@pytest.mark.parametrize("name", CUDA_CASES)
+@pytest.mark.parametrize("name", CASES)
 def test_cuda_sources_do_what_the_cpu_twin_does(name: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(12):
         expected = calls(np.random.default_rng(seed))[name]()
@@ -147,7 +118,7 @@ def test_cuda_sources_do_what_the_cpu_twin_does(name: str, emulator: Emulator, m
 
 def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
     patch.setattr(_launch, "launch", emulator.launch)
-    for door in (verify, commit, tree_inputs):
+    for door in (verify, commit, tree_inputs, merge):
         patch.setattr(door, "on_gpu", lambda *arrays: True)
     plain = commit.KVPool.of
 
@@ -158,17 +129,8 @@ def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
     patch.setattr(commit.KVPool, "of", pool)
 
 
-@pytest.mark.slow
-def test_numba_kernels_do_in_the_simulator_what_the_cpu_twin_does() -> None:
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "proofs_tests.kernels.kernel_twins", "32"]
-    done = subprocess.run(command, cwd=HOUSE, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "32 calls compared, 0 differ" in done.stdout
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", calls(np.random.default_rng(0)))
+@pytest.mark.parametrize("name", CASES)
 def test_twins_agree_on_the_card(name: str) -> None:
     for seed in range(40):
         expected = calls(np.random.default_rng(seed))[name]()

@@ -69,7 +69,6 @@ def test_an_entry_says_what_every_drafter_would_have_given(made: Any) -> None:
         told = entry.alternatives
         assert {"twin", "small", "off"} <= told.keys() <= {*trace.drafters, "off"}
         assert all(name in told[name].policy.drafters for name in told.keys() - {"off"})
-        assert told["twin"].tokens_per_step > told["small"].tokens_per_step
         assert max(each.tokens_per_s for each in told.values()) == pytest.approx(entry.upper_bound_tokens_per_s)
         assert entry.policy.drafters == () or set(entry.policy.drafters) <= set(trace.drafters)
 

@@ -51,7 +51,7 @@ def test_trees_shrink_as_the_batch_grows_and_never_lose_to_plain_decoding(parts:
 def test_a_step_is_never_cheaper_than_its_level_widths_make_it(parts: Any) -> None:
     _, fit, cost, _ = parts
     told, table = made(parts), fit.workload("simulated").ranks()
-    problem = schedule_problem(table, cost, batches=BATCHES, contexts=(64, 1024), max_nodes=12, max_depth=5)
+    problem = schedule_problem(table, cost, "draft", batches=BATCHES, contexts=(64, 1024), max_nodes=12, max_depth=5)
     assert problem.nodes == 12 and problem.depth == 5
     for cell in told.cells:
         assert cell.policy is not None and cell.step_s is not None
@@ -144,5 +144,5 @@ def test_what_makes_no_sense_ends_with_code_2(parts: Any, words: list[str]) -> N
 
 def test_a_trace_without_a_draft_is_sent_to_the_plan_of_retrieval(parts: Any) -> None:
     _, fit, cost, trace = parts
-    with pytest.raises(InvalidInputError, match="neural draft"):
+    with pytest.raises(InvalidInputError, match="drafter with ranks"):
         serving_schedule(fit, cost.model_copy(update={"drafters": {}}), trace, rate_per_s=1.0)

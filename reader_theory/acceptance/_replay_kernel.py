@@ -16,6 +16,7 @@ def walk(
     starts: Ints,
     ends: Ints,
     draft_rank: Ints,
+    depths: int,
     match_length: Ints,
     offered: Ints,
     run: Ints,
@@ -30,7 +31,10 @@ def walk(
     nodes_histogram: Ints,
     accepted_histogram: Ints,
 ) -> None:
-    """Walk every prompt, filling `counts` (5, P: steps, tokens, drafted, retrieved, nodes) and the two histograms."""
+    """Walk every prompt, filling `counts` (5, P: steps, tokens, drafted, retrieved, nodes) and the two histograms.
+
+    `draft_rank` holds `depths` ranks a position: 1 where the rank of the next position serves the next depth.
+    """
     width = child.shape[1]
     for p in range(len(starts)):
         t, end = starts[p], ends[p]
@@ -39,8 +43,8 @@ def walk(
             drafted = tree_nodes > 0 and m < skip_at
             neural, node = 0, 0
             if drafted:
-                while t + neural < end:
-                    rank = draft_rank[t + neural]
+                while t + neural < end and (depths == 1 or neural < depths):
+                    rank = draft_rank[t * depths + neural]
                     if rank < 0 or rank >= width or child[node, rank] == 0:
                         break
                     node = child[node, rank]

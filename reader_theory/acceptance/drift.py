@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.base import PathwiseModel, as_table, normalised
-from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
+from reader_theory.acceptance.statistics import PromptRows, conditionals_of, ranks_anew, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
@@ -119,7 +119,7 @@ def _binned_counts(rows: PromptRows, depth: int, ranks: int) -> tuple[FloatArray
     place = np.searchsorted(edges, context, side="left")
     total = np.bincount(place, minlength=len(edges) + 1)
     mean = np.bincount(place, context, len(total)) / np.maximum(total, 1) - middle
-    rank = np.asarray(rows.column("draft_rank"), dtype=np.int64)
+    rank = ranks_anew(rows)
     streak = np.minimum(streaks(rank >= 0, rows.starts), depth - 1)
     column = np.where((rank >= 0) & (rank < ranks), rank, ranks)
     cells = np.bincount((place * depth + streak) * (ranks + 1) + column, minlength=len(total) * depth * (ranks + 1))

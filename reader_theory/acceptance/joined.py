@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reader_theory.acceptance.base import AcceptanceModel, as_probabilities
 from reader_theory.acceptance.matched import LENGTH_BINS, match_bins
 from reader_theory.acceptance.rank_table import reached_depth
-from reader_theory.acceptance.statistics import PromptRows, conditionals_of, rows_of, streaks
+from reader_theory.acceptance.statistics import PromptRows, conditionals_of, ranks_anew, rows_of, streaks
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
@@ -117,7 +117,7 @@ class Joined(AcceptanceModel):
 
 def _tables(rows: PromptRows, start_bin: NDArray[np.intp], run: FloatArray, depth: int, ranks: int) -> FloatArray:
     """(M + 1, D, R) conditionals by bin of the start, over the first `run` tokens from it."""
-    rank = np.asarray(rows.column("draft_rank"), dtype=np.int64)
+    rank = ranks_anew(rows)
     streak, bins = streaks(rank >= 0, rows.starts), len(LENGTH_BINS) + 1
     counts = np.zeros((bins, depth, ranks + 1))
     for d in range(min(depth, len(rank))):

@@ -8,7 +8,7 @@ is the true prefix: the ranks recorded on that prefix decide every depth.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +74,13 @@ class ReplayResult:
         at_least = self.accepted_histogram.sum(axis=0)[::-1].cumsum()[::-1]
         return at_least[1:] / at_least[0]
 
+    def pooled(self) -> ReplayResult:
+        """The same with histograms summed over prompts, (1, M + 1) and (1, A + 1): small enough to keep thousands."""
+        histograms = {
+            name: getattr(self, name).sum(axis=0, keepdims=True) for name in ("nodes_histogram", "accepted_histogram")
+        }
+        return replace(self, **histograms)
+
     def mean_over_nodes(self, table: NDArray[np.float64]) -> float:
         """Mean over steps of ``table[nodes]``, such as a tabulated cost in seconds.
 
@@ -89,8 +96,9 @@ class ReplayResult:
 def replay(trace: Trace, policy: Policy, *, workload: str | None = None, first_position: int = 0) -> ReplayResult:
     """Replay a policy over every prompt of a trace, or of one of its workloads.
 
-    A step that starts at position t accepts the longer of the path that successive `draft_rank` follow in the tree
-    and the retrieved chain, cut at its cap; the next step starts one token later than what was accepted.
+    A step that starts at position t accepts the longer of the path that successive ranks follow in the tree (those of
+    later positions, or of the later depths of a block) and the retrieved chain, cut at its cap; the next step starts
+    one token later than what was accepted.
 
     Parameters
     ----------
@@ -119,7 +127,7 @@ def replay_many(
 
 
 class _Walked(NamedTuple):
-    """What the walk reads: (P,) rows of each prompt, and (T,) columns of the drafters."""
+    """What the walk reads: (P,) rows of each prompt, and (T,) columns of the drafters; (T, D) ranks of a block."""
 
     prompts: Ints
     starts: Ints
@@ -147,16 +155,15 @@ def _walked(trace: Trace, workload: str | None, first_position: int) -> _Walked:
     def recorded(name: str) -> Ints:
         return np.ascontiguousarray(trace.columns[name], dtype=np.int32)
 
-    kinds = {name: drafter.kind for name, drafter in trace.drafters.items()}
     return _Walked(
         prompts[chosen],
         starts[chosen],
         ends[chosen],
-        {name: recorded(f"{name}_rank") for name, kind in kinds.items() if kind == "model"},
+        {name: recorded(f"{name}_rank") for name, drafter in trace.drafters.items() if drafter.is_ranked},
         {
             name: (recorded(f"{name}_match"), recorded(f"{name}_offered"), recorded(f"{name}_run"))
-            for name, kind in kinds.items()
-            if kind == "lookups"
+            for name, drafter in trace.drafters.items()
+            if not drafter.is_ranked
         },
         np.zeros(len(column), dtype=np.int32),
     )
@@ -185,7 +192,7 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
     accepted = np.zeros((prompts, max(tree.depth, longest) + 1), dtype=np.int32)
     skip = policy.skip_at_match if policy.kind == "union" and policy.skip_at_match is not None else _NEVER
     walk(
-        walked.starts, walked.ends, rank, matches, offered, run,
+        walked.starts, walked.ends, rank.ravel(), rank.shape[1] if rank.ndim == 2 else 1, matches, offered, run,
         _child_table(tree), tree.nodes, skip, shortest, offset, factor, longest,
         counts, nodes, accepted,
     )  # fmt: skip
@@ -202,22 +209,30 @@ def _replay_one(trace: Trace, policy: Policy, walked: _Walked) -> ReplayResult:
 
 
 def _check_drafters(trace: Trace, policy: Policy) -> None:
-    kinds = {name: drafter.kind for name, drafter in trace.drafters.items()}
-    wanted = {} if policy.asks is None else {policy.asks: "model"}
-    wanted |= {} if policy.retrieved is None else {policy.retrieved.drafter: "lookups"}
+    ranked = {name: drafter.is_ranked for name, drafter in trace.drafters.items()}
+    wanted = {} if policy.asks is None else {policy.asks: True}
+    wanted |= {} if policy.retrieved is None else {policy.retrieved.drafter: False}
     require(
-        all(kinds.get(name) == kind for name, kind in wanted.items()),
-        "`policy` must ask drafters that the trace recorded",
-        got=f"{wanted}; the trace has {kinds}",
+        all(ranked.get(name) is kind for name, kind in wanted.items()),
+        "`policy` must ask drafters that the trace recorded, trees of those with ranks and chains of look-ups",
+        got=f"{policy.name!r}; the trace has { {name: each.kind for name, each in trace.drafters.items()} }",
         fix="Record with these drafters, or plan with those of the trace.",
     )
-    highest = int(policy.tree.ranks.max())
-    candidates = trace.drafters[policy.asks].candidates if policy.asks is not None else 0
+    if policy.asks is None:
+        return
+    highest, candidates = int(policy.tree.ranks.max()), trace.drafters[policy.asks].candidates
     require(
-        highest < candidates or policy.asks is None,
+        highest < candidates,
         "`policy` must only use ranks that the trace recorded",
         got=f"rank {highest}; the trace holds {candidates} candidates of {policy.asks!r}",
         fix="Record with more candidates, or plan a narrower tree.",
+    )
+    rank = trace.columns[f"{policy.asks}_rank"]
+    require(
+        rank.ndim == 1 or policy.tree.depth <= rank.shape[1],
+        "`policy` must be no deeper than the block that the trace recorded",
+        got=f"{policy.tree.depth} levels; the trace holds {rank.shape[-1]} of {policy.asks!r}",
+        fix="Record a longer block, or plan a shallower tree.",
     )
 
 

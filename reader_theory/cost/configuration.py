@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.json_files import load_object
 
-__all__ = ["bits_per_weight", "expert_sizes", "latent_sizes", "one_of", "read_configuration"]
+__all__ = ["bits_per_weight", "expert_sizes", "latent_sizes", "one_of", "read_configuration", "text_part"]
 
 
 def read_configuration(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     """The configuration as a mapping; a path may be config.json or its folder."""
     if isinstance(config, Mapping):
         return config
-    try:
-        path = Path(config)
-        loaded: Any = json.loads((path / "config.json" if path.is_dir() else path).read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            "`config` must be a configuration's JSON", got=f"{config}: {error}", fix="Pass config.json or its folder."
-        ) from None
-    require(
-        isinstance(loaded, dict), "`config` must hold a JSON object", got=type(loaded).__name__, fix="Pass config.json."
+    path = Path(config)
+    file = path / "config.json" if path.is_dir() else path
+    return load_object(file, "the configuration's JSON", error=InvalidInputError)
+
+
+def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sizes of the transformer that decodes: of a model of several kinds of input, or of a head that drafts.
+
+    Raises
+    ------
+    InvalidInputError
+        If its steps are not those of a transformer that reads its keys and values: encoders, state spaces, mixtures of
+        both.
+    """
+    for inner in ("text_config", "transformer_layer_config"):
+        if isinstance(raw.get(inner), Mapping):
+            raw = {**raw, **raw[inner]}
+    if raw.get("draft_vocab_size"):
+        raw = {**raw, "vocab_size": raw["draft_vocab_size"], "tie_word_embeddings": False}
+    told = raw.get("layer_types")
+    kinds = {str(kind) for kind in cast("list[Any]", told)} if isinstance(told, list) else set[str]()
+    states = sorted(
+        name for name in raw if name.startswith(("mamba", "ssm_", "linear_attn", "linear_num")) and raw[name]
     )
-    return cast(dict[str, Any], loaded)
+    encodes = bool(raw.get("is_encoder_decoder"))
+    require(
+        not encodes and not states and kinds <= {"full_attention", "sliding_attention", "chunked_attention"},
+        "the model must be a decoder whose every layer attends to keys and values",
+        got="an encoder and a decoder" if encodes else f"{', '.join([*states, *sorted(kinds)])}",
+        fix="Measure it instead: `reader calibrate --target`; no model of such layers' seconds was fitted.",
+    )
+    return raw
 
 
 def one_of(raw: Mapping[str, Any], *names: str) -> Any:

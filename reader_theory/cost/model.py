@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from reader_theory.cost.configuration import bits_per_weight, expert_sizes, latent_sizes, one_of, read_configuration
+from reader_theory.cost.configuration import (
+    bits_per_weight,
+    expert_sizes,
+    latent_sizes,
+    one_of,
+    read_configuration,
+    text_part,
+)
 from reader_theory.documents.base import Frozen
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 
 __all__ = ["Experts", "LatentAttention", "ModelShape", "Operator"]
 
@@ -103,8 +110,20 @@ class ModelShape(Frozen):
         InvalidInputError
             If a size is missing; the message names it.
         """
-        raw = read_configuration(config)
-        raw = {**raw, **raw["text_config"]} if isinstance(raw.get("text_config"), Mapping) else raw
+        try:
+            return cls._of(text_part(read_configuration(config)), name)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            told = str(error) if not isinstance(error, ValidationError) else _first(error)
+            raise InvalidInputError(
+                "a configuration's sizes must be whole numbers above 0",
+                got=told[:200],
+                fix="Pass the model's config.json.",
+            ) from None
+
+    @classmethod
+    def _of(cls, raw: Mapping[str, Any], name: str | None) -> ModelShape:
         hidden, heads = (
             int(one_of(raw, "hidden_size", "n_embd", "d_model")),
             int(one_of(raw, "num_attention_heads", "n_head")),
@@ -284,3 +303,8 @@ class ModelShape(Frozen):
         moved = held + 2.0 * tokens * (self.hidden + self.vocabulary / tp)
         flops = 2.0 * tokens * self.hidden * self.vocabulary / tp
         return Operator(name="head", kind="head", weight_bytes=held, moved_bytes=moved, flops=flops, launches=1)
+
+
+def _first(error: ValidationError) -> str:
+    told = error.errors()[0]
+    return f"`{'.'.join(map(str, told['loc']))}` {told.get('input')!r}: {told['msg']}"

@@ -2,6 +2,7 @@
 
 from reader_theory.documents.base import Document, Stamp, read_document
 from reader_theory.documents.cost import Cost, CostTable, DrafterCost
+from reader_theory.documents.forwards import DraftForwards
 from reader_theory.documents.grown import GROWN_COLUMNS, GrownRecord
 from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
 from reader_theory.documents.policy import Chain, Grown, Off, Policy, SourceMap, Static, Union, policy_of
@@ -20,6 +21,7 @@ __all__ = [
     "Cost",
     "CostTable",
     "Document",
+    "DraftForwards",
     "DrafterCost",
     "Grown",
     "GrownRecord",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reader_theory.errors import DocumentError, require
+from reader_theory.json_files import load_object
 
 __all__ = ["Document", "Frozen", "Stamp", "read_document", "write_atomically"]
 
@@ -87,7 +87,7 @@ class Document(Frozen):
             If the file is missing, truncated, of another kind, newer or older than this version reads, or
             damaged; the message names the field.
         """
-        raw = _load_json(Path(path))
+        raw = load_object(Path(path), "the document")
         kind = cls.model_fields["kind"].default
         require(
             raw.get("kind") == kind,
@@ -116,7 +116,7 @@ class Document(Frozen):
 
 def read_document(path: str | Path, kinds: dict[str, type[Document]]) -> Document:
     """Read a document whose kind is one of `kinds`, whichever the file says."""
-    kind = _load_json(Path(path)).get("kind")
+    kind = load_object(Path(path), "the document").get("kind")
     require(
         kind in kinds,
         f"`{path}` must be a document of kind {', '.join(sorted(kinds))}",
@@ -140,30 +140,6 @@ def write_atomically(path: Path, content: bytes | memoryview) -> Path:
     finally:
         scratch.unlink(missing_ok=True)
     return path
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    require(
-        path.is_file(),
-        "the document must exist",
-        got=f"`{path}`, which is not a file",
-        fix="Check the path, or make the document with the stage before this one.",
-        error=DocumentError,
-    )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DocumentError(
-            f"`{path}` must be a whole JSON document", got=str(error), fix="It is truncated or damaged: make it again."
-        ) from None
-    require(
-        isinstance(raw, dict),
-        f"`{path}` must hold one JSON object",
-        got=type(raw).__name__,
-        fix="Pass a file that `reader` wrote.",
-        error=DocumentError,
-    )
-    return raw
 
 
 def _damaged(path: str | Path, error: ValidationError) -> DocumentError:

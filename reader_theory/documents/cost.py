@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
@@ -12,12 +12,18 @@ from pydantic import Field, model_validator
 
 from reader_theory.cost.terms import TERMS, FunctionTerm, StepConditions, StepModel, Term
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.forwards import DraftForwards
 from reader_theory.documents.policy import DRAFT, RETRIEVAL
+from reader_theory.errors import require
 from reader_theory.estimate import Estimate, Origin
 
 __all__ = ["Cost", "CostTable", "DrafterCost"]
 
 Grid = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+HALF_PAGE = 8
+"""Tokens of a row's last page that are empty in the mean."""
 
 
 class CostTable(Frozen):
@@ -88,6 +94,11 @@ class DrafterCost(Frozen):
     forward: CostTable | None = Field(default=None, description="seconds of one forward, where it has forwards")
     row_s: Estimate | None = Field(default=None, description="seconds a row of one look-up, where it has look-ups")
     parameters: dict[str, float] = Field(default_factory=dict, description="what a term from outside reads")
+    forwards: DraftForwards | None = Field(
+        default=None,
+        exclude_if=lambda each: each is None,
+        description="forwards that it takes for a tree; None: as the trace says, else one a level",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> DrafterCost:
@@ -136,6 +147,11 @@ class Cost(Document):
         default_factory=dict, description="the same by who drafts (off, or names joined by +), where it was measured"
     )
 
+    kv_tokens: dict[str, int] = Field(
+        default_factory=dict[str, int],
+        description="tokens that the cache holds, by who drafts as in `closures`, where it was predicted or logged",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _older(cls, raw: object) -> object:
@@ -169,9 +185,43 @@ class Cost(Document):
             return self
         return self.model_copy(update={"drafters": {name: self.drafters[name] for name in drafters}})
 
+    def as_declared(self, declared: Mapping[str, DraftForwards]) -> Cost:
+        """The cost with the forwards that each drafter was recorded with.
+
+        Raises
+        ------
+        InvalidInputError
+            Where the cost was measured with others: the drafter of that name is another one.
+        """
+        told = {name: each.forwards for name, each in self.drafters.items() if each.forwards and name in declared}
+        differ = {name: each for name, each in told.items() if each != declared[name]}
+        require(
+            not differ,
+            "a drafter must take the forwards in the cost that it was recorded with",
+            got="; ".join(
+                f"{name}: {each!r} in the cost, {declared[name]!r} recorded" for name, each in differ.items()
+            ),
+            fix="Record and calibrate with the same drafter under this name.",
+        )
+        drafters = {
+            name: each.model_copy(update={"forwards": declared.get(name, each.forwards)})
+            for name, each in self.drafters.items()
+        }
+        return self.model_copy(update={"drafters": drafters})
+
+    def forwards_of(self, drafter: str) -> DraftForwards:
+        """What a drafter takes for a tree; one forward a level where nothing says otherwise."""
+        each = self.drafters.get(drafter)
+        return each.forwards if each is not None and each.forwards is not None else DraftForwards()
+
     def closure_of(self, drafters: Iterable[str]) -> Estimate:
         """The closure of steps with these drafters, none for plain decoding; the general one where they have none."""
         return self.closures.get("+".join(sorted(drafters)) or "off", self.closure)
+
+    def running(self, batch: float, context: float, drafts: int, drafters: Iterable[str]) -> float:
+        """Rows of `batch` that the cache holds, each with its context, its drafts and half a page; all if not told."""
+        room = self.kv_tokens.get("+".join(sorted(drafters)) or "off")
+        return batch if room is None else min(batch, room / (context + drafts + HALF_PAGE))
 
     def beyond(self, conditions: StepConditions) -> dict[str, float]:
         """By axis, how many times these steps lie beyond what was measured of the target and of who drafts."""

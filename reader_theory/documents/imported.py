@@ -51,7 +51,11 @@ class ImportedAcceptance(Document):
     workload: str = Field(default="default", description="what the counted requests are examples of")
     windows: int = Field(ge=1, description="scrapes, log lines or requests that were told apart")
     drafts: float = Field(ge=0, description="drafts verified: request-steps")
-    tokens_per_step: Estimate
+    draft_tokens: float | None = Field(default=None, ge=0, description="tokens drafted in all; None if not counted")
+    row_steps: float | None = Field(
+        default=None, ge=0, description="decode steps of all requests, without a draft too; None if not counted"
+    )
+    tokens_per_step: Estimate = Field(description="of steps with a draft")
     depths: tuple[DepthAcceptance, ...]
     by_depth: bool = Field(
         default=True, description="counted at each depth; false where one acceptance at every depth is assumed"
@@ -70,6 +74,11 @@ class ImportedAcceptance(Document):
     def depth(self) -> int:
         """The deepest that was counted; nothing is known past it."""
         return len(self.depths)
+
+    @property
+    def coverage(self) -> float:
+        """Share of decode steps that had a draft; 1 where steps without one were not counted."""
+        return 1.0 if not self.row_steps else min(self.drafts / self.row_steps, 1.0)
 
     @property
     def table(self) -> FloatArray:
@@ -96,7 +105,7 @@ class ImportedAcceptance(Document):
             on that a window's drafts did not have.
         engine, source : str
         **told
-            Other fields: ``model``, ``workload``, ``notes``.
+            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``.
 
         Raises
         ------
@@ -134,7 +143,7 @@ class ImportedAcceptance(Document):
             Drafts that had a token at depth d with all before it accepted, and those of them accepted there too.
         engine, source : str
         **told
-            Other fields: ``model``, ``workload``, ``notes``.
+            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``.
 
         Raises
         ------

@@ -32,6 +32,9 @@ class Candidate(Frozen):
     policy: Policy
     tokens_per_step: float
     tokens_per_s: float
+    spread: float = Field(
+        default=0.0, ge=0, description="standard error of `tokens_per_s` over it, from document to document"
+    )
 
 
 class PlanEntry(Frozen):
@@ -50,6 +53,10 @@ class PlanEntry(Frozen):
     solver: str
     certified: bool = Field(
         description="whether the independent certificate of that tree stands, under a cost that was measured there"
+    )
+    certifies: str = Field(default="", description="what was proved of this entry, and what was only compared")
+    loss_chance: float = Field(
+        default=0.0, ge=0, le=1, description="chance that the policy is no faster than plain decoding, off's own is 0"
     )
     extrapolated: dict[str, float] = Field(
         default_factory=dict[str, float],
@@ -85,6 +92,9 @@ class Plan(Document):
         description="prompts that the prediction's interval allows for in the measurement"
     )
     new_tokens: int
+    risk: float = Field(
+        default=0.2, ge=0, le=1, description="greatest chance of being no faster than plain decoding that is taken"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what is assumed, and where it comes from")
     entries: tuple[PlanEntry, ...]
 

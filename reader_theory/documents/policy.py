@@ -101,9 +101,10 @@ class _Policy(Frozen, ABC):
         """Ranks at which a drafter is asked; the root alone where no ranks are fixed."""
         return TokenTree.empty() if self.fixed is None else self.fixed.ranked_tree()
 
-    def forward_sizes(self, pending: float) -> NDArray[np.float64]:
-        """Most tokens a row of each forward of a drafter, `pending` of them emitted since it last ran."""
-        return np.empty(0) if self.fixed is None else self.fixed.level_forwards(pending)
+    @property
+    def asked_widths(self) -> NDArray[np.float64]:
+        """(D,) nodes a row below which a drafter is asked, by level, the root's first: see `DraftForwards.sizes`."""
+        return np.empty(0) if self.fixed is None else self.fixed.inner_widths()
 
 
 class Off(_Policy):
@@ -150,10 +151,9 @@ class Static(_Policy):
         """The tree; `tree` keeps it."""
         return TokenTree(self.parents, self.ranks)
 
-    def level_forwards(self, pending: float) -> NDArray[np.float64]:
-        """Tokens of one forward a level: the `pending` ones, then the nodes with children of each level."""
-        widths = np.bincount(self.tree.depths[list(self.tree.inner)])
-        return np.concatenate([[pending], widths[1:]])
+    def inner_widths(self) -> NDArray[np.float64]:
+        """Nodes with children, by level."""
+        return np.bincount(self.tree.depths[list(self.tree.inner)]).astype(np.float64)
 
     @property
     def name(self) -> str:
@@ -303,6 +303,11 @@ class Grown(_Policy):
     retrieval: str | None = Field(default=RETRIEVAL, description="who is queried at every node; nobody when None")
     nodes: int = Field(ge=1, le=512, description="most nodes a row")
     price: float = Field(default=0.0, ge=0, le=1, description="path probability that a node must pass")
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        description="nodes a row that a batch may verify in the mean: its likeliest, whatever row they are on",
+    )
     levels: int = Field(default=0, ge=0, description="most draft forwards after the one that takes in emitted tokens")
     width: int = Field(default=8, ge=1, description="most nodes a row in a draft forward")
     draft_price: float = Field(default=0.0, ge=0, le=1, description="path probability below which no node is drafted")
@@ -352,7 +357,7 @@ class Grown(_Policy):
 
     @property
     def name(self) -> str:
-        told = [f"price {self.price:g}"]
+        told = [f"price {self.price:g}"] if self.share is None else [f"price {self.price:g}, {self.share:g} a row"]
         if self.drafter is not None:
             asked = f"{self.drafter} {self.levels}x{self.width}"
             told.append(asked + (f" from {self.draft_price:g}" if self.draft_price > 0 else ""))
@@ -392,12 +397,13 @@ class Grown(_Policy):
             f"; the draft model rests where retrieval is {self.skip_draft_at:g} sure." if self.rests else "."
         )
 
-    def forward_sizes(self, pending: float) -> NDArray[np.float64]:
+    @property
+    def asked_widths(self) -> NDArray[np.float64]:
         if self.drafter is None:
             return np.empty(0)
         if self.asked is not None:
-            return self.asked.level_forwards(pending)
-        return np.array([pending, *[float(self.width)] * self.levels])
+            return self.asked.inner_widths()
+        return np.array([1.0, *[float(self.width)] * self.levels])
 
 
 Policy = Annotated[Off | Static | Chain | Union | Grown, Field(discriminator="kind")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.plan import Candidate, Plan, PlanEntry, Prediction
@@ -34,6 +34,9 @@ class ScheduleCell(Frozen):
     )
     binding: tuple[str, ...] = Field(default=(), description="limits that the policy stops at: a wider one may gain")
     candidates: tuple[Candidate, ...] = Field(default=(), description="chains and off that the limits allow")
+    alternatives: dict[str, Candidate] = Field(
+        default_factory=dict[str, Candidate], description="by drafter, and off: the best that it gives, chosen or not"
+    )
     extrapolated: dict[str, float] = Field(
         default_factory=dict[str, float], description="how many times beyond the measured axes the cost was asked"
     )
@@ -58,13 +61,13 @@ class OperatingPoint(Frozen):
 class ServingSchedule(Document):
     """The document that `plan --rate --slo` writes: what to draft over batch and context."""
 
-    newest: ClassVar[int] = 3
+    newest: ClassVar[int] = 4
     oldest: ClassVar[int] = 3
     made_by: ClassVar[str] = "reader plan --rate"
     kind: Literal["serving_schedule"] = "serving_schedule"
-    schema_version: int = 3
+    schema_version: int = 4
     target: str
-    draft: str
+    drafters: dict[str, str | None] = Field(description="what each drafter runs, by name; None for look-ups")
     device: str
     dtype: str
     temperature: float
@@ -78,6 +81,15 @@ class ServingSchedule(Document):
     solver: str
     cells: tuple[ScheduleCell, ...]
     points: tuple[OperatingPoint, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, raw: object) -> object:
+        """Version 3 had one model that drafts."""
+        told: dict[str, Any] = dict(cast("dict[str, Any]", raw)) if isinstance(raw, dict) else {}
+        if "draft" not in told:
+            return cast(object, raw)
+        return told | {"drafters": {DRAFT: told.pop("draft"), RETRIEVAL: None}, "schema_version": cls.newest}
 
     def cell(self, workload: str, context: float, batch: int) -> ScheduleCell:
         """The cell at the nearest context, and at the smallest batch >= `batch` or the largest there is.
@@ -117,8 +129,7 @@ class ServingSchedule(Document):
             fix="Loosen the target, or give the cache more room.",
         )
         return Plan(
-            stamp=self.stamp, target=self.target, drafters={DRAFT: self.draft, RETRIEVAL: None}, device=self.device,
-            dtype=self.dtype,
+            stamp=self.stamp, target=self.target, drafters=self.drafters, device=self.device, dtype=self.dtype,
             temperature=self.temperature, verification="greedy" if self.temperature == 0 else "target_only",
             fit=self.fit, cost=self.cost, prompts_per_workload=1, new_tokens=max(1, round(self.output_tokens)),
             entries=tuple(entries),
@@ -151,4 +162,5 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
         extrapolated=cell.extrapolated,
         binding=cell.binding,
         candidates=cell.candidates,
+        alternatives=cell.alternatives,
     )

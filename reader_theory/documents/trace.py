@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from reader_theory.documents.arrays import ArrayFile, Columns
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.columns import Within, check_prompts, check_values
+from reader_theory.documents.forwards import DraftForwards
 from reader_theory.documents.grown import GrownRecord
 from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import DocumentError, require
@@ -35,6 +36,11 @@ DRAFTER_COLUMNS: dict[str, dict[str, str]] = {
         "probability": "(T, K) float32: its probabilities of its top K candidates, descending",
         "overlap": "(T,) float32: sum over tokens of min(target law, its law); NaN when not known",
     },
+    "block": {
+        "rank": "(T, D) int32: in column d, for a step that starts here, the rank of the token d places on among the "
+        "candidates of that depth; -1 when not among them, or past the end of the output",
+        "probability": "(T, K) float32: its probabilities of the first depth's candidates; equal shares without a law",
+    },
     "lookups": {
         "match": "(T,) int32: longest suffix of the true prefix that is found earlier in what is looked up",
         "count": "(T,) int32: how often that suffix occurred there",
@@ -42,26 +48,42 @@ DRAFTER_COLUMNS: dict[str, dict[str, str]] = {
         "run": "(T,) int32: leading tokens of that chain that equal what the target emitted from here on",
     },
 }
-"""Columns of a drafter, by its kind. A token at rank r extends a draft path by its rank-r child."""
+"""Columns of a drafter, by its kind. A token at rank r extends a draft path by its rank-r child.
+
+A model of kind ``model`` is asked again at every node: its rank at a position serves every depth that a path reaches it
+at. One of kind ``block`` offers all depths from where the step starts, so each depth has a rank of its own.
+"""
 
 _VALUES = {
     **dict.fromkeys(("prompt", "position", "token", "context_tokens"), Within()),
     "target_probability": Within.probability(),
 }
-_DRAFTER_VALUES = {
-    "rank": Within(low=-1),
-    "probability": Within.probability(dims=2),
-    "overlap": Within.probability(nan=True),
-    **dict.fromkeys(("match", "count", "offered", "run"), Within()),
+_RANKED = {"rank": Within(low=-1), "probability": Within.probability(dims=2)}
+_DRAFTER_VALUES: dict[str, dict[str, Within]] = {
+    "model": _RANKED | {"overlap": Within.probability(nan=True)},
+    "block": _RANKED | {"rank": Within(low=-1, dims=2)},
+    "lookups": dict.fromkeys(("match", "count", "offered", "run"), Within()),
 }
 
 
 class TraceDrafter(Frozen):
     """One drafter of a trace: what was scored at every position under its name."""
 
-    kind: Literal["model", "lookups"] = Field(description="a model with a law of its own, or look-ups of past tokens")
+    kind: Literal["model", "block", "lookups"] = Field(
+        description="asked anew at every node, or for all depths at once, or look-ups of past tokens"
+    )
     model: str | None = Field(default=None, description="what was run; None for an index of tokens")
     candidates: int = Field(default=0, ge=0, description="tokens of its law that were ranked")
+    forwards: DraftForwards = Field(
+        default=DraftForwards(),
+        exclude_if=lambda each: each == DraftForwards(),  # as traces of before were written
+        description="forwards that it takes for a tree, as it declares",
+    )
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether static trees of its ranks can be planned, rather than chains of what it found."""
+        return self.kind != "lookups"
 
 
 class TracePrompt(Frozen):
@@ -159,7 +181,7 @@ class Trace(Document):
             got=f"{list(names)}; the trace has {sorted(self.drafters)}",
             fix="Record with this drafter, or ask for another.",
         )
-        called = {name: {"model": DRAFT, "lookups": RETRIEVAL}[self.drafters[name].kind] for name in names}
+        called = {name: DRAFT if self.drafters[name].is_ranked else RETRIEVAL for name in names}
         if all(name == own for name, own in called.items()) and len(names) == len(self.drafters):
             return self
         columns = {name: self.columns[name] for name in TRACE_COLUMNS}
@@ -186,10 +208,20 @@ class Trace(Document):
         chosen = [i for i, prompt in enumerate(self.prompts) if prompt.workload == workload]
         return np.flatnonzero(np.isin(self.columns["prompt"], chosen))
 
-    def sources(self, prompts: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-        """(P,) number of the source of each of these prompts; a prompt without one is a source of its own."""
+    def documents(self, prompts: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+        """(P,) number of the document of each of these prompts: what is resampled, and held out, as a whole.
+
+        A prompt without a source is a document of its own; with all from one source nothing tells how documents
+        differ, and each prompt is one.
+        """
         names = [self.prompts[int(i)].source or f"prompt {i}" for i in prompts]
-        return np.unique(names, return_inverse=True)[1]
+        found = np.unique(names, return_inverse=True)[1]
+        return found if found.max(initial=0) > 0 else np.arange(len(names))
+
+    def sources(self, workload: str) -> int:
+        """How many sources the prompts of `workload` name; 0 where one of them names none."""
+        named = {prompt.source for prompt in self.prompts if prompt.workload == workload}
+        return 0 if "" in named else len(named)
 
 
 def check_columns(columns: Columns, prompts: int, drafters: Mapping[str, TraceDrafter]) -> None:
@@ -203,9 +235,9 @@ def check_columns(columns: Columns, prompts: int, drafters: Mapping[str, TraceDr
         error=DocumentError,
     )
     own = {
-        f"{name}_{column}": _DRAFTER_VALUES[column]
+        f"{name}_{column}": within
         for name, drafter in drafters.items()
-        for column in DRAFTER_COLUMNS[drafter.kind]
+        for column, within in _DRAFTER_VALUES[drafter.kind].items()
     }
     wanted = _VALUES | own
     missing, unknown = wanted.keys() - columns.keys(), columns.keys() - wanted.keys()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from optimizer.grid import Row
     from optimizer.grid_cell import PredictedCells
     from reader_theory.acceptance.rank_table import RankTable
-    from reader_theory.cost.model import ModelShape
     from reader_theory.documents.fit import AcceptanceFit
 
 __all__ = ["plan_grid", "rows_of"]
@@ -101,21 +100,11 @@ def _cells(
 ) -> PredictedCells:
     from optimizer.grid_cell import NO_DRAFTER, PredictedCells
     from reader_theory.cost.device import find_device
+    from runtime.cli._predicted import model_shape
 
     own = tomllib.loads(file.read_text()).get("device_file")
     extra = None if own is None else file.parent / own
     names = [*axes["model"], *(name for name in axes["drafter"] if name != NO_DRAFTER)]
-    models = {name: _model(name, file.parent) for name in names}
+    models = {name: model_shape(name, file.parent) for name in names}
     devices = {name: find_device(name, extra) for name in axes["device"]}
     return PredictedCells(fitted, models, devices, max_nodes, max_depth)
-
-
-def _model(name: str, folder: Path) -> ModelShape:
-    """A known model, or the configuration in a folder or file, as seen from the grid file or from here."""
-    from reader_theory.cost.known import known_shape
-    from reader_theory.cost.model import ModelShape
-
-    for path in (folder / name, Path(name)):
-        if path.exists():
-            return ModelShape.from_config(path)
-    return known_shape(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     progress("load models", 0, most)
     big = load_model(source_of(names[0]), dtype)
     progress("load models", 1, most)
-    small = {name: load_model(source_of(folder), "float32") for name, folder in names[1].items()}
+    small = {name: _draft(folder, big, load_model) for name, folder in names[1].items()}
     for name, model in small.items():
         require(
             model.vocabulary == big.vocabulary,
@@ -122,6 +122,24 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     tokenizer = tokenizer_of(names[0])
     progress("load models", most, most)
     return Models(big, small, tokenizer, names)
+
+
+def _draft(folder: str, target: LanguageModel, load_model: Callable[..., LanguageModel]) -> LanguageModel:
+    """A model of its own, or the layers of the target that a SelfDraft names."""
+    if not folder.endswith(".json"):
+        return load_model(source_of(folder), "float32")
+    from reader_theory.documents.self_draft import SelfDraft
+    from runtime.models.part import layer_count, part_of
+
+    told = SelfDraft.read(folder)
+    require(
+        (told.layers, told.vocabulary) == (layer_count(target), target.vocabulary),
+        "a self-draft must be of this target",
+        got=f"{told.layers} layers and {told.vocabulary} tokens of {told.target!r}; "
+        f"the target has {layer_count(target)} and {target.vocabulary}",
+        fix="Pass the target that it was made for, or make one with `reader evolve self-draft`.",
+    )
+    return part_of(target, told.kept)
 
 
 def opened(path: Path) -> Datastore:

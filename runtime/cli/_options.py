@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "CostFile", "DatastoreFile", "Draft", "Dtype",
-    "FitFile", "LanguageFile", "Limit", "Output", "PlanFile", "Prompts", "RecordFile", "Seed", "Split", "Target",
-    "Temperature", "TraceFile", "ValidationFile", "Validities", "Workloads",
+    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
+    "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "KvDtype",
+    "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Prompts", "Quantization",
+    "RecordFile", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
+    "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -61,8 +63,35 @@ Seed = Annotated[int, typer.Option(help="Of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
-FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`.")]
-CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate`.")]
+FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`, or acceptance from `reader import`.")]
+CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
 RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]
+Config = Annotated[
+    str, typer.Option("--model", help="The target: config.json, its folder, or a known name such as Qwen3-32B.")
+]
+DraftConfig = Annotated[
+    str, typer.Option("--draft", help='The drafter: the same, "ngram" or "suffix" for look-ups, or "none".')
+]
+DeviceName = Annotated[str, typer.Option("--device", help='A card, such as h100 or l40s, or "this machine".')]
+DeviceFile = Annotated[Path | None, typer.Option("--device-file", help="TOML of other cards, a table each.")]
+MeasuredFile = Annotated[
+    Path | None, typer.Option("--measured", help="CSV of timed steps: batch, context, seconds or ms, drafts.")
+]
+BenchFiles = Annotated[
+    list[Path] | None, typer.Option("--bench", help="JSON of vllm bench serve --save-result; repeatable.")
+]
+ServedDtype = Annotated[str, typer.Option("--dtype", help="Of what is computed: bfloat16, float16, float32.")]
+Quantization = Annotated[
+    str | None, typer.Option("--quantization", help="Of the weights: fp8, int8, int4, awq, gptq, mxfp4.")
+]
+KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Of keys and values: auto or fp8.")]
+TensorParallel = Annotated[int, typer.Option("--tensor-parallel", min=1, max=64, help="Cards that share the target.")]
+MemoryShare = Annotated[
+    float, typer.Option("--memory-share", min=0.1, max=1.0, help="Of a card's memory that the engine may use.")
+]
+KvTokens = Annotated[
+    int | None,
+    typer.Option("--kv-tokens", min=1, help="Capacity of the cache as the engine logs it, the drafter loaded."),
+]

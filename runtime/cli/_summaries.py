@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.self_draft import SelfDraft
 
 __all__ = ["facts_of", "lossless_in_words", "rows_of"]
 
@@ -35,6 +36,7 @@ def rows_of(document: Document) -> Rows:
         "validation": _validation,
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
+        "self_draft": _self_draft,
     }
     return summarise[document.kind](document)
 
@@ -81,10 +83,11 @@ def _trace(trace: Trace) -> Rows:
 def _offered(trace: Trace, drafter: str, at: Any) -> dict[str, float]:
     """How often a drafter was right, or had something to say, at these positions."""
     told = trace.drafters[drafter]
-    if told.kind == "lookups":
+    if not told.is_ranked:
         offered, run = (trace.columns[f"{drafter}_{name}"][at] for name in ("offered", "run"))
         return {f"{drafter}_matched": float(np.mean(offered > 0)), f"{drafter}_run": float(np.mean(run))}
     rank = trace.columns[f"{drafter}_rank"][at]
+    rank = rank if rank.ndim == 1 else rank[:, 0]
     top = {f"{drafter}_top_1": float(np.mean(rank == 0))}
     return top | {f"{drafter}_top_{told.candidates}": float(np.mean(rank >= 0))}
 
@@ -207,6 +210,19 @@ def _imported(told: ImportedAcceptance) -> Rows:
     return [{"depth": each.depth, "reached": each.reached, "acceptance": each.conditional} for each in told.depths]
 
 
+def _self_draft(told: SelfDraft) -> Rows:
+    return [
+        {
+            "layers": choice.name,
+            "kept": len(choice.kept),
+            "drafts": choice.drafts,
+            "tokens_per_step": choice.tokens_per_step,
+            "speed_up": choice.speed_up,
+        }
+        for choice in told.choices
+    ]
+
+
 def _schedule(told: ServingSchedule) -> Rows:
     return [
         {
@@ -219,6 +235,7 @@ def _schedule(told: ServingSchedule) -> Rows:
             "tokens_per_s": cell.tokens_per_s,
             "speed_up": cell.speed_up,
             "gap": cell.gap,
+            **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in cell.alternatives.items()},
             **({"stops_at": ", ".join(cell.binding)} if any(each.binding for each in told.cells) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in cell.extrapolated.items()},
         }

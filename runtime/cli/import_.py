@@ -15,7 +15,7 @@ from runtime.cli._shared import output_path, show_document, show_rows
 if TYPE_CHECKING:
     from runtime.importers import PromptFile
 
-__all__ = ["command"]
+__all__ = ["command", "labels_of"]
 
 
 def command(
@@ -69,7 +69,7 @@ def command(
 
         path = output_path(output or Path("out/acceptance.json"), ".json")
         engine = None if what == "acceptance" else what
-        document = read_acceptance(files, engine=engine, only=_labels(only), depth=num_steps, workload=workload)
+        document = read_acceptance(files, engine=engine, only=labels_of(only), depth=num_steps, workload=workload)
         document.write(path)
         show_document(document, path, as_json=as_json)
         if not as_json:
@@ -87,7 +87,14 @@ def command(
     _show_prompts(_prompts(what, files[0], field, workload, turns, limit, plain), path, as_json)
 
 
-def _labels(only: list[str] | None) -> dict[str, str]:
+def labels_of(only: list[str] | None) -> dict[str, str]:
+    """LABEL=VALUE, each split.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is not of that form.
+    """
     pairs = [told.partition("=") for told in only or ()]
     bad = ["".join(pair) for pair in pairs if not pair[0] or not pair[1]]
     require(

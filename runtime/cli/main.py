@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import typer
 
-from runtime.cli import datastore, export, import_, latency
+from runtime.cli import datastore, evolve, export, import_, latency
 from runtime.cli._shared import guarded
+from runtime.cli.advise import advise
+from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
+from runtime.cli.cost import cost
 from runtime.cli.demo import demo
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
@@ -36,15 +39,18 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "record": record,
     "fit": fit,
     "calibrate": calibrate,
+    "cost": cost,
     "plan": plan,
     "run": run,
     "validate": validate,
     "report": report,
     "sweep": sweep,
+    "advise": advise,
     "export": export.command,
     "import": import_.command,
     "grammar-gap": grammar_gap,
     "latency": latency.command,
+    "audit": audit,
     "inflate": inflate,
     "show": show,
     "demo": demo,
@@ -52,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in _COMMANDS.items():
     app.command(name)(guarded(command))
 app.add_typer(datastore.app, name="datastore")
+app.add_typer(evolve.app, name="evolve")
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from runtime.cli import _options as options
 from runtime.cli._shared import ExitCode, output_path, progress_bars, show_document, show_rows
 
 if TYPE_CHECKING:
-    from reader_theory.documents import Cost, Trace
+    from reader_theory.documents import Cost, Plan, Trace
+    from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
 
 __all__ = ["plan"]
@@ -21,12 +23,24 @@ __all__ = ["plan"]
 def plan(
     fit: options.FitFile = Path("out/fit.json"),
     cost: options.CostFile = Path("out/cost.json"),
-    trace: Annotated[Path, typer.Option(help="The Trace that was fitted.")] = Path("out/trace.json"),
+    trace: Annotated[Path | None, typer.Option(help="The Trace that was fitted; out/trace.json when left out.")] = None,
+    drafter: Annotated[
+        str | None, typer.Option(help="Of imported acceptance: which drafter of the cost was counted.")
+    ] = None,
     datastore: options.DatastoreFile = None,
     batch: options.Batches = None,
     workload: options.Workloads = None,
-    max_nodes: Annotated[int, typer.Option(min=1, help="Largest tree.")] = 32,
-    max_depth: Annotated[int, typer.Option(min=1, help="Deepest tree.")] = 8,
+    max_nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest tree; as was measured when left out, 32 with a load or grid."),
+    ] = None,
+    max_depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Deepest tree; as was recorded when left out, 8 with a load or grid."),
+    ] = None,
+    risk: Annotated[
+        float, typer.Option(min=0, max=1, help="Greatest chance of being no faster than plain decoding that is taken.")
+    ] = 0.2,
     new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Output tokens of the requests planned for; the trace's when left out.")
     ] = None,
@@ -68,20 +82,41 @@ def plan(
     """
     _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
     if grid is not None:
-        _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes, max_depth, workers, scheduler, as_json)
+        _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes or 32, max_depth or 8, workers, scheduler, as_json)
         return
     path = output_path(output or Path("out/plan.json" if rate is None else "out/schedule.json"), ".json")
+    from optimizer.imported_plan import plan_imported
+    from optimizer.imported_schedule import schedule_imported
     from reader_theory.documents import Cost, Trace
-    from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.imported import ImportedAcceptance
 
-    fitted, costs, recorded = AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace)
+    fitted, costs = read_acceptance_document(fit), Cost.read(cost)
+    if isinstance(fitted, ImportedAcceptance):
+        _check_imported(fitted, workload, trace=trace, datastore=datastore)
+        if rate is not None:
+            schedule = schedule_imported(
+                fitted, costs, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, drafter=drafter,
+                max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+            )  # fmt: skip
+            schedule.write(path)
+            _show_schedule(schedule, path, as_json)
+            return
+        planned = plan_imported(
+            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, max_depth=max_depth,
+            new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
+        )  # fmt: skip
+        _show_plan(planned, path, as_json)
+        return
+    require(drafter is None, "`--drafter` must be left out for a fit, which names its own", got=drafter,
+            fix="Leave it out.")  # fmt: skip
+    recorded = Trace.read(trace or Path("out/trace.json"))
     served = _served(costs, recorded, datastore)
     if rate is not None:
         from optimizer.load_schedule import serving_schedule
 
         schedule = serving_schedule(
             fitted, costs, recorded, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, workloads=workload,
-            max_nodes=max_nodes, max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+            max_nodes=max_nodes or 32, max_depth=max_depth or 8, output_tokens=new_tokens, kv_tokens=kv_tokens,
         )  # fmt: skip
         schedule.write(path)
         _show_schedule(schedule, path, as_json)
@@ -93,11 +128,43 @@ def plan(
         chosen = make_plan(
             fitted, costs, recorded, batches=batch or (1, 2, 4, 8), contexts=context, workloads=workload,
             max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest, drafters=served,
-            prompts_per_workload=prompts_per_workload, resamples=resamples, seed=seed, progress=progress,
+            prompts_per_workload=prompts_per_workload, resamples=resamples, risk=risk, seed=seed, progress=progress,
         )  # fmt: skip
-    chosen.write(path)
-    show_document(chosen, path, as_json=as_json)
-    if not chosen.entries:
+    _show_plan(chosen, path, as_json)
+
+
+def read_acceptance_document(path: Path) -> AcceptanceFit | ImportedAcceptance:
+    """Acceptance that was fitted to a trace, or counted by an engine."""
+    from reader_theory.documents import read_document
+    from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.imported import ImportedAcceptance
+
+    read = read_document(path, {"acceptance_fit": AcceptanceFit, "imported_acceptance": ImportedAcceptance})
+    assert isinstance(read, AcceptanceFit | ImportedAcceptance), "no other kind is read"
+    return read
+
+
+def _check_imported(
+    told: ImportedAcceptance, workload: list[str] | None, *, trace: Path | None, datastore: Path | None
+) -> None:
+    stray = {"--trace": trace is not None, "--datastore": datastore is not None}
+    stray["--workload"] = bool(workload) and workload != [told.workload]
+    named = [name for name, given in stray.items() if given]
+    require(
+        not named,
+        "imported acceptance must be planned without a trace or datastore, for its own workload",
+        got=f"{', '.join(named)}; the workload is {told.workload!r}",
+        fix="Leave it out, or record and fit a trace.",
+    )
+
+
+def _show_plan(plan: Plan, path: Path, as_json: bool) -> None:
+    plan.write(path)
+    show_document(plan, path, as_json=as_json)
+    if not as_json:
+        for note in plan.notes:
+            print(f"note: {note}")
+    if not plan.entries:
         raise typer.Exit(ExitCode.NOT_MET)
 
 

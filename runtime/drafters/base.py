@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reader_theory.documents.forwards import DraftForwards
+from reader_theory.errors import require
 from reader_theory.registry import Registry
 from reader_theory.rules.draft_law import DraftLaw, Scheme
 from reader_theory.trees import TokenTrees
@@ -104,6 +107,8 @@ class Drafter(ABC):
         Of the class in the registry; of the drafter in its engine and in policies once `open` has given it one.
     term : str
         Term of a step's cost that its seconds belong to.
+    takes : DraftForwards
+        Forwards of a model that a tree takes: what plans charge for it.
     features : tuple of int
         Layers of the target whose hidden states `join` and `extend` are handed; none for most.
     prefill_s : float
@@ -112,8 +117,27 @@ class Drafter(ABC):
 
     name: ClassVar[str] | str
     term: ClassVar[str] = "draft"
+    takes: DraftForwards = DraftForwards(kind="lookup")
     features: tuple[int, ...] = ()
     prefill_s: float = 0.0
+
+    @classmethod
+    def load(cls, source: str) -> Drafter:
+        """A new one from `source`, as the command line names it in ``--draft NAME=CLASS:SOURCE``.
+
+        Raises
+        ------
+        InvalidInputError
+            Unless the class overrides this: by itself it takes nothing.
+        """
+        wanted = [each for each in signature(cls).parameters.values() if each.default is each.empty]
+        require(
+            not source and not wanted,
+            f"a {cls.name} drafter must be one that can be made from what `--draft` names",
+            got=f"{source!r}, for {', '.join(str(each) for each in wanted) or 'no arguments'}",
+            fix="Give the class a `load` of its own, or hand it to the engine from Python.",
+        )
+        return cls()
 
     def open(self, name: str, rows: int, slots: int) -> None:
         """Have room for `rows` rows of `slots` tokens, scratch included."""
@@ -158,10 +182,6 @@ class Drafter(ABC):
         spare : sequence of B int
             Nodes that each row has slots for; a row without any gets none.
         """
-
-    def forwards(self, policy: Any, pending: float) -> NDArray[np.float64]:
-        """Tokens a row in each forward of a model that a tree takes, `pending` ones to take in; none by default."""
-        return np.empty(0)
 
 
 class NoDrafter(Drafter):

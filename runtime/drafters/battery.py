@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError
-from reader_theory.rules.draft_law import Scheme
 from runtime.drafters.base import Drafter, Proposal
+from runtime.drafters.offered import KnownRow
 
 __all__ = ["check_drafter"]
 
 ROWS, SLOTS = 3, 512
-
-
-@dataclass
-class _Text:
-    """A row of a greedy request that emits what it is told."""
-
-    prompt: list[int]
-    room: int = 64
-    output: list[int] = field(default_factory=list)
-    steps: int = 0
-    scheme: Scheme = "deterministic"
-    reads_prefix: bool = False
-    constrained: bool = False
-
-    @property
-    def text(self) -> list[int]:
-        return [*self.prompt, *self.output]
-
-    @property
-    def length(self) -> int:
-        return len(self.text)
-
-    def streams(self, stream: str, step: int, count: int) -> NDArray[np.float64]:
-        return np.full(count, 0.5)
-
-    def lies_within(self, tokens: Any) -> bool:
-        return True
-
-    def law(self, logits: Any, prefixes: Any) -> Any:
-        return logits
 
 
 def check_drafter(make: Callable[[], Drafter], policy: Any, vocabulary: int, *, seed: int = 0) -> None:
@@ -53,6 +21,7 @@ def check_drafter(make: Callable[[], Drafter], policy: Any, vocabulary: int, *, 
 
     Trees hang below the last token, within slots and room, parents first, siblings distinct, tokens of the vocabulary.
     A row's tree is the same alone or among others, whatever row it is in or was moved to, and however its text came.
+    It takes the forwards that it declares.
 
     Parameters
     ----------
@@ -68,13 +37,14 @@ def check_drafter(make: Callable[[], Drafter], policy: Any, vocabulary: int, *, 
     """
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, vocabulary, size).tolist() * 2 for size in (6, 3, 9)]
-    together, rows = _opened(make), [_Text(text) for text in texts]
+    together, rows = _opened(make), [KnownRow(text) for text in texts]
     for row, each in enumerate(rows):
         together.join(row, np.array(each.prompt, dtype=np.int64))
         _emit(together, row, each, [each.prompt[0]])
     for turn in range(4):
         spare = [int(rng.integers(0, 9)) for _ in rows]
         proposal = together.propose(policy, rows, spare)
+        _check_forwards(together, policy, proposal)
         for row, each in enumerate(rows):
             _check_tree(proposal, row, each, spare[row], vocabulary)
             _check_alone(make, policy, each, spare[row], proposal, row)
@@ -92,7 +62,7 @@ def _opened(make: Callable[[], Drafter]) -> Drafter:
     return drafter
 
 
-def _emit(drafter: Drafter, row: int, text: _Text, tokens: list[int]) -> None:
+def _emit(drafter: Drafter, row: int, text: KnownRow, tokens: list[int]) -> None:
     text.output += tokens
     drafter.extend(row, tokens)
 
@@ -102,7 +72,7 @@ def _nodes(proposal: Proposal, row: int) -> tuple[list[int], list[int]]:
     return proposal.trees.tokens[row, :count].tolist(), proposal.trees.parents[row, :count].tolist()
 
 
-def _check_tree(proposal: Proposal, row: int, text: _Text, spare: int, vocabulary: int) -> None:
+def _check_tree(proposal: Proposal, row: int, text: KnownRow, spare: int, vocabulary: int) -> None:
     tokens, parents = _nodes(proposal, row)
     depths = [0]
     for node, parent in enumerate(parents[1:], start=1):
@@ -116,10 +86,22 @@ def _check_tree(proposal: Proposal, row: int, text: _Text, spare: int, vocabular
     _require(len(set(siblings)) == len(siblings), "siblings must carry distinct tokens", siblings)
 
 
+def _check_forwards(drafter: Drafter, policy: Any, proposal: Proposal) -> None:
+    """As many forwards as `takes` says, for a tree of this shape: what plans charge."""
+    if proposal.trees.tokens.shape[1] == 1:
+        return
+    declared = drafter.takes.sizes(policy.asked_widths)
+    most = 0 if drafter.takes.kind == "lookup" else len(declared)
+    rule = f"a drafter must take the forwards that it declares: {drafter.takes!r}"
+    _require(len(proposal.forwards) == most, f"{rule}, {most} for {policy.name!r}", len(proposal.forwards))
+    for size, forward in list(zip(declared, proposal.forwards, strict=False))[1:]:
+        _require(int(forward.max()) <= size or drafter.takes.kind != "levels", f"{rule}, of {size:g} tokens", forward)
+
+
 def _check_alone(
-    make: Callable[[], Drafter], policy: Any, text: _Text, spare: int, proposal: Proposal, row: int
+    make: Callable[[], Drafter], policy: Any, text: KnownRow, spare: int, proposal: Proposal, row: int
 ) -> None:
-    alone, twin = _opened(make), _Text(text.text[:-1], text.room)
+    alone, twin = _opened(make), KnownRow(text.text[:-1], text.room)
     alone.join(0, np.array(twin.prompt, dtype=np.int64))
     _emit(alone, 0, twin, text.text[-1:])
     expected = _nodes(alone.propose(policy, [twin], [spare]), 0)

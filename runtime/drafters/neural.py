@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reader_theory.documents.forwards import DraftForwards
 from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
@@ -140,6 +141,7 @@ class NeuralDrafter(Drafter):
     """
 
     name = "neural"
+    takes = DraftForwards()
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -173,10 +175,6 @@ class NeuralDrafter(Drafter):
     def move(self, source: int, target: int) -> None:
         self._cache.move_row(source, target)
         self.pending[target], self.pending[source] = self.pending[source], []
-
-    def forwards(self, policy: Any, pending: float) -> NDArray[np.float64]:
-        inner = self.shape(policy).inner
-        return np.array([pending, *inner]) if self.shape(policy).tree.nodes else np.empty(0)
 
     def shape(self, policy: Any) -> _Shape:
         """The policy's tree, remembered as long as it stays: its hash takes longer than the rest."""

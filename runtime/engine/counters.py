@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from reader_theory.documents.base import Frozen
+from reader_theory.trees import TokenTrees
 from runtime.drafters.base import Proposal
 from runtime.engine.request import Request
 from runtime.kernels.verify import Walks
@@ -87,14 +88,14 @@ class Counters:
         self._accepted: Counter[tuple[str, int]] = Counter()
         self._seconds = dict.fromkeys(("step", *TERMS), 0.0)
         self._rules: Counter[str] = Counter()
-        self._later: list[tuple[Proposal, Walks, list[int]]] = []
+        self._later: list[tuple[TokenTrees, Walks, list[int]]] = []
 
     def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks, emitted: list[int]) -> None:
         """Rows of a step, and how many tokens each emitted: what lies behind a stop token does not count."""
         for request in requests:
             self.rule(request)
         if proposal.trees.tokens.shape[1] > 1:
-            self._later.append((proposal, walks, emitted))
+            self._later.append((proposal.trees, walks, emitted))  # never the laws: those are as wide as the vocabulary
             if len(self._later) >= 1024:
                 self._fold()
 
@@ -138,8 +139,7 @@ class Counters:
 
     def _fold(self) -> None:
         """Turn kept steps into counts; put off so that no step waits for it."""
-        for proposal, walks, emitted in self._later:
-            trees = proposal.trees
+        for trees, walks, emitted in self._later:
             names, sources = trees.names, trees.sources
             for row, (count, tokens) in enumerate(zip(trees.counts.tolist(), emitted, strict=True)):
                 depths = [0]

@@ -1,7 +1,7 @@
 """What every door does: check shapes, dtypes and layout once, and hand tensors to the twin of their device.
 
-NumPy arrays and torch tensors of the CPU reach the compiled twin as views; CUDA tensors reach the GPU twin through
-DLPack. Nothing is copied. bfloat16 and float16 travel as their bits where a twin only moves them.
+NumPy arrays and torch tensors of the CPU reach the compiled twin as views; CUDA tensors reach the GPU twin by their
+address. Nothing is copied. bfloat16 and float16 travel as their bits where a twin only moves them.
 """
 
 from __future__ import annotations

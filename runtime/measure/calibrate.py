@@ -27,7 +27,7 @@ from runtime.measure.in_situ import (
     watch_steps,
 )
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, Names, drafts_of, names_of
+from runtime.measure.record import Drafts, Names, models_of, names_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.datastore import Datastore
@@ -81,7 +81,7 @@ def calibrate_cost(
         got=f"{len(prompts)} prompts, {seconds} s",
         fix="Pass the prompts that the trace was recorded on.",
     )
-    rng, drafts = np.random.default_rng(seed), drafts_of(draft)
+    rng, drafts = np.random.default_rng(seed), models_of(draft)
     room = min(model.max_positions for model in (target, *drafts.values())) - max(tokens) - 1
     grid = (tuple(sorted(set(batches))), tuple(sorted(set(tokens))), tuple(sorted({min(c, room) for c in contexts})))
     target_table = _table(target, grid, seconds, rng, ranked=0, label="target forward", progress=progress)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from reader_theory.documents import Chain, CostTable, Off, Policy, Static
+from reader_theory.documents import Chain, CostTable, DraftForwards, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
 from runtime.drafters.neural import NeuralDrafter
@@ -23,7 +23,7 @@ from runtime.engine.counters import StepTiming
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, drafts_of
+from runtime.measure.record import Drafts, models_of
 from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
 
@@ -56,13 +56,14 @@ class SeenStep:
     pending: float
     asked: tuple[int, ...] = ()
     """Tokens a row of each forward of the draft of a grown policy, which are different in every step."""
+    takes: DraftForwards = NeuralDrafter.takes
 
     @property
     def forwards(self) -> Floats:
         """Tokens a row of each forward of the draft; empty when it did not run."""
         if self.policy.kind == "grown":
             return np.array(self.asked, dtype=np.float64)
-        return self.policy.forward_sizes(self.pending) if self.timing.drafted else np.empty(0)
+        return self.takes.sizes(self.policy.asked_widths, self.pending) if self.timing.drafted else np.empty(0)
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
@@ -104,7 +105,7 @@ def watch_steps(
     """
     rng = np.random.default_rng(seed)
     longest = max(len(prompt.tokens) for prompt in prompts)
-    drafts = drafts_of(draft)
+    drafts = models_of(draft)
     limit = min(model.max_positions for model in (target, *drafts.values()))
     output = min(OUTPUT, limit - longest - 96)
     params = SamplingParams(temperature=temperature, max_new_tokens=output, seed=seed)

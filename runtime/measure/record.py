@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from reader_theory.documents import Grown, Stamp, Trace, TraceDrafter, TraceProm
 from reader_theory.documents.policy import DATASTORE, DRAFT, RETRIEVAL
 from reader_theory.documents.trace import DRAFTER_COLUMNS
 from reader_theory.errors import require
+from runtime.drafters.base import Drafter
+from runtime.drafters.neural import NeuralDrafter
+from runtime.drafters.offered import described, offered_ranks
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
@@ -23,10 +26,12 @@ from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import record_beside, record_positions
 
-__all__ = ["Drafts", "Names", "drafts_of", "names_of", "record_trace", "trace_of"]
+__all__ = ["Draft", "Drafts", "Names", "drafter_of", "drafts_of", "models_of", "names_of", "record_trace", "trace_of"]
 
-Drafts = LanguageModel | Mapping[str, LanguageModel] | None
-"""Models that draft, by name; one alone is called "draft"."""
+Draft = LanguageModel | Callable[[], Drafter]
+"""A model that drafts as a `NeuralDrafter`, or what makes a drafter: each engine has one of its own."""
+Drafts = Draft | Mapping[str, Draft] | None
+"""Drafts by name; one alone is called "draft"."""
 Names = tuple[str, str | Mapping[str, str] | None]
 """How documents call the target, and the drafts."""
 
@@ -55,7 +60,7 @@ def record_trace(
 
     Parameters
     ----------
-    draft : LanguageModel, or dict from name to LanguageModel, optional
+    draft : LanguageModel, callable that makes a Drafter, or dict from name to these, optional
         One is called "draft". Look-ups are recorded in any case, under "retrieval".
     temperature : float
         0 records greedy output; otherwise the output is drawn from the target's law at this temperature.
@@ -129,10 +134,7 @@ def trace_of(
         progress("score", len(prompts), len(prompts))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     called = names_of(target, drafts, names)
-    models = {
-        name: TraceDrafter(kind="model", model=called[1][name], candidates=min(candidates, model.vocabulary))
-        for name, model in drafts.items()
-    }
+    ranked = {name: _described(each, called[1][name], candidates) for name, each in drafts.items()}
     lookups = {RETRIEVAL: TraceDrafter(kind="lookups")}
     if datastore is not None:
         lookups[DATASTORE] = TraceDrafter(kind="lookups", model=datastore.name or None)
@@ -140,7 +142,7 @@ def trace_of(
         stamp=Stamp.now(seed=seed),
         target=called[0],
         temperature=temperature,
-        drafters=models | lookups,
+        drafters=ranked | lookups,
         prompts=tuple(
             TracePrompt(
                 id=p.id,
@@ -154,30 +156,47 @@ def trace_of(
     )
     if grown:
         fields["grown"] = {}
-        for (name, store), policies in _by_drafter(grown, drafts).items():
+        models = models_of(drafts)
+        for (name, store), policies in _by_drafter(grown, models).items():
             key = f"{name}+{DATASTORE}" if store else name
             fields["grown"][key] = record_grown(
-                drafts.get(name), prompts, outputs, policies, seed=seed or 0, datastore=datastore, progress=progress,
+                models.get(name), prompts, outputs, policies, seed=seed or 0, datastore=datastore, progress=progress,
                 path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
             )  # fmt: skip
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
 
-def drafts_of(draft: Drafts) -> dict[str, LanguageModel]:
-    """Models that draft, by name; one without a name is called "draft"."""
+def drafts_of(draft: Drafts) -> dict[str, Draft]:
+    """Drafts by name; one without a name is called "draft"."""
     if draft is None:
         return {}
     return dict(draft) if isinstance(draft, Mapping) else {DRAFT: draft}
 
 
-def names_of(
-    target: LanguageModel, drafts: Mapping[str, LanguageModel], names: Names | None
-) -> tuple[str, dict[str, str]]:
+def models_of(draft: Drafts) -> dict[str, LanguageModel]:
+    """Those drafts that are models."""
+    return {name: each for name, each in drafts_of(draft).items() if isinstance(each, LanguageModel)}
+
+
+def drafter_of(draft: Draft) -> Drafter:
+    """A new drafter, for one engine."""
+    return NeuralDrafter(draft) if isinstance(draft, LanguageModel) else draft()
+
+
+def names_of(target: LanguageModel, drafts: Mapping[str, Draft], names: Names | None) -> tuple[str, dict[str, str]]:
     """How documents call the target, and each draft by its drafter's name."""
     told: Any = None if names is None else names[1]
     given = told if isinstance(told, Mapping) else {} if told is None else {DRAFT: told}
-    called = {name: str(given.get(name, model.name)) for name, model in drafts.items()}
+    called = {name: str(given.get(name, getattr(each, "name", name))) for name, each in drafts.items()}
     return target.name if names is None else names[0], called
+
+
+def _described(draft: Draft, model: str, candidates: int) -> TraceDrafter:
+    if isinstance(draft, LanguageModel):
+        return TraceDrafter(
+            kind="model", model=model, candidates=min(candidates, draft.vocabulary), forwards=NeuralDrafter.takes
+        )
+    return described(draft(), model, candidates)
 
 
 def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> dict[tuple[str, bool], list[Grown]]:
@@ -219,7 +238,7 @@ def _score(
     prompt: NDArray[np.int64],
     output: NDArray[np.int64],
     target: LanguageModel,
-    drafts: Mapping[str, LanguageModel],
+    drafts: Mapping[str, Draft],
     temperature: float,
     candidates: int,
 ) -> dict[str, NDArray[np.generic]]:
@@ -236,6 +255,10 @@ def _score(
         "target_probability": own[rows, emitted].numpy().astype(np.float32),
     }
     for name, draft in drafts.items():
+        if not isinstance(draft, LanguageModel):
+            offered = offered_ranks(draft, name, prompt, output, candidates)
+            columns |= {f"{name}_{column}": each for column, each in offered.items()}
+            continue
         law = _laws(teacher_forced(draft, prompt, output), temperature)
         top = law.topk(min(candidates, law.shape[-1]), dim=-1)
         hit = top.indices == emitted[:, None]

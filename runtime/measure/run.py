@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -16,13 +17,13 @@ from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, R
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from reader_theory.grammar import Language
-from runtime.drafters.neural import NeuralDrafter
+from reader_theory.serving.rounds import requests_to_run
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, drafts_of
+from runtime.measure.record import Drafts, drafter_of, drafts_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
@@ -246,7 +247,10 @@ class _Bench:
             engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
         before = engine.counters
-        requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
+        requests = [
+            engine.add(prompt.tokens, self.params, id=prompt.id if i < len(chosen) else f"{prompt.id} again", number=i)
+            for i, prompt in enumerate(islice(cycle(chosen), requests_to_run(len(chosen), task.batch)))
+        ]
         start = perf_counter()
         while engine.step():
             pass
@@ -258,7 +262,7 @@ class _Bench:
         """One a batch and draft: the one that the policy asks, else the first."""
         name = policy.asks if policy.asks in self.drafts else next(iter(self.drafts), None)
         if (batch, name) not in self._engines:
-            drafters = {} if name is None else {name: NeuralDrafter(self.drafts[name])}
+            drafters = {} if name is None else {name: drafter_of(self.drafts[name])}
             self._engines[batch, name] = Engine(
                 self.target,
                 drafters=drafters,

@@ -16,8 +16,11 @@ __all__ = ["LanguageModel", "Output", "hidden_value"]
 
 @lru_cache
 def hidden_value(dtype: torch.dtype) -> float:
-    """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32."""
-    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
+    """What the mask adds to a score that must not count: finite, so that no row becomes NaN, and within float32.
+
+    A quarter of the least number, because attention kernels of GPUs multiply scores by log2(e).
+    """
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min) / 4
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ their weights are reordered so that the halves of a rotary pair lie side by side
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -202,6 +203,12 @@ class LeanModel(LanguageModel):
         half = self.head_dim // 2
         return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
 
+    def part(self, layers: Sequence[int], name: str) -> LeanModel:
+        """The same with some of its layers alone; the weights are the same."""
+        part = copy(self)
+        part.layers, part.name = [self.layers[i] for i in layers], name
+        return part
+
     def new_cache(self, rows: int, slots: int) -> RowCache:
         cache = RowCache(len(self.layers), rows, slots)
         empty = torch.zeros((0, self.kv_heads, 0, self.head_dim), dtype=self.dtype, device=self.device)
@@ -229,11 +236,11 @@ class LeanModel(LanguageModel):
         before: dict[int, torch.Tensor] = {}
         for i, (layer, store) in enumerate(zip(self.layers, cache.stores, strict=True)):
             if i in hidden:
-                before[i] = x.view(batch, queries, -1)
-            x = x + self._attention(layer, store, x, rotation, mask, batch, queries)
+                before[i] = (x.clone() if x.is_cuda else x).view(batch, queries, -1)
+            x = self._attention(layer, store, x, rotation, mask, batch, queries)
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate) * up)
+            x = layer.down.onto(x, functional.silu(gate) * up)
         if last_only:
             x = x.view(batch, queries, -1)[:, -1]
         x = functional.rms_norm(x, x.shape[-1:], self.norm.weight, self.eps)
@@ -244,9 +251,11 @@ class LeanModel(LanguageModel):
         """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.
 
         torch's CPU kernel reads them once a head otherwise: 3 times slower for one query in bfloat16, 1.2 times for
-        several; the sums are the same. One query in float32 has a fast path of its own.
+        several; the sums are the same. One query in float32 has a fast path of its own there. On a GPU the kernels that
+        take a mask know no shared heads.
         """
-        return 1 if queries == 1 and self.dtype == torch.float32 else self.heads // self.kv_heads
+        alone = queries == 1 and self.dtype == torch.float32 and self.device.type == "cpu"
+        return 1 if alone else self.heads // self.kv_heads
 
     def _attention(
         self,
@@ -279,5 +288,5 @@ class LeanModel(LanguageModel):
         shared = q.shape[1] != self.kv_heads
         out = functional.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=shared
-        ).view(batch, self.heads, queries, self.head_dim)
-        return layer.out(out.transpose(1, 2).reshape(batch * queries, -1))
+        ).reshape(batch, self.heads, queries, self.head_dim)
+        return layer.out.onto(x, out.transpose(1, 2).reshape(batch * queries, -1))

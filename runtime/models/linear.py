@@ -60,6 +60,12 @@ class AdaptiveLinear:
         out = self._by_rows[bucket](x)
         return out if self.bias is None else out + self.bias
 
+    def onto(self, base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``base + self(x)``; on a GPU in the place of `base`, (m, n), within the product."""
+        if base.is_cuda and self.bias is None and self.weight is not None:
+            return base.addmm_(x, self.weight.t())
+        return base + self(x)
+
 
 def _in_rows(x: torch.Tensor, product: Product, weight: torch.Tensor) -> torch.Tensor:
     return product(x, weight)
@@ -84,6 +90,10 @@ class FollowingLinear:
             for products, module in zip(self._rows, self.modules, strict=True)
         ]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+    def onto(self, base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``base + self(x)``."""
+        return base + self(x)
 
 
 def _with_bias(out: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

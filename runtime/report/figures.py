@@ -97,7 +97,7 @@ def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
 
 def acceptance_figure(fit: AcceptanceFit) -> str:
     """Conditional acceptance by depth, a line a rank, with intervals; a panel a workload and drafter."""
-    several = sum(drafter.kind == "model" for drafter in fit.drafters.values()) > 1
+    several = sum(drafter.is_ranked for drafter in fit.drafters.values()) > 1
     shown = [
         (f"{found.workload}, {name}" if several else found.workload, each.rank_depth)
         for found in fit.workloads
@@ -141,12 +141,12 @@ def reliability_figure(fit: AcceptanceFit) -> str:
             for number, found in enumerate(fit.workloads):
                 if source in found.drafters:
                     _reliability(ax, found.drafters[source].calibration, found.workload, number)
-            if fit.drafters[source].kind == "model":
+            if fit.drafters[source].is_ranked:
                 ax.plot([0, 1], [0, 1], color="#8a929b", lw=1, zorder=0)
             else:
                 ax.set_xscale("log", base=2)
             ax.set(title=source, ylabel="share right", ylim=(0, 1.02))
-            ax.set_xlabel("its probability" if fit.drafters[source].kind == "model" else "match length, tokens")
+            ax.set_xlabel("its probability" if fit.drafters[source].is_ranked else "match length, tokens")
             ax.legend()
 
     described = "Reliability: raw score against the share of right tokens, for " + " and ".join(sources) + "."

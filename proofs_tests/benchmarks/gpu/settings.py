@@ -1,8 +1,9 @@
-"""What a validation runs: on a card in nine minutes, as a rehearsal on a CPU in two, or in a few seconds."""
+"""What a validation runs: on a card in four minutes, as a rehearsal on a CPU in two, or in a few seconds."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class Settings:
 
 
 CARD = Settings(
-    "card", "cuda", 520.0, LLAMA_8B, LLAMA_1B, "bfloat16", (1, 4, 16, 64), (512, 4096), 12, 2, 20, 4 << 30, 8192, 64, 8
+    "card", "cuda", 160.0, LLAMA_8B, LLAMA_1B, "bfloat16", (1, 4, 16, 64), (512, 4096), 3, 4, 12, 4 << 30, 8192, 32, 4
 )
 REHEARSAL = Settings(
     "rehearsal", "cpu", 100.0, SMALL, SMALLER, "float32", (1, 2), (64, 128), 4, 2, 3, 64 << 20, 512, 16, 2
@@ -55,12 +56,17 @@ TINY = Settings("tiny", "cpu", 60.0, SMALLEST, SMALLER, "float32", (1,), (32,), 
 
 @dataclass
 class Clock:
-    """Seconds left, and how long each part took; what there is no time for is named."""
+    """Seconds left, and how long each part took; what there was no time for, or failed, is named, and the rest goes on.
+
+    `after` is called at the end of every part.
+    """
 
     limit_s: float
+    after: Callable[[], object] = lambda: None
     start: float = field(default_factory=time.perf_counter)
     parts_s: dict[str, float] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def left_s(self) -> float:
@@ -68,14 +74,19 @@ class Clock:
         return self.limit_s - (time.perf_counter() - self.start)
 
     def part(self, name: str, run: Callable[[], Any], needs_s: float = 0.0) -> Any:
-        """What `run` gives, timed; None, and a note, where fewer than `needs_s` seconds are left."""
+        """What `run` gives, timed; None, and a note, where it fails or fewer than `needs_s` seconds are left."""
         if self.left_s < needs_s:
             self.left_out.append(name)
             return None
-        start = time.perf_counter()
-        found = run()
+        start, found = time.perf_counter(), None
+        try:
+            found = run()
+        except Exception:
+            self.failed[name] = traceback.format_exc()
+            print(self.failed[name], flush=True)
         self.parts_s[name] = round(time.perf_counter() - start, 2)
         print(f"{name}: {self.parts_s[name]:.1f} s, {self.left_s:.0f} s left", flush=True)
+        self.after()
         return found
 
 

@@ -114,6 +114,11 @@ class Graphs(Backend):
         self._left_out: set[str] = set()
         self._committed = False
 
+    @property
+    def recorded(self) -> int:
+        """Static shapes that steps have met so far; the step that meets one first records it, and is slow."""
+        return len(self._drafting) + len(self._verifying) + len(self._logits)
+
     # ---- what can be run
 
     def check(self, policy: Any) -> None:

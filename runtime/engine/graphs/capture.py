@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,12 @@ __all__ = ["Captured"]
 
 WARM_UPS = 2
 """Runs before the recording: libraries choose their algorithms and kernels are compiled there."""
+
+
+@lru_cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where all graphs of a device are warmed up and recorded: the allocator keeps memory for each stream apart."""
+    return torch.cuda.Stream(device)
 
 
 class Captured:
@@ -41,13 +48,13 @@ class Captured:
         return self.output
 
     def _record(self) -> torch.cuda.CUDAGraph:
-        side, here = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        side, here = _side_stream(self.device), torch.cuda.current_stream(self.device)
         side.wait_stream(here)
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self.body()
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode="thread_local"):
             self.output = self.body()
         return graph

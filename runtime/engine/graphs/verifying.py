@@ -118,7 +118,7 @@ class StaticVerifying:
             return Merged(root, self.zeros.unsqueeze(1) - 1, None, self.zeros + 1)
         offered = [root, given["chain"]]
         if self.drafts is not None:
-            offered.append(torch.where(given["drafted"].unsqueeze(1) > 0, self.drafts[:, 1:], -1))
+            offered.append(self.drafts[:, 1:].masked_fill(given["drafted"].unsqueeze(1) == 0, -1))
         return merge_candidates(
             torch.cat(offered, dim=1), self.parents, self.probability, self.budgets, self.bucket.nodes - 1
         )

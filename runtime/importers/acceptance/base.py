@@ -26,6 +26,8 @@ class Window:
         Drafts with a token at depth 1, 2, ... after all before it were accepted, and those of them accepted there.
     drafted : float, optional
         Draft tokens in all, which tells whether drafts ended early.
+    row_steps : float, optional
+        Decode steps of all requests, those without a draft too, which tells how often there was none.
     """
 
     labels: Mapping[str, str]
@@ -33,16 +35,22 @@ class Window:
     reached: Sequence[float]
     accepted: Sequence[float]
     drafted: float | None = None
+    row_steps: float | None = None
 
     @classmethod
     def of_survivors(
-        cls, labels: Mapping[str, str], drafts: float, survivors: Sequence[float], drafted: float | None = None
+        cls,
+        labels: Mapping[str, str],
+        drafts: float,
+        survivors: Sequence[float],
+        drafted: float | None = None,
+        row_steps: float | None = None,
     ) -> Window:
         """From drafts accepted to depth 1, 2, ...; rounding of a log's rates may not raise them again."""
         kept: list[float] = []
         for count in survivors:
             kept.append(min(count, kept[-1] if kept else drafts))
-        return cls(labels, drafts, [drafts, *kept[:-1]] if kept else [], kept, drafted)
+        return cls(labels, drafts, [drafts, *kept[:-1]] if kept else [], kept, drafted, row_steps)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from reader_theory.errors import InvalidInputError
 from runtime.importers.acceptance.base import ACCEPTANCE_FORMATS, AcceptanceFormat, MeanWindow, Window
 
-__all__ = ["Counters", "Sample", "samples"]
+__all__ = ["Counters", "Sample", "row_steps", "samples"]
 
 _NAME = re.compile(
     r"(?:(?P<engine>\w+)[:_])?spec_decode_num_(?P<what>drafts|draft_tokens|accepted_tokens(?:_per_pos)?)"
 )
+_SERVED = re.compile(r"vllm[:_](?P<what>generation_tokens|request_success)(?:_total)?$")
+_WANTED = re.compile(r"(?:\w+[:_])?spec_decode_num_|vllm[:_](?:generation_tokens|request_success)")
 _MARK = re.compile(r"^[^#\n]*spec_decode_num_(drafts|draft_tokens|accepted_tokens)\w*[ {\t]", re.MULTILINE)
 _ENGINES = {"vllm": "vllm", "llamacpp": "llama.cpp"}
-_REPLICA = ("engine", "position", "slot")
+_REPLICA = ("engine", "position", "slot", "finished_reason")
 """Labels of parts of one server, which are added up."""
 
 
@@ -109,8 +111,9 @@ def differences(scrapes: Sequence[dict[str, Server]]) -> Iterator[Window]:
 def _scrapes(name: str, text: str) -> Iterator[dict[str, Server]]:
     scrape: dict[str, Server] = {}
     seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
-    for sample in samples(name, text, _NAME):
-        match = _NAME.match(sample.name)
+    for sample in samples(name, text, _WANTED):
+        served = _SERVED.match(sample.name)
+        match = served or _NAME.match(sample.name)
         if match is None or sample.name.endswith("_created") or not sample.value >= 0:
             continue
         series = (sample.name, tuple(sorted(sample.labels.items())))
@@ -118,7 +121,7 @@ def _scrapes(name: str, text: str) -> Iterator[dict[str, Server]]:
             yield scrape
             scrape, seen = {}, set()
         seen.add(series)
-        told = str(match["engine"] or "")
+        told = "vllm" if served else str(match["engine"] or "")
         labels = identity(sample.labels) | {"exposed_by": _ENGINES.get(told, told)}
         server = scrape.setdefault(repr(labels), Server(labels))
         counts = server.engines.setdefault(repr([sample.labels.get(label) for label in ("engine", "slot")]), {})
@@ -134,7 +137,18 @@ def _scrapes(name: str, text: str) -> Iterator[dict[str, Server]]:
 
 def _window(labels: dict[str, str], counts: Mapping[str, float]) -> Window:
     told = {key: value for key, value in labels.items() if value}
-    return Window.of_survivors(told, counts["drafts"], positions(counts), counts.get("draft_tokens"))
+    return Window.of_survivors(told, counts["drafts"], positions(counts), counts.get("draft_tokens"), row_steps(counts))
+
+
+def row_steps(counts: Mapping[str, float]) -> float | None:
+    """Decode steps of all requests: tokens that were not accepted drafts, nor a request's first, which prefill gives.
+
+    None where tokens or requests are not counted, or were not counted over the same time as the drafts.
+    """
+    if "generation_tokens" not in counts or "request_success" not in counts:
+        return None
+    steps = counts["generation_tokens"] - counts["request_success"] - sum(positions(counts))
+    return steps if steps >= counts["drafts"] else None
 
 
 def positions(counts: Mapping[str, float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,15 @@ def _of_counts(windows: Sequence[Window], notes: tuple[str, ...], facts: dict[st
         accepted[i, : len(window.accepted)] = window.accepted
     drafts: NDArray[np.float64] = np.array([window.drafts for window in windows])
     told = (*notes, *_notes(windows))
-    return ImportedAcceptance.from_reached(drafts, reached, accepted, notes=told, **facts)
+    counted = {"draft_tokens": _sum(w.drafted for w in windows), "row_steps": _sum(w.row_steps for w in windows)}
+    return ImportedAcceptance.from_reached(drafts, reached, accepted, notes=told, **counted, **facts)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Sum where every window counted it."""
+    found = list(values)
+    counted = [value for value in found if value is not None]
+    return sum(counted) if len(counted) == len(found) else None
 
 
 def _notes(windows: Sequence[Window]) -> list[str]:

@@ -13,7 +13,7 @@ __all__ = ["VllmJson"]
 
 _PREFIX = "vllm:spec_decode_num_"
 _PER_POSITION = "accepted_tokens_per_pos"
-_SHORT = ("drafts", "draft_tokens", "accepted_tokens")
+_SHORT = ("drafts", "draft_tokens", "accepted_tokens", "generation_tokens", "request_success")
 
 
 @ACCEPTANCE_FORMATS.register
@@ -51,7 +51,7 @@ def _scrape(metrics: list[dict[str, Any]]) -> dict[str, Server]:
     """Counters have a value, vectors have values."""
     scrape: dict[str, Server] = {}
     for metric in metrics:
-        what = metric["name"].removeprefix(_PREFIX).removesuffix("_total")
+        what = metric["name"].removeprefix(_PREFIX).removeprefix("vllm:").removesuffix("_total")
         labels = metric.get("labels")
         told = {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
         ours = identity(told)

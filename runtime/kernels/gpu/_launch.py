@@ -1,7 +1,7 @@
-"""Launch kernels on torch's current stream: CUDA sources through CuPy, numba.cuda kernels through Numba.
+"""Launch CUDA sources through CuPy on torch's current stream.
 
-Tensors reach CuPy through DLPack and Numba through the CUDA array interface, without copies. Since the stream is
-torch's own, launches stand in its order, and are captured with it into a CUDA graph.
+Tensors reach a kernel by their address, without copies. Since the stream is torch's own, launches stand in its order,
+and are captured with it into a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["THREADS", "launch", "launch_numba", "source_of"]
+__all__ = ["THREADS", "launch", "source_of"]
 
-SOURCES = ("tree_inputs", "verify", "commit")
+SOURCES = ("tree_inputs", "verify", "commit", "merge")
 """CUDA sources of this folder; each is compiled behind `common.cu`."""
 THREADS = 256
 """Threads a block; at most MAX_THREADS of `common.cu`."""
@@ -60,28 +60,7 @@ def launch(source: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any
     stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream):
         passed = tuple(
-            cupy.from_dlpack(_plain(x)) if isinstance(x, torch.Tensor) else np.int64(x) if isinstance(x, int) else x
+            np.uint64(x.data_ptr()) if isinstance(x, torch.Tensor) else np.int64(x) if isinstance(x, int) else x
             for x in arguments
         )
         _function(source, kernel, device)(grid, (THREADS,), passed)
-
-
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    """bfloat16 and float16 as their bits."""
-    x = x.detach()
-    return x.view(torch.int16) if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def launch_numba(kernel: Any, grid: int, threads: int, arguments: tuple[Any, ...]) -> None:
-    """Run a numba.cuda kernel; tensors of the CPU go to Numba's simulator."""
-    from numba import cuda
-
-    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-    if grid == 0:
-        return
-    if not tensors[0].is_cuda:
-        kernel[grid, threads](*(x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments))
-        return
-    stream = cuda.external_stream(torch.cuda.current_stream(tensors[0].device).cuda_stream)
-    views = (cuda.as_cuda_array(x.detach()) if isinstance(x, torch.Tensor) else x for x in arguments)
-    kernel[grid, threads, stream](*views)

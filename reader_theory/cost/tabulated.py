@@ -1,0 +1,218 @@
+"""A predicted step as a Cost document: the same tables that a calibration measures, from a configuration and a card.
+
+Prefer `reader calibrate` where the machine is at hand. Measured steps, where there are some, scale the terms
+(`calibrate`); what is left of them is met at those points and fades with the distance, so a measured step is what the
+document says at that very place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader_theory.cost.corrections import MISFIT, calibrate
+from reader_theory.cost.step import DRAFT, RETRIEVAL, StepCost
+from reader_theory.cost.terms import Forwards, StepConditions
+from reader_theory.documents.base import Stamp
+from reader_theory.documents.cost import Cost, CostTable, DrafterCost
+from reader_theory.errors import require
+from reader_theory.estimate import Estimate, Origin
+
+__all__ = ["BATCHES", "CONTEXTS", "MeasuredStep", "cost_of_step"]
+
+Floats = NDArray[np.float64]
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+NEAR, NUGGET = 1.0, 0.05
+"""Logarithm of a factor in size over which a measured residual fades by e, and noise of a point over the residuals'."""
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """One step that was timed.
+
+    Attributes
+    ----------
+    batch, context : float
+        Rows, and cached tokens of each.
+    tokens : float
+        Mean tokens a row that the target computed, the root included.
+    forwards : float
+        Forwards of the drafter, or look-ups; 0 in plain decoding.
+    seconds : float
+    """
+
+    batch: float
+    context: float
+    tokens: float
+    forwards: float
+    seconds: float
+
+
+def cost_of_step(
+    step: StepCost,
+    *,
+    target: str,
+    dtype: str,
+    draft: str | None = None,
+    looks_up: str | None = None,
+    measured: Sequence[MeasuredStep] = (),
+    batches: Sequence[int] = BATCHES,
+    contexts: Sequence[int] = CONTEXTS,
+    max_nodes: int = 32,
+    kv_tokens: Mapping[str, int] | None = None,
+) -> Cost:
+    """Tabulate `step` over batch, tokens and context.
+
+    Parameters
+    ----------
+    step : StepCost
+        With the drafter whose forwards are to be priced, if any.
+    target, dtype, draft : str
+        What the document calls them.
+    looks_up : str, optional
+        Name of the drafter that looks past tokens up.
+    measured : sequence of MeasuredStep
+        Steps of this engine on this card that the prediction is held to.
+    batches, contexts : sequences of int
+        Axes, to which those of the measured steps are added.
+    max_nodes : int
+        Tokens a row go to one more than this.
+    kv_tokens : mapping, optional
+        Tokens that the cache holds, by who drafts.
+
+    Raises
+    ------
+    InvalidInputError
+        If a measured step is not positive and finite, or drafts without a drafter.
+    """
+    _check(measured, drafts=draft is not None or looks_up is not None)
+    scaled, residuals = _held_to(step, measured, DRAFT if draft is not None else RETRIEVAL)
+    rows = tuple(sorted({*map(int, batches), *(round(each.batch) for each in measured)}))
+    cached = tuple(sorted({*map(int, contexts), *(max(round(each.context), 1) for each in measured)}))
+    widest = max([max_nodes + 1, *(int(np.ceil(each.tokens)) for each in measured)])
+    tokens = tuple(range(1, widest + 1))
+    b, t, c = np.meshgrid(rows, tokens, cached, indexing="ij")
+    plain = scaled.model.seconds(StepConditions(batch=b, tokens=t, context=c))
+    origin: Origin = "fitted" if measured else "predicted"
+    axes: dict[str, Any] = {"batch": rows, "context": cached, "origin": origin}
+    target_table = CostTable(
+        **axes, tokens=tokens, seconds=(plain * residuals.factor(b * t, c)).tolist(),
+        relative_spread=_spread(scaled),
+    )  # fmt: skip
+    drafters: dict[str, DrafterCost] = {}
+    if draft is not None:
+        drafters[DRAFT] = DrafterCost(
+            model=draft,
+            forward=CostTable(
+                **axes, tokens=tokens, seconds=_drafting(scaled, b, t, c, plain).tolist(),
+                relative_spread=min(scaled.spread_of("drafter"), 1.0),
+            ),
+        )  # fmt: skip
+    if looks_up is not None:
+        value, wide = scaled.query_s * scaled.scale.get("retrieval", 1.0), min(scaled.spread_of("retrieval"), 1.0)
+        row_s = Estimate(value=value, low=value * (1 - wide), high=value * (1 + wide), origin=origin)
+        drafters[looks_up] = DrafterCost(term="lookups", row_s=row_s)
+    nothing, half = Estimate.exact(0.0, origin), _NORMAL * (residuals.left if measured else MISFIT)
+    closure = Estimate(value=1.0, low=1 / (1 + half), high=1 + half, origin=origin)
+    return Cost(
+        stamp=Stamp.now(), device=step.device.name, target=target, dtype=dtype, target_forward=target_table,
+        drafters=drafters, verify_s=nothing, commit_s=nothing, step_overhead_s=nothing, plain_overhead_s=nothing,
+        closure=closure, closures={name: closure for name in ("off", *drafters)},
+        kv_tokens=dict(kv_tokens or {}),
+    )  # fmt: skip
+
+
+def _check(measured: Sequence[MeasuredStep], *, drafts: bool) -> None:
+    for number, each in enumerate(measured, 1):
+        values = (each.batch, each.tokens, each.seconds)
+        require(
+            bool(np.isfinite((*values, each.context, each.forwards)).all())
+            and min(values) > 0
+            and each.tokens >= 1
+            and each.batch >= 1
+            and min(each.context, each.forwards) >= 0,
+            "each measured step must have finite seconds above 0, a batch and tokens of at least 1, a context >= 0",
+            got=f"step {number}: {each}",
+            fix="Leave out what was not measured; times are of one step.",
+        )
+        require(
+            drafts or each.forwards == 0,
+            "measured steps must not draft where no drafter is named",
+            got=f"step {number}: {each.forwards:g} forwards of a drafter",
+            fix="Name the drafter with --draft, or leave these steps out.",
+        )
+
+
+def _held_to(step: StepCost, measured: Sequence[MeasuredStep], drafter: str) -> tuple[StepCost, _Residuals]:
+    """The step with its terms scaled to the measured ones, and what is left of these."""
+    if not measured:
+        return step, _Residuals(np.zeros((0, 2)), np.zeros(0), 0.0)
+    points = [_conditions(each, drafter) for each in measured]
+    seconds = np.array([each.seconds for each in measured])
+    scaled = calibrate(step, points, seconds).step
+    ratio = np.log(seconds / np.array([float(scaled.model.seconds(point)) for point in points]))
+    places = _places(
+        np.array([each.batch * each.tokens for each in measured]), np.array([each.context for each in measured])
+    )
+    kernel = _kernel(places, places) + NUGGET * np.eye(len(places))
+    inverse: Floats = np.asarray(np.linalg.inv(kernel), dtype=np.float64)
+    weights: Floats = np.asarray(inverse @ ratio, dtype=np.float64)
+    left_out = weights / np.diag(inverse)  # what each point says when it is left out
+    known = MISFIT**2 * 4 + float(np.sum(left_out**2))
+    return scaled, _Residuals(places, weights, float(np.sqrt(known / (4 + len(ratio)))))
+
+
+def _conditions(each: MeasuredStep, drafter: str) -> StepConditions:
+    forwards = {drafter: Forwards(1.0, each.forwards)} if each.forwards else {}
+    return StepConditions(
+        batch=each.batch, context=each.context, tokens=each.tokens, forwards=forwards, drafting=each.forwards > 0
+    )
+
+
+@dataclass(frozen=True)
+class _Residuals:
+    """Log of measured over predicted, by size: met where it was measured, nothing far from there."""
+
+    places: Floats
+    weights: Floats
+    left: float
+
+    def factor(self, tokens: Floats, context: Floats) -> Floats:
+        """What predicted seconds are multiplied by."""
+        if not len(self.weights):
+            return np.ones(np.shape(tokens))
+        asked = _places(np.asarray(tokens, dtype=np.float64), np.asarray(context, dtype=np.float64))
+        found = _kernel(asked.reshape(-1, 2), self.places) @ self.weights
+        return np.exp(found).reshape(np.shape(tokens))
+
+
+def _places(tokens: Floats, context: Floats) -> Floats:
+    return np.stack([np.log(tokens), 0.5 * np.log(np.maximum(context, 1.0))], axis=-1)
+
+
+def _kernel(first: Floats, second: Floats) -> Floats:
+    from scipy.spatial.distance import cdist
+
+    return np.exp(-cdist(first, second, metric="cityblock") / NEAR)
+
+
+def _drafting(step: StepCost, b: Floats, t: Floats, c: Floats, plain: Floats) -> Floats:
+    """Seconds that one forward of the drafter over `t` tokens a row adds to a step."""
+    asked = StepConditions(batch=b, tokens=t, context=c, forwards={DRAFT: Forwards(t[..., None])}, drafting=True)
+    return np.maximum(step.model.seconds(asked) - plain, 1e-9)
+
+
+def _spread(step: StepCost) -> float:
+    """Relative half-width of plain steps' 95 % intervals, over the usual batches."""
+    half = [
+        (told.high - told.value) / told.value
+        for batch in (1, 16, 64)
+        if (told := step.model.estimate(StepConditions(batch=batch, context=1024.0))).value > 0
+    ]
+    return float(np.median(half))

@@ -1,0 +1,1 @@
+"""Audit an engine, ours or anybody's: sample from it, and hold its tokens against the law of the target."""
