@@ -190,11 +190,11 @@ def _greedy(trees: TokenTrees, logits: torch.Tensor) -> Walks:
 
 
 def _drawn(requests: Sequence[Request], trees: TokenTrees, logits: torch.Tensor) -> Walks:
-    """Each node reads the uniform of the output position that follows it."""
+    """Each node reads the uniform of the output position that follows it; rows that are walked otherwise, none."""
     temperature = np.array([request.params.temperature for request in requests], dtype=np.float64)
     uniforms = np.zeros(trees.tokens.shape)
     for row, (request, parents) in enumerate(zip(requests, trees.parents.tolist(), strict=True)):
-        if not request.params.greedy:
+        if request.follows and not request.params.greedy:
             positions = [len(request.output)]
             for parent in parents[1:]:
                 positions.append(positions[parent] + 1 if parent >= 0 else 0)
