@@ -160,9 +160,9 @@ def _plan(plan: Plan) -> Rows:
             **({} if entry.context_tokens is None else {"context": entry.context_tokens}),
             "policy": entry.policy.name,
             "drafters": entry.policy.drafted_by,
+            "speed_up": entry.prediction.speed_up,
             "tokens_per_step": entry.prediction.tokens_per_step,
             "tokens_per_s": entry.prediction.tokens_per_s,
-            "speed_up": entry.prediction.speed_up,
             "gap": entry.gap,
             "certified": entry.certified,
             **({"stops_at": ", ".join(entry.binding)} if any(each.binding for each in plan.entries) else {}),
@@ -179,11 +179,11 @@ def _run(record: RunRecord) -> Rows:
             "workload": cell.workload,
             "batch": cell.batch,
             "policy": cell.policy.name,
+            "speed_up": cell.times_plain,
             "prompts": cell.prompts,
             "tokens_per_step": cell.tokens_per_step,
             **{f"from_{source}": count / max(cell.row_steps, 1) for source, count in sorted(cell.accepted.items())},
             "tokens_per_s": cell.tokens_per_s,
-            "speed_up": None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s,
             "output": lossless_in_words(cell.lossless, record.lossless),
         }
         for cell in record.cells
@@ -199,6 +199,8 @@ def _validation(validation: Validation) -> Rows:
             "quantity": row.quantity,
             "predicted": row.predicted,
             "measured": row.measured,
+            **({} if row.measured_low is None else {"measured_low": row.measured_low, "high": row.measured_high}),
+            "pace": row.pace,
             "relative_error": row.relative_error,
             "inside": row.inside,
         }

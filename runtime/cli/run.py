@@ -33,6 +33,9 @@ def run(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
     language: options.LanguageFile = None,
     validity: options.Validities = "exact",
+    repetition_penalty: Annotated[float, typer.Option(help="Of each request; 1 is none.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/run.json"),
@@ -61,5 +64,7 @@ def run(
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
             language=read_for(language, models.tokenizer), validity=validity,
+            penalties={"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
+                       "frequency_penalty": frequency_penalty},
         )  # fmt: skip
     show_document(record, output, as_json=as_json)

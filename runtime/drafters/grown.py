@@ -71,6 +71,11 @@ class GrownDrafter(Drafter):
             if one is not None:
                 one.extend(row, tokens, hidden)
 
+    def again(self, row: int, tokens: NDArray[np.int64]) -> None:
+        for one in (self.neural, self.retrieval):
+            if one is not None:
+                one.again(row, tokens)
+
     def move(self, source: int, target: int) -> None:
         for one in (self.neural, self.retrieval):
             if one is not None:

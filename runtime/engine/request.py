@@ -96,7 +96,7 @@ class Request:
     @cached_property
     def token_law(self) -> TokenLaw:
         """The law that it samples from."""
-        return TokenLaw(self.params, self._served)
+        return TokenLaw(self.params, served=self._served)
 
     @property
     def _served(self) -> Served:
@@ -105,12 +105,16 @@ class Request:
     @cached_property
     def draft_law(self) -> TokenLaw:
         """The law that its drafts are taken from: of its language they keep the mask."""
-        return TokenLaw(self.params, self._served._replace(drafting=True)) if self.constrained else self.token_law
+        return (
+            TokenLaw(self.params, served=self._served._replace(drafting=True)) if self.constrained else self.token_law
+        )
 
     @cached_property
     def sampler_law(self) -> TokenLaw:
         """The law that it would sample from without its language."""
-        return TokenLaw(replace(self.params, language=None), self._served) if self.constrained else self.token_law
+        return (
+            TokenLaw(replace(self.params, language=None), served=self._served) if self.constrained else self.token_law
+        )
 
     @property
     def constrained(self) -> bool:

@@ -30,7 +30,7 @@ from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
 from runtime.engine.request import Request
-from runtime.engine.step import Backend, Verified, unsound_logits, walk_rows
+from runtime.engine.step import Backend, Verified, along, features_of, unsound_logits, walk_rows
 from runtime.kernels.commit import KVPool
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
@@ -94,6 +94,7 @@ class Graphs(Backend):
         contexts: Sequence[int] | None = None,
     ) -> None:
         self.target, self.drafters, self.device = target, drafters, target.device
+        self.features = features_of(drafters)
         self.max_context, self.fallbacks = max_context, []
         self.slots = max_context + SCRATCH
         sizes = sorted({min(size, self.slots) for size in (*(contexts or powers_up_to(self.slots, 256)), self.slots)})
@@ -238,14 +239,12 @@ class Graphs(Backend):
             tokens = self._drafted.setdefault((which, bucket), tokens)
             self._drafting[key] = StaticDrafting(drafter.model, cache, tree, tokens, fresh, width, self.graphs)
         drafting = self._drafting[key]
-        given = drafting.inputs.host
-        given["fresh"].zero_()
-        given["counts"].fill_(1)
-        given["lengths"].zero_()
-        given["counts"][:rows] = torch.from_numpy(counts)
-        given["lengths"][:rows] = torch.from_numpy(cache.lengths[:rows])
+        given = drafting.inputs.arrays
+        given["fresh"].fill(0)
+        given["counts"][:rows], given["counts"][rows:] = counts, 1
+        given["lengths"][:rows], given["lengths"][rows:] = cache.lengths[:rows], 0
         for row, pending in enumerate(drafter.pending[:rows]):
-            given["fresh"][row, : len(pending)] = torch.tensor(pending)
+            given["fresh"][row, : len(pending)] = pending
         drafting.inputs.upload()
         tokens = drafting.run()
         cache.lengths[:rows] += counts
@@ -282,14 +281,14 @@ class Graphs(Backend):
         proposal = _padded(proposal, bucket.nodes)
         try:
             if bucket not in self._logits:
-                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs)
-            logits = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
+                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs, self.features)
+            out = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         forwarded = perf_counter()
         self._committed = False
-        walks, bad = walk_rows(rows, proposal, logits)
-        return Verified(proposal, walks, forwarded, bucket.nodes, bad)
+        walks, bad = walk_rows(rows, proposal, out.logits)
+        return Verified(proposal, walks, forwarded, bucket.nodes, bad, along(out.hidden, walks.path))
 
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:
         """Merge, forward, walk and commit, all on the device."""
@@ -299,13 +298,13 @@ class Graphs(Backend):
         try:
             verifying = self._static(bucket, queued)
             self._fill(verifying, rows, queued)
-            verifying.run()
+            hidden = verifying.run()
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         verifying.outputs.download()
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        made = {name: tensor.numpy()[:live].copy() for name, tensor in verifying.outputs.host.items()}
+        made = {name: array[:live].copy() for name, array in verifying.outputs.arrays.items()}
         bad = {row: f"error: {unsound_logits(rows[row])}" for row in np.flatnonzero(made["unsound"]).tolist()}
         made["kept"][list(bad)] = 0  # the root's entry stays where it is: its next forward writes it anew
         self.cache.lengths[:live] += made["kept"]
@@ -313,7 +312,7 @@ class Graphs(Backend):
         trees = TokenTrees(made["tokens"], made["parents"], made["counts"], names=queued.names)
         done = Proposal(replace(trees, sources=_sources(trees, queued.chains)), forwards=queued.forwards)
         walks = Walks(made["path"], made["kept"], made["emitted"])
-        return Verified(done, walks, perf_counter(), bucket.nodes, bad)
+        return Verified(done, walks, perf_counter(), bucket.nodes, bad, hidden)
 
     def _static(self, bucket: Bucket, queued: _Queued) -> StaticVerifying:
         key = (bucket, self._place(queued.tree), queued.most)
@@ -321,23 +320,34 @@ class Graphs(Backend):
             drafts = queued.tokens
             assert drafts is None or len(drafts) == bucket.rows, "both halves of a step take the same bucket of rows"
             self._verifying[key] = StaticVerifying(
-                self.target, self.cache, self.pool, bucket, queued.tree, queued.most, drafts, self.graphs
+                self.target,
+                self.cache,
+                self.pool,
+                bucket,
+                queued.tree,
+                queued.most,
+                drafts,
+                self.graphs,
+                self.features,
             )
         return self._verifying[key]
 
     def _fill(self, verifying: StaticVerifying, rows: Sequence[Request], queued: _Queued) -> None:
-        given, live = verifying.inputs.host, len(rows)
-        for name in ("root", "lengths", "temperature", "drafted", "uniforms"):
-            given[name].zero_()
-        given["chain"].fill_(-1)
-        given["lengths"][:live] = torch.from_numpy(self.cache.lengths[:live])
+        given, live, nodes = verifying.inputs.arrays, len(rows), verifying.bucket.nodes
+        for name, values in (
+            ("root", [request.output[-1] for request in rows]),
+            ("lengths", self.cache.lengths[:live]),
+            ("temperature", [request.params.temperature for request in rows]),
+            ("drafted", queued.drafted),
+        ):
+            given[name][:live], given[name][live:] = values, 0
+        given["chain"].fill(-1)
+        given["uniforms"].fill(0)
         for row, (request, chain) in enumerate(zip(rows, queued.chains, strict=True)):
-            given["root"][row] = request.output[-1]
-            given["temperature"][row] = request.params.temperature
-            given["drafted"][row] = int(queued.drafted[row])
-            given["chain"][row, : len(chain)] = torch.from_numpy(chain)
-            ahead = request.uniforms[len(request.output) :][: verifying.bucket.nodes]
-            given["uniforms"][row, : len(ahead)] = torch.from_numpy(ahead)
+            given["chain"][row, : len(chain)] = chain
+            start = len(request.output)
+            ahead = request.uniforms[start : start + nodes]
+            given["uniforms"][row, : len(ahead)] = ahead
         verifying.inputs.upload()
 
     # ---- memory
