@@ -8,7 +8,6 @@ from reader_theory.grammar.automaton import Automaton
 from reader_theory.grammar.dyck import Dyck
 from reader_theory.grammar.future import (
     GREEDY,
-    LINEAR,
     LOGARITHMIC,
     Arithmetic,
     Moves,
@@ -22,7 +21,6 @@ from reader_theory.grammar.validity import Validity
 
 __all__ = [
     "GREEDY",
-    "LINEAR",
     "LOGARITHMIC",
     "Arithmetic",
     "Automaton",

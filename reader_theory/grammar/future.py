@@ -19,7 +19,7 @@ from reader_theory.errors import require
 from reader_theory.grammar.prefixes import Prefixes
 from reader_theory.grammar.validity import Validity
 
-__all__ = ["GREEDY", "LINEAR", "LOGARITHMIC", "Arithmetic", "Moves", "future_validity", "string_law"]
+__all__ = ["GREEDY", "LOGARITHMIC", "Arithmetic", "Moves", "future_validity", "string_law"]
 
 
 class Arithmetic(NamedTuple):

@@ -19,7 +19,7 @@ from runtime.engine.step import own_fault
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import run_trees
 
-__all__ = ["NODES", "note_law", "note_laws", "split_trie"]
+__all__ = ["note_law", "note_laws"]
 
 NODES = 256
 """Nodes of a forward over all rows; a row takes 64 at least."""
