@@ -13,6 +13,7 @@ from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.cost import cost
 from runtime.cli.demo import demo
+from runtime.cli.export_head import export_head
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
 from runtime.cli.grammar_gap import grammar_gap
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
     "inflate": inflate,
     "train-head": train_head,
+    "export-head": export_head,
     "show": show,
     "demo": demo,
 }
