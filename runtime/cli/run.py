@@ -32,6 +32,8 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
     processor: options.Processors = None,
+    language: options.LanguageFile = None,
+    validity: options.Validities = "exact",
     repetition_penalty: Annotated[float, typer.Option(help="Of each request; 1 is none.")] = 1.0,
     presence_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
@@ -46,7 +48,14 @@ def run(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for, processors_of
+    from runtime.cli._models import (
+        drafts_planned,
+        load_models,
+        load_prompt_tokens,
+        opened_for,
+        processors_of,
+        read_for,
+    )
     from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
@@ -63,6 +72,7 @@ def run(
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
             processors=processors_of(processor),
+            language=read_for(language, models.tokenizer), validity=validity,
             penalties={"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
                        "frequency_penalty": frequency_penalty},
         )  # fmt: skip
