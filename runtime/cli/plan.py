@@ -30,25 +30,27 @@ def plan(
     datastore: options.DatastoreFile = None,
     batch: options.Batches = None,
     workload: options.Workloads = None,
-    max_nodes: Annotated[int, typer.Option(min=1, help="Largest tree.")] = 32,
-    max_depth: Annotated[int, typer.Option(min=1, help="Deepest tree.")] = 8,
+    max_nodes: Annotated[int, typer.Option(min=1, max=1024, help="Largest tree.")] = 32,
+    max_depth: Annotated[int, typer.Option(min=1, max=1024, help="Deepest tree.")] = 8,
     new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Output tokens of the requests planned for; the trace's when left out.")
+        int | None,
+        typer.Option(min=1, max=10**7, help="Output tokens of the requests planned for; the trace's when left out."),
     ] = None,
     prompts_per_workload: Annotated[
-        int, typer.Option(min=1, help="Prompts that the prediction's interval allows for in the measurement.")
+        int,
+        typer.Option(min=1, max=10**5, help="Prompts that the prediction's interval allows for in the measurement."),
     ] = 32,
-    resamples: Annotated[int, typer.Option(min=100, help="Resampled sets of prompts.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=100, max=10**5, help="Resampled sets of prompts.")] = 1000,
     rate: Annotated[
         float | None, typer.Option(help="Requests a second: write the schedule over batch and context instead.")
     ] = None,
     slo: Annotated[float | None, typer.Option(help="With --rate: most seconds a token of one request.")] = None,
     context: Annotated[
         list[int] | None,
-        typer.Option("--context", min=1, help="Tokens a row up to which entries are made; repeatable."),
+        typer.Option("--context", min=1, max=10**8, help="Tokens a row up to which entries are made; repeatable."),
     ] = None,
     kv_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --rate: capacity of the cache, as engines log it.")
+        int | None, typer.Option(min=1, max=10**12, help="With --rate: capacity of the cache, as engines log it.")
     ] = None,
     grid: Annotated[
         Path | None,
