@@ -25,14 +25,14 @@ class Weights(NamedTuple):
     steps : (V, P) float64
     seconds : (V,) float64
         Of one step.
-    sources : (P,) int
+    documents : (P,) int
         Document of each prompt.
     """
 
     tokens: Floats
     steps: Floats
     seconds: Floats
-    sources: NDArray[np.intp]
+    documents: NDArray[np.intp]
 
     def rates(self, among: NDArray[np.bool_] | None = None) -> Floats:
         """(V,) tokens a second on these prompts, or on all."""
@@ -41,10 +41,9 @@ class Weights(NamedTuple):
 
     def splits(self, seed: int, draws: int) -> Iterator[NDArray[np.bool_]]:
         """(P,) which prompts are held out: each document once a draw, all of its prompts together."""
-        documents = self.sources if self.sources.max(initial=0) > 0 else np.arange(len(self.sources))
         rng = np.random.default_rng(seed)
         for _ in range(draws):
-            part = (rng.permutation(int(documents.max()) + 1) % FOLDS)[documents]
+            part = (rng.permutation(int(self.documents.max()) + 1) % FOLDS)[self.documents]
             for fold in range(FOLDS):
                 if (out := part == fold).any() and not out.all():
                     yield out
@@ -85,9 +84,8 @@ def keeps_up(weights: Weights, family: NDArray[np.bool_], seed: int) -> bool:
 
 def spreads(weights: Weights) -> Floats:
     """(V,) standard error of each rate over the rate, by leaving out one document after the other."""
-    documents = weights.sources if weights.sources.max(initial=0) > 0 else np.arange(len(weights.sources))
-    count = int(documents.max(initial=0)) + 1
+    count = int(weights.documents.max(initial=0)) + 1
     if count < 2:
         return np.zeros(len(weights.seconds))
-    left = np.array([weights.rates(documents != each) for each in range(count)])
+    left = np.array([weights.rates(weights.documents != each) for each in range(count)])
     return np.sqrt((count - 1) * np.mean((left - left.mean(axis=0)) ** 2, axis=0)) / weights.rates()

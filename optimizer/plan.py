@@ -15,6 +15,7 @@ from optimizer.held_out import Weights, keeps_up, optimism, spreads
 from optimizer.policies import certified_tree, unions_of
 from optimizer.pool import Pool, limits_of
 from optimizer.search import Scorer, climb
+from reader_theory.acceptance.intervals import widening
 from reader_theory.acceptance.recorded import recorded_grown
 from reader_theory.acceptance.replay import ReplayResult, replay_many
 from reader_theory.cost.terms import StepConditions
@@ -35,6 +36,7 @@ from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
+from reader_theory.serving.rounds import requests_to_run
 
 __all__ = ["LONGEST", "Study", "Weighed", "make_plan"]
 
@@ -147,6 +149,7 @@ def make_plan(
         prompts_per_workload=prompts_per_workload,
         new_tokens=new_tokens,
         risk=risk,
+        notes=tuple(filter(None, (fit.workload(name).warning for name in chosen))),
         entries=tuple(entries),
     )
 
@@ -271,7 +274,7 @@ class Study:
             weighed[0].result.tokens.astype(np.float64),
             np.array([w.result.steps for w in weighed], dtype=np.float64),
             np.array([self.step(w, batch, context).step_s for w in weighed]),
-            self.trace.sources(weighed[0].result.prompts),
+            self.trace.documents(weighed[0].result.prompts),
         )
 
     def _holds_up(self, among: Sequence[Weighed], family: Sequence[Policy], batch: int, context: float) -> bool:
@@ -304,10 +307,8 @@ class Study:
 
     def _resampled(self, weighed: Weighed) -> Floats:
         """(resamples,) tokens a step of as many documents as were recorded, drawn anew."""
-        sources = self.trace.sources(weighed.result.prompts)
-        if sources.max() == 0:
-            sources = np.arange(len(sources))
-        sums = np.array([np.bincount(sources, each) for each in (weighed.result.tokens, weighed.result.steps)])
+        documents = self.trace.documents(weighed.result.prompts)
+        sums = np.array([np.bincount(documents, each) for each in (weighed.result.tokens, weighed.result.steps)])
         count = sums.shape[1]
         drawn = np.random.default_rng(self.seed + 3).multinomial(count, np.full(count, 1 / count), self.resamples)
         tokens, steps = sums @ drawn.T
@@ -387,32 +388,36 @@ class Study:
 
     def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         everyone = np.arange(len(weighed.result.steps))
-        tiled = np.resize(everyone, max(self.test_prompts, 1)) if len(everyone) < self.test_prompts else everyone
-        return self._measure(tiled, weighed, rows, plain)
+        asked = max(len(everyone), self.test_prompts)
+        return self._measure(self._served(np.resize(everyone, asked), len(rows)), weighed, rows, plain)
+
+    def _served(self, prompts: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+        """The prompts as a run serves them: repeated where the measurement has fewer than the batch has rows."""
+        return np.resize(prompts, requests_to_run(len(prompts), batch)) if self.test_prompts < batch else prompts
 
     def _draws(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
         """(4, resamples): tokens a step, seconds a step, tokens a second, and those of plain decoding.
 
         Each draw measures about `test_prompts` new prompts, and carries the error of having fitted on the prompts
-        there are. Prompts of one source are drawn together.
+        there are. Prompts of one document are drawn together, and what documents differ by is widened for their
+        number as in `bootstrap_prompts`.
         """
         rng = np.random.default_rng(self.seed)
-        count = len(weighed.result.steps)
-        sources = self.trace.sources(weighed.result.prompts)
-        if sources.max() == 0:
-            sources = np.arange(count)
-        groups = [np.flatnonzero(sources == source) for source in range(int(sources.max()) + 1)]
+        count, batch = len(weighed.result.steps), len(rows)
+        documents = self.trace.documents(weighed.result.prompts)
+        groups = [np.flatnonzero(documents == each) for each in range(int(documents.max()) + 1)]
         some = max(round(len(groups) * self.test_prompts / count), 1)
+        wider = widening(len(groups), self.level) if len(groups) > 1 else 1.0
 
         def drawn(number: int) -> NDArray[np.int64]:
-            return np.concatenate([groups[int(i)] for i in rng.integers(0, len(groups), number)])
+            return self._served(np.concatenate([groups[int(i)] for i in rng.integers(0, len(groups), number)]), batch)
 
-        centre = self._measure(np.arange(count), weighed, rows, plain)
+        centre = self._measure(self._served(np.arange(count), batch), weighed, rows, plain)
         draws: list[Floats] = []
         for _ in range(self.resamples):
             measured = self._measure(drawn(some), weighed, rows, plain)
             fitted = self._measure(drawn(len(groups)), weighed, rows, plain)
-            draws.append(measured * centre / fitted)
+            draws.append(centre * (measured / fitted) ** wider)
         return np.array(draws).T
 
     def _measure(

@@ -45,7 +45,7 @@ def test_the_map_never_falls() -> None:
 
 def test_a_falling_score_is_caught_by_its_error() -> None:
     falling = scored(1.0)
-    planted = Scored(1 - falling.score, falling.right, falling.prompt, is_probability=True)
+    planted = Scored(1 - falling.score, falling.right, falling.document, is_probability=True)
     assert calibrate(planted).raw_error == pytest.approx(0.5, abs=0.02)
 
 

@@ -31,13 +31,13 @@ def environment() -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "commit": _commit() or os.environ.get("COMMIT"),
+        "commit": os.environ.get("COMMIT") or _commit(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
 
 
 def _commit() -> str | None:
-    """Of the checkout; none where there is no checkout, or no git."""
+    """Of the checkout; none where there is no checkout, or no git. A copy of a tree says its own by ``COMMIT``."""
     git = shutil.which("git")
     command = [git or "", "rev-parse", "--short=12", "HEAD"]
     return git and subprocess.run(command, capture_output=True, text=True, cwd=RESULTS).stdout.strip()

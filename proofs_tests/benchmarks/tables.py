@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_theory
+from proofs_tests.benchmarks import tables_gpu, tables_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
@@ -150,8 +150,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,
+    "search": tables_theory.search,
+    "documents": tables_theory.documents,
+    "gpu_card": tables_gpu.card,
+    "gpu_short": tables_gpu.short,
 }
-FILES = {"planner": "solvers", "peers_short": "peers"}
+FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card"}
 """Tables whose result has another name."""
 
 

@@ -111,3 +111,23 @@ def planner(result: dict[str, Any]) -> str:
     record = "How many prompts to record (128 tokens each; 95 % intervals on tokens a step of a tree of 8 nodes):"
     notes = f"On measured ranks, which are not monotone, {heap}. {record}"
     return "\n\n".join([table, notes, _table(["prompts", *map(str, widths)], cover)])
+
+
+def search(result: dict[str, Any]) -> str:
+    """Regret of each planner on scenarios of known law, mean and worst."""
+    planners = list(result["summary"]["staircase"])
+    rows = [
+        [shape, told, *(f"{found[name][key]:.2%}" if key != "over_3" else str(found[name][key]) for name in planners)]
+        for shape, found in result["summary"].items()
+        for told, key in (("mean", "mean"), ("worst", "worst"), ("scenarios over 3 %", "over_3"))
+    ]
+    return _table(["cost", "tokens a second lost", *planners], rows)
+
+
+def documents(result: dict[str, Any]) -> str:
+    """Coverage of 95 % intervals on tokens a step, by documents and prompts of each."""
+    rows = [
+        [str(row["documents"]), str(row["prompts_each"]), *(f"{row[name]:.1%}" for name in ("documents", "prompts"))]
+        for row in result.get("documents", [])
+    ]
+    return _table(["documents", "prompts of each", "by documents", "by prompts, sources unknown"], rows)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.acceptance.statistics import rows_of
+from reader_theory.acceptance.statistics import PromptRows, rows_of
 from reader_theory.documents.trace import Trace
 from reader_theory.errors import require
 
@@ -24,25 +24,25 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """Offered tokens of one source: their raw scores, whether they were right, and their prompts.
+    """Offered tokens of one source: their raw scores, whether they were right, and their documents.
 
     Parameters
     ----------
     score : (M,) float64, finite
     right : (M,) bool
-    prompt : (M,) int
+    document : (M,) int
     is_probability : bool
         Whether the raw score claims to be a probability, so that its own error means something.
     """
 
     score: FloatArray
     right: NDArray[np.bool_]
-    prompt: NDArray[np.intp]
+    document: NDArray[np.intp]
     is_probability: bool
 
     def part(self, chosen: NDArray[np.bool_]) -> Scored:
         """Those tokens only."""
-        return Scored(self.score[chosen], self.right[chosen], self.prompt[chosen], self.is_probability)
+        return Scored(self.score[chosen], self.right[chosen], self.document[chosen], self.is_probability)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Calibration:
     raw_error : float or None
         Expected calibration error of the raw score, where it is a probability.
     error : float
-        Expected calibration error of the map on prompts that it was not fitted on.
+        Expected calibration error of the map on documents that it was not fitted on.
     """
 
     score: FloatArray
@@ -72,7 +72,7 @@ class Calibration:
 
 
 def calibrate(scored: Scored, *, bins: int = 20) -> Calibration:
-    """Fit the monotone map; its error is measured across two halves of the prompts, each mapped by the other's fit.
+    """Fit the monotone map; its error is measured across two halves of the documents, each mapped by the other's fit.
 
     Parameters
     ----------
@@ -116,8 +116,8 @@ def draft_scores(trace: Trace, workload: str | None = None) -> Scored:
     rows = rows_of(trace, workload)
     probability = np.asarray(rows.column("draft_probability"), dtype=np.float64)
     right = np.equal.outer(rows.first_ranks, np.arange(trace.candidates))
-    prompt = np.repeat(rows.prompt, probability.shape[1])
-    return Scored(probability.ravel(), np.asarray(right, dtype=np.bool_).ravel(), prompt, is_probability=True)
+    document = np.repeat(_documents(trace, rows), probability.shape[1])
+    return Scored(probability.ravel(), np.asarray(right, dtype=np.bool_).ravel(), document, is_probability=True)
 
 
 def retrieval_scores(trace: Trace, workload: str | None = None) -> Scored:
@@ -126,7 +126,12 @@ def retrieval_scores(trace: Trace, workload: str | None = None) -> Scored:
     offered = np.flatnonzero(np.asarray(rows.column("retrieval_offered")) > 0)
     length = np.asarray(rows.column("retrieval_match"), dtype=np.float64)[offered]
     right = np.asarray(rows.column("retrieval_run"))[offered] > 0
-    return Scored(length, right, rows.prompt[offered], is_probability=False)
+    return Scored(length, right, _documents(trace, rows)[offered], is_probability=False)
+
+
+def _documents(trace: Trace, rows: PromptRows) -> NDArray[np.intp]:
+    """(T,) document of each row."""
+    return trace.documents(rows.column("prompt")[rows.starts])[rows.prompt]
 
 
 def _binned(scored: Scored, bins: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -145,7 +150,7 @@ def _monotone(observed: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _held_out_error(scored: Scored, bins: int) -> float:
-    odd = scored.prompt % 2 == 1
+    odd = scored.document % 2 == 1
     if odd.all() or not odd.any():
         odd = np.arange(len(odd)) % 2 == 1
     halves = [scored.part(~odd), scored.part(odd)]

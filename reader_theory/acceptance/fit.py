@@ -29,29 +29,27 @@ FloatArray = NDArray[np.float64]
 
 
 class _Resampler:
-    """The same resampled prompts for every statistic of a workload; those of one source stay together.
+    """The same resampled documents for every statistic of a workload."""
 
-    With all prompts from one source, nothing tells how sources differ, and the prompts are resampled by themselves.
-    """
+    def __init__(self, resamples: int, seed: int, level: float, documents: NDArray[np.intp]) -> None:
+        self.resamples, self.seed, self.level, self.documents = resamples, seed, level, documents
 
-    def __init__(self, resamples: int, seed: int, level: float, sources: NDArray[np.intp]) -> None:
-        self.resamples, self.seed, self.level = resamples, seed, level
-        self.sources = sources if len(np.unique(sources)) > 1 else np.arange(len(sources))
-
-    def interval(self, sums: FloatArray, statistic: Statistic) -> Interval:
+    def interval(self, sums: FloatArray, statistic: Statistic, within: tuple[float, float] = (0.0, 1.0)) -> Interval:
         shape = sums.shape[1:]
-        flat = np.zeros((int(self.sources.max()) + 1, int(np.prod(shape))))
-        np.add.at(flat, self.sources, sums.reshape(len(sums), -1))
+        flat = np.zeros((int(self.documents.max()) + 1, int(np.prod(shape))))
+        np.add.at(flat, self.documents, sums.reshape(len(sums), -1))
 
         def of_flat(sums: FloatArray) -> FloatArray:
             return statistic(sums.reshape(*sums.shape[:-1], *shape))
 
-        return bootstrap_prompts(flat, of_flat, resamples=self.resamples, seed=self.seed, level=self.level)
+        return bootstrap_prompts(
+            flat, of_flat, resamples=self.resamples, seed=self.seed, level=self.level, within=within
+        )
 
-    def mean(self, rows: PromptRows, values: NDArray[Any]) -> Estimate:
-        """Mean over positions."""
+    def mean(self, rows: PromptRows, values: NDArray[Any], most: float = 1.0) -> Estimate:
+        """Mean over positions of values from 0 to `most`."""
         sums = np.stack([rows.sums(values), rows.sums(np.ones(len(rows.rows)))], axis=1)
-        return self.interval(sums, ratio_of_sums).estimate()
+        return self.interval(sums, ratio_of_sums, (0.0, most)).estimate()
 
 
 def fit_acceptance(
@@ -79,8 +77,8 @@ def fit_acceptance(
 
     def fitted(name: str) -> WorkloadFit:
         rows = rows_of(trace, name)
-        sources = trace.sources(rows.column("prompt")[rows.starts])
-        return _fit_workload(trace, name, rows, depth, _Resampler(resamples, seed, level, sources))
+        documents = trace.documents(rows.column("prompt")[rows.starts])
+        return _fit_workload(trace, name, rows, depth, _Resampler(resamples, seed, level, documents))
 
     return AcceptanceFit(
         stamp=Stamp.now(seed=seed),
@@ -102,8 +100,9 @@ def _fit_workload(trace: Trace, name: str, rows: PromptRows, depth: int, resampl
         workload=name,
         prompts=rows.prompts,
         positions=len(rows.rows),
+        sources=trace.sources(name),
         drafters={drafter: each for drafter, each in found.items() if each is not None},
-        entropy_nats=resampler.mean(rows, surprise) if trace.temperature > 0 else None,
+        entropy_nats=resampler.mean(rows, surprise, np.inf) if trace.temperature > 0 else None,
     )
 
 
@@ -191,7 +190,7 @@ def _references(
 
 def _tokens_per_step(result: ReplayResult, resampler: _Resampler) -> Estimate:
     sums = np.stack([result.tokens, result.steps], axis=1).astype(np.float64)
-    return resampler.interval(sums, ratio_of_sums).estimate()
+    return resampler.interval(sums, ratio_of_sums, (1.0, np.inf)).estimate()
 
 
 def _calibration(scored: Scored) -> CalibrationFit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate, Origin
 
-__all__ = ["Interval", "Statistic", "bootstrap_prompts", "ratio_of_sums"]
+__all__ = ["Interval", "Statistic", "bootstrap_prompts", "ratio_of_sums", "widening"]
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[[FloatArray], FloatArray]
@@ -37,13 +37,20 @@ class Interval:
 
 
 def bootstrap_prompts(
-    sums: NDArray[Any], statistic: Statistic, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    sums: NDArray[Any],
+    statistic: Statistic,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    r"""Interval of a statistic of sums over prompts, by resampling whole prompts.
+    r"""Interval of a statistic of sums over prompts, or over documents, by resampling whole ones.
 
-    Bias-corrected and accelerated, at levels widened from the normal to Student's t of P - 1 degrees:
-    :math:`z \to \sqrt{P/(P-1)}\,t_{P-1}`. Without the widening a 95 % interval covers 87 % at 8 prompts and 93 %
-    at 24; with it 93.6 % and 95.3 %.
+    The union of two: bias-corrected and accelerated, at levels widened from the normal to Student's t of P - 1
+    degrees, :math:`z \to \sqrt{P/(P-1)}\,t_{P-1}`; and the value with the jackknife's standard error times
+    :math:`t_{P-1}`. From few units no resample is as far out as the truth may be, and the first alone covers 72 % of
+    3; far out in skewed laws the second alone falls short.
 
     Parameters
     ----------
@@ -57,6 +64,8 @@ def bootstrap_prompts(
         Seed of the resampling.
     level : float, in (0, 1)
         Coverage that the interval claims.
+    within : (float, float)
+        Least and greatest value that there can be: (0, 1) for a share.
 
     Returns
     -------
@@ -91,9 +100,26 @@ def bootstrap_prompts(
     weights = _weights(prompts, resamples, seed)
     draws = np.sort(statistic(weights @ sums), axis=0)
     below = (np.sum(draws < value, axis=0) + np.sum(draws <= value, axis=0)) / (2 * resamples)
-    levels = _levels(below, _acceleration(statistic(sums.sum(axis=0) - sums)), prompts, level)
+    left_out = statistic(sums.sum(axis=0) - sums)
+    levels = _levels(below, _acceleration(left_out), prompts, level)
     low, high = (_at_level(draws, end) for end in levels)
-    return Interval(value, low, high, level)
+    half = student_t(prompts, level) * _jackknife_error(left_out)
+    low, high = np.minimum(low, value - half), np.maximum(high, value + half)
+    return Interval(value, np.clip(low, *within), np.clip(high, *within), level)
+
+
+def student_t(units: int, level: float) -> float:
+    """Half-width of an interval from so many units, in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(units - 1, (1 + level) / 2))
+
+
+def widening(units: int, level: float) -> float:
+    """What the spread of resamples of so many units is short of: the missing degree of freedom, and Student's t."""
+    from scipy.special import ndtri
+
+    return float(np.sqrt(units / (units - 1)) * student_t(units, level) / ndtri((1 + level) / 2))
 
 
 def ratio_of_sums(sums: FloatArray) -> FloatArray:
@@ -113,10 +139,16 @@ def _acceleration(left_out: FloatArray) -> FloatArray:
     return np.sum(spread**3, axis=0) / (6 * np.where(square > 0, square, 1) ** 1.5)
 
 
-def _levels(below: FloatArray, acceleration: FloatArray, prompts: int, level: float) -> tuple[FloatArray, FloatArray]:
-    from scipy.special import ndtr, ndtri, stdtrit
+def _jackknife_error(left_out: FloatArray) -> FloatArray:
+    """Standard error from the values without one unit each, (P, *S) -> S."""
+    units = len(left_out)
+    return np.sqrt((units - 1) / units * np.sum((left_out - left_out.mean(axis=0)) ** 2, axis=0))
 
-    widened = np.sqrt(prompts / (prompts - 1)) * cast(float, stdtrit(prompts - 1, (1 + level) / 2))
+
+def _levels(below: FloatArray, acceleration: FloatArray, prompts: int, level: float) -> tuple[FloatArray, FloatArray]:
+    from scipy.special import ndtr, ndtri
+
+    widened = np.sqrt(prompts / (prompts - 1)) * student_t(prompts, level)
     bias = ndtri(np.clip(below, 1e-4, 1 - 1e-4))
 
     def end(z: float) -> FloatArray:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["AcceptanceFit", "CalibrationFit", "DrafterFit", "MatchedFit", "RankTableFit", "WorkloadFit"]
 
 ROUNDING = 1e-6
+ENOUGH = 4
+"""Documents from which intervals tell what they claim: with fewer, nearly everything is possible."""
 Table = tuple[tuple[float, ...], ...]
 
 
@@ -122,10 +124,25 @@ class WorkloadFit(Frozen):
     workload: str
     prompts: int
     positions: int
+    sources: int = Field(
+        default=0, ge=0, description="documents or users that the prompts name; 0 where each is taken as its own"
+    )
     drafters: dict[str, DrafterFit] = Field(description="by name; one that offered nothing has none")
     entropy_nats: Estimate | None = Field(
         description="mean surprise of the target at its own tokens; None when it decoded greedily"
     )
+
+    @property
+    def warning(self) -> str:
+        """What its intervals rest on, where that is too little to tell; empty where it is enough."""
+        units, called = (self.sources, "documents") if self.sources else (self.prompts, "prompts")
+        told = ""
+        if units < ENOUGH:
+            told = f"{self.workload}: {units} {called} are too few to tell, {ENOUGH - units} more are needed"
+        if not self.sources:
+            own = f"{self.workload}: no source is given, so that each prompt is taken as a document of its own"
+            told = "; ".join(filter(None, [told, f"{own}; name `source` in the prompts if several come from one"]))
+        return told
 
     def ranks(self, drafter: str = DRAFT) -> RankTableFit | None:
         """The table of a drafter that is a model; None where there is none."""

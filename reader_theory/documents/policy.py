@@ -303,6 +303,11 @@ class Grown(_Policy):
     retrieval: str | None = Field(default=RETRIEVAL, description="who is queried at every node; nobody when None")
     nodes: int = Field(ge=1, le=512, description="most nodes a row")
     price: float = Field(default=0.0, ge=0, le=1, description="path probability that a node must pass")
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        description="nodes a row that a batch may verify in the mean: its likeliest, whatever row they are on",
+    )
     levels: int = Field(default=0, ge=0, description="most draft forwards after the one that takes in emitted tokens")
     width: int = Field(default=8, ge=1, description="most nodes a row in a draft forward")
     draft_price: float = Field(default=0.0, ge=0, le=1, description="path probability below which no node is drafted")
@@ -352,7 +357,7 @@ class Grown(_Policy):
 
     @property
     def name(self) -> str:
-        told = [f"price {self.price:g}"]
+        told = [f"price {self.price:g}"] if self.share is None else [f"price {self.price:g}, {self.share:g} a row"]
         if self.drafter is not None:
             asked = f"{self.drafter} {self.levels}x{self.width}"
             told.append(asked + (f" from {self.draft_price:g}" if self.draft_price > 0 else ""))

@@ -208,10 +208,20 @@ class Trace(Document):
         chosen = [i for i, prompt in enumerate(self.prompts) if prompt.workload == workload]
         return np.flatnonzero(np.isin(self.columns["prompt"], chosen))
 
-    def sources(self, prompts: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-        """(P,) number of the source of each of these prompts; a prompt without one is a source of its own."""
+    def documents(self, prompts: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+        """(P,) number of the document of each of these prompts: what is resampled, and held out, as a whole.
+
+        A prompt without a source is a document of its own; with all from one source nothing tells how documents
+        differ, and each prompt is one.
+        """
         names = [self.prompts[int(i)].source or f"prompt {i}" for i in prompts]
-        return np.unique(names, return_inverse=True)[1]
+        found = np.unique(names, return_inverse=True)[1]
+        return found if found.max(initial=0) > 0 else np.arange(len(names))
+
+    def sources(self, workload: str) -> int:
+        """How many sources the prompts of `workload` name; 0 where one of them names none."""
+        named = {prompt.source for prompt in self.prompts if prompt.workload == workload}
+        return 0 if "" in named else len(named)
 
 
 def check_columns(columns: Columns, prompts: int, drafters: Mapping[str, TraceDrafter]) -> None:

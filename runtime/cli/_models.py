@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reader_theory.errors import DocumentError, require
-from runtime.cli._options import HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
+from runtime.cli._options import HOUSE, HOUSE_DRAFT, HOUSE_TARGET, NO_DRAFT
 from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def source_of(name: str) -> str:
     InvalidInputError
         If the name is plainly a path, and nothing lies there.
     """
-    if name not in (HOUSE_TARGET, HOUSE_DRAFT):
+    if name not in HOUSE:
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
         require(
             not is_path or Path(name).expanduser().is_dir(),
@@ -89,7 +89,7 @@ def source_of(name: str) -> str:
         return str(Path(name).expanduser()) if is_path else name
     from runtime.models.house import house_folder
 
-    return str(house_folder("target" if name == HOUSE_TARGET else "draft"))
+    return str(house_folder(HOUSE[name]))
 
 
 def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, progress: Progress) -> Models:
@@ -108,7 +108,8 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
     progress("load models", 0, most)
     big = load_model(source_of(names[0]), dtype)
     progress("load models", 1, most)
-    small = {name: _draft(folder, big, load_model) for name, folder in names[1].items()}
+    tokenizer = tokenizer_of(names[0])
+    small = {name: _draft(folder, big, tokenizer) for name, folder in names[1].items()}
     for name, model in small.items():
         require(
             model.vocabulary == big.vocabulary,
@@ -116,16 +117,16 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
             got=f"{big.vocabulary} tokens in {names[0]!r}, {model.vocabulary} in {names[1][name]!r}",
             fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
         )
-    progress("load models", most - 1, most)
-    tokenizer = tokenizer_of(names[0])
     progress("load models", most, most)
     return Models(big, small, tokenizer, names)
 
 
-def _draft(folder: str, target: LanguageModel, load_model: Callable[..., LanguageModel]) -> LanguageModel:
-    """A model of its own, or the layers of the target that a SelfDraft names."""
+def _draft(folder: str, target: LanguageModel, tokenizer: Any) -> LanguageModel:
+    """A model of its own, a head, or the layers of the target that a SelfDraft names."""
     if not folder.endswith(".json"):
-        return load_model(source_of(folder), "float32")
+        from runtime.drafters.load import load_draft
+
+        return load_draft(source_of(folder), target, tokenizer)
     from reader_theory.documents.self_draft import SelfDraft
     from runtime.models.part import layer_count, part_of
 

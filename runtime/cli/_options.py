@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 __all__ = [
-    "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
+    "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
     "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "KvDtype",
     "KvTokens", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Prompts", "Quantization",
     "RecordFile", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
@@ -16,6 +16,13 @@ __all__ = [
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
+SMOLLM2_HEAD = "smollm2-head"
+HOUSE: dict[str, Literal["target", "draft", "smollm2_head"]] = {
+    HOUSE_TARGET: "target",
+    HOUSE_DRAFT: "draft",
+    SMOLLM2_HEAD: "smollm2_head",
+}
+"""Models that ship, and their folders."""
 
 Target = Annotated[
     str | None, typer.Option(help=f"Folder or hub name that from_pretrained takes; {HOUSE_TARGET} when left out.")
@@ -24,8 +31,8 @@ Draft = Annotated[
     list[str] | None,
     typer.Option(
         "--draft",
-        help=f'The same for a draft, or NAME=FOLDER; repeatable. "{NO_DRAFT}" for retrieval only. {HOUSE_DRAFT} for '
-        f"the house target, {NO_DRAFT} for any other when left out.",
+        help=f'The same for a draft, or NAME=FOLDER; repeatable. "{NO_DRAFT}" for retrieval only; {SMOLLM2_HEAD} is '
+        f"the head for SmolLM2. {HOUSE_DRAFT} for the house target, {NO_DRAFT} for any other when left out.",
     ),
 ]
 DatastoreFile = Annotated[

@@ -22,6 +22,7 @@ from runtime.cli.report import report
 from runtime.cli.run import run
 from runtime.cli.show import show
 from runtime.cli.sweep import sweep
+from runtime.cli.train_head import train_head
 from runtime.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "latency": latency.command,
     "audit": audit,
     "inflate": inflate,
+    "train-head": train_head,
     "show": show,
     "demo": demo,
 }

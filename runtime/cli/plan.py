@@ -30,8 +30,17 @@ def plan(
     datastore: options.DatastoreFile = None,
     batch: options.Batches = None,
     workload: options.Workloads = None,
-    max_nodes: Annotated[int, typer.Option(min=1, max=1024, help="Largest tree.")] = 32,
-    max_depth: Annotated[int, typer.Option(min=1, max=1024, help="Deepest tree.")] = 8,
+    max_nodes: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Largest tree; as was measured when left out, 32 with a load or grid."),
+    ] = None,
+    max_depth: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Deepest tree; as was recorded when left out, 8 with a load or grid."),
+    ] = None,
+    risk: Annotated[
+        float, typer.Option(min=0, max=1, help="Greatest chance of being no faster than plain decoding that is taken.")
+    ] = 0.2,
     new_tokens: Annotated[
         int | None,
         typer.Option(min=1, max=10**7, help="Output tokens of the requests planned for; the trace's when left out."),
@@ -75,7 +84,7 @@ def plan(
     """
     _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
     if grid is not None:
-        _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes, max_depth, workers, scheduler, as_json)
+        _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes or 32, max_depth or 8, workers, scheduler, as_json)
         return
     path = output_path(output or Path("out/plan.json" if rate is None else "out/schedule.json"), ".json")
     from optimizer.imported_plan import plan_imported
@@ -89,14 +98,14 @@ def plan(
         if rate is not None:
             schedule = schedule_imported(
                 fitted, costs, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, drafter=drafter,
-                max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+                max_depth=max_depth or fitted.depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
             )  # fmt: skip
             schedule.write(path)
             _show_schedule(schedule, path, as_json)
             return
         planned = plan_imported(
-            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, max_depth=max_depth,
-            new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
+            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, risk=risk,
+            max_depth=max_depth or fitted.depth, new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
         )  # fmt: skip
         _show_plan(planned, path, as_json)
         return
@@ -109,7 +118,7 @@ def plan(
 
         schedule = serving_schedule(
             fitted, costs, recorded, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, workloads=workload,
-            max_nodes=max_nodes, max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+            max_nodes=max_nodes or 32, max_depth=max_depth or 8, output_tokens=new_tokens, kv_tokens=kv_tokens,
         )  # fmt: skip
         schedule.write(path)
         _show_schedule(schedule, path, as_json)
@@ -121,7 +130,7 @@ def plan(
         chosen = make_plan(
             fitted, costs, recorded, batches=batch or (1, 2, 4, 8), contexts=context, workloads=workload,
             max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest, drafters=served,
-            prompts_per_workload=prompts_per_workload, resamples=resamples, seed=seed, progress=progress,
+            prompts_per_workload=prompts_per_workload, resamples=resamples, risk=risk, seed=seed, progress=progress,
         )  # fmt: skip
     _show_plan(chosen, path, as_json)
 
@@ -216,10 +225,9 @@ def _grid(
     as_json: bool,
 ) -> None:  # fmt: skip
     output_path(output, ".jsonl")
-    from reader_theory.documents.fit import AcceptanceFit
     from runtime.cli._grid import plan_grid, rows_of
 
-    fitted = AcceptanceFit.read(fit)
+    fitted = read_acceptance_document(fit)
     with progress_bars() as progress:
         done = plan_grid(
             file, fitted, max_nodes=max_nodes, max_depth=max_depth, workers=workers, scheduler=scheduler,

@@ -154,11 +154,15 @@ class Drafter(ABC):
 
     @abstractmethod
     def join(self, row: int, tokens: Ints, hidden: Any = None) -> None:
-        """A request takes `row` with these tokens; `hidden` (n, layers, H) as `features` asks."""
+        """A request takes `row` with these n tokens; `hidden` (n, layers, H) of each, as `features` asks."""
 
     @abstractmethod
     def extend(self, row: int, tokens: list[int], hidden: Any = None) -> None:
-        """The target emitted `tokens` in `row`."""
+        """The target emitted n `tokens` in `row`; `hidden` (n, layers, H) of the token before each."""
+
+    def again(self, row: int, tokens: Ints) -> None:
+        """Take in a row's tokens anew: what was made of them may be spoilt. The target's hidden states are not."""
+        self.join(row, tokens)
 
     @abstractmethod
     def move(self, source: int, target: int) -> None:

@@ -23,6 +23,7 @@ from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
+from runtime.drafters.water import level_sizes
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
@@ -69,6 +70,11 @@ class GrownDrafter(Drafter):
         for one in (self.neural, self.retrieval):
             if one is not None:
                 one.extend(row, tokens, hidden)
+
+    def again(self, row: int, tokens: NDArray[np.int64]) -> None:
+        for one in (self.neural, self.retrieval):
+            if one is not None:
+                one.again(row, tokens)
 
     def move(self, source: int, target: int) -> None:
         for one in (self.neural, self.retrieval):
@@ -142,7 +148,10 @@ class GrownDrafter(Drafter):
         if asked:
             self._ask(policy, static, reach, laws, grow)
         grown = grow()
-        return grown._replace(sizes=np.where(most > 0, grown.sizes, 0)), asked
+        sizes = np.where(most > 0, grown.sizes, 0)
+        if policy.share is not None:
+            sizes = level_sizes(grown.chances, sizes, int(policy.share * int((most > 0).sum())))
+        return grown._replace(sizes=sizes), asked
 
     def _laws(self, policy: Grown, static: TokenTree | None, rows: int) -> NeuralLaws:
         """Empty laws; those of the step before where it had as many rows under the same policy."""

@@ -144,7 +144,7 @@ class NeuralDrafter(Drafter):
     takes = DraftForwards()
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model = model
+        self._model, self.features = model, model.features
         self.pending: list[list[int]] = []
         self.prefill_s = 0.0
         self._shaped: tuple[Any, _Shape] | None = None
@@ -166,11 +166,23 @@ class NeuralDrafter(Drafter):
 
     def join(self, row: int, tokens: NDArray[np.int64], hidden: Any = None) -> None:
         """A request takes `row`; its prompt is taken in when a draft is first asked for."""
+        self.again(row, tokens)
+        if self.features:
+            self._model.give(self._cache, row, 0, hidden)
+
+    def again(self, row: int, tokens: NDArray[np.int64]) -> None:
         self._cache.lengths[row] = 0
-        self.pending[row] = tokens.tolist()
+        self.pending[row] = tokens[self._first :].tolist()
 
     def extend(self, row: int, tokens: list[int], hidden: Any = None) -> None:
+        if self.features and tokens:
+            self._model.give(self._cache, row, int(self._cache.lengths[row]) + len(self.pending[row]), hidden)
         self.pending[row].extend(tokens)
+
+    @property
+    def _first(self) -> int:
+        """The first token of a row that it takes in: a head has nothing to enter the very first with."""
+        return 1 if self.features else 0
 
     def move(self, source: int, target: int) -> None:
         self._cache.move_row(source, target)

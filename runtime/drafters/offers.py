@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.calibration import Calibration, Scored, calibrate
@@ -48,6 +47,7 @@ def record_offers(
     datastore: Datastore | None = None,
     candidates: int = 8,
     trust: float = 0.5,
+    target: LanguageModel | None = None,
 ) -> dict[str, Scored]:
     """Score of every offered token at every position, and whether the target emitted it; by who offered it.
 
@@ -59,11 +59,13 @@ def record_offers(
         Prompts and the target's own outputs.
     candidates, trust : int, float
         As in the `Grown` policy that the maps are for.
+    target : LanguageModel, optional
+        Needed for a draft that reads its hidden states.
     """
     kept: dict[str, list[tuple[float, bool, int]]] = {offer: [] for offer in OFFERS}
     for number, (prompt, output) in enumerate(pairs):
         laws = NeuralLaws(1, 1, candidates, gridded((), trust))
-        scores = None if draft is None else laws.top(_law_logits(draft, prompt, output))
+        scores = None if draft is None else laws.top(teacher_forced(draft, prompt, output, target)[None])
         index, none = RetrievalIndex(prompt.astype(np.int32), datastore), np.array([-1])
         for place, token in enumerate(output.tolist()):
             tokens, shares, _ = index.offers()
@@ -86,10 +88,6 @@ def fit_offers(scored: dict[str, Scored], *, bins: int = 20) -> OffersFit:
         for offer, one in found.items()
     )
     return OffersFit(maps, found)
-
-
-def _law_logits(draft: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
-    return teacher_forced(draft, prompt, output)[None]
 
 
 def _scored(rows: list[tuple[float, bool, int]]) -> Scored:

@@ -24,10 +24,10 @@ from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
-from runtime.engine.step import Backend, Eager, NoLaw, first_token
+from runtime.engine.step import Backend, Eager, NoLaw, features_of, first_token
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
-from runtime.models.inputs import prefill
+from runtime.models.inputs import run_prompt
 from runtime.models.vocabulary import Vocabulary, check_pair, fingerprint_of
 from runtime.retrieval.datastore import Datastore
 
@@ -116,6 +116,7 @@ class Engine:
         datastore = Datastore.build([]) if learn and datastore is None else datastore
         self.drafters = _named(draft, drafters, datastore, learn)
         _check_vocabularies(target, self.drafters)
+        self._features = features_of(self.drafters)
         if datastore is not None:
             datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
         self.backend = _backend(backend)(target, self.drafters, max_batch, self.max_context)
@@ -152,19 +153,21 @@ class Engine:
         Parameters
         ----------
         target, draft : str or Path
-            Causal models with one vocabulary; safetensors, no remote code.
+            Causal models with one vocabulary, or a head for a draft; safetensors, no remote code.
         plan : Plan or path, optional
             Policies by batch and, where it tells them apart, by context; for `workload` (the plan's first when left
             out).
         dtype : str
             Of the target's weights, as torch names it; the draft runs in float32 on a CPU, where it is faster.
         """
+        from runtime.drafters.load import load_draft
         from runtime.models.load import load_model, load_tokenizer
 
         loaded = Plan.read(plan) if isinstance(plan, str | Path) else plan
         policy = OFF if loaded is None else _schedule_of(loaded, workload)
-        small = None if draft is None else load_model(draft, "float32")
-        return cls(load_model(target, dtype), small, policy=policy, tokenizer=load_tokenizer(target), **options)
+        big, tokenizer = load_model(target, dtype), load_tokenizer(target)
+        small = None if draft is None else load_draft(draft, big, tokenizer)
+        return cls(big, small, policy=policy, tokenizer=tokenizer, **options)
 
     def use(self, policy: Policy | Plan | PolicyChoice) -> None:
         """Draft by `policy` from the next step on."""
@@ -348,11 +351,11 @@ class Engine:
         spare = self._spare()
         offered = self.backend.propose(self._parts_of(policy), rows, spare, seconds)
         drafted = perf_counter()
-        proposal, walks, forwarded, width, bad = self.backend.verify(rows, offered)
+        proposal, walks, forwarded, width, bad, hidden = self.backend.verify(rows, offered)
         verified = perf_counter()
         self.forwards, count = proposal.forwards, len(rows)
         self.backend.commit(walks)
-        each = self._take(walks)
+        each = self._take(walks, hidden)
         emitted = sum(each)
         self._counters.rows(rows, proposal, walks, each)
         for row, why in bad.items():
@@ -403,7 +406,7 @@ class Engine:
             spare = [max(cache.held_slots - max(lengths), 0)] * len(lengths)
         return [0 if request.suspect else most for request, most in zip(self.rows, spare, strict=True)]
 
-    def _take(self, walks: Walks) -> list[int]:
+    def _take(self, walks: Walks, hidden: torch.Tensor | None) -> list[int]:
         """Hand each row what it emitted; how many tokens of it count."""
         each: list[int] = []
         rows = zip(self.rows, walks.kept.tolist(), walks.emitted.tolist(), strict=True)
@@ -417,8 +420,14 @@ class Engine:
             request.suspect = False
             each.append(len(kept))
             for drafter in self.drafters.values():
-                drafter.extend(row, kept)
+                drafter.extend(row, kept, self._read(drafter, None if hidden is None else hidden[row, : len(kept)]))
         return each
+
+    def _read(self, drafter: Drafter, hidden: torch.Tensor | None) -> torch.Tensor | None:
+        """The hidden states that a drafter asks for, of (n, layers, H) of all that any asks for."""
+        if hidden is None or not drafter.features:
+            return None
+        return hidden[:, [self._features.index(layer) for layer in drafter.features]]
 
     def _void(self, row: int, why: str) -> None:
         """A row's step came to nothing: once it is tried again, without drafts and on clean memory; then it ends."""
@@ -428,7 +437,7 @@ class Engine:
         request.suspect = True
         self._clean(row)
         for drafter in self.drafters.values():
-            _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
+            _seat_again(drafter, row, request)
 
     def _clean(self, row: int) -> None:
         """Leave nothing in a row's slots that is not a number: masked slots count where they are NaN."""
@@ -458,13 +467,13 @@ class Engine:
         slots = self.scheduler.slots([*self.rows, request])
         self.backend.hold(row + 1, slots, bounded=bounded)
         self.cache.lengths[row] = 0
-        logits = prefill(self.target, self.cache, request.prompt, row)
-        if not bool(torch.isfinite(logits.amax())):  # of what a row before left in its slots, or its own
+        out = run_prompt(self.target, self.cache, request.prompt, row, hidden=self._features)
+        if not bool(torch.isfinite(out.logits.amax())):  # of what a row before left in its slots, or its own
             self.cache.lengths[row] = 0
             self._clean(row)
-            logits = prefill(self.target, self.cache, request.prompt, row)
+            out = run_prompt(self.target, self.cache, request.prompt, row, hidden=self._features)
         try:
-            token = first_token(request, logits)
+            token = first_token(request, out.logits[0, -1])
         except NoLaw as error:
             request.finish = f"error: {error}"
             self.cache.lengths[row] = 0
@@ -472,11 +481,14 @@ class Engine:
             self.scheduler.count(request)
             return
         first = request.emit([token])
+        hidden = torch.stack(out.hidden, dim=2)[0] if out.hidden else None
         for drafter in self.drafters.values():
-            _seat(drafter, row, request, request.prompt)
+            drafter.serve(request.tenant)
+            drafter.join(row, request.prompt, self._read(drafter, hidden))
         self.scheduler.join(request)
+        last = None if hidden is None else hidden[-1:]
         for drafter in self.drafters.values():
-            drafter.extend(row, first)
+            drafter.extend(row, first, self._read(drafter, last))
 
     def _fail(self, request: Request, error: Exception) -> None:
         request.finish = f"error: out of memory with {len(self.rows)} others: {str(error).splitlines()[0][:200]}"
@@ -488,7 +500,7 @@ class Engine:
         newest.finish = f"error: out of memory among {len(self.rows)}: {str(error).splitlines()[0][:200]}"
         for drafter in self.drafters.values():
             for row, request in enumerate(self.rows if drafter.cache is not None else ()):
-                _seat(drafter, row, request, np.array(request.text, dtype=np.int64))
+                _seat_again(drafter, row, request)
 
     def _leave(self) -> None:
         """Take finished requests out; the last row moves into each gap."""
@@ -515,10 +527,10 @@ class Engine:
             self._busy = held
 
 
-def _seat(drafter: Drafter, row: int, request: Request, tokens: NDArray[np.int64]) -> None:
-    """Have `drafter` take in a request's tokens, as its tenant's."""
+def _seat_again(drafter: Drafter, row: int, request: Request) -> None:
+    """Have `drafter` take in a request's tokens once more, as its tenant's."""
     drafter.serve(request.tenant)
-    drafter.join(row, tokens)
+    drafter.again(row, np.array(request.text, dtype=np.int64))
 
 
 def _named(

@@ -30,9 +30,11 @@ from runtime.engine.scheduler import is_out_of_memory
 from runtime.kernels.sound import unsound
 from runtime.kernels.verify import Walks, verify_greedy, verify_target_only
 from runtime.models.base import LanguageModel
-from runtime.models.inputs import forward_trees
+from runtime.models.inputs import run_trees
 
-__all__ = ["Backend", "Eager", "NoLaw", "Verified", "first_token", "unsound_logits", "walk_rows"]
+__all__ = [
+    "Backend", "Eager", "NoLaw", "Verified", "along", "features_of", "first_token", "unsound_logits", "walk_rows",
+]  # fmt: skip
 
 _SCRATCH = 1024
 """Slots of a row beyond its context at least: nodes, and padding to the widest tree of a batch."""
@@ -50,6 +52,8 @@ class Verified(NamedTuple):
     forwarded: float
     width: int
     bad: Mapping[int, str] = {}
+    hidden: torch.Tensor | None = None
+    """(B, Q, layers, H) hidden states of the target at the nodes of each row's path, where a drafter reads them."""
 
 
 class Backend(ABC):
@@ -102,6 +106,7 @@ class Eager(Backend):
         self, target: LanguageModel, drafters: Mapping[str, Drafter], max_batch: int, max_context: int
     ) -> None:
         self.target, self.max_batch, self.max_context, self.fallbacks = target, max_batch, max_context, []
+        self.features = features_of(drafters)
         self.cache = target.new_cache(max_batch, max_context + _SCRATCH)
         for name, drafter in drafters.items():
             drafter.open(name, max_batch, max_context + _SCRATCH)
@@ -125,13 +130,27 @@ class Eager(Backend):
 
     def verify(self, rows: Sequence[Request], proposal: Proposal) -> Verified:
         trees = proposal.trees
-        logits = forward_trees(self.target, self.cache, *trees.arrays)
+        out = run_trees(self.target, self.cache, *trees.arrays, hidden=self.features)
         forwarded = perf_counter()
-        walks, bad = walk_rows(rows, proposal, logits)
-        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad)
+        walks, bad = walk_rows(rows, proposal, out.logits)
+        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad, along(out.hidden, walks.path))
 
     def commit(self, walks: Walks) -> None:
         self.cache.commit(walks.path, walks.kept)
+
+
+def features_of(drafters: Mapping[str, Drafter]) -> tuple[int, ...]:
+    """Layers of the target whose hidden states some drafter reads, rising."""
+    return tuple(sorted({layer for drafter in drafters.values() for layer in drafter.features}))
+
+
+def along(hidden: Sequence[torch.Tensor], path: Any) -> torch.Tensor | None:
+    """(B, Q, layers, H) hidden states at the nodes of (B, Q) paths, of (B, Q, H) ones a layer at all nodes."""
+    if not hidden:
+        return None
+    whole = torch.stack(tuple(hidden), dim=2)
+    nodes = torch.as_tensor(path, device=whole.device).clamp(min=0)
+    return whole[torch.arange(len(whole), device=whole.device).unsqueeze(1), nodes]
 
 
 # ---- what each row keeps and emits

@@ -161,7 +161,7 @@ def trace_of(
             key = f"{name}+{DATASTORE}" if store else name
             fields["grown"][key] = record_grown(
                 models.get(name), prompts, outputs, policies, seed=seed or 0, datastore=datastore, progress=progress,
-                path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
+                target=target, path=None if path is None else Path(path).with_suffix(f".{key}.parquet"),
             )  # fmt: skip
     return Trace.in_memory(columns, **fields) if path is None else Trace.create(path, columns, **fields)
 
@@ -259,7 +259,7 @@ def _score(
             offered = offered_ranks(draft, name, prompt, output, candidates)
             columns |= {f"{name}_{column}": each for column, each in offered.items()}
             continue
-        law = _laws(teacher_forced(draft, prompt, output), temperature)
+        law = _laws(teacher_forced(draft, prompt, output, target), temperature)
         top = law.topk(min(candidates, law.shape[-1]), dim=-1)
         hit = top.indices == emitted[:, None]
         columns |= {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.calibration import Scored
@@ -23,6 +24,7 @@ from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offers import fit_offers, record_offers
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.models.base import LanguageModel
+from runtime.models.inputs import features_for
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
@@ -68,6 +70,7 @@ def record_grown(
     seed: int = 0,
     datastore: Datastore | None = None,
     progress: Progress | None = None,
+    target: LanguageModel | None = None,
 ) -> GrownRecord:
     """Run `policies`, whose own maps are left aside, on the outputs of every workload.
 
@@ -77,6 +80,8 @@ def record_grown(
         Of the columns; they stay in memory without one.
     datastore : Datastore, optional
         For policies that name it; either all do, or none.
+    target : LanguageModel, optional
+        Needed for a draft that reads its hidden states.
     """
     stored = {policy.retrieval == DATASTORE for policy in policies}
     require(
@@ -100,14 +105,15 @@ def record_grown(
         chosen = [i for i, prompt in enumerate(prompts) if prompt.workload == workload]
         pairs = [(prompts[i].tokens, outputs[i]) for i in chosen]
         other_half = _halves([getattr(prompts[i], "source", "") or f"prompt {i}" for i in chosen], seed)
-        offered = record_offers(draft, pairs, datastore=store)
+        offered = record_offers(draft, pairs, datastore=store, target=target)
         fitted[workload] = _maps(offered, np.ones(len(pairs), dtype=np.bool_))
         for half in (False, True):
             mine, maps = np.flatnonzero(other_half != half), _maps(offered, other_half == half)
             for number, policy in enumerate(bare):
                 if progress:
                     progress("grown", place * 2 * len(bare) + half * len(bare) + number, 2 * len(workloads) * len(bare))
-                done = replay_grown(draft, policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine], store)
+                mapped, some = policy.model_copy(update={"maps": maps}), [pairs[i] for i in mine]
+                done = replay_grown(draft, mapped, some, store, target)
                 done["prompt"] = np.array(chosen, dtype=np.int32)[mine[done["prompt"]]]
                 parts.append(done | {"policy": np.full(len(done["prompt"]), number, dtype=np.int32)})
     if progress:
@@ -116,7 +122,11 @@ def record_grown(
 
 
 def replay_grown(
-    draft: LanguageModel | None, policy: Grown, pairs: Sequence[Pair], datastore: Datastore | None = None
+    draft: LanguageModel | None,
+    policy: Grown,
+    pairs: Sequence[Pair],
+    datastore: Datastore | None = None,
+    target: LanguageModel | None = None,
 ) -> Columns:
     """Columns of one policy's steps on prompts and outputs, but for `policy`; `prompt` counts the pairs.
 
@@ -129,7 +139,7 @@ def replay_grown(
     for low in range(0, len(pairs), rows):
         part = [i for i in range(low, min(low + rows, len(pairs))) if len(pairs[i][1]) > 1]
         if part:
-            _replay(draft, policy, [pairs[i] for i in part], part, kept, asked, datastore)
+            _replay(draft, policy, [pairs[i] for i in part], part, kept, asked, datastore, target)
     order = sorted(range(len(kept)), key=lambda i: kept[i][:2])
     table = np.array([kept[i] for i in order], dtype=np.int32).reshape(-1, 4)
     forwards = np.zeros((len(order), 1 + policy.levels), dtype=np.int32)
@@ -147,6 +157,7 @@ def _replay(
     kept: list[tuple[int, ...]],
     asked: list[list[int]],
     datastore: Datastore | None,
+    target: LanguageModel | None,
 ) -> None:
     """Steps of a few prompts at once, appended to `kept` and `asked`; a row that is done gives way to the last one."""
     slots = max(len(p) + len(o) for p, o in pairs) + policy.most_nodes + 64
@@ -160,7 +171,9 @@ def _replay(
     )
     for number, row in enumerate(rows):
         if neural is not None:
-            neural.join(number, row.text)
+            if neural.features:
+                row.hidden = features_for(neural.model, target, np.append(row.prompt, row.output[:-1]))
+            neural.join(number, row.text, row.read(0, len(row.text) - 1))
     while rows:
         lengths = [len(row.prompt) + row.at for row in rows]
         budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
@@ -170,7 +183,8 @@ def _replay(
             emitted, nodes = row.step(grown, number)
             kept.append((row.name, row.at - len(emitted), len(emitted), nodes))
             if neural is not None:
-                neural.extend(number, emitted)
+                end = len(row.prompt) + row.at - 1
+                neural.extend(number, emitted, row.read(end - len(emitted), end))
         for move in compact(rows, lambda row: row.at >= len(row.output)):
             if neural is not None:
                 neural.move(*move)
@@ -183,6 +197,11 @@ class _Row:
         self.name, self.prompt, self.output, self.at = name, prompt, output.tolist(), 1
         self.text = np.append(prompt, output[0])
         self.index = RetrievalIndex(self.text.astype(np.int32), datastore)
+        self.hidden: torch.Tensor | None = None
+
+    def read(self, start: int, end: int) -> torch.Tensor | None:
+        """The target's hidden states at some tokens of the row, where its draft reads them."""
+        return None if self.hidden is None else self.hidden[start:end]
 
     @property
     def room(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
+from reader_theory.serving.rounds import requests_to_run
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
@@ -236,7 +238,10 @@ class _Bench:
             engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
         before = engine.counters
-        requests = [engine.add(prompt.tokens, self.params, id=prompt.id, number=i) for i, prompt in enumerate(chosen)]
+        requests = [
+            engine.add(prompt.tokens, self.params, id=prompt.id if i < len(chosen) else f"{prompt.id} again", number=i)
+            for i, prompt in enumerate(islice(cycle(chosen), requests_to_run(len(chosen), task.batch)))
+        ]
         start = perf_counter()
         while engine.step():
             pass

@@ -54,6 +54,8 @@ class LanguageModel(ABC):
     name: str
     end_tokens: tuple[int, ...] = ()
     """Its end-of-sequence tokens, as its generation configuration has them."""
+    features: tuple[int, ...] = ()
+    """Layers of a target whose hidden states it drafts from; none for a model that needs its own tokens alone."""
 
     @abstractmethod
     def new_cache(self, rows: int, slots: int) -> RowCache:
@@ -84,6 +86,10 @@ class LanguageModel(ABC):
         hidden : layers, each in 0 .. L - 1
             Whose inputs are to be given too.
         """
+
+    def give(self, cache: RowCache, row: int, start: int, hidden: torch.Tensor) -> None:
+        """Take in a target's hidden states, (n, layers, width) as `features` asks, of tokens `start` .. of a row."""
+        return None
 
     def logits(
         self,

@@ -13,7 +13,7 @@ from runtime.cache.rows import RowCache
 from runtime.kernels.tree_inputs import TreeInputs
 from runtime.models.base import LanguageModel, Output, hidden_value
 
-__all__ = ["forward_trees", "prefill", "run_trees", "teacher_forced"]
+__all__ = ["features_for", "forward_trees", "prefill", "run_prompt", "run_trees", "teacher_forced"]
 
 WHOLE = 64
 """Forwards of trees see a multiple of so many slots, so that one view of a mask lasts for some steps."""
@@ -101,11 +101,41 @@ def prefill(
     return run_prompt(model, cache, tokens, row, chunk).logits[0, -1]
 
 
-def teacher_forced(model: LanguageModel, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> torch.Tensor:
-    """(T, V) logits before each of the T output tokens, given the true prefix."""
+def teacher_forced(
+    model: LanguageModel,
+    prompt: NDArray[np.int64],
+    output: NDArray[np.int64],
+    target: LanguageModel | None = None,
+) -> torch.Tensor:
+    """(T, V) logits before each of the T output tokens, given the true prefix.
+
+    Parameters
+    ----------
+    target : LanguageModel, optional
+        Whose hidden states a head is given: needed for a model that reads `features`. It has no law right after a
+        prompt of one token: all tokens are alike there.
+    """
     tokens = np.concatenate([prompt, output[:-1]])
     cache = model.new_cache(1, len(tokens) + 1)
     start = len(prompt) - 1
+    if not model.features:
+        return _forced(model, cache, tokens, start)
+    model.give(cache, 0, 0, features_for(model, target, tokens))
+    if len(tokens) == 1:
+        return torch.zeros((1, model.vocabulary))
+    logits = _forced(model, cache, tokens[1:], max(start - 1, 0))
+    return logits if start else torch.cat((torch.zeros_like(logits[:1]), logits))
+
+
+def features_for(model: LanguageModel, target: LanguageModel | None, tokens: NDArray[np.int64]) -> torch.Tensor:
+    """(n, layers, H) hidden states of the target at (n,) tokens, for a model that reads them."""
+    assert target is not None, "a model that reads features is given its target"
+    out = run_prompt(target, target.new_cache(1, len(tokens) + 1), tokens, 0, hidden=model.features)
+    return torch.stack(out.hidden, dim=2)[0]
+
+
+def _forced(model: LanguageModel, cache: RowCache, tokens: NDArray[np.int64], start: int) -> torch.Tensor:
+    """Logits after each token from `start` on."""
     if start:
         prefill(model, cache, tokens[:start], 0)
     chain = tokens[start:]

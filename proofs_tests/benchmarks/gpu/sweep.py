@@ -22,7 +22,8 @@ from runtime.engine.graphs.capture import Captured
 from runtime.engine.graphs.forward import StaticForward
 from runtime.engine.sampling import SamplingParams
 
-WARM_STEPS = 2
+WARM_STEPS, SPARE_STEPS = 2, 4
+PROFILED = 3
 PARTS = ("draft_s", "retrieval_s", "target_s", "verify_s", "commit_s")
 TEMPERATURE = 0.8
 """Greedy text of the house models falls into loops, which flatter retrieval."""
@@ -77,7 +78,7 @@ def _cell(
     context: int,
     names: tuple[str, ...],
 ) -> None:
-    steps = WARM_STEPS + settings.steps
+    steps = WARM_STEPS + settings.steps + SPARE_STEPS
     most = 1 + steps * (1 + settings.rounds * sum(1 + _deepest(POLICIES[name]) for name in names))
     room = context + most + 8
     engine = _engine(pair, batch, room, _contexts(context, room))
@@ -116,14 +117,19 @@ def _contexts(context: int, room: int) -> tuple[int, ...]:
 
 
 def _steps(engine: Engine, policy: Policy, count: int) -> list[StepTiming]:
-    """`count` steps, after some that are not counted."""
+    """At most `count` steps that recorded nothing, after some that are not counted."""
     engine.use(policy)
     for _ in range(WARM_STEPS):
         engine.step()
-    engine.timings.clear()
-    for _ in range(count):
+    timed: list[StepTiming] = []
+    for _ in range(count + SPARE_STEPS):
+        before = _graphs(engine).recorded
         engine.step()
-    return list(engine.timings)
+        if _graphs(engine).recorded == before:
+            timed.append(engine.timings[-1])
+        if len(timed) == count:
+            break
+    return timed
 
 
 def _graphs(engine: Engine) -> Graphs:
@@ -168,24 +174,28 @@ def _forward_alone(pair: Pair, settings: Settings, engine: Engine, batch: int, c
 
 
 def kernels(pair: Pair, settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """Kernels of a step at batch 1 and the shortest context, by policy: name, how many a step, seconds a step."""
+    """Kernels of a step, by batch, context and policy: name, how many a step, seconds a step."""
     from torch.profiler import ProfilerActivity, profile
 
-    context, count = settings.contexts[0], 3
-    engine = _engine(pair, 1, context + 256, (context + 256,))
-    engine.add(prompts(settings, context, 1)[0], SamplingParams(max_new_tokens=256, ignore_eos=True))
+    few, many, short, long = settings.batches[0], settings.batches[-1], settings.contexts[0], settings.contexts[-1]
     found: dict[str, list[dict[str, Any]]] = {}
-    for name in ("off", "tree 13"):
-        _steps(engine, POLICIES[name], 2)
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            for _ in range(count):
-                engine.step()
-            torch.cuda.synchronize()
-        rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)[:30]
-        found[name] = [
-            {"kernel": r.key[:120], "a_step": r.count / count, "seconds": r.self_device_time_total / 1e6 / count}
-            for r in rows
-        ]
+    for batch, context in ((few, short), (many, short), (few, long)):
+        free()
+        engine = _engine(pair, batch, context + 400, (context + 256,))
+        for prompt in prompts(settings, context, batch):
+            engine.add(prompt, SamplingParams(max_new_tokens=200, ignore_eos=True))
+        for name in ("off", "tree 13"):
+            _steps(engine, POLICIES[name], 3)
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+                for _ in range(PROFILED):
+                    engine.step()
+                torch.cuda.synchronize()
+            rows = [(row.key, row.count, row.self_device_time_total) for row in seen.key_averages()]
+            found[f"batch {batch}, context {context}, {name}"] = [
+                {"kernel": key[:110], "a_step": count / PROFILED, "seconds": us / 1e6 / PROFILED}
+                for key, count, us in sorted(rows, key=lambda row: -row[2])[:30]
+                if us > 0
+            ]
     return found
 
 

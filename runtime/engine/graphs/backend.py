@@ -30,7 +30,7 @@ from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
 from runtime.engine.request import Request
-from runtime.engine.step import Backend, Verified, unsound_logits, walk_rows
+from runtime.engine.step import Backend, Verified, along, features_of, unsound_logits, walk_rows
 from runtime.kernels.commit import KVPool
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
@@ -94,6 +94,7 @@ class Graphs(Backend):
         contexts: Sequence[int] | None = None,
     ) -> None:
         self.target, self.drafters, self.device = target, drafters, target.device
+        self.features = features_of(drafters)
         self.max_context, self.fallbacks = max_context, []
         self.slots = max_context + SCRATCH
         sizes = sorted({min(size, self.slots) for size in (*(contexts or powers_up_to(self.slots, 256)), self.slots)})
@@ -113,6 +114,11 @@ class Graphs(Backend):
         self._trees: list[TokenTree] = []
         self._left_out: set[str] = set()
         self._committed = False
+
+    @property
+    def recorded(self) -> int:
+        """Static shapes that steps have met so far; the step that meets one first records it, and is slow."""
+        return len(self._drafting) + len(self._verifying) + len(self._logits)
 
     # ---- what can be run
 
@@ -277,14 +283,14 @@ class Graphs(Backend):
         proposal = _padded(proposal, bucket.nodes)
         try:
             if bucket not in self._logits:
-                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs)
-            logits = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
+                self._logits[bucket] = StaticLogits(self.target, self.cache, bucket, self.graphs, self.features)
+            out = self._logits[bucket](proposal.trees, self.cache.lengths[:live])
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         forwarded = perf_counter()
         self._committed = False
-        walks, bad = walk_rows(rows, proposal, logits)
-        return Verified(proposal, walks, forwarded, bucket.nodes, bad)
+        walks, bad = walk_rows(rows, proposal, out.logits)
+        return Verified(proposal, walks, forwarded, bucket.nodes, bad, along(out.hidden, walks.path))
 
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:
         """Merge, forward, walk and commit, all on the device."""
@@ -294,7 +300,7 @@ class Graphs(Backend):
         try:
             verifying = self._static(bucket, queued)
             self._fill(verifying, rows, queued)
-            verifying.run()
+            hidden = verifying.run()
         except torch.OutOfMemoryError as error:
             raise _NoRoom(bucket, str(error)) from error
         verifying.outputs.download()
@@ -308,7 +314,7 @@ class Graphs(Backend):
         trees = TokenTrees(made["tokens"], made["parents"], made["counts"], names=queued.names)
         done = Proposal(replace(trees, sources=_sources(trees, queued.chains)), forwards=queued.forwards)
         walks = Walks(made["path"], made["kept"], made["emitted"])
-        return Verified(done, walks, perf_counter(), bucket.nodes, bad)
+        return Verified(done, walks, perf_counter(), bucket.nodes, bad, hidden)
 
     def _static(self, bucket: Bucket, queued: _Queued) -> StaticVerifying:
         key = (bucket, self._place(queued.tree), queued.most)
@@ -316,7 +322,15 @@ class Graphs(Backend):
             drafts = queued.tokens
             assert drafts is None or len(drafts) == bucket.rows, "both halves of a step take the same bucket of rows"
             self._verifying[key] = StaticVerifying(
-                self.target, self.cache, self.pool, bucket, queued.tree, queued.most, drafts, self.graphs
+                self.target,
+                self.cache,
+                self.pool,
+                bucket,
+                queued.tree,
+                queued.most,
+                drafts,
+                self.graphs,
+                self.features,
             )
         return self._verifying[key]
 

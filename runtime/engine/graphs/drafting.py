@@ -68,7 +68,7 @@ class StaticDrafting:
     def _draft(self) -> torch.Tensor:
         """(B, N + 1) tokens of the tree's nodes; what was there at the root."""
         given = self.inputs.device
-        logits = self.take_in(given["fresh"], self.chain, given["counts"], given["lengths"], self.zeros)
+        logits = self.take_in(given["fresh"], self.chain, given["counts"], given["lengths"], self.zeros).logits
         logits = logits[self.rows, given["counts"] - 1].unsqueeze(1)
         lengths = given["lengths"] + given["counts"]
         for number, (level, (nodes, parents, ranks, inner)) in enumerate(zip(self.levels, self.index, strict=True)):
@@ -76,5 +76,5 @@ class StaticDrafting:
             if len(level.inner):
                 logits = self.forwards[number](
                     self.tokens[:, inner], self.parents, self.counts[number], lengths, self.scratch[number]
-                )
+                ).logits
         return self.tokens

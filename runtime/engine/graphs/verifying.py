@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,10 +14,11 @@ from runtime.engine.graphs.buckets import Bucket
 from runtime.engine.graphs.capture import Captured
 from runtime.engine.graphs.forward import StaticForward
 from runtime.engine.graphs.packed import Packed
+from runtime.engine.step import along
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.merge import Merged, merge_candidates
 from runtime.kernels.verify import verify_target_only
-from runtime.models.base import LanguageModel
+from runtime.models.base import LanguageModel, Output
 
 __all__ = ["StaticLogits", "StaticVerifying"]
 
@@ -23,20 +26,22 @@ __all__ = ["StaticLogits", "StaticVerifying"]
 class StaticLogits:
     """Logits of a bucket's trees, for rows that are verified from them."""
 
-    def __init__(self, model: LanguageModel, cache: RowCache, bucket: Bucket, graphs: object) -> None:
+    def __init__(
+        self, model: LanguageModel, cache: RowCache, bucket: Bucket, graphs: object, features: Sequence[int] = ()
+    ) -> None:
         rows, width, context = bucket
         device, whole, one = model.device, (rows, width), (rows,)
         self.inputs = Packed({"tokens": whole, "parents": whole, "counts": one, "lengths": one}, device)
         self.zeros = torch.zeros(one, dtype=torch.int64, device=device)
-        self.forward = StaticForward(model, cache, rows, width, context)
+        self.forward = StaticForward(model, cache, rows, width, context, features)
         self.run = Captured(self._forward, device, graphs)
 
-    def _forward(self) -> torch.Tensor:
+    def _forward(self) -> Output:
         given = self.inputs.device
         return self.forward(given["tokens"], given["parents"], given["counts"], given["lengths"], self.zeros)
 
-    def __call__(self, trees: TokenTrees, lengths: NDArray[np.int64]) -> torch.Tensor:
-        """(B, Q, V) logits of B rows, the first of the bucket; overwritten by the next call."""
+    def __call__(self, trees: TokenTrees, lengths: NDArray[np.int64]) -> Output:
+        """(B, Q, V) logits of B rows, the first of the bucket, and the features; overwritten by the next call."""
         given, live = self.inputs.host, len(lengths)
         for name, filler in (("tokens", 0), ("parents", -1), ("counts", 1), ("lengths", 0)):
             given[name].fill_(filler)
@@ -48,7 +53,8 @@ class StaticLogits:
         ):
             given[name][:live] = torch.from_numpy(array)
         self.inputs.upload()
-        return self.run()[:live]
+        out: Output = self.run()
+        return Output(out.logits[:live], tuple(each[:live] for each in out.hidden))
 
 
 class StaticVerifying:
@@ -74,6 +80,7 @@ class StaticVerifying:
         chain: int,
         drafts: torch.Tensor | None,
         graphs: object,
+        features: Sequence[int] = (),
     ) -> None:
         rows, width, context = bucket
         device, candidates = model.device, chain + tree.nodes
@@ -90,13 +97,15 @@ class StaticVerifying:
         self.probability = torch.from_numpy(np.tile(1.0 / (1.0 + depth), (rows, 1))).to(device)
         self.budgets = torch.full(one, candidates, device=device)
         self.zeros = torch.zeros(one, dtype=torch.int64, device=device)
-        self.forward = StaticForward(model, cache, rows, width, context)
+        self.forward = StaticForward(model, cache, rows, width, context, features)
         self.run = Captured(self._verify, device, graphs)
 
-    def _verify(self) -> None:
+    def _verify(self) -> torch.Tensor | None:
+        """Fill `outputs`; the features along the paths, where there are any."""
         given, made = self.inputs.device, self.outputs.device
         nodes, trie = self.bucket.nodes - 1, self._trie()
-        logits = self.forward(trie.tokens, trie.parents, trie.counts, given["lengths"], self.zeros)
+        out = self.forward(trie.tokens, trie.parents, trie.counts, given["lengths"], self.zeros)
+        logits = out.logits
         depth = (self.forward.positions - given["lengths"].unsqueeze(1)).clamp_(0, nodes)
         uniforms = given["uniforms"].gather(1, depth)
         walks = verify_target_only(
@@ -109,6 +118,7 @@ class StaticVerifying:
             made[name].copy_(getattr(walks, name))
         for name in ("tokens", "parents", "counts"):
             made[name].copy_(getattr(trie, name))
+        return along(out.hidden, walks.path)
 
     def _trie(self) -> Merged:
         """What every source offers, in one trie a row; the root alone where there is no source."""

@@ -61,6 +61,15 @@ class Optimisers:
         for optimiser, _ in self._all:
             optimiser.step()
 
+    def state(self) -> list[Any]:
+        """What a run that goes on later needs to know."""
+        return [optimiser.state_dict() for optimiser, _ in self._all]
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from what `state` gave."""
+        for (optimiser, _), held in zip(self._all, state, strict=True):
+            optimiser.load_state_dict(held)
+
 
 def add_dropout(model: Any, share: float) -> None:
     """Drop a ``share`` of what every attention and MLP block adds, while the model is in training mode."""

@@ -1,0 +1,137 @@
+"""One water level for a batch beside the best uniform budget: on simulated rows, and in the engine.
+
+A quarter of the rows copies. Simulated: nodes are chosen by estimates of path probability that err, and valued by the
+truth; both spend the same nodes in all, those of the uniform budget with the most tokens a second where a step is flat
+and then pays by the node. In the engine: trees of retrieval on an inflated target, batch 8, two copying prompts to
+six of prose; budgets in turn, the median of several rounds.
+
+    python -m proofs_tests.benchmarks.water_level [--rounds 5] [--new-tokens 64] [--no-engine]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.solvers.allocation import allocate
+from proofs_tests.benchmarks._report import write_report
+from reader_theory.documents import Grown
+from runtime.drafters.water import level_sizes
+
+Floats = NDArray[np.float64]
+CANDIDATES = 64
+BUDGETS = (2, 4, 6, 8, 12, 16, 24)
+LEVEL = 0.25
+"""Standard deviation of the logarithm of an estimate over the truth."""
+
+
+def laws_of(batch: int, seed: int) -> tuple[Floats, Floats]:
+    """(B, K) true path probabilities, falling along each row, and their estimates, which fall as well."""
+    g = np.random.default_rng(seed)
+    copies = np.arange(batch) % 4 == 0
+    alpha = np.where(copies, g.uniform(0.94, 0.99, batch), g.uniform(0.2, 0.5, batch))
+    chain = np.cumprod(np.broadcast_to(alpha[:, None], (batch, CANDIDATES)), axis=1)
+    beside = np.where(copies[:, None], 0.0, 0.3 * chain)
+    truth: Floats = np.asarray(-np.sort(-np.hstack([chain, beside]), axis=1)[:, :CANDIDATES], dtype=np.float64)
+    erring = truth * np.exp(LEVEL * g.standard_normal((batch, 1)) + 0.1 * g.standard_normal(truth.shape))
+    return truth, np.minimum.accumulate(np.minimum(erring, 1.0), axis=1)
+
+
+def tokens_at(truth: Floats, estimate: Floats) -> dict[str, float]:
+    """Tokens a step and row of the best uniform budget and of one level, at the same nodes in all."""
+    batch = len(truth)
+    seconds = 0.02 + 2e-4 * np.maximum(np.arange(CANDIDATES * batch + 1) - 64, 0)
+    gained = np.cumsum(truth.sum(axis=0))
+    uniform = max(range(1, CANDIDATES + 1), key=lambda k: (batch + gained[k - 1]) / seconds[k * batch])
+    sizes = level_sizes(estimate, np.full(batch, CANDIDATES), uniform * batch)
+    kept = np.arange(CANDIDATES) < sizes[:, None]
+    best = allocate(truth, np.ones(uniform * batch + 1), batch)
+    assert best is not None, "a step without limits has an answer"
+    return {
+        "budget": float(uniform),
+        "uniform": 1 + float(gained[uniform - 1]) / batch,
+        "level": 1 + float(truth[kept].sum()) / batch,
+        "best": best.tokens / batch,
+        "widest": float(sizes.max()),
+    }
+
+
+def simulated() -> list[dict[str, float]]:
+    """Means over 50 draws at each batch."""
+    rows: list[dict[str, float]] = []
+    for batch in (8, 16, 32, 64):
+        draws = [tokens_at(*laws_of(batch, seed)) for seed in range(50)]
+        row = {name: float(np.mean([each[name] for each in draws])) for name in draws[0]}
+        row |= {"batch": batch, "ratio": float(np.mean([each["level"] / each["uniform"] for each in draws]))}
+        rows.append(row)
+        told = ", ".join(f"{name} {row[name]:.2f}" for name in ("uniform", "level", "best", "ratio"))
+        print(f"batch {batch:>2}, {row['budget']:.1f} nodes a row: {told}", flush=True)
+    return rows
+
+
+def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> list[dict[str, Any]]:
+    """Tokens a second of uniform budgets, and of one level at as many nodes a row in the mean."""
+    from runtime.engine.engine import Engine
+    from runtime.engine.sampling import SamplingParams
+    from runtime.measure.prompts import house_prompts
+    from runtime.models.house import house_folder
+    from runtime.models.house.inflate import inflate
+    from runtime.models.load import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(house_folder("target"))
+    prompts = [*house_prompts(["copy"], "test", tokenizer, 2), *house_prompts(["prose"], "test", tokenizer, 6)]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "inflated"
+        inflate(house_folder("target"), folder)
+        target = load_model(str(folder), dtype="bfloat16")
+    slots = max(len(prompt.tokens) for prompt in prompts) + new_tokens + 80
+    engine = Engine(target, max_batch=8, max_context=slots)
+    params = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+    policies = {("uniform", k): Grown(drafter=None, nodes=k) for k in budgets}
+    policies |= {("level", k): Grown(drafter=None, nodes=min(2 * k, 32), share=k) for k in budgets}
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in policies}
+    emitted: dict[tuple[str, int], float] = {}
+    for _ in range(rounds + 1):
+        for key, policy in policies.items():
+            engine.use(policy)
+            began = perf_counter()
+            done = engine.generate([prompt.tokens for prompt in prompts], params)
+            seconds[key].append(perf_counter() - began)
+            emitted[key] = sum(len(each.tokens) for each in done) / seconds[key][-1]
+    rows = []
+    for k in budgets:
+        rates = {
+            name: emitted[name, k] * seconds[name, k][-1] / float(np.median(seconds[name, k][1:]))
+            for name in ("uniform", "level")
+        }
+        rows.append({"nodes": k, **rates, "ratio": rates["level"] / rates["uniform"]})
+        print(
+            f"engine, {k} nodes a row: uniform {rates['uniform']:.0f} tokens/s, level {rates['level']:.0f}", flush=True
+        )
+    best = {name: max(row[name] for row in rows) for name in ("uniform", "level")}
+    print(f"best level over best uniform budget: {best['level'] / best['uniform']:.2f}")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--budgets", type=int, nargs="*", default=list(BUDGETS))
+    parser.add_argument("--no-engine", action="store_true")
+    options = parser.parse_args()
+    payload: dict[str, Any] = {"simulated": simulated()}
+    if not options.no_engine:
+        payload["engine"] = in_engine(options.rounds, options.new_tokens, options.budgets)
+    print(write_report("water_level", payload).name)
+
+
+if __name__ == "__main__":
+    main()

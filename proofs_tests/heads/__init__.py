@@ -1,0 +1,1 @@
+"""Training of draft heads, their checkpoints, and the head that ships."""

@@ -1,0 +1,68 @@
+"""`reader train-head`: a draft head for a target, on text that the target writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reader_theory.errors import require
+from runtime.cli import _options as options
+from runtime.cli._shared import progress_bars, show_rows
+
+__all__ = ["train_head"]
+
+
+def train_head(
+    target: Annotated[str, typer.Argument(help="Folder or hub name of the model that the head is to draft for.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts for the target to answer (JSON lines), or text; repeatable. Ours when left out."),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of the output head; a full one when left out.")] = None,
+    trimmed: Annotated[int | None, typer.Option(min=1, help="Only so many of the commonest tokens.")] = None,
+    norms: Annotated[
+        str, typer.Option(help="post: fc_norm and norm_output; pre: neither; llama: norm_before_fc.")
+    ] = "post",
+    layers: Annotated[str | None, typer.Option(help="Of the target, such as 2,15,27.")] = None,
+    objective: Annotated[str, typer.Option(help="kl, tv, hybrid or nla.")] = "kl",
+    steps: Annotated[int, typer.Option(min=1, help="Draft steps that it is unrolled over.")] = 3,
+    initial: Annotated[str, typer.Option(help="Of a low-rank output head: svd or weighted_svd.")] = "weighted_svd",
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of training, after the text is written.")] = 50.0,
+    tokens: Annotated[int, typer.Option(min=1, help="That the target is to write.")] = 100_000,
+    length: Annotated[int, typer.Option(min=32, help="Of a row of text.")] = 512,
+    batch_tokens: Annotated[int, typer.Option(min=16, help="Of an update.")] = 2048,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    seed: options.Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, or to go on from.")] = Path(
+        "out/head"
+    ),
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a head that drafts from the target's hidden states. A run that was cut off goes on where it was.
+
+    Example: reader train-head out/models/smollm2 --rank 72 --minutes 50 -o out/heads/mine
+    """
+    from runtime.cli._models import quiet, source_of, tokenizer_of
+    from runtime.training.heads.making import Wanted, make_head
+
+    require(
+        norms in ("post", "pre", "llama") and initial in ("svd", "weighted_svd"),
+        "`--norms` must be post, pre or llama, and `--initial` svd or weighted_svd",
+        got=f"{norms!r}, {initial!r}",
+        fix="Leave them out for post-norm and the weighted start.",
+    )
+    quiet()
+    wanted = Wanted(
+        rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, steps=steps, minutes=minutes,
+        tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, seed=seed,
+        layers=None if layers is None else tuple(int(layer) for layer in layers.split(",")),
+    )  # fmt: skip
+    with progress_bars() as progress:
+        watched = make_head(source_of(target), target, tokenizer_of(target), data or [], wanted, output, progress)
+    facts = {"kind": "head", "path": str(output), **watched.told()}
+    if as_json:
+        show_rows([], as_json=True, facts=facts)
+    else:
+        print(f"{output}: held out, {watched}")

@@ -1,0 +1,190 @@
+"""A head as a model that drafts: forwards over a cache of its own, as `NeuralDrafter` and every drafter beside it ask.
+
+An entry is a token and the state at the token before it: the target's own hidden states where that token has been
+committed, else the state that the head left there itself. The tree mask says which entry a token comes after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from reader_theory.errors import require
+from runtime.cache.rows import RowCache
+from runtime.drafters.head.cache import HeadCache, own_places, places_above, rows_of
+from runtime.drafters.head.checkpoint import load_head_network
+from runtime.drafters.head.network import HeadNetwork, rotated, rotations
+from runtime.models.base import LanguageModel, Output
+from runtime.models.lean import LeanModel
+from runtime.models.linear import AdaptiveLinear
+from runtime.models.part import layer_count
+from runtime.models.transformers import TransformersModel
+
+__all__ = ["HeadModel", "load_head"]
+
+
+class HeadModel(LanguageModel):
+    """A head's forward, by hand, from packed weights of its own.
+
+    Parameters
+    ----------
+    network : HeadNetwork
+    embedding : (V, width)
+        Of the target's input tokens; shared, not copied. The head's own where it has one.
+    dtype : torch.dtype
+    adaptive : bool
+        See `AdaptiveLinear`.
+
+    Attributes
+    ----------
+    features : tuple of int
+        Layers of the target whose hidden states it is given.
+    """
+
+    def __init__(
+        self,
+        network: HeadNetwork,
+        embedding: torch.Tensor,
+        *,
+        name: str = "head",
+        dtype: torch.dtype = torch.float32,
+        adaptive: bool = True,
+    ) -> None:
+        shape = network.shape
+        own = network.embed_tokens
+        self.embedding = (embedding if own is None else own.weight).detach()
+        require(
+            tuple(self.embedding.shape) == (shape.vocabulary, shape.width),
+            "a head must be given the embedding of the target that it was trained for",
+            got=f"{tuple(self.embedding.shape)} for a head of {shape.vocabulary} tokens, {shape.width} wide",
+            fix="Use it beside its own target; its config.json names it.",
+        )
+        self.shape, self.name, self.dtype, self.device = shape, name, dtype, self.embedding.device
+        self.vocabulary, self.max_positions, self.features = shape.vocabulary, shape.max_positions, shape.layers
+        self.network = network.to(self.device, dtype).eval().requires_grad_(False)
+        layer = self.network.layer
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = AdaptiveLinear(
+            torch.cat([each.weight.data for each in (attention.q_proj, attention.k_proj, attention.v_proj)]),
+            adaptive=adaptive,
+        )
+        self.out = AdaptiveLinear(attention.o_proj.weight.data, adaptive=adaptive)
+        self.gate_up = AdaptiveLinear(
+            torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), adaptive=adaptive
+        )
+        self.down = AdaptiveLinear(mlp.down_proj.weight.data, adaptive=adaptive)
+        head = self.network.lm_head
+        factors = [head] if shape.rank is None else [head.down, head.up]
+        self.head = [AdaptiveLinear(each.weight.data, adaptive=adaptive) for each in factors]
+        self.turns = rotations(shape, shape.max_positions, self.device)
+
+    def new_cache(self, rows: int, slots: int) -> HeadCache:
+        cache = HeadCache(rows, slots, self.shape.width, self.dtype, self.device)
+        empty = torch.zeros((0, self.shape.kv_heads, 0, self.shape.head_dim), dtype=self.dtype, device=self.device)
+        cache.stores[0].lazy_initialization(empty, empty)
+        return cache
+
+    @torch.inference_mode()
+    def give(self, cache: RowCache, row: int, start: int, hidden: torch.Tensor) -> None:
+        assert isinstance(cache, HeadCache), "the cache is one that `new_cache` made"
+        states = self.network.taken(hidden.to(self.device, self.dtype))
+        cache.give(row, start, states)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        *,
+        last_only: bool = False,
+        hidden: Sequence[int] = (),
+    ) -> Output:
+        """As for any model; a head has no layers to ask for `hidden` states of."""
+        assert isinstance(cache, HeadCache), "the cache is one that `new_cache` made"
+        batch, queries = tokens.shape
+        layer, shape = self.network.layer, self.shape
+        rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
+        states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
+        embedded = self.embedding[tokens.reshape(-1)].to(self.dtype)
+        read, residual = self.network.entered(embedded, states)
+        x = residual + self.out(self._attention(read, positions, mask, cache, batch, queries))
+        gate, up = self.gate_up(layer.post_attention_layernorm(x)).chunk(2, dim=-1)
+        x = x + self.down(functional.silu(gate) * up)
+        out = self.network.norm(x)
+        cache.leave(rows, own + 1, (out if shape.norm_output else x).view(batch, queries, -1))
+        if last_only:
+            out = out.view(batch, queries, -1)[:, -1]
+        return Output(self._logits(out).view(batch, -1, self.vocabulary))
+
+    def _attention(
+        self,
+        read: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: HeadCache,
+        batch: int,
+        queries: int,
+    ) -> torch.Tensor:
+        """(B * Q, heads * head_dim); heads that share keys and values are laid one behind the other as queries."""
+        shape = self.shape
+        qkv = self.qkv(read).view(batch, queries, -1, shape.head_dim).transpose(1, 2)
+        turns = self.turns[:, positions].unsqueeze(2)
+        rotary = shape.heads + shape.kv_heads
+        turned = rotated(qkv[:, :rotary], turns)
+        keys, values = cache.stores[0].update(turned[:, shape.heads :], qkv[:, rotary:])
+        group = shape.heads // shape.kv_heads
+        q = turned[:, : shape.heads].reshape(batch, shape.kv_heads, group * queries, shape.head_dim)
+        if mask is not None:
+            mask = mask.to(self.dtype).expand(-1, group, -1, -1).reshape(batch, 1, group * queries, -1)
+        attended = functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        attended = attended.view(batch, shape.heads, queries, shape.head_dim)
+        return attended.transpose(1, 2).reshape(batch * queries, -1)
+
+    def _logits(self, out: torch.Tensor) -> torch.Tensor:
+        """(n, V) logits of the target's tokens; minus infinity for those that the head cannot name."""
+        z = out
+        for factor in self.head:
+            z = factor(z)
+        ids = self.network.ids
+        if ids is None:
+            return z
+        whole = z.new_full((len(z), self.vocabulary), -torch.inf)
+        whole[:, ids] = z
+        return whole
+
+
+def _embedding_of(target: LanguageModel) -> torch.Tensor:
+    if isinstance(target, LeanModel):
+        return target.embedding.weight.detach()
+    assert isinstance(target, TransformersModel), "`layer_count` refuses any other"
+    return target.model.get_input_embeddings().weight.detach()
+
+
+def load_head(
+    folder: str | Path, target: LanguageModel, name: str = "", *, dtype: torch.dtype | None = None
+) -> HeadModel:
+    """A head from its folder, beside the target that it was trained for.
+
+    Raises
+    ------
+    InvalidInputError
+        If the target's vocabulary, width or layers are not those that the head was made for.
+    """
+    network = load_head_network(folder)
+    shape, count, embedding = network.shape, layer_count(target), _embedding_of(target)
+    told = f"{shape.vocabulary} tokens, {shape.target_width} wide, layers {list(shape.layers)}"
+    require(
+        (shape.vocabulary, shape.target_width) == tuple(embedding.shape) and max(shape.layers) < count,
+        "a head must be used beside the target that it was trained for",
+        got=f"a head for {told}, beside {embedding.shape[0]} tokens, {embedding.shape[1]} wide, {count} layers",
+        fix="Its config.json names its target; train one for this target with `reader train-head`.",
+    )
+    on_gpu = target.device.type != "cpu"
+    return HeadModel(
+        network, embedding, name=name or Path(folder).name, dtype=dtype or (target.dtype if on_gpu else torch.float32)
+    )

@@ -1,0 +1,1 @@
+"""Training of draft heads: text that the target writes, the unrolled forward, objectives, initialisation, the loop."""

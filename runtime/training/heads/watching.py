@@ -1,0 +1,184 @@
+"""How good a head is on held-out text: acceptance by depth, and tokens a step where steps begin as in the engine.
+
+On text that the target wrote greedily both are exact: the text does not depend on the drafts, so that walking it from
+step to step is what the engine does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.drafters.head.network import HeadNetwork
+from runtime.training.heads.texts import ANSWERED, Texts
+from runtime.training.heads.unrolled import unrolled
+from runtime.training.house.optimisation import cast_for
+
+__all__ = ["Watched", "embedding_of", "laws_of", "watch"]
+
+CHAIN = 4
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen.
+
+    Attributes
+    ----------
+    by_depth : list of float
+        Chance that the draft at a depth is the target's own token, given that those before were; over all positions.
+    walked : float
+        Tokens a step of a chain of four, steps beginning where the one before ended.
+    walked_by_depth : list of float
+        As `by_depth`, at the steps that were walked.
+    alpha : float
+        Mean over positions of sum min(target, draft), of the first draft.
+    rms : list of float
+        Root mean square of the state handed on, by step.
+    positions : int
+    """
+
+    by_depth: list[float]
+    walked: float
+    walked_by_depth: list[float]
+    alpha: float
+    rms: list[float]
+    positions: int
+
+    def __str__(self) -> str:
+        shown = " ".join(f"{each:.3f}" for each in self.by_depth)
+        walked = " ".join(f"{each:.3f}" for each in self.walked_by_depth)
+        return f"acceptance by depth {shown}; walked {walked}: {self.walked:.3f} tokens a step, alpha {self.alpha:.3f}"
+
+    def told(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "acceptance_by_depth": [round(each, 4) for each in self.by_depth],
+            "tokens_a_step": round(self.walked, 4),
+            "walked_by_depth": [round(each, 4) for each in self.walked_by_depth],
+            "alpha": round(self.alpha, 4),
+            "rms": [round(each, 4) for each in self.rms],
+        }
+
+
+@torch.no_grad()
+def watch(
+    target: Any, network: HeadNetwork, texts: Texts, turns: torch.Tensor, *, steps: int = CHAIN, most: int = 256
+) -> Watched:
+    """Look at greedy rows where there are any, at all otherwise; at the target's own answers."""
+    greedy = texts.heats == 0.0
+    texts = texts.at(np.flatnonzero(greedy if greedy.any() else np.ones(len(texts), bool))[:most])
+    device, tally = next(network.parameters()).device, _Tally(steps)
+    for start in range(0, len(texts), 8):
+        part = texts.at(np.arange(start, min(start + 8, len(texts))))
+        length = max(int((part.roles != 0).sum(1).max()), 3)
+        tokens = torch.from_numpy(part.tokens[:, :length].astype(np.int64)).to(device)
+        _look(target, network, tokens, part.roles[:, :length], turns, tally)
+    return tally.found()
+
+
+@torch.no_grad()
+def laws_of(target: Any, tokens: torch.Tensor, network: HeadNetwork) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, layers, width) hidden states, and the (B, T - 1, draft vocabulary) laws after tokens 1 .. T - 1."""
+    base = target.get_decoder() if hasattr(target, "get_decoder") else target.model
+    out = base(input_ids=tokens, output_hidden_states=True, use_cache=False)
+    hidden = torch.stack([out.hidden_states[layer] for layer in network.shape.layers], dim=2)
+    logits = target.get_output_embeddings()(out.last_hidden_state[:, 1:])
+    law = logits.softmax(-1, dtype=torch.float32).to(logits.dtype)
+    return hidden, law if network.ids is None else law[..., network.ids]
+
+
+def embedding_of(target: Any, network: HeadNetwork) -> torch.Tensor:
+    """What the head's tokens are embedded with: the target's, or its own."""
+    own = network.embed_tokens
+    return target.get_input_embeddings().weight.detach() if own is None else own.weight
+
+
+def _look(
+    target: Any,
+    network: HeadNetwork,
+    tokens: torch.Tensor,
+    roles: NDArray[np.uint8],
+    turns: torch.Tensor,
+    tally: _Tally,
+) -> None:
+    hidden, law = laws_of(target, tokens, network)
+    best = tokens[:, 2:]
+    drafted = roles[:, 2:] == ANSWERED
+    embedding = embedding_of(target, network)
+    with cast_for(tokens.device.type):
+        for step, (out, states) in enumerate(unrolled(network, embedding, tokens, hidden, tally.steps, turns)):
+            logits = network.lm_head(out[:, :-1])
+            choice = logits.argmax(-1)
+            hits = (choice if network.ids is None else network.ids[choice]) == best
+            tally.rms[step].append(float(states[:, step:].float().square().mean().sqrt()))
+            tally.hits[step].append(hits.cpu().numpy())
+            if step == 0:
+                alpha = torch.minimum(law[:, :-1].float(), logits.softmax(-1, dtype=torch.float32)).sum(-1)
+                tally.alpha.append(alpha.cpu().numpy()[drafted])
+    tally.drafted.append(drafted)
+
+
+class _Tally:
+    """Hits by step, batch and entry; a chain drafted from entry t has its k-th draft at entry t + k of step k."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.hits: list[list[NDArray[np.bool_]]] = [[] for _ in range(steps)]
+        self.rms: list[list[float]] = [[] for _ in range(steps)]
+        self.drafted: list[NDArray[np.bool_]] = []
+        self.alpha: list[NDArray[Any]] = []
+
+    def found(self) -> Watched:
+        asked, right = np.zeros(self.steps), np.zeros(self.steps)
+        walked_asked, walked_right = np.zeros(CHAIN), np.zeros(CHAIN)
+        emitted = rounds = 0
+        for number, drafted in enumerate(self.drafted):
+            hits = [self.hits[step][number] for step in range(self.steps)]
+            alive = drafted
+            for step in range(self.steps):
+                if step:
+                    alive = _next(alive & hits[step - 1]) & drafted
+                asked[step] += alive.sum()
+                right[step] += (alive & hits[step]).sum()
+            for row in range(len(drafted)):
+                made, steps = _walk([one[row] for one in hits[:CHAIN]], drafted[row], walked_asked, walked_right)
+                emitted, rounds = emitted + made, rounds + steps
+        alpha = np.concatenate(self.alpha) if self.alpha else np.zeros(1)
+        return Watched(
+            (right / np.maximum(asked, 1)).tolist(),
+            emitted / max(rounds, 1),
+            (walked_right / np.maximum(walked_asked, 1)).tolist(),
+            float(alpha.mean()) if alpha.size else 0.0,
+            [float(np.mean(each)) if each else 0.0 for each in self.rms],
+            int(asked[0]),
+        )
+
+
+def _next(entries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Each entry's flag at the entry after it."""
+    return np.pad(entries, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _walk(
+    hits: list[NDArray[np.bool_]], drafted: NDArray[np.bool_], asked: NDArray[Any], right: NDArray[Any]
+) -> tuple[int, int]:
+    """Tokens emitted and steps taken over one row; adds to how often each depth was asked, and right."""
+    place, emitted, steps = 0, 0, 0
+    while place < len(drafted):
+        if not drafted[place]:
+            place += 1
+            continue
+        taken = 0
+        while taken < len(hits) and place + taken < len(drafted) and drafted[place + taken]:
+            asked[taken] += 1
+            if not hits[taken][place + taken]:
+                break
+            right[taken] += 1
+            taken += 1
+        emitted, steps, place = emitted + taken + 1, steps + 1, place + taken + 1
+    return emitted, steps
