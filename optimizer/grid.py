@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from reader_theory.errors import require
 
@@ -136,7 +136,11 @@ def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         told: Any = json.loads(line)
     except (ValueError, RecursionError):
         told = None
-    ours = isinstance(told, dict) and set(told) == {"key", "cell", "result"} and isinstance(told["cell"], dict)
+    ours = (
+        isinstance(told, dict)
+        and set(cast("dict[str, Any]", told)) == {"key", "cell", "result"}
+        and isinstance(told["cell"], dict)
+    )
     require(
         ours and told["key"] == _key(told["cell"]), *_not_ours(path), got=f"{line[:60]!r} in line {number}",
         fix=_ANOTHER,

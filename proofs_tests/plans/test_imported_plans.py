@@ -43,7 +43,7 @@ def counted(recorded: Trace, length: int) -> ImportedAcceptance:
 @pytest.mark.slow
 def test_the_house_pair_by_its_metrics_is_planned_as_by_its_trace(tmp_path: Path) -> None:
     """Our engine runs a chain of 4; what vLLM would expose of that run is imported, planned, and held to the trace."""
-    from runtime.engine import Engine, SamplingParams
+    from runtime import Engine, SamplingParams
     from runtime.measure.prompts import house_prompts
     from runtime.measure.record import record_trace
     from runtime.models.house import house_folder
