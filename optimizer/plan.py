@@ -148,6 +148,7 @@ def make_plan(
         cost=cost.fingerprint(),
         prompts_per_workload=prompts_per_workload,
         new_tokens=new_tokens,
+        reference=cost.reference,
         risk=risk,
         notes=tuple(filter(None, (fit.workload(name).warning for name in chosen))),
         entries=tuple(entries),
@@ -217,13 +218,10 @@ class Study:
         shrink = 1.0 - optimism(leaders, self.seed)
         best, loss = self._worth(ranked, batch, context)
         step = self.step(best, batch, context)
-        spread = dict(
-            zip(
-                (w.policy for w, _ in ranked),
-                spreads(self._weights([w for w, _ in ranked], batch, context)),
-                strict=True,
-            )
-        )
+        shown, by_drafter = _shown(ranked), _best_by_drafter(ranked)
+        told = list({w.policy: w for w, _ in [*shown, *by_drafter.values()]}.values())
+        errors = spreads(self._weights(told, batch, context))
+        spread = dict(zip((w.policy for w in told), errors, strict=True))
         return PlanEntry(
             workload=self.workload,
             batch=batch,
@@ -240,8 +238,8 @@ class Study:
             loss_chance=loss,
             extrapolated=step.beyond,
             binding=self.pool.binding(best.policy),
-            candidates=tuple(_candidate(*pair, spread) for pair in _shown(ranked)),
-            alternatives={name: _candidate(*pair, spread) for name, pair in _best_by_drafter(ranked).items()},
+            candidates=tuple(_candidate(*pair, spread) for pair in shown),
+            alternatives={name: _candidate(*pair, spread) for name, pair in by_drafter.items()},
         )
 
     def _family(self, scorer: Scorer) -> list[Policy]:
@@ -324,6 +322,10 @@ class Study:
         """One policy."""
         return self._weigh([policy])[0]
 
+    def prediction(self, policy: Policy, batch: int) -> Prediction:
+        """What `policy` will give, chosen or not, at the trace's mean context."""
+        return self._predict(self.weighed(policy), batch, self.mean_context, 1.0)
+
     def step(self, weighed: Weighed, batch: int, context: float) -> StepForecast:
         """What a full step takes."""
         return step_forecast(self.cost, weighed.policy, weighed.result, batch, context)
@@ -367,7 +369,7 @@ class Study:
         by_rows, plain_rows = (self._by_rows(each, batch, context) for each in (weighed, self.off))
         draws = self._draws(weighed, by_rows, plain_rows)
         value, spread = self._centre(weighed, by_rows, plain_rows), self._cost_noise(weighed.policy, by_rows[-1], 1)
-        apart = spread / self._cost_noise(self.off.policy, plain_rows[-1], 2)
+        apart = self._ratio_noise(weighed.policy, by_rows[-1], plain_rows[-1])
         own = weighed.policy.shape != "off"
         per_step = interval(draws[0], value[0] * (shrink if own else 1.0), self.level)
         step = interval(draws[1] * spread, value[1], self.level)
@@ -433,12 +435,18 @@ class Study:
 
     def _cost_noise(self, policy: Policy, step: StepForecast, stream: int) -> Floats:
         """Factors of the seconds. Beyond what was measured these grow by nothing at least, in proportion at most."""
-        closure = self.cost.closure_of(policy.drafters)
-        width = (np.log(closure.high) - np.log(closure.low)) / (2 * 1.96)
-        beyond = float(np.log(list(step.beyond.values())).sum())
-        wide = np.linalg.norm([width, self.cost.target_forward.relative_spread / 1.96, beyond / 1.96])
-        rng = np.random.default_rng(self.seed + stream)
-        return np.exp(rng.normal(0.0, wide, self.resamples))
+        wide = (_width(self.cost.closure_of(policy.drafters)), self.cost.target_forward.relative_spread / 1.96)
+        return self._noise(float(np.linalg.norm([*wide, _far(step)])), stream)
+
+    def _ratio_noise(self, policy: Policy, step: StepForecast, plain: StepForecast) -> Floats:
+        """Factors of the seconds over those of plain decoding: at one pace, where so measured."""
+        ratio = self.cost.ratio_of(policy.drafters)
+        if ratio is None:
+            return self._cost_noise(policy, step, 1) / self._cost_noise(self.off.policy, plain, 2)
+        return self._noise(float(np.hypot(_width(ratio), _far(step))), 1)
+
+    def _noise(self, wide: float, stream: int) -> Floats:
+        return np.exp(np.random.default_rng(self.seed + stream).normal(0.0, wide, self.resamples))
 
     def _price(self, step: StepForecast, weighed: Weighed, batch: int, context: float) -> float:
         """Tokens that one more node a row must bring: its seconds at the rate that the step earns."""
@@ -446,6 +454,16 @@ class Study:
         asked = StepConditions(batch=batch, context=context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True)
         slope = max(float(np.diff(self.cost.model(weighed.policy.drafters).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
+
+
+def _width(factor: Estimate) -> float:
+    """Standard deviation of the logarithm of a factor."""
+    return float(np.log(factor.high) - np.log(factor.low)) / (2 * 1.96)
+
+
+def _far(step: StepForecast) -> float:
+    """The same of what lies beyond the measured."""
+    return float(np.log(list(step.beyond.values())).sum()) / 1.96
 
 
 def _shown(ranked: list[tuple[Weighed, float]]) -> list[tuple[Weighed, float]]:

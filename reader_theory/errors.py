@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "DisturbedMachineError",
     "DocumentError",
     "InvalidInputError",
     "NotADistributionError",
@@ -44,6 +45,10 @@ class NotADistributionError(InvalidInputError):
 
 class NotATreeError(InvalidInputError):
     """Parents, ranks and tokens do not describe a draft tree."""
+
+
+class DisturbedMachineError(InvalidInputError):
+    """What was measured does not repeat: something else ran on the machine."""
 
 
 class DocumentError(InvalidInputError):

@@ -29,7 +29,7 @@ def validate(plan: Plan, record: RunRecord) -> Validation:
     notes: list[str] = []
     for number, cell in enumerate(record.cells):
         entry = plan.entry(cell.workload, cell.batch, cell.context_tokens)
-        rows += _compare(entry, cell, _step_s(record, number))
+        rows += _compare(entry, cell, _step_s(record, number), _pace(plan, cell))
         if cell.prompts != plan.prompts_per_workload:
             notes.append(
                 f"{cell.workload}, batch {cell.batch}: measured on {cell.prompts} prompts, "
@@ -49,15 +49,25 @@ def _step_s(record: RunRecord, cell: int) -> float:
     return float(np.mean(record.columns["step_s"][chosen])) if chosen.any() else float("nan")
 
 
-def _compare(entry: PlanEntry, cell: RunCell, step_s: float) -> list[Comparison]:
-    predicted = entry.prediction
+def _pace(plan: Plan, cell: RunCell) -> float:
+    """Times that the fixed step took longer while the cell ran than the plan's seconds are stated at."""
+    if plan.reference is None or cell.reference_s is None:
+        return 1.0
+    return cell.reference_s / plan.reference.seconds.value
+
+
+def _compare(entry: PlanEntry, cell: RunCell, step_s: float, pace: float) -> list[Comparison]:
+    """The speed-up first: it is what people read first."""
+    predicted, gain = entry.prediction, cell.times_plain
     pairs: list[tuple[str, Estimate, float]] = [
         ("tokens_per_step", predicted.tokens_per_step, cell.tokens_per_step),
         ("step_s", predicted.step_s, step_s),
         ("tokens_per_s", predicted.tokens_per_s, cell.tokens_per_s),
     ]
-    if cell.plain_decode_s is not None and entry.policy.shape != "off":
-        pairs.append(("speed_up", predicted.speed_up, cell.plain_decode_s / cell.decode_s))
+    spread: dict[str, Estimate] = {}
+    if gain is not None and entry.policy.shape != "off":
+        pairs.insert(0, ("speed_up", predicted.speed_up, gain.value))
+        spread = {"speed_up": gain} if gain.high > gain.low else {}
     return [
         Comparison(
             workload=cell.workload,
@@ -66,6 +76,9 @@ def _compare(entry: PlanEntry, cell: RunCell, step_s: float) -> list[Comparison]
             quantity=name,
             predicted=value,
             measured=float(measured),
+            measured_low=spread[name].low if name in spread else None,
+            measured_high=spread[name].high if name in spread else None,
+            pace=pace,
         )
         for name, value, measured in pairs
         if np.isfinite(measured)

@@ -99,8 +99,9 @@ def short(result: dict[str, Any]) -> str:
     theirs = max(rate for name, rate in rates.items() if not name.startswith("ours") and rate is not None)
     missed = sum(not goal["met"] for goal in result["goals"].values())
     reached = result["goals"]["plain decoding over the bandwidth floor, batch 1"]["reached"]
+    name = result["card"].removeprefix("NVIDIA ")
     return (
-        f"- One GPU run ({result['card'].removeprefix('NVIDIA ')}, `docs/results.md`): an 8B Llama shape makes {ours:.0f} tokens/s, "
+        f"- One GPU run ({name}, `docs/results.md`): an 8B Llama shape makes {ours:.0f} tokens/s, "
         f"`generate` {theirs:.0f},\n  plain decoding reaches {reached:.0%} of the bandwidth floor; {missed} of "
         f"{len(result['goals'])} goals missed. Else: 2-core CPUs."
     )

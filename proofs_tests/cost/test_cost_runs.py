@@ -9,7 +9,7 @@ import pytest
 
 from reader_theory.cost.device import find_device
 from reader_theory.cost.known import known_shape
-from reader_theory.cost.logged_steps import fit_steps, predict_steps, read_load
+from reader_theory.cost.logged_steps import fit_steps, median_batch, predict_steps, read_load
 from reader_theory.cost.speculative import Coefficients, EngineStep
 from reader_theory.errors import InvalidInputError
 from reader_theory.serving.logged_runs import RunSetting, choose_depth, emitted_law, replay_run
@@ -78,3 +78,19 @@ def test_the_law_of_emitted_tokens_has_the_mean_of_its_reaches() -> None:
 def test_too_few_runs_are_sent_to_calibration() -> None:
     with pytest.raises(InvalidInputError, match="calibrate"):
         fit_steps(runs((0,)))
+
+
+def test_median_gap_of_a_closed_loop_is_at_more_rows_than_the_mean() -> None:
+    """Against counting the gaps: 64 rows for a while, then emptying evenly."""
+    for full, tail in ((900, 100), (300, 700), (10, 990)):
+        rows = np.concatenate([np.full(full, 64.0), np.linspace(64, 0, tail, endpoint=False)])
+        order = np.argsort(rows)
+        counted = rows[order][np.searchsorted(np.cumsum(rows[order]), rows.sum() / 2)]
+        found = float(median_batch(np.array([64.0]), np.array([rows.mean()]))[0])
+        assert found == pytest.approx(counted, rel=0.02) and found >= rows.mean()
+
+
+def test_a_log_that_tells_latencies_has_the_batch_of_its_median_gap() -> None:
+    told = runs((0, 3))
+    told |= {"mean_tpot": [20.0] * 10, "mean_ttft": [20.0] * 10}
+    assert (read_load(told).running >= read_load(told, at="mean").running).all()

@@ -55,6 +55,24 @@ def test_what_the_engine_lacks_is_refused(options: dict[str, int]) -> None:
         )
 
 
+def test_penalties_of_the_generation_configuration_are_honoured() -> None:
+    from transformers import GenerationConfig, LogitsProcessor
+
+    class Penalties(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            times = torch.bincount(input_ids[0, len(prompt) :], minlength=scores.shape[-1])
+            return scores - 1.0 * (times > 0) - 1.5 * times
+
+    model, prompt = tiny_model("llama"), random_prompts(2)[1].tokens
+    ids = torch.from_numpy(prompt)[None]
+    asked = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    theirs = model.generate(ids, max_new_tokens=16, do_sample=False, logits_processor=[Penalties()], **asked)
+    config = GenerationConfig(max_new_tokens=16, do_sample=False, presence_penalty=1.0, frequency_penalty=1.5)
+    method = speculative(policy=POLICIES["retrieval"])
+    ours = model.generate(ids, generation_config=config, custom_generate=method, **asked)
+    assert ours.tolist() == theirs.tolist() != [[*prompt.tolist(), *generated(model, prompt, 16)]]
+
+
 class _Heard:
     """A streamer that keeps what it hears."""
 

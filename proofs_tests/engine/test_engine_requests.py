@@ -87,6 +87,8 @@ def test_cache_contents_after_every_step_equal_a_fresh_prefill(policy: str) -> N
         {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
         {"temperature": 1.3, "min_p": 0.05, "repetition_penalty": 1.3},
         {"temperature": 0.0, "repetition_penalty": 1.5},
+        {"temperature": 0.0, "presence_penalty": 1.0, "frequency_penalty": 2.0},
+        {"temperature": 1.0, "frequency_penalty": 1.5},
     ],
 )
 def test_filters_and_penalties_see_the_same_prefix_with_and_without_drafts(options: dict[str, float]) -> None:
@@ -118,3 +120,18 @@ def test_a_draft_of_another_vocabulary_is_refused() -> None:
 
     with pytest.raises(InvalidInputError, match="share one vocabulary"):
         Engine(wrap(tiny_model("llama")), TableModel(np.full((4, 4), 0.25)), max_context=64)
+
+
+def test_penalties_count_the_output_alone_and_each_node_its_own_path() -> None:
+    prompt, model = random_prompts(2)[1].tokens, tiny_model("llama")
+    text: list[int] = []
+    for _ in range(24):
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt.tolist(), *text]])).logits[0, -1]
+        times = np.bincount(text, minlength=len(logits))
+        text.append(int((logits.numpy() - 1.5 * (times > 0) - 2.0 * times).argmax()))
+    params = SamplingParams(max_new_tokens=24, presence_penalty=1.5, frequency_penalty=2.0)
+    plain = _engine().generate([prompt], SamplingParams(max_new_tokens=24))[0].tokens
+    assert text != plain
+    for policy in ("off", "tree", "both"):
+        assert _engine(1, policy).generate([prompt], params)[0].tokens == text

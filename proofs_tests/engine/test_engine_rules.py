@@ -217,3 +217,40 @@ def test_penalties_see_the_path_in_draft_and_target() -> None:
     params = SamplingParams(temperature=1.0, max_new_tokens=33, repetition_penalty=1.7, verification="chain")
     done = engine.generate([PROMPT, [0]], params)
     assert [(each.steps, each.accepted) for each in done] == [(8, 24), (8, 24)]
+
+
+def _penalised(presence: float, frequency: float) -> dict[Text, float]:
+    """The law of the text under penalties on what the output holds, written apart from the engine's processors."""
+    law = {}
+    for text in product(range(4), repeat=LENGTH):
+        probability = 1.0
+        for place, token in enumerate(text):
+            before, last = [*PROMPT, *text[:place]][-2:]
+            times = np.bincount(text[:place], minlength=4)
+            weights = TARGET[before, last] * np.exp(-presence * (times > 0) - frequency * times)
+            probability *= weights[token] / weights.sum()
+        if probability:
+            law[text] = probability
+    return law
+
+
+@pytest.mark.parametrize("rule", DRAWN)
+def test_presence_and_frequency_penalties_have_the_exact_law_under_rules_that_reject(rule: str) -> None:
+    engine = _engine(SHAPES["chain" if rule in ("chain", "block") else "tree"])
+    law = _engine_law(engine, _params(rule, presence_penalty=0.7, frequency_penalty=-1.1))
+    assert _gap(law, _penalised(0.7, -1.1)) < 1e-6
+    assert _gap(law, _exact()) > 0.05 and _gap(law, _penalised(0.7, 0.0)) > 0.05
+    assert sum(engine.counters.accepted["draft"]) > 0
+
+
+@pytest.mark.parametrize("rule", SAMPLING)
+def test_rules_say_whether_a_seed_alone_fixes_the_text(rule: str) -> None:
+    other = TokenTree.chain(1) if rule in ("chain", "block") else TREE
+    policies = (Off(), policy_of(TokenTree.chain(3)), policy_of(other))
+    texts = set()
+    for policy in policies:
+        engine = Engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=1, max_context=64)
+        params = SamplingParams(temperature=1.0, max_new_tokens=40, verification=rule, seed=11)
+        texts.add(tuple(engine.generate([PROMPT], params)[0].tokens))
+    told = type(RULES[rule]).__doc__ or ""
+    assert ("A seed fixes the text" in told, "A seed alone does not" in told) == (len(texts) == 1, len(texts) > 1)

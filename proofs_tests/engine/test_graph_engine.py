@@ -229,6 +229,8 @@ def test_packed_numbers_keep_their_kind() -> None:
     packed.host["whole"].fill_(7)
     packed.upload()
     assert packed.device["real"].tolist() == [0.5, -1.0, 2.0, 3.0] and packed.device["whole"].sum() == 42
+    packed.arrays["real"][1:3], packed.arrays["whole"][0] = 4.5, 8
+    assert packed.device["real"].tolist() == [0.5, 4.5, 4.5, 3.0] and packed.device["whole"].sum() == 45
     assert packed.device["real"].dtype == torch.float64 and np.prod(packed.device["whole"].shape) == 6
 
 

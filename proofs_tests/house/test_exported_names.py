@@ -33,6 +33,7 @@ FOR_THE_PUBLIC = {
     "schedule_problem": "the problem behind a schedule, for other solvers",
     "Replan": "what a monitor calls",
     "DriftMonitor": "what an engine is given as its monitor",
+    "calibrate_bench": "calibration on a bench of one's own, such as a virtual one",
     "PROCESSORS": "where law processors are registered from outside",
     "PACKAGED": "models that `reader fetch` knows",
 }

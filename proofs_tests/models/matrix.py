@@ -10,25 +10,31 @@ import argparse
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from proofs_tests.tiny import POLICIES, VOCABULARY, tiny_model
+from proofs_tests.tiny import POLICIES, VOCABULARY, TinyPrompt, tiny_model
 from reader_theory.errors import InvalidInputError
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.record import record_trace
 from runtime.models.base import LanguageModel
 from runtime.models.load import wrap
+from runtime.plugins.transformers import speculative
 
 WINDOW, TOKENS, LARGEST = 16, 10, 3e6
 PLACES = {"inside": (4, 6, 3), "past": (25, 31, 20)}
-DRAFTS = ("off", "retrieval", "chain")
+DRAFTS = ("off", "retrieval", "chain", "tree", "both")
+ASKING = ("chain", "tree", "both")
+"""Policies that need a draft model."""
 SHAPE: dict[str, Any] = dict(
     vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     intermediate_size=64, max_position_embeddings=256, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
@@ -47,6 +53,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "data2vec-text": {"is_decoder": True, "pad_token_id": 1}, "xlm-roberta-xl": {"is_decoder": True, "pad_token_id": 1},
     "gemma2": {"head_dim": 8}, "gemma3_text": {"head_dim": 8}, "gemma": {"head_dim": 8}, "phi3": {"pad_token_id": 0},
     "xglm": {"d_model": 32, "attention_heads": 4, "num_layers": 2}, "biogpt": {}, "gpt_oss": {"head_dim": 8},
+    "helium": {"head_dim": 8}, "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8},
+    "ministral": {"head_dim": 8}, "dots1": {"head_dim": 8, "n_shared_experts": 1},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "cwm": {"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 0},
+    "modernbert-decoder": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "cls_token_id": 1,
+                           "sep_token_id": 2, "local_attention": WINDOW},
+    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "head_dim": 8, "laurel_rank": 4,
+                     "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2,
+                     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY,
+                     "activation_sparsity_pattern": [0.0] * 4, "intermediate_size": [64] * 4},
+    "gemma4_text": {"head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
+                    "vocab_size_per_layer_input": VOCABULARY, "layer_types": ["sliding_attention", "full_attention"]},
+    **{name: {"num_key_value_heads": 4} for name in
+       ("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "youtu", "glm4_moe_lite", "glm_moe_dsa", "axk1",
+        "axk2")},
     "mamba": {"state_size": 4}, "falcon_mamba": {"state_size": 4}, "mamba2": {"num_heads": 8, "head_dim": 8},
 }  # fmt: skip
 """What single families need besides."""
@@ -74,6 +95,32 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("stablelm", "parallel", {"use_parallel_residual": True}),
     ("olmo", "clipped", {"clip_qkv": 0.5}),
     ("cohere", "norms of queries and keys", {"use_qk_norm": True}),
+    ("llama", "llama3 rope", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0,
+                              "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                              "original_max_position_embeddings": 32}}),
+    ("llama", "head of 12", {"head_dim": 12}),
+    ("llama", "gelu", {"hidden_act": "gelu"}),
+    ("llama4_text", "temperature of attention", {"floor_scale": 8, "no_rope_layers": [0, 1]}),
+    ("llama4_text", "chunks of 3", {"attention_chunk_size": 3}),
+    ("smollm3", "window and layers without positions", {"use_sliding_window": True, "sliding_window": WINDOW}),
+    ("doge", "sparse from 8 tokens on", {"keep_window_size": 8}),
+    ("minimax_m3_vl_text", "blocks of 4", {"index_block_size": 4, "index_topk_blocks": 2}),
+    ("gemma3_text", "both directions", {"use_bidirectional_attention": True}),
+    ("mistral", "window of 3", {"sliding_window": 3}),
+    ("gemma3_text", "window of 3", {"sliding_window": 3}),
+    ("gpt_oss", "window of 2", {"sliding_window": 2}),
+    ("cohere2", "window of 3", {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}),
+    ("gemma3n_text", "nothing shared", {"num_kv_shared_layers": 0}),
+    ("phi3", "part of a head turned", {"partial_rotary_factor": 0.5}),
+    ("granite", "multipliers", {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5,
+                                "logits_scaling": 2.0}),
+    ("ministral3", "temperature of attention", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4,
+        "factor": 4.0, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.3, "beta_fast": 32.0,
+        "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}}),
+    ("qwen3", "biases", {"attention_bias": True}),
+    ("gpt2", "upcast", {"reorder_and_upcast_attn": True}),
+    ("falcon", "one after the other", {"parallel_attn": False, "bias": True}),
+    ("hrm_text", "no prefix", {"prefix_lm": False}),
     ("gemma2", "no soft caps", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
 )  # fmt: skip
 """Configurations beside a family's default: family, what is different, and its fields."""
@@ -140,12 +187,20 @@ def _generated(model: Any, prompt: list[int]) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-def try_one(family: str, variant: str, extra: dict[str, Any], draft: LanguageModel) -> Row | None:
-    """All cells of a configuration; None where the model cannot be made or cannot generate by itself."""
+def try_one(family: str, variant: str, extra: dict[str, Any], draft: Any) -> Row | None:
+    """All cells of a configuration; None where the model cannot be made or cannot generate by itself.
+
+    Parameters
+    ----------
+    draft : transformers model
+        Of the policies that ask one.
+    """
     model = build(family, extra)
-    if model is None:
-        return None
-    row = Row(family, variant)
+    return None if model is None else try_model(Row(family, variant), model, draft)
+
+
+def try_model(row: Row, model: Any, draft: Any) -> Row | None:
+    """All cells of a model; None where it cannot generate by itself."""
     try:
         with torch.inference_mode():
             expected = {place: [_generated(model, prompt) for prompt in _prompts(place)] for place in PLACES}
@@ -157,26 +212,66 @@ def try_one(family: str, variant: str, extra: dict[str, Any], draft: LanguageMod
         row.said.append(f"refused: {error.got}" if hasattr(error, "got") else f"refused: {error}")
         return row
     row.forward = type(target).__name__
-    for drafts in DRAFTS:
-        for place, texts in expected.items():
-            for batch in (1, 3):
-                _cell(row, target, draft, drafts, place, texts[:batch])
+    small = wrap(draft)
+    for place, texts in expected.items():
+        for batch in (1, 3):
+            prompts, texts_of_batch = _prompts(place)[:batch], texts[:batch]
+            for drafts in DRAFTS:
+                where = f"{drafts}, {batch} rows, {place} the window"
+                own = draft if drafts in ASKING else None
+                served = partial(_served, target, small if drafts in ASKING else None, drafts, prompts)
+                _cell(row, f"engine, {where}", served, texts_of_batch)
+                _cell(row, f"custom_generate, {where}", partial(_inside, model, own, drafts, prompts), texts_of_batch)
+            recorded = partial(_recorded, target, small, prompts)
+            _cell(row, f"record, {batch} rows, {place} the window", recorded, texts_of_batch)
     return row
 
 
-def _cell(row: Row, target: Any, draft: LanguageModel, drafts: str, place: str, texts: list[list[int]]) -> None:
+def _cell(row: Row, where: str, made: Callable[[], list[list[int]]], texts: list[list[int]]) -> None:
     row.cells += 1
-    where = f"{drafts}, {len(texts)} rows, {place} the window"
     try:
-        options: dict[str, Any] = {"policy": POLICIES[drafts], "max_batch": len(texts), "max_context": 96}
-        engine = Engine(target, draft if drafts == "chain" else None, **options)
-        done = engine.generate(_prompts(place)[: len(texts)], SamplingParams(max_new_tokens=TOKENS))
+        found = made()
     except Exception as error:
         row.said.append(f"crash: {where}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return
-    row.equal += [each.tokens for each in done] == texts
-    if [each.tokens for each in done] != texts:
+    row.equal += found == texts
+    if found != texts:
         row.said.append(f"wrong: {where}")
+
+
+def _served(
+    target: LanguageModel, draft: LanguageModel | None, drafts: str, prompts: list[list[int]]
+) -> list[list[int]]:
+    engine = Engine(target, draft, policy=POLICIES[drafts], max_batch=len(prompts), max_context=96)
+    return [each.tokens for each in engine.generate(prompts, SamplingParams(max_new_tokens=TOKENS))]
+
+
+def _inside(model: Any, draft: Any, drafts: str, prompts: list[list[int]]) -> list[list[int]]:
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    out = model.generate(
+        ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0,
+        custom_generate=speculative(draft, POLICIES[drafts]),
+    )  # fmt: skip
+    ends = set(wrap(model, check=False).end_tokens)
+    return [_ended(row, ends) for row in out[:, longest:].tolist()]
+
+
+def _ended(tokens: list[int], ends: set[int]) -> list[int]:
+    """Without what pads a row behind its end."""
+    last = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: last + 1]
+
+
+def _recorded(target: LanguageModel, draft: LanguageModel, prompts: list[list[int]]) -> list[list[int]]:
+    told = [TinyPrompt(str(i), "any", np.array(prompt, dtype=np.int64)) for i, prompt in enumerate(prompts)]
+    with TemporaryDirectory() as scratch:
+        trace = record_trace(
+            target, draft, told, path=Path(scratch) / "trace.json", new_tokens=TOKENS, max_batch=len(prompts)
+        )
+        token, prompt = trace.columns["token"], trace.columns["prompt"]
+        return [token[prompt == i].tolist() for i in range(len(prompts))]
 
 
 def table(rows: list[Row], version: str) -> str:
@@ -187,10 +282,12 @@ def table(rows: list[Row], version: str) -> str:
 {len(rows)} configurations of transformers {version}'s causal families, tiny and random: {counts["equal"]} equal,
 {counts["refused"]} refused when loaded, {counts["wrong"]} wrong, {counts["crash"]} crash.
 
-Equal: the greedy text is that of `generate`, with no drafts, with retrieval and with a chain of a draft model, in a
-batch of 1 and in a ragged one of 3, inside the window of the model's layers ({WINDOW} tokens) and past it:
-{len(DRAFTS) * 2 * len(PLACES)} cells. Refused: an error says why before any work starts, from the configuration or
-from the self-check of `runtime/models/check.py`. Written by `python -m proofs_tests.models.matrix --output FILE`.
+Equal: the greedy text is that of `generate`, with no drafts, with retrieval, with a chain and a tree of a draft model,
+and with a tree and retrieval in one, by the engine and inside `generate` (`custom_generate`), and as `reader record`
+writes it; in a batch of 1 and in a ragged one of 3, inside the window of the model's layers ({WINDOW} tokens) and past
+it: {(2 * len(DRAFTS) + 1) * 2 * len(PLACES)} cells. Refused: an error says why before any work starts, from the
+configuration or from the self-check of `runtime/models/check.py`. Families whose own `generate` fails at this size
+are left out. Written by `python -m proofs_tests.models.matrix --output FILE`.
 
 | family | variant | verdict | forward | cells equal | why |
 |---|---|---|---|--:|---|
@@ -217,7 +314,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    draft = wrap(tiny_model("llama", hidden=32, layers=1, seed=1))
+    draft = tiny_model("llama", hidden=32, layers=1, seed=1)
     rows = list[Row]()
     for family, variant, extra in configurations():
         if options.family in (None, family) and (row := try_one(family, variant, extra, draft)) is not None:

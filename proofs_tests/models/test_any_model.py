@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from proofs_tests.models.matrix import build, try_one
-from proofs_tests.tiny import generated, random_prompts, tiny_model
+from proofs_tests.models.matrix import ASKING, build, try_one
+from proofs_tests.tiny import POLICIES, generated, random_prompts, tiny_model
 from reader_theory.errors import InvalidInputError
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
-from runtime.models.base import LanguageModel
 from runtime.models.check import SelfCheck
 from runtime.models.layers import masks_by_kind
 from runtime.models.load import load_model, wrap
@@ -23,12 +23,12 @@ from runtime.models.transformers import TransformersModel
 
 
 @cache
-def _draft() -> LanguageModel:
-    return wrap(tiny_model("llama", hidden=32, layers=1, seed=1))
+def _draft() -> Any:
+    return tiny_model("llama", hidden=32, layers=1, seed=1)
 
 
 @pytest.mark.parametrize(
-    "family", ["mistral", "gemma2", "gemma3_text", "qwen2", "gpt_oss", "llama4_text", "falcon", "gptj"]
+    "family", ["mistral", "gemma2", "gemma3_text", "qwen2", "gpt_oss", "llama4_text", "deepseek_v3", "gptj"]
 )
 def test_families_equal_generate_inside_and_past_their_windows(family: str) -> None:
     extra = {"use_sliding_window": True, "max_window_layers": 1} if family == "qwen2" else {}
@@ -90,6 +90,67 @@ def test_rows_end_where_rotations_would_change() -> None:
     engine, prompt = Engine(target, max_batch=1, max_context=64), random_prompts(1)[0].tokens[:20]
     short = engine.generate([prompt], SamplingParams(max_new_tokens=12))[0]
     assert short.tokens == generated(model, prompt, 12)
+
+
+@pytest.mark.parametrize(("family", "drafts"), [("gpt2", "both"), ("llama", "chain"), ("phi3", "retrieval")])
+def test_no_row_goes_past_the_positions_of_its_model(family: str, drafts: str) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    growing = {"rope_parameters": rope, "original_max_position_embeddings": 40, "sliding_window": None}
+    model = build(family, growing if family == "phi3" else {"max_position_embeddings": 40})
+    assert model is not None
+    draft = wrap(_draft()) if drafts in ASKING else None
+    engine = Engine(wrap(model), draft, policy=POLICIES[drafts], max_batch=3, max_context=128)
+    prompts = [np.resize(np.arange(3, 12), length) for length in (30, 31, 12)]
+    full, beyond, short = engine.generate(prompts, SamplingParams(max_new_tokens=10))
+    assert full.tokens == generated(model, prompts[0], 10) and short.tokens == generated(model, prompts[2], 10)
+    assert beyond.finish.startswith("error") and not beyond.tokens
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "most"),
+    [("gpt_neo", {"window_size": 200}, 200), ("llama4_text", {"floor_scale": 200, "no_rope_layers": [0, 1]}, 99)],
+)
+def test_what_the_check_cannot_reach_bounds_the_rows(family: str, extra: dict[str, Any], most: int) -> None:
+    model = build(family, extra)
+    assert model is not None
+    assert wrap(model).max_positions == most
+
+
+def _with_adapter(model: Any) -> None:
+    inner = model.model.layers[0].mlp.up_proj
+
+    class Adapted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.added = inner, torch.nn.Linear(inner.in_features, inner.out_features)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.base(x) + self.added(x)
+
+    model.model.layers[0].mlp.up_proj = Adapted()
+
+
+def _with_hook(model: Any) -> None:
+    model.model.layers[1].register_forward_hook(lambda _module, _given, out: out * torch.linspace(1, 2, out.shape[-1]))
+
+
+def _with_other_forward(model: Any) -> None:
+    norm = model.model.norm
+    norm.forward = lambda x: type(norm).forward(norm, x) * torch.linspace(1, 2, x.shape[-1])
+
+
+@pytest.mark.parametrize("change", [_with_adapter, _with_hook, _with_other_forward])
+def test_what_is_added_after_wrapping_is_refused_and_then_served(change: Callable[[Any], None]) -> None:
+    model = build("llama", {})
+    assert model is not None
+    prompt, params = random_prompts(1)[0].tokens, SamplingParams(max_new_tokens=8)
+    engine = Engine(wrap(model), max_batch=1, max_context=64)
+    before = engine.generate([prompt], params)[0].tokens
+    change(model)
+    with pytest.raises(InvalidInputError, match="as it was when it was wrapped"):
+        engine.generate([prompt], params)
+    after = Engine(wrap(model), max_batch=1, max_context=64).generate([prompt], params)[0].tokens
+    assert after == generated(model, prompt, 8) != before
 
 
 def test_a_model_in_training_mode_is_left_in_it() -> None:

@@ -76,6 +76,8 @@ def test_picks_follow_the_law(seed: int) -> None:
         {"top_k": -1},
         {"min_p": 2.0},
         {"repetition_penalty": 0.0},
+        {"presence_penalty": 2.5},
+        {"frequency_penalty": float("nan")},
         {"max_new_tokens": 0},
         {"stop_token_ids": (-1,)},
         {"seed": 2**64},

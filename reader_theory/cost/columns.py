@@ -9,13 +9,21 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["Table", "by_names", "column", "numbers", "positive"]
+__all__ = ["Table", "by_names", "column", "has_columns", "numbers", "positive"]
 
 
 class Table(Protocol):
     """Anything that gives a column by its name: a pandas data frame, a dict of sequences, a structured array."""
 
     def __getitem__(self, name: str, /) -> Any: ...
+
+
+def has_columns(table: Table, *names: str) -> bool:
+    """Whether the table has all of these columns."""
+    try:
+        return all(len(column(table, name)) > 0 for name in names)
+    except InvalidInputError:
+        return False
 
 
 def column(table: Table, name: str) -> NDArray[Any]:

@@ -28,7 +28,9 @@ NOISE = 0.02
 """Assumed relative error of one measured step."""
 COMMON = 0.4
 """Assumed relative standard deviation of the factor that all terms share: a card's name is not enough."""
-MISFIT, MISFIT_POINTS = 0.05, 4.0
+OWN = 0.2
+"""Least relative standard deviation that a term has beside it: a sheet that is wrong is not wrong by one factor."""
+MISFIT, MISFIT_POINTS = 0.08, 8.0
 """Assumed relative error of the equation with the right factors, and how many measured points that is worth."""
 HUBER, LEAST_ROBUST = 1.5, 5
 """Residuals over the scatter from which a point counts less, and points from which on any does."""
@@ -107,7 +109,7 @@ def calibrate(
 
 def _prior(step: StepCost, names: Sequence[str]) -> Array:
     """(t, t) covariance of the factors before anything was measured."""
-    own = np.array([max(step.spread_of(name) / 1.96, 0.01) for name in names])
+    own = np.array([max(step.spread_of(name) / 1.96, OWN) for name in names])
     return np.diag(own**2) + COMMON**2
 
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reader_theory.cost.columns import Table, column, numbers, positive
+from reader_theory.cost.columns import Table, column, has_columns, numbers, positive
 from reader_theory.cost.device import Device, find_device
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.speculative import Coefficients, EngineStep, Load
 from reader_theory.errors import require
 
-__all__ = ["RunPrediction", "StepFit", "fit_steps", "lookahead_slots", "predict_steps", "read_load"]
+__all__ = ["RunPrediction", "StepFit", "fit_steps", "lookahead_slots", "median_batch", "predict_steps", "read_load"]
 
 Array = NDArray[np.float64]
 LOGGED_KV_TOKENS = {"None": 69232, "Qwen3-1.7B": 32528, "Qwen3-4B": 18560, "Qwen3-32B-speculator.eagle3": 47264}
@@ -77,16 +77,25 @@ def lookahead_slots(drafts: int) -> int:
     return 2 * drafts + 1 if drafts else 1
 
 
-def read_load(table: Table, kv_tokens: Mapping[str, int] = LOGGED_KV_TOKENS, *, page_tokens: int = 16) -> Load:
+def read_load(
+    table: Table,
+    kv_tokens: Mapping[str, int] = LOGGED_KV_TOKENS,
+    *,
+    page_tokens: int = 16,
+    at: Literal["median", "mean"] = "median",
+) -> Load:
     """Read runs.
 
     Parameters
     ----------
     table : columns conc, k, draft_model, in_tok, gen_tok, n_req, acc_len, eff_batch
         One run a row: concurrency, drafts a step, drafter ("None" or blank without), tokens read and generated in
-        all, requests, tokens a step (blank without speculation), requests in their decoding phase.
+        all, requests, tokens a step (blank without speculation), requests in their decoding phase. With mean_ttft
+        and mean_tpot as well (ms), the batch is that of the median gap, not the mean over time.
     kv_tokens : mapping
         Capacity by drafter; where the cache cannot hold `eff_batch`, the rest is waiting, preempted.
+    at : {"median", "mean"}
+        Which gap between tokens the rows are those of.
     """
     drafts, busy = numbers(table, "k"), positive(table, "eff_batch")
     requests = positive(table, "n_req")
@@ -97,8 +106,36 @@ def read_load(table: Table, kv_tokens: Mapping[str, int] = LOGGED_KV_TOKENS, *, 
     slots = np.array([lookahead_slots(int(k)) for k in drafts])
     held = context + slots + page_tokens / 2
     limit = np.array([kv_tokens.get(name, np.inf) for name in names.tolist()]) / held
+    if at == "median" and has_columns(table, "mean_ttft", "mean_tpot"):
+        decoding = positive(table, "mean_tpot") * np.maximum(output - 1, 1)
+        busy = median_batch(positive(table, "conc") * decoding / (positive(table, "mean_ttft") + decoding), busy)
     running = np.minimum(busy, limit)
     return Load(running, drafts, names, context, prompt, running * accepted / output, busy / running)
+
+
+def median_batch(most: Array, mean: Array) -> Array:
+    """Rows at the median gap between tokens of a closed loop, from the mean over time.
+
+    The loop keeps `most` rows until its requests run out, and then empties evenly; every row of a step has a gap, so
+    that the long tail of a short run has few of them.
+
+    Parameters
+    ----------
+    most : (n,) float64
+        Rows while there are requests left.
+    mean : (n,) float64
+        Rows, the mean over time.
+
+    Examples
+    --------
+    >>> median_batch(np.array([64.0, 64.0]), np.array([60.0, 32.0])).round(1).tolist()
+    [64.0, 45.3]
+    """
+    most = np.maximum(most, mean)
+    tail = np.clip(2 * (1 - mean / most), 1e-9, 1.0)
+    short = np.maximum((1 - tail / 2) / 2 - (1 - tail), 0.0)
+    inside = most * np.sqrt(np.maximum(1 - 2 * short / tail, 0.0))
+    return np.clip(inside, mean, most)
 
 
 def fit_steps(
@@ -121,7 +158,9 @@ def fit_steps(
     require(len(times) >= 10, "`table` must have at least ten runs", got=len(times), fix="Use `calibrate` with fewer.")
     base = EngineStep(target or known_shape("Qwen3-32B"), device or find_device("H100-PCIe"), _first(load))
     engine = _fitted(base, STARTS, load, times)
-    engine = _fitted(engine, PREFILL_STARTS, load, positive(table, "mean_itl") * 1e-3, mean=True)
+    engine = _fitted(
+        engine, PREFILL_STARTS, read_load(table, kv_tokens, at="mean"), positive(table, "mean_itl") * 1e-3, mean=True
+    )
     errors, rows = _left_out(base, load, times), load.running * (load.drafts + 1)
     small = rows <= 256.0
     return StepFit(engine, _half_width(errors[small], errors), _half_width(errors[~small], errors), dict(kv_tokens))
@@ -132,7 +171,9 @@ def predict_steps(fit: StepFit, table: Table) -> RunPrediction:
     load = read_load(table, fit.kv_tokens)
     step = fit.engine.step_s(load)
     wide = np.where(load.running * (load.drafts + 1) <= fit.edge_tokens, fit.spread_low, fit.spread_high)
-    return RunPrediction(step, step * (1 - wide), step * (1 + wide), fit.engine.mean_gap_s(load))
+    return RunPrediction(
+        step, step * (1 - wide), step * (1 + wide), fit.engine.mean_gap_s(read_load(table, fit.kv_tokens, at="mean"))
+    )
 
 
 def _drafter_name(raw: Any) -> str:

@@ -17,7 +17,7 @@ from reader_theory.documents.policy import DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate, Origin
 
-__all__ = ["Cost", "CostTable", "DrafterCost"]
+__all__ = ["Cost", "CostTable", "DrafterCost", "Reference"]
 
 Grid = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -113,6 +113,18 @@ class DrafterCost(Frozen):
         return self
 
 
+class Reference(Frozen):
+    """A fixed step that was measured beside everything else: the pace of the machine that all seconds are stated at.
+
+    A run measures it too, so that a machine that has changed pace is told from a model that is wrong.
+    """
+
+    batch: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    context: int = Field(ge=1)
+    seconds: Estimate = Field(description="of a plain forward of the target; the interval is how the pace moved")
+
+
 class Cost(Document):
     """What a step costs on one device: the document that `calibrate` writes and `plan` reads.
 
@@ -122,10 +134,10 @@ class Cost(Document):
     ``B * plain_overhead_s + plain_step_overhead_s`` in place of the last three. All times the closure of who drafts.
     """
 
-    newest: ClassVar[int] = 3
+    newest: ClassVar[int] = 4
     made_by: ClassVar[str] = "reader calibrate"
     kind: Literal["cost"] = "cost"
-    schema_version: int = 3
+    schema_version: int = 4
     device: str
     target: str
     dtype: str
@@ -151,6 +163,13 @@ class Cost(Document):
     closures: dict[str, Estimate] = Field(
         default_factory=dict, description="the same by who drafts (off, or names joined by +), where it was measured"
     )
+    ratios: dict[str, Estimate] = Field(
+        default_factory=dict,
+        description="closure by who drafts over that of off, from stretches at one pace of the machine: the interval "
+        "that a speed-up has from the cost",
+    )
+    reference: Reference | None = Field(default=None, description="None where no fixed step was measured")
+    notes: tuple[str, ...] = ()
 
     kv_tokens: dict[str, int] = Field(
         default_factory=dict[str, int],
@@ -222,6 +241,13 @@ class Cost(Document):
     def closure_of(self, drafters: Iterable[str]) -> Estimate:
         """The closure of steps with these drafters, none for plain decoding; the general one where they have none."""
         return self.closures.get("+".join(sorted(drafters)) or "off", self.closure)
+
+    def ratio_of(self, drafters: Iterable[str]) -> Estimate | None:
+        """The ratio of steps with these drafters to plain ones; of any where they have none, None without any."""
+        if not self.ratios:
+            return None
+        widest = max(self.ratios.values(), key=lambda each: each.high / each.low)
+        return self.ratios.get("+".join(sorted(drafters)), widest)
 
     def running(self, batch: float, context: float, drafts: int, drafters: Iterable[str]) -> float:
         """Rows of `batch` that the cache holds, each with its context, its drafts and half a page; all if not told."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from reader_theory.documents.base import Document, Frozen
+from reader_theory.documents.cost import Reference
 from reader_theory.documents.policy import DRAFT, Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
@@ -75,11 +76,11 @@ class PlanEntry(Frozen):
 class Plan(Document):
     """The document that `plan` writes and an engine runs; validation needs nothing but it and a RunRecord."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
     oldest: ClassVar[int] = 2
     made_by: ClassVar[str] = "reader plan"
     kind: Literal["plan"] = "plan"
-    schema_version: int = 2
+    schema_version: int = 3
     target: str
     drafters: dict[str, str | None] = Field(description="what each drafter runs, by name; None for look-ups")
     device: str
@@ -92,6 +93,9 @@ class Plan(Document):
         description="prompts that the prediction's interval allows for in the measurement"
     )
     new_tokens: int
+    reference: Reference | None = Field(
+        default=None, description="the fixed step whose pace all predicted seconds are stated at"
+    )
     risk: float = Field(
         default=0.2, ge=0, le=1, description="greatest chance of being no faster than plain decoding that is taken"
     )

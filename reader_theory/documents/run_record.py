@@ -13,6 +13,7 @@ from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.columns import Within, check_values
 from reader_theory.documents.policy import Policy
 from reader_theory.errors import DocumentError, require
+from reader_theory.estimate import Estimate
 
 __all__ = ["RUN_COLUMNS", "RequestRecord", "RunCell", "RunRecord"]
 
@@ -63,6 +64,12 @@ class RunCell(Frozen):
     plain_decode_s: float | None = Field(
         default=None, description="decoding seconds of the same requests without drafts, in the same run"
     )
+    speed_up: Estimate | None = Field(
+        default=None, description="plain seconds over these, the pace of the machine divided out, with its spread"
+    )
+    reference_s: float | None = Field(
+        default=None, gt=0, description="seconds of the fixed step (`Plan.reference`) while this cell ran"
+    )
     lossless: Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"] = "not_checked"
     offered: dict[str, int] = Field(
         default_factory=dict, description="draft nodes by source (draft, retrieval, and both in grown trees)"
@@ -79,15 +86,22 @@ class RunCell(Frozen):
         """Tokens emitted a second of decoding, over all rows."""
         return (self.output_tokens - self.prompts) / self.decode_s
 
+    @property
+    def times_plain(self) -> Estimate | None:
+        """The measured speed-up; without a spread where no fixed step was measured, None where plain did not run."""
+        if self.speed_up is not None or self.plain_decode_s is None:
+            return self.speed_up
+        return Estimate.exact(self.plain_decode_s / self.decode_s, "measured")
+
 
 class RunRecord(Document):
     """The document that `run` writes and `validate` reads beside the Plan."""
 
-    newest: ClassVar[int] = 4
+    newest: ClassVar[int] = 5
     oldest: ClassVar[int] = 4
     made_by: ClassVar[str] = "reader run"
     kind: Literal["run_record"] = "run_record"
-    schema_version: int = 4
+    schema_version: int = 5
     target: str
     drafters: dict[str, str | None] = Field(description="what each drafter ran, by name; None for look-ups")
     device: str

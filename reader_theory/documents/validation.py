@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.policy import Policy
 from reader_theory.estimate import Estimate
@@ -20,26 +22,40 @@ class Comparison(Frozen):
     quantity: str
     predicted: Estimate
     measured: float
+    measured_low: float | None = Field(default=None, description="of its 95 % interval, where its spread is known")
+    measured_high: float | None = None
+    pace: float = Field(
+        default=1.0, gt=0, description="times that the fixed step took longer in this cell than at calibration"
+    )
+
+    @property
+    def at_pace(self) -> float:
+        """What would have been measured at the pace that the prediction is stated at."""
+        return self.measured * self.pace ** _POWERS.get(self.quantity, 0)
 
     @property
     def relative_error(self) -> float:
-        """(measured - predicted) / measured."""
-        return (self.measured - self.predicted.value) / self.measured if self.measured else float("nan")
+        """(measured - predicted) / measured, the pace divided out."""
+        return (self.at_pace - self.predicted.value) / self.at_pace if self.measured else float("nan")
 
     @property
     def inside(self) -> bool:
-        """Whether the measured value lies in the stated interval."""
-        return self.predicted.covers(self.measured)
+        """Whether the measured value, the pace divided out, lies in the stated interval."""
+        return self.predicted.covers(self.at_pace)
+
+
+_POWERS = {"tokens_per_s": 1, "step_s": -1}
+"""How a quantity goes with the pace; others do not."""
 
 
 class Validation(Document):
     """The document that `validate` writes; `report` draws it."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
     oldest: ClassVar[int] = 2
     made_by: ClassVar[str] = "reader validate"
     kind: Literal["validation"] = "validation"
-    schema_version: int = 2
+    schema_version: int = 3
     plan: str
     record: str
     comparisons: tuple[Comparison, ...]

@@ -219,16 +219,14 @@ class RowCache(Cache):
             lengths += kept
 
     def _pools(self) -> list[KVPool]:
-        """Layers of one shape together; made anew when a layer's tensors have been replaced."""
+        """Keys and values of one shape together; made anew when a layer's tensors have been replaced."""
         held = [tensor for layer in self.stores for tensor in (layer.keys, layer.values)]
         if len(held) != len(self._held) or any(new is not old for new, old in zip(held, self._held, strict=True)):
-            alike: dict[torch.Size, list[RowLayer]] = {}
-            for layer in self.stores:
-                assert layer.keys is not None
-                alike.setdefault(layer.keys.shape, []).append(layer)
-            groups = alike.values()
-            self._pooled = [KVPool.of([one.keys for one in group], [one.values for one in group]) for group in groups]  # pyright: ignore[reportArgumentType]
-            self._held = held
+            alike: dict[torch.Size, list[torch.Tensor]] = {}
+            for tensor in held:
+                if tensor is not None:  # a layer that reads another's keys and values has none
+                    alike.setdefault(tensor.shape, []).append(tensor)
+            self._pooled, self._held = [KVPool.over(group) for group in alike.values()], held
         return self._pooled
 
     @torch.inference_mode()

@@ -29,6 +29,9 @@ def calibrate(
     seconds: Annotated[float, typer.Option(min=0.01, help="Time to spend on the target's forwards.")] = 20.0,
     temperature: options.Temperature = 0.0,
     dtype: options.Dtype = None,
+    accept_disturbed: Annotated[
+        bool, typer.Option("--accept-disturbed", help="Take what does not repeat, with its wide intervals.")
+    ] = False,
     device_name: Annotated[str | None, typer.Option(help="Of the device; the system's own when left out.")] = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/cost.json"),
@@ -51,7 +54,8 @@ def calibrate(
             models.target, models.drafts, chosen, device_name=device_name or Stamp.now().machine, names=models.names,
             dtype=dtype or "float32", batches=batch or BATCHES, tokens=sizes, temperature=temperature,
             contexts=context or contexts_within(models.target.max_positions, max(sizes)), seconds=seconds, seed=seed,
-            datastore=opened_for(models, datastore), progress=progress,
+            datastore=opened_for(models, datastore), on_disturbance="note" if accept_disturbed else "refuse",
+            progress=progress,
         )  # fmt: skip
     cost.write(output)
     show_document(cost, output, as_json=as_json)

@@ -144,7 +144,8 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
 
     cost = calibrate_cost(
         models.target, models.drafts, run.fit_prompts, device_name=Stamp.now().machine, names=models.names, dtype=dtype,
-        batches=BATCHES, tokens=run.effort.tokens, contexts=CONTEXTS, seconds=seconds, seed=run.seed, progress=progress,
+        batches=BATCHES, tokens=run.effort.tokens, contexts=CONTEXTS, seconds=seconds, seed=run.seed,
+        on_disturbance="note", progress=progress,
     )  # fmt: skip
     cost.write(output / "cost.json")
     per_workload = len(run.test_prompts) // len({prompt.workload for prompt in run.test_prompts})
@@ -185,11 +186,12 @@ def _rows(part: Part) -> list[dict[str, Any]]:
                 "workload": cell.workload,
                 "batch": cell.batch,
                 "policy": cell.policy.name,
+                "speed_up": found.speed_up,
+                "measured_speed_up": cell.times_plain,
                 "tokens_per_step": found.tokens_per_step,
                 "measured": cell.tokens_per_step,
                 "tokens_per_s": found.tokens_per_s,
                 "measured_per_s": cell.tokens_per_s,
-                "times_plain": None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s,
                 "output": lossless_in_words(cell.lossless, part.record.lossless),
             }
         )

@@ -23,7 +23,7 @@ def run(
     split: options.Split = "test",
     limit: options.Limit = None,
     batch: options.Batches = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell; its time is their median.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell, there and back beside plain decoding.")] = 2,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="The plan's when left out.")] = None,
     verification: Annotated[
         str, typer.Option(help="Rule of sampled requests, such as target_only, traversal or typical_lossy.")
@@ -31,6 +31,9 @@ def run(
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
+    repetition_penalty: Annotated[float, typer.Option(help="Of each request; 1 is none.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/run.json"),
@@ -58,5 +61,7 @@ def run(
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
+            penalties={"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
+                       "frequency_penalty": frequency_penalty},
         )  # fmt: skip
     show_document(record, output, as_json=as_json)

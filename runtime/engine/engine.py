@@ -70,7 +70,8 @@ class Engine:
     max_batch : int
         Most requests at once; the others wait.
     max_context : int, optional
-        Most tokens of prompt, output and scratch a row; the target's own limit, at most 2048, when left out.
+        Most tokens of prompt, output and scratch a row, 2048 when left out; never more than the target has positions
+        for, or its rotations were made for.
     kv_tokens, kv_bytes : int, optional
         Most token slots, or bytes, that the keys and values of target and draft may take; requests wait until theirs
         fit. No bound but `max_batch` and `max_context` when both are left out.
@@ -112,7 +113,7 @@ class Engine:
         backend: BackendChoice = "eager",
     ) -> None:
         self.target, self.tokenizer, self.monitor = target, tokenizer, monitor
-        self.max_context = max_context or min(target.max_positions, 2048)
+        self.max_context = min(max_context or 2048, target.max_positions + 1)  # the last token needs no position
         datastore = Datastore.build([]) if learn and datastore is None else datastore
         self.drafters = _named(draft, drafters, datastore, learn)
         _check_vocabularies(target, self.drafters)

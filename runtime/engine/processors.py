@@ -30,6 +30,8 @@ class Processor(ABC):
     ----------
     reads_prefix : bool
         Whether it looks at the tokens before.
+    of_output : bool
+        Whether the prefixes that it is given are those of the output, without the prompt.
     keeps_argmax : bool
         Whether the most likely token stays so: greedy decoding then goes without it.
     order : int
@@ -38,6 +40,7 @@ class Processor(ABC):
 
     name: ClassVar[str]
     reads_prefix: ClassVar[bool] = False
+    of_output: ClassVar[bool] = False
     keeps_argmax: ClassVar[bool] = False
     order: ClassVar[int] = 10
 
@@ -110,6 +113,35 @@ class _ByPrefix(Processor):
 
         rows = [torch.tensor([list(prefix)], device=logits.device) for prefix in prefixes]
         return torch.cat([self.processor(row, logits[i : i + 1].clone()) for i, row in enumerate(rows)])
+
+
+class OutputPenalty(Processor):
+    """Tokens that the output holds lose a number, and another for each time that they are there.
+
+    As OpenAI's interface and vLLM define presence and frequency penalties; transformers has none.
+    """
+
+    name, reads_prefix, of_output, order = "output_penalty", True, True, 1
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self.presence, self.frequency = presence, frequency
+
+    @classmethod
+    def asked(cls, params: SamplingParams) -> Self | None:
+        given = params.presence_penalty, params.frequency_penalty
+        return cls(*map(float, given)) if any(given) else None
+
+    def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
+        if prefixes is None:
+            return logits
+        import torch
+
+        out = logits.clone()
+        for row, prefix in enumerate(prefixes):
+            if len(prefix):
+                held, times = torch.tensor(list(prefix), device=logits.device).unique(return_counts=True)
+                out[row, held] -= self.presence + self.frequency * times.to(out.dtype)
+        return out
 
 
 class LogitBias(_ByPrefix):
@@ -196,7 +228,7 @@ class MinP(_Standard):
         return cls(MinPLogitsWarper(float(params.min_p)))
 
 
-for _one in (RepetitionPenalty, LogitBias, BadWords, Temperature, TopK, TopP, MinP):
+for _one in (RepetitionPenalty, OutputPenalty, LogitBias, BadWords, Temperature, TopK, TopP, MinP):
     PROCESSORS.register(_one)
 
 
@@ -207,6 +239,8 @@ class TokenLaw:
     ----------
     params : SamplingParams
         The request's own.
+    prompt_tokens : int
+        Tokens of each prefix that are its prompt.
 
     Attributes
     ----------
@@ -223,7 +257,8 @@ class TokenLaw:
     [[0.0, 1.0, 0.0]]
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, prompt_tokens: int = 0) -> None:
+        self.prompt_tokens = prompt_tokens
         asked = [found for each in PROCESSORS if (found := each.asked(params)) is not None]
         chain: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
         self.params = params
@@ -247,8 +282,9 @@ class TokenLaw:
 
         if self.plain and not self.params.greedy:
             return torch.softmax(scores.double() / self.params.temperature, dim=-1)
+        outputs = None if prefixes is None else [prefix[self.prompt_tokens :] for prefix in prefixes]
         for processor in self._chain:
-            scores = processor(scores, prefixes)
+            scores = processor(scores, outputs if processor.of_output else prefixes)
         if self.params.greedy:
             return torch.nn.functional.one_hot(scores.argmax(dim=-1), scores.shape[-1]).double()
         return torch.softmax(scores.double(), dim=-1)
@@ -264,7 +300,9 @@ class TokenLaw:
         return self(logits.unsqueeze(0), [prefix])[0].numpy(force=True)
 
 
-def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | None = None) -> Any:
+def target_law(
+    logits: Any, params: SamplingParams, prefix_tokens: Prefixes | None = None, prompt_tokens: int = 0
+) -> Any:
     """Laws that `params` makes of `logits`.
 
     Parameters
@@ -276,6 +314,8 @@ def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | No
         The request's own.
     prefix_tokens : sequence of n sequences of int, optional
         Tokens before each row, prompt and path included; only processors that read a prefix need them.
+    prompt_tokens : int
+        How many of them are the prompt's.
 
     Returns
     -------
@@ -287,7 +327,7 @@ def target_law(logits: Any, params: SamplingParams, prefix_tokens: Prefixes | No
     InvalidInputError
         When `logits` is no matrix, or a penalty lacks its prefixes.
     """
-    return TokenLaw(params)(logits, prefix_tokens)
+    return TokenLaw(params, prompt_tokens)(logits, prefix_tokens)
 
 
 def _check_rows(logits: Any, prefixes: Prefixes | None, *, needed: bool) -> None:

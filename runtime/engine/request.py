@@ -86,7 +86,7 @@ class Request:
     @cached_property
     def token_law(self) -> TokenLaw:
         """The law that it samples from."""
-        return TokenLaw(self.params)
+        return TokenLaw(self.params, len(self.prompt))
 
     @cached_property
     def follows(self) -> bool:

@@ -30,6 +30,9 @@ class SamplingParams:
         Drop tokens less likely than this share of the most likely one.
     repetition_penalty : float, > 0
         Above 1, tokens that the prefix holds become less likely; 1 leaves the law alone.
+    presence_penalty, frequency_penalty : float, in [-2, 2]
+        Taken from the logit of each token that the output so far holds: once, and once for each time it is there; the
+        prompt does not count. Negative ones make repetition likelier. At a tree's node the output ends with its path.
     max_new_tokens : int, >= 1
         Tokens after which the request ends.
     stop_token_ids : tuple of int, >= 0
@@ -76,6 +79,8 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_new_tokens: int = 128
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
@@ -108,6 +113,8 @@ class SamplingParams:
         _between("top_p", self.top_p, 0.0, 1.0, "Use 1 to keep every token.", open_low=True)
         _between("min_p", self.min_p, 0.0, 1.0, "Use 0 to keep every token.")
         _between("repetition_penalty", self.repetition_penalty, 0.0, math.inf, "Use 1 for none.", open_low=True)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _between(name, getattr(self, name), -2.0, 2.0, "Use 0 for none.")
         _whole("top_k", self.top_k, 0, "Use 0 to keep every token.")
         _whole("max_new_tokens", self.max_new_tokens, 1, "A request without new tokens needs no engine.")
         _whole("seed", self.seed, 0, "Take a seed from 0 to 2**64 - 1.", high=2**64 - 1)

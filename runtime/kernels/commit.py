@@ -52,7 +52,12 @@ class KVPool:
         InvalidInputError
             When a layer differs from the first in shape, dtype or device, or does not lie in memory without gaps.
         """
-        stores = tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
+        return cls.over([tensor for pair in zip(keys, values, strict=True) for tensor in pair])
+
+    @classmethod
+    def over(cls, tensors: Sequence[torch.Tensor]) -> Self:
+        """Pool of any stores of one shape: where keys are wider than values, each are a pool of their own."""
+        stores = tuple(tensors)
         require(
             bool(stores),
             "`keys` and `values` must hold a layer",

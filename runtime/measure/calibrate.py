@@ -3,41 +3,67 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from reader_theory.cost.pace import Pace
 from reader_theory.cost.terms import Forwards, StepConditions, StepModel
 from reader_theory.documents import Chain, Cost, CostTable, DrafterCost, Grown, Off, Policy, Stamp, Static, Union
+from reader_theory.documents.cost import Reference
 from reader_theory.documents.policy import DATASTORE, DRAFT, RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
-from runtime.cache.rows import RowCache
 from runtime.engine.counters import StepTiming
-from runtime.measure.in_situ import (
-    SeenStep,
-    corrected_draft,
-    corrected_target,
-    growing_term,
-    linear_term,
-    probe_policies,
-    watch_steps,
-)
+from runtime.measure.bench import REFERENCE, TARGET, Bench, EngineBench, Point, SeenStep
+from runtime.measure.disturbed import Samples, Trouble, check_stretches, check_tables, refuse
+from runtime.measure.in_situ import corrected_draft, corrected_target, growing_term, linear_term, probe_policies
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, models_of, names_of
+from runtime.measure.staircase import filled, stairs
+from runtime.measure.steady import STEPS, Meter, Stretch, level, paired, predictive, watch
 from runtime.models.base import LanguageModel
-from runtime.models.inputs import forward_trees
 from runtime.retrieval.datastore import Datastore
 
-__all__ = ["calibrate_cost"]
+__all__ = ["Grid", "calibrate_bench", "calibrate_cost"]
 
-Point = tuple[int, int, int]
+LEAST_REPEATS, MOST_REPEATS = 4, 40
+REPEATS, STAIRS = 5, 0.5
+"""Forwards of a point that is added where a curve bends, and the share of a table's time that such points may take."""
+PATIENCE = 3
+"""Times that a disturbed measurement is made in all, before it is refused."""
+TRIAL_S = 2.0
+"""A calibration with less time than this is a trial: short stretches, no stairs, and what is wrong is noted only."""
+TRIAL_STEPS = 4
 
-LEAST_REPEATS, MOST_REPEATS = 3, 40
-HALTED, PACE_BLOCKS = 5, 12
+
+@dataclass(frozen=True)
+class Grid:
+    """Axes of the target's table; a tree of N nodes is a forward of N + 1 tokens."""
+
+    batch: tuple[int, ...]
+    tokens: tuple[int, ...]
+    context: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: Sequence[int], tokens: Sequence[int], context: Sequence[int], room: int) -> Grid:
+        """Sorted, each once, contexts within `room`."""
+        axes = (batch, tokens, [min(each, room) for each in context])
+        return cls(*(tuple(sorted(set(axis))) for axis in axes))
+
+    @property
+    def narrow(self) -> Grid:
+        """What a draft is asked: no level of a tree is wider."""
+        return Grid(self.batch, tuple(t for t in self.tokens if t <= 17) or self.tokens[:1], self.context)
+
+    @property
+    def points(self) -> list[Point]:
+        """All of them, the context fastest."""
+        return list(itertools.product(self.batch, self.tokens, self.context))
 
 
 def calibrate_cost(
@@ -55,12 +81,14 @@ def calibrate_cost(
     seconds: float = 20.0,
     datastore: Datastore | None = None,
     seed: int = 0,
+    on_disturbance: Literal["refuse", "note"] = "refuse",
     progress: Progress | None = None,
 ) -> Cost:
-    """Measure every term of a step on this device.
+    """Measure every term of a step on this device, at one pace of it.
 
-    Points are visited in a shuffled order, again and again until `seconds` are used, so that a slow minute of the
-    machine falls on all of them alike; each keeps its median.
+    Forwards alone are visited in a shuffled order, again and again; steps of the engine in steady stretches (`watch`).
+    A fixed step beside them tells the machine's pace, which is divided out. What does not repeat is measured again, at
+    most `PATIENCE` times.
 
     Parameters
     ----------
@@ -73,7 +101,15 @@ def calibrate_cost(
     datastore : Datastore, optional
         A look-up beside it is priced as well.
     seconds : float
-        Time to spend on the target's table; the draft's takes a quarter of it, and steps of the engine as much again.
+        Time to spend on the target's table; the draft's takes a quarter of it, and steps of the engine as much again,
+        or what one round of stretches takes.
+    on_disturbance : {"refuse", "note"}
+        What to do about a machine that stays disturbed.
+
+    Raises
+    ------
+    DisturbedMachineError
+        Where measurements of more than `TRIAL_S` do not repeat, unless they are to be noted only.
     """
     require(
         len(prompts) > 0 and seconds > 0,
@@ -81,134 +117,269 @@ def calibrate_cost(
         got=f"{len(prompts)} prompts, {seconds} s",
         fix="Pass the prompts that the trace was recorded on.",
     )
-    rng, drafts = np.random.default_rng(seed), models_of(draft)
+    drafts = models_of(draft)
     room = min(model.max_positions for model in (target, *drafts.values())) - max(tokens) - 1
-    grid = (tuple(sorted(set(batches))), tuple(sorted(set(tokens))), tuple(sorted({min(c, room) for c in contexts})))
-    target_table = _table(target, grid, seconds, rng, ranked=0, label="target forward", progress=progress)
-    small = (grid[0], tuple(t for t in grid[1] if t <= 17) or grid[1][:1], grid[2])
-    tables = {
-        name: _table(model, small, seconds / 4, rng, ranked=8, label=f"{name} forward", progress=progress)
-        for name, model in drafts.items()
-    }
-    probes, checks = probe_policies(grid[1], drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
-    seen: list[SeenStep] = []
-    for name in drafts or (DRAFT,):
-        mine = [each for each in (*probes, *checks) if not seen or each.asks is not None]
-        seen += watch_steps(
-            target, {name: drafts[name]} if drafts else None, prompts, [each.asking(name) for each in mine],
-            batches=grid[0], seconds=seconds / len(grid[0]), temperature=temperature, seed=seed, progress=progress,
-        )  # fmt: skip
-    looked: list[SeenStep] = []
-    if datastore is not None:
-        looked = watch_steps(
-            target, None, prompts, _datastore_policies(), batches=grid[0], seconds=seconds / 4 / len(grid[0]),
-            temperature=temperature, seed=seed, label="look-ups", datastore=datastore, progress=progress,
-        )  # fmt: skip
-    first = next(iter(drafts), DRAFT)
-    kept = [[each.asking(name) for each in some for name in (drafts or (DRAFT,))] for some in (probes, checks)]
-    probed, checked = ([step for step in seen if step.policy in some] for some in kept)
-    mainly = [step for step in probed if step.policy.asks in (None, first)]
+    grid = Grid.of(batches, tokens, contexts, room)
+    bench = EngineBench(
+        target, dict(drafts), prompts, largest=(max(grid.batch), max(grid.tokens), max(grid.context)),
+        temperature=temperature, seed=seed, datastore=datastore,
+    )  # fmt: skip
     called = names_of(target, drafts, names)
-    forwards = {
-        name: corrected_draft(table, [step for step in probed if step.policy.asks in (None, name)])
-        for name, table in tables.items()
+    cost = calibrate_bench(
+        bench, grid, tuple(drafts), seconds=seconds, seed=seed, beside=datastore is not None,
+        on_disturbance=on_disturbance, progress=progress,
+        facts={"stamp": Stamp.now(seed=seed, machine=device_name), "device": device_name, "target": called[0],
+               "dtype": dtype},
+    )  # fmt: skip
+    models = {**called[1], DATASTORE: None if datastore is None else datastore.name or None}
+    drafters = {
+        name: each.model_copy(update={"model": models.get(name, each.model)}) for name, each in cost.drafters.items()
     }
-    grown = [step for step in seen if step.policy.kind == "grown" and step.policy.asks in (None, first)]
-    growth_s, growth_step_s = growing_term(forwards.get(first), grown)
-    retrieval_s, around = _terms_around([step for step in seen if step.policy.asks in (None, first)])
+    reference = None
+    if cost.reference is not None:
+        axes = zip(("batch", "tokens", "context"), bench.reference.point, strict=True)
+        reference = cost.reference.model_copy(update=dict(axes))
+    return cost.model_copy(update={"drafters": drafters, "reference": reference})
+
+
+def calibrate_bench(
+    bench: Bench,
+    grid: Grid,
+    drafts: tuple[str, ...],
+    *,
+    facts: Mapping[str, Any],
+    seconds: float = 20.0,
+    beside: bool = False,
+    seed: int = 0,
+    on_disturbance: Literal["refuse", "note"] = "refuse",
+    progress: Progress | None = None,
+) -> Cost:
+    """`calibrate_cost` on any bench, with drafters of these names, and a datastore where `beside` says so.
+
+    Parameters
+    ----------
+    facts : dict
+        Fields of the Cost that nobody measures.
+    """
+    rng, meter = np.random.default_rng(seed), Meter(bench)
+    tables: dict[str, CostTable] = {}
+    troubles: list[Trouble] = []
+    for who in (TARGET, *drafts):
+        mine, share = (grid, 1.0) if who == TARGET else (grid.narrow, 0.25)
+        tables[who], found = _table(meter, who, mine, seconds * share, rng, progress)
+        troubles += found
+    kinds = _Kinds.of(grid, drafts, beside)
+    stretches, found = _watched(meter, grid.batch, kinds, seconds, rng, progress)
+    troubles += found
+    if seconds >= TRIAL_S and on_disturbance == "refuse":
+        refuse(troubles)
+    return _assembled(tables, stretches, kinds, meter.pace, facts, tuple(each.words for each in troubles))
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What is watched: probes that the tables are corrected to, and checks, kinds of what plans are made of."""
+
+    drafts: tuple[str, ...]
+    probes: tuple[Policy, ...]
+    checks: tuple[Policy, ...]
+    looked: tuple[Policy, ...]
+
+    @classmethod
+    def of(cls, grid: Grid, drafts: tuple[str, ...], beside: bool) -> _Kinds:
+        names = drafts or (DRAFT,)
+        probes, checks = probe_policies(grid.tokens, drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
+        asked = [tuple(dict.fromkeys(p.asking(n) for p in some for n in names)) for some in (probes, checks)]
+        return cls(drafts, asked[0], asked[1], tuple(_datastore_policies()) if beside else ())
+
+    def rounds(self) -> list[tuple[tuple[str, ...], list[Policy]]]:
+        """What is loaded, and what runs then; policies that ask nobody run beside the first draft only."""
+        found: list[tuple[tuple[str, ...], list[Policy]]] = []
+        for name in self.drafts or (None,):
+            mine = [p for p in (*self.probes, *self.checks) if p.asks == name or (p.asks is None and not found)]
+            found.append(((name,) if name else (), mine))
+        if self.looked:
+            found.append(((*self.drafts[:1], DATASTORE), list(self.looked)))
+        return found
+
+
+def _watched(
+    meter: Meter, batches: Sequence[int], kinds: _Kinds, seconds: float, rng: np.random.Generator,
+    progress: Progress | None,
+) -> tuple[list[Stretch], list[Trouble]]:  # fmt: skip
+    """Steady stretches of all kinds, again while they do not repeat; and what is wrong with the last."""
+    stretches: list[Stretch] = []
+    troubles: list[Trouble] = []
+    for _ in range(_attempts(seconds)):
+        stretches = []
+        first = len(meter.readings)
+        for loaded, policies in kinds.rounds():
+            share = 0.25 if DATASTORE in loaded else 1.0
+            stretches += watch(
+                meter, loaded, policies, batches=batches, seconds=share * seconds / len(batches), rng=rng,
+                steps=STEPS if seconds >= TRIAL_S else TRIAL_STEPS,
+                label="look-ups" if DATASTORE in loaded else "engine steps", progress=progress,
+            )  # fmt: skip
+        pace = meter.pace
+        troubles = check_stretches([each.at_pace(pace) for each in stretches], meter.readings[first:])
+        if not troubles:
+            break
+    return stretches, troubles
+
+
+def _attempts(seconds: float) -> int:
+    return PATIENCE if seconds >= TRIAL_S else 1
+
+
+def _assembled(
+    tables: dict[str, CostTable], stretches: list[Stretch], kinds: _Kinds, pace: Pace, facts: Mapping[str, Any],
+    notes: tuple[str, ...],
+) -> Cost:  # fmt: skip
+    """The terms from tables and stretches at one pace, and how whole steps compare with their sum."""
+    seen = [each.at_pace(pace) for each in stretches]
+    drafts, first = kinds.drafts, (kinds.drafts or (DRAFT,))[0]
+    steps = [step for each in seen for step in each.steps]
+    probed = [step for step in steps if step.policy in kinds.probes]
+    looked = [step for step in steps if step.policy in kinds.looked]
+    own = [step for step in steps if step.policy not in kinds.looked and step.policy.asks in (None, first)]
+    forwards = {
+        name: corrected_draft(tables[name], [step for step in probed if step.policy.asks in (None, name)])
+        for name in drafts
+    }
+    growth_s, growth_step_s = growing_term(forwards.get(first), [step for step in own if step.policy.kind == "grown"])
+    retrieval_s, around = _terms_around(own)
+    batch, tokens, context = REFERENCE
     open_cost = Cost(
-        stamp=Stamp.now(seed=seed, machine=device_name),
-        device=device_name,
-        target=called[0],
-        dtype=dtype,
-        target_forward=corrected_target(target_table, mainly),
+        **facts,
+        target_forward=corrected_target(tables[TARGET], [step for step in probed if step.policy.asks in (None, first)]),
         drafters={
-            **{name: DrafterCost(model=called[1][name], forward=table) for name, table in forwards.items()},
+            **{name: DrafterCost(forward=table) for name, table in forwards.items()},
             RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),
-            **_beside(datastore, looked),
+            **_beside(looked),
         },
         growth_s=growth_s,
         growth_step_s=growth_step_s,
         closure=Estimate.exact(1.0, "assumed"),
+        reference=Reference(batch=batch, tokens=tokens, context=context, seconds=_reference_s(pace)),
+        notes=notes,
         **around,
     )
-    closures = {
-        "+".join(sorted(who)) or "off": _closure(open_cost, [step for step in checked if step.policy.drafters == who])
-        for who in dict.fromkeys(step.policy.drafters for step in checked)
+    return open_cost.model_copy(update=_closures(open_cost, seen, kinds, pace))
+
+
+def _reference_s(pace: Pace) -> Estimate:
+    low, high = np.exp(np.log(pace.reference_s) + np.quantile(pace.log, [0.025, 0.975]))
+    return Estimate(value=pace.reference_s, low=float(low), high=float(high), origin="measured")
+
+
+def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pace) -> dict[str, Any]:
+    """Whole steps as the engine's clock saw them over the sum of their terms, of each kind.
+
+    Plain decoding has its own; every other kind has that times its ratio to plain decoding, whose interval has no part
+    in the machine's pace. Intervals are for a policy and a run to come: how policies and batches differ, and how the
+    pace moves.
+    """
+    judged = [each for each in seen if each.policy in (Off(), *kinds.checks, *kinds.looked)]
+    levels = [(each, _level(open_cost, each)) for each in judged]
+    plain: dict[int, list[float]] = defaultdict(list)
+    for each, value in levels:
+        if each.policy.shape == "off":
+            plain[each.batch].append(value)
+    off = predictive([[float(np.mean(values)) for values in plain.values()]], beside=pace.spread)
+    cells: dict[str, dict[Policy, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (policy, _), values in paired(levels).items():
+        cells["+".join(sorted(policy.drafters))][policy].append(float(np.mean(values)))
+    kinds_of = {who: list(policies.values()) for who, policies in cells.items()}
+    closures = {who: predictive(logs, beside=pace.spread).scaled(off.value) for who, logs in kinds_of.items()}
+    every = predictive([logs for some in kinds_of.values() for logs in some], beside=pace.spread).scaled(off.value)
+    return {
+        "closure": every,
+        "closures": {"off": off, **closures},
+        "ratios": {who: predictive(logs) for who, logs in kinds_of.items()},
     }
-    if looked:
-        closures[DATASTORE] = _closure(open_cost, looked)
-    return open_cost.model_copy(update={"closure": _closure(open_cost, checked), "closures": closures})
+
+
+def _level(cost: Cost, stretch: Stretch) -> float:
+    model = cost.model()
+    return level(np.array([s.timing.step_s / _summed(model, s) for s in stretch.steps]))
 
 
 def _table(
-    model: LanguageModel,
-    grid: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
-    seconds: float,
-    rng: np.random.Generator,
-    *,
-    ranked: int,
-    label: str,
-    progress: Progress | None,
-) -> CostTable:
-    points = list(itertools.product(*grid))
-    cache = model.new_cache(max(grid[0]), max(grid[2]) + max(grid[1]) + 1)
-    samples: dict[Point, list[float]] = {point: [] for point in points}
-    trial = {point: _trial(model, cache, point, rng, ranked) for point in points}
-    for point in points:
-        trial[point]()
-    spent = 0.0
-    for done, point in enumerate(_rounds(points, rng)):
-        enough = done >= LEAST_REPEATS * len(points) and spent >= seconds
-        if enough or done >= MOST_REPEATS * len(points):
+    meter: Meter, who: str, grid: Grid, seconds: float, rng: np.random.Generator, progress: Progress | None
+) -> tuple[CostTable, list[Trouble]]:
+    """Forwards alone, measured again while they do not repeat; and what is wrong with the last."""
+    samples: Samples = {}
+    troubles: list[Trouble] = []
+    for _ in range(_attempts(seconds)):
+        before, samples = samples, _sampled(meter, who, grid, seconds, rng, progress)
+        troubles = check_tables(who, samples, before)
+        if not troubles:
             break
-        start = perf_counter()
-        trial[point]()
-        samples[point].append(perf_counter() - start)
-        spent += samples[point][-1]
-        if progress:
-            progress(label, min(int(100 * spent / seconds), 100), 100)
-    return _from_samples(grid, samples)
+    table = _from_samples(grid, samples)
+    if seconds < TRIAL_S:
+        return table, troubles
+    return _with_stairs(meter, who, table, seconds), troubles
 
 
-def _rounds(points: list[Point], rng: np.random.Generator) -> Iterator[Point]:
-    while True:
+def _with_stairs(meter: Meter, who: str, table: CostTable, seconds: float) -> CostTable:
+    """The table with points where its curve over tokens bends, at the first context of every batch."""
+    context, added = table.context[0], dict[tuple[int, int], float]()
+    begun = meter.spent_s
+    for row, batch in enumerate(table.batch):
+
+        def measure(tokens: int, batch: int = batch) -> float:
+            return _now(meter, who, (batch, tokens, context))
+
+        known = dict(zip(table.tokens, table.values[row, :, 0].tolist(), strict=True))
+        left = STAIRS * seconds * (row + 1) / len(table.batch) - (meter.spent_s - begun)
+        each = (2 + REPEATS) * max(known.values())
+        found = stairs(known, batch, measure, most=max(int(left / each), 0))
+        added |= {(row, tokens): found[tokens] for tokens in found.keys() - known.keys()}
+    axis, grown = filled(table.values, list(table.tokens), added)
+    grid = tuple(tuple(tuple(float(s) for s in line) for line in plane) for plane in grown)
+    return CostTable.model_validate(table.model_dump() | {"tokens": tuple(axis), "seconds": grid})
+
+
+def _now(meter: Meter, who: str, point: Point) -> float:
+    """Median seconds of a few forwards alone, after one that is not counted, at the pace of all readings so far."""
+    meter.forward(who, point)
+    meter.read()
+    told = [meter.forward(who, point) for _ in range(REPEATS)]
+    meter.read()
+    pace = meter.pace
+    return float(np.median([seconds / float(pace.at(reading)) for reading, seconds in told]))
+
+
+def _sampled(
+    meter: Meter, who: str, grid: Grid, seconds: float, rng: np.random.Generator, progress: Progress | None
+) -> Samples:
+    """Seconds of every point at one pace, visited in shuffled rounds until the time is used."""
+    points, begun = grid.points, meter.spent_s
+    raw: dict[Point, list[tuple[int, float]]] = {point: [] for point in points}
+    for point in points:
+        meter.forward(who, point)
+    for turn in range(MOST_REPEATS):
+        if turn >= LEAST_REPEATS and meter.spent_s - begun >= seconds:
+            break
         for index in rng.permutation(len(points)):
-            yield points[index]
+            raw[points[index]].append(meter.forward(who, points[index]))
+        if progress:
+            progress(f"{who or 'target'} forward", min(int(100 * (meter.spent_s - begun) / seconds), 100), 100)
+    meter.read()
+    pace = meter.pace
+    return {point: np.array([s / float(pace.at(i)) for i, s in told]) for point, told in raw.items()}
 
 
-def _trial(
-    model: LanguageModel, cache: RowCache, point: Point, rng: np.random.Generator, ranked: int
-) -> Callable[[], None]:
-    """One forward of a random tree over random committed rows; with `ranked`, its top candidates read back as well."""
-    batch, queries, context = point
-    tokens = rng.integers(0, model.vocabulary, (batch, queries))
-    parents = np.maximum(np.arange(queries) - 1, -1) // 2
-    parents[0] = -1
-    tree = np.ascontiguousarray(np.broadcast_to(parents, (batch, queries)), dtype=np.int64)
-    counts = np.full(batch, queries, dtype=np.int64)
-
-    def run() -> None:
-        cache.lengths[:] = context
-        logits = forward_trees(model, cache, tokens, tree, counts)
-        if ranked:
-            logits.topk(ranked, dim=-1).indices.cpu().numpy()
-
-    return run
-
-
-def _from_samples(
-    grid: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], samples: dict[Point, list[float]]
-) -> CostTable:
-    medians = np.array([np.median(samples[point]) for point in itertools.product(*grid)])
+def _from_samples(grid: Grid, samples: Samples) -> CostTable:
+    medians = np.array([np.median(samples[point]) for point in grid.points])
     errors = [
         1.96 * 1.2533 * np.std(np.log(values)) / np.sqrt(len(values)) for values in samples.values() if len(values) > 1
     ]
-    shaped = medians.reshape([len(axis) for axis in grid])
+    shaped = medians.reshape(len(grid.batch), len(grid.tokens), len(grid.context))
     return CostTable(
-        batch=grid[0],
-        tokens=grid[1],
-        context=grid[2],
+        batch=grid.batch,
+        tokens=grid.tokens,
+        context=grid.context,
         seconds=tuple(tuple(tuple(float(s) for s in row) for row in plane) for plane in shaped),
         relative_spread=float(np.mean(errors)) if errors else 0.0,
     )
@@ -220,12 +391,12 @@ def _datastore_policies() -> list[Policy]:
     return [chain, Grown(nodes=12, drafter=None, retrieval=DATASTORE)]
 
 
-def _beside(datastore: Datastore | None, seen: Sequence[SeenStep]) -> dict[str, DrafterCost]:
+def _beside(seen: Sequence[SeenStep]) -> dict[str, DrafterCost]:
     """What a look-up beside a datastore takes."""
-    if datastore is None:
+    if not seen:
         return {}
     row_s, _ = _line([s.timing for s in seen if s.policy.retrieved is not None], lambda s: s.retrieval_s)
-    return {DATASTORE: DrafterCost(term="lookups", model=datastore.name or None, row_s=row_s)}
+    return {DATASTORE: DrafterCost(term="lookups", row_s=row_s)}
 
 
 def _check_policies(*, drafted: bool) -> list[Policy]:
@@ -261,30 +432,6 @@ def _terms_around(seen: Sequence[SeenStep]) -> tuple[Estimate, dict[str, Any]]:
 
 def _line(steps: Sequence[StepTiming], seconds: Callable[[StepTiming], float]) -> tuple[Estimate, float]:
     return linear_term(np.array([float(s.rows) for s in steps]), np.array([seconds(s) for s in steps]))
-
-
-def _closure(cost: Cost, seen: Sequence[SeenStep]) -> Estimate:
-    """Whole steps as the engine's clock saw them over the sum of the terms.
-
-    Its interval is for a run to come: how policies and batches differ, and how the machine's pace changes with time.
-    """
-    groups: dict[tuple[Policy, int], list[SeenStep]] = {}
-    for s in seen:
-        groups.setdefault((s.policy, s.timing.rows), []).append(s)
-    ratios = np.log([_ratio(cost, group) for group in groups.values()])
-    size = max(len(seen) // PACE_BLOCKS, 1)
-    paces = np.log([_ratio(cost, seen[i : i + size]) for i in range(0, len(seen), size)])
-    half = 1.96 * float(np.hypot(np.std(ratios), np.std(paces)) + cost.target_forward.relative_spread / 1.96)
-    middle = float(np.median(ratios))
-    value, low, high = np.exp([middle, middle - half, middle + half])
-    return Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
-
-
-def _ratio(cost: Cost, group: Sequence[SeenStep]) -> float:
-    """Mean over steps, but for those that took over `HALTED` times the median: the machine was elsewhere."""
-    model = cost.model()
-    ratios = np.array([s.timing.step_s / _summed(model, s) for s in group])
-    return float(np.mean(ratios[ratios <= HALTED * np.median(ratios)]))
 
 
 def _summed(open_model: StepModel, s: SeenStep) -> float:

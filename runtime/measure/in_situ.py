@@ -7,63 +7,20 @@ sizes, in a shuffled order, and the tables that were measured alone are correcte
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from reader_theory.documents import Chain, CostTable, DraftForwards, Off, Policy, Static
+from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
 from reader_theory.trees import TokenTree
-from runtime.drafters.neural import NeuralDrafter
-from runtime.engine.counters import StepTiming
-from runtime.engine.engine import Engine
-from runtime.engine.sampling import SamplingParams
-from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, models_of
-from runtime.models.base import LanguageModel
-from runtime.retrieval.datastore import Datastore
+from runtime.measure.bench import SeenStep
 
-__all__ = [
-    "SeenStep",
-    "corrected_draft",
-    "corrected_target",
-    "growing_term",
-    "linear_term",
-    "probe_policies",
-    "watch_steps",
-]
+__all__ = ["corrected_draft", "corrected_target", "growing_term", "linear_term", "probe_policies"]
 
 Floats = NDArray[np.float64]
-
-BURST, SETTLE = 10, 3
-"""Steps in a row under one policy, and how many of them pay for the change and are left out."""
-LEAST_ROUNDS = 2
-OUTPUT = 384
-"""Most tokens that a request emits before it is replaced."""
-
-
-@dataclass(frozen=True)
-class SeenStep:
-    """One step of the engine, and what the tables have to explain it by."""
-
-    policy: Policy
-    timing: StepTiming
-    context: float
-    pending: float
-    asked: tuple[int, ...] = ()
-    """Tokens a row of each forward of the draft of a grown policy, which are different in every step."""
-    takes: DraftForwards = NeuralDrafter.takes
-
-    @property
-    def forwards(self) -> Floats:
-        """Tokens a row of each forward of the draft; empty when it did not run."""
-        if self.policy.kind == "grown":
-            return np.array(self.asked, dtype=np.float64)
-        return self.takes.sizes(self.policy.asked_widths, self.pending) if self.timing.drafted else np.empty(0)
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
@@ -80,82 +37,6 @@ def _bush(nodes: int) -> TokenTree:
     for extra in range(nodes - 3):
         parents.append(0 if extra % 2 == 0 else 1)
     return TokenTree(parents).by_level()
-
-
-def watch_steps(
-    target: LanguageModel,
-    draft: Drafts,
-    prompts: Sequence[PromptLike],
-    policies: Sequence[Policy],
-    *,
-    batches: Sequence[int],
-    seconds: float,
-    temperature: float,
-    seed: int,
-    label: str = "engine steps",
-    datastore: Datastore | None = None,
-    progress: Progress | None = None,
-) -> list[SeenStep]:
-    """Full batches decoded under each policy in turn, in a new order each round, until the time is used.
-
-    Parameters
-    ----------
-    seconds : float
-        Decoding time for each batch; every policy has `LEAST_ROUNDS` turns in any case.
-    """
-    rng = np.random.default_rng(seed)
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    drafts = models_of(draft)
-    limit = min(model.max_positions for model in (target, *drafts.values()))
-    output = min(OUTPUT, limit - longest - 96)
-    params = SamplingParams(temperature=temperature, max_new_tokens=output, seed=seed)
-    seen: list[SeenStep] = []
-    for done, batch in enumerate(batches):
-        if progress:
-            progress(label, done, len(batches))
-        drafters = {name: NeuralDrafter(model) for name, model in drafts.items()}
-        engine = Engine(
-            target, drafters=drafters, max_batch=batch, max_context=longest + output + 80, datastore=datastore
-        )
-        serving = _Full(engine, [prompts[int(i)] for i in rng.permutation(len(prompts))], params)
-        serving.burst(policies[-1])
-        rounds, spent = 0, 0.0
-        while rounds < LEAST_ROUNDS or spent < seconds:
-            rounds += 1
-            for index in rng.permutation(len(policies)):
-                steps = serving.burst(policies[int(index)])
-                spent += sum(step.timing.step_s for step in steps)
-                seen += steps
-    if progress:
-        progress(label, len(batches), len(batches))
-    return seen
-
-
-class _Full:
-    """An engine whose batch is kept full."""
-
-    def __init__(self, engine: Engine, prompts: Sequence[PromptLike], params: SamplingParams) -> None:
-        self.engine, self.params = engine, params
-        self.prompts, self.numbers = itertools.cycle(prompts), itertools.count()
-
-    def burst(self, policy: Policy) -> list[SeenStep]:
-        """Steps in a row under one policy: those that follow `SETTLE` of it, and on which no request joins."""
-        engine, batch = self.engine, self.engine.max_batch
-        engine.use(policy)
-        seen: list[SeenStep] = []
-        emitted = 0
-        for turn in range(BURST):
-            joining = batch - len(engine.rows)
-            for _ in range(joining):
-                engine.add(next(self.prompts).tokens, self.params, number=next(self.numbers))
-            context = float(np.mean(engine.cache.lengths[:batch]))
-            engine.step()
-            timing = engine.timings.pop()
-            if turn >= SETTLE and not joining:
-                asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.kind == "grown")
-                seen.append(SeenStep(policy, timing, context, emitted / batch, asked))
-            emitted = timing.emitted
-        return seen
 
 
 def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:

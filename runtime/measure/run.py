@@ -12,25 +12,33 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
+from reader_theory.cost.pace import Pace, smoothed_pace
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
+from reader_theory.estimate import Estimate
 from reader_theory.serving.rounds import requests_to_run
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.bench import ReferenceStep
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, drafter_of, drafts_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 
-__all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan"]
+__all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan", "speed_ups"]
 
 Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
 
+SEGMENT_S = 2.0
+"""Seconds of a run after which the fixed step is read again."""
+PRIOR_REPEATS = 2
+"""How many repeats the readings' own scatter is worth, as a measure of how far one repeat is off."""
 WARM_TOKENS = 8
 """Output of the request that runs each kind of policy before it is measured."""
 NEAR_TIE_ULPS = 2
@@ -49,14 +57,29 @@ class Task:
 
 @dataclass(frozen=True)
 class CellRun:
-    """What one run of a task gave."""
+    """What one run of a task gave.
 
-    decode_s: float
+    Parameters
+    ----------
+    segments : list of (int, float)
+        Index of a reading of the fixed step, and seconds of decoding from there to the next reading.
+    """
+
+    segments: list[tuple[int, float]]
     prefill_s: float
     steps: list[StepTiming]
     requests: list[Request]
     offered: Counter[str]
     accepted: Counter[str]
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds of decoding, as they passed."""
+        return sum(seconds for _, seconds in self.segments)
+
+    def at_pace_s(self, pace: Pace) -> float:
+        """The same with the pace of the machine divided out."""
+        return sum(seconds / float(pace.at(reading)) for reading, seconds in self.segments)
 
 
 def run_plan(
@@ -84,13 +107,14 @@ def run_plan(
     batches : sequence of int, optional
         Batches to run; those of the plan when left out.
     repeats : int
-        Times each cell is run; its decoding time is the median.
+        Times each cell is run, there and back; its decoding time is the median.
     temperature : float, optional
         The plan's when left out.
     verification : str
         Rule of sampled requests; a lossy one is named so in the record.
     compare_plain : bool
-        Decode the same requests without drafts as well, in turn with the plan, and hold the outputs against each other.
+        Decode the same requests without drafts as well, beside each run of the plan, and hold the outputs against each
+        other.
     """
     return measure_cells(
         target,
@@ -153,6 +177,7 @@ def measure_cells(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    penalties: Mapping[str, float] | None = None,
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them."""
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -162,8 +187,6 @@ def measure_cells(
         got=f"none, for {', '.join(sorted({task.policy.name for task in needing}))}",
         fix=f"Pass --datastore {names[1].get(DATASTORE) or 'FILE'}, or plan again without --datastore.",
     )
-    runs: dict[Task, list[CellRun]] = {task: [] for task in tasks}
-    plain: dict[tuple[str, int], list[CellRun]] = {}
     params = SamplingParams(
         temperature=temperature,
         max_new_tokens=new_tokens,
@@ -171,20 +194,21 @@ def measure_cells(
         verification=verification,
         stop=stop,
         ignore_eos=ignore_eos,
+        **(penalties or {}),  # pyright: ignore[reportArgumentType]
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
-    total = repeats * len(tasks)
-    for done in range(total):
-        task = tasks[done % len(tasks)]
+    runs: dict[Task, list[CellRun]] = {}
+    visits = _visits(tasks, repeats, compare_plain)
+    for done, task in enumerate(visits):
         if progress:
-            progress("run", done, total)
-        key = (task.workload, task.batch)
-        if compare_plain and len(plain.get(key, [])) <= done // len(tasks):
-            plain.setdefault(key, []).append(bench.run(Task(*key, Off())))
-        runs[task].append(bench.run(task))
+            progress("run", done, len(visits))
+        runs.setdefault(task, []).append(bench.run(task))
     if progress:
-        progress("run", total, total)
-    cells = [_cell(task, runs[task], plain.get((task.workload, task.batch)), target, temperature) for task in tasks]
+        progress("run", len(visits), len(visits))
+    pace = smoothed_pace(bench.readings)
+    plain = {task: runs.get(_plain(task)) if compare_plain else None for task in tasks}
+    gains = speed_ups({task: (runs[task], beside) for task, beside in plain.items() if beside}, pace)
+    cells = [_cell(task, runs[task], plain[task], gains.get(task), pace, target, temperature) for task in tasks]
     steps = [step for task in tasks for step in runs[task][0].steps]
     numbers = [number for number, task in enumerate(tasks) for _ in runs[task][0].steps]
     return RunRecord.create(
@@ -205,6 +229,37 @@ def measure_cells(
     )
 
 
+def _plain(task: Task) -> Task:
+    return replace(task, policy=Off())
+
+
+def _visits(tasks: Sequence[Task], repeats: int, compare_plain: bool) -> list[Task]:
+    """Tasks in the order they are run: each beside its plain decoding, there and back, as often as asked."""
+    once = list(dict.fromkeys(each for task in tasks for each in ((_plain(task), task) if compare_plain else (task,))))
+    return [task for turn in range(repeats) for task in (once if turn % 2 == 0 else once[::-1])]
+
+
+def speed_ups(pairs: Mapping[Task, tuple[list[CellRun], list[CellRun]]], pace: Pace) -> dict[Task, Estimate]:
+    """Seconds of plain decoding over those of each task, repeat by repeat, at one pace of the machine.
+
+    Repeats of all tasks together say how far one is off; before there are any, the readings of the fixed step do.
+    """
+    logs = {
+        task: np.log([b.at_pace_s(pace) / a.at_pace_s(pace) for a, b in zip(ours, plain, strict=True)])
+        for task, (ours, plain) in pairs.items()
+    }
+    freedom = PRIOR_REPEATS + sum(len(each) - 1 for each in logs.values())
+    squares = sum(float(np.var(each)) * len(each) for each in logs.values())
+    spread = np.sqrt((PRIOR_REPEATS * 2 * pace.noise**2 + squares) / freedom)
+    wide = float(student.ppf(0.975, freedom)) * spread
+    found: dict[Task, Estimate] = {}
+    for task, each in logs.items():
+        middle, half = float(each.mean()), float(wide / np.sqrt(len(each)))
+        value, low, high = np.exp([middle, middle - half, middle + half])
+        found[task] = Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
+    return found
+
+
 class _Bench:
     """The same prompts and parameters for every run."""
 
@@ -222,6 +277,7 @@ class _Bench:
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
+        self.reference, self.readings = ReferenceStep(target), list[float]()
 
     def run(self, task: Task) -> CellRun:
         chosen = [prompt for prompt in self.prompts if prompt.workload == task.workload]
@@ -242,12 +298,17 @@ class _Bench:
             engine.add(prompt.tokens, self.params, id=prompt.id if i < len(chosen) else f"{prompt.id} again", number=i)
             for i, prompt in enumerate(islice(cycle(chosen), requests_to_run(len(chosen), task.batch)))
         ]
-        start = perf_counter()
-        while engine.step():
-            pass
-        took = perf_counter() - start
-        steps = list(engine.timings)
-        return CellRun(took - engine.prefill_s, engine.prefill_s, steps, requests, *_nodes(engine, before))
+        segments: list[tuple[int, float]] = []
+        going = True
+        while going:
+            self.readings.append(self.reference())
+            start, prefilled = perf_counter(), engine.prefill_s
+            while (going := engine.step()) and perf_counter() - start < SEGMENT_S:
+                pass
+            decoded = perf_counter() - start - (engine.prefill_s - prefilled)
+            segments.append((len(self.readings) - 1, decoded))
+        self.readings.append(self.reference())
+        return CellRun(segments, engine.prefill_s, list(engine.timings), requests, *_nodes(engine, before))
 
     def _engine(self, batch: int, policy: Policy) -> Engine:
         """One a batch and draft: the one that the policy asks, else the first."""
@@ -274,7 +335,13 @@ def _nodes(engine: Engine, before: EngineCounters) -> tuple[Counter[str], Counte
 
 
 def _cell(
-    task: Task, runs: list[CellRun], plain: list[CellRun] | None, target: LanguageModel, temperature: float
+    task: Task,
+    runs: list[CellRun],
+    plain: list[CellRun] | None,
+    speed_up: Estimate | None,
+    pace: Pace,
+    target: LanguageModel,
+    temperature: float,
 ) -> RunCell:
     first, times = runs[0], [run.decode_s for run in runs]
     return RunCell(
@@ -291,6 +358,8 @@ def _cell(
         decode_s_spread=(min(times), max(times)),
         prefill_s=float(np.median([run.prefill_s for run in runs])),
         plain_decode_s=float(np.median([run.decode_s for run in plain])) if plain else None,
+        speed_up=speed_up,
+        reference_s=pace.reference_s * sum(times) / sum(run.at_pace_s(pace) for run in runs),
         lossless=_compare(first.requests, plain[0].requests, target, temperature) if plain else "not_checked",
         offered=dict(first.offered),
         accepted=dict(first.accepted),

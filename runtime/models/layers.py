@@ -6,6 +6,7 @@ and chunks are written into that mask without knowing where in the cache a node 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 STATES = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent", "moe")
 GROWING = ("dynamic", "longrope")
 """Rotations whose frequencies change once a row is longer than the model was trained for."""
+WINDOWS = re.compile(r"(^|_)window_(size|len)$")
+"""Windows that are not `sliding_window`: baked into a model's own buffers, or counted by it in slots."""
+NODES = 1024
+"""Slots of scratch behind a row, at most."""
 
 
 def sizes_by_kind(config: Any) -> dict[str, int | None]:
@@ -59,7 +64,11 @@ def masks_by_kind(mask: torch.Tensor, sizes: dict[str, int | None], hidden: floa
 
 
 def longest_positions(model: Any) -> int:
-    """Tokens that a row may have: those that the model was trained for where its rotations change beyond them."""
+    """Tokens that a row may have: as many as there are positions, and what depends on the length by slots sees all of.
+
+    Rotations that change beyond the length trained for, windows under names that no mask here knows, and a temperature
+    of attention by slots (Llama 4) are right up to there, and no check at load reaches so far.
+    """
     config = model.config.get_text_config()
     longest = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
     for part in _rotations(config):
@@ -68,7 +77,11 @@ def longest_positions(model: Any) -> int:
                 config, "original_max_position_embeddings", None
             )
             longest = min(longest, int(trained or longest))
-    return longest
+    windows = [size for name, size in config.to_dict().items() if WINDOWS.search(name) and isinstance(size, int)]
+    if getattr(config, "attn_temperature_tuning", False):
+        scale = int(config.floor_scale)
+        windows.append(scale - 1 - min(NODES, scale // 2))
+    return min([longest, *(size for size in windows if size > 0)])
 
 
 def _rotations(config: Any) -> list[dict[str, Any]]:

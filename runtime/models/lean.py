@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import torch
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers.activations import SiLUActivation
 
+from reader_theory.errors import require
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
@@ -69,6 +71,33 @@ def _is_plain(module: torch.nn.Module, family: str) -> bool:
         and "forward" not in held
         and set(held["_parameters"]) <= {"weight", "bias"}
     )
+
+
+class _Untouched:
+    """Whether a model is still what it was when it was wrapped: cheap enough to ask before each forward.
+
+    Hooks are looked for again once any was registered in this process; modules are compared one by one.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.handles = model, RemovableHandle.next_id
+        parents: list[dict[str, Any]] = [{"model": model}, *(module._modules for module in model.modules())]
+        each = ((held, name, child) for held in parents for name, child in held.items())
+        self.children = [(held, name, child, vars(child)) for held, name, child in each if child is not None]
+
+    def check(self) -> None:
+        """Raise where a module has been replaced or hooked, or its forward been overridden."""
+        odd = [name for held, name, child, own in self.children if held.get(name) is not child or "forward" in own]
+        if self.handles != RemovableHandle.next_id and not odd:
+            handles = RemovableHandle.next_id
+            odd = [] if is_untouched(self.model) else ["hooks"]
+            self.handles = self.handles if odd else handles
+        require(
+            not odd,
+            "the model must be as it was when it was wrapped",
+            got=f"{', '.join(sorted(set(odd))[:4])} replaced or added since",
+            fix="Wrap it again: transformers' own forward then serves it with its adapters and hooks.",
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +156,7 @@ class LeanModel(LanguageModel):
         self.scale = model.model.layers[0].self_attn.scaling
         self.weights: Weights = weights
         self._order = _pair_order(self.head_dim).to(self.device) if weights == "follow" else None
+        self._untouched = _Untouched(model) if weights == "follow" else None
         self.rotations = self._rotations(model)
         tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
         total = sum(each.numel() * each.element_size() for each in model.parameters())
@@ -227,6 +257,8 @@ class LeanModel(LanguageModel):
         last_only: bool = False,
         hidden: Sequence[int] = (),
     ) -> Output:
+        if self._untouched is not None:
+            self._untouched.check()
         batch, queries = tokens.shape
         x = self.embedding.weight[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]

@@ -55,8 +55,9 @@ def speculative(
         Of the first row, those below count on. Drawn from torch's generator at each call when left out, so that calls
         differ, and follow `torch.manual_seed`.
 
-    A `streamer` of `generate` is fed as tokens come; an `assistant_model` is the draft of that call, in chains of its
-    `num_assistant_tokens` unless there is a policy.
+    A `presence_penalty` and a `frequency_penalty` of the generation configuration are honoured, which plain `generate`
+    does not know. A `streamer` of `generate` is fed as tokens come; an `assistant_model` is the draft of that call, in
+    chains of its `num_assistant_tokens` unless there is a policy.
 
     Returns
     -------
@@ -156,6 +157,8 @@ def _params(config: Any, prompt_tokens: int, verification: str, stops: tuple[int
     return SamplingParams(
         **sampling,  # pyright: ignore[reportArgumentType]
         repetition_penalty=float(config.repetition_penalty or 1.0),
+        presence_penalty=float(getattr(config, "presence_penalty", None) or 0.0),
+        frequency_penalty=float(getattr(config, "frequency_penalty", None) or 0.0),
         max_new_tokens=int(config.max_length) - prompt_tokens,
         stop_token_ids=stops,
         ignore_eos=True,

@@ -134,16 +134,17 @@ def _summary(part: Part) -> Iterator[dict[str, str]]:
     """One row a cell: what was chosen, predicted and measured."""
     for cell in part.record.cells:
         found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
-        plain = None if cell.plain_decode_s is None else cell.plain_decode_s / cell.decode_s
+        gain = cell.times_plain
         yield {
             "workload": cell.workload,
             "batch": str(cell.batch),
             "policy": cell.policy.name,
+            "predicted_speed_up": interval(found.speed_up),
+            "speed_up": "not measured" if gain is None else interval(gain),
             "predicted_step": interval(found.tokens_per_step),
             "measured_step": number(cell.tokens_per_step),
             "predicted_rate": interval(found.tokens_per_s),
             "measured_rate": number(cell.tokens_per_s),
-            "speed_up": "not measured" if plain is None else f"{plain:.2f}",
             "check": "LOSSY" if is_lossy(part.record) else _CHECKS[cell.lossless],
         }
 
@@ -158,6 +159,7 @@ def _comparisons(validation: Validation) -> Iterator[dict[str, Any]]:
             "quantity": label,
             "predicted": interval(row.predicted.scaled(factor)),
             "measured": number(row.measured * factor),
+            "pace": f"{row.pace:.3f}",
             "error": f"{100 * row.relative_error:+.1f} %",
             "inside": row.inside,
         }

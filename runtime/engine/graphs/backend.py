@@ -239,14 +239,12 @@ class Graphs(Backend):
             tokens = self._drafted.setdefault((which, bucket), tokens)
             self._drafting[key] = StaticDrafting(drafter.model, cache, tree, tokens, fresh, width, self.graphs)
         drafting = self._drafting[key]
-        given = drafting.inputs.host
-        given["fresh"].zero_()
-        given["counts"].fill_(1)
-        given["lengths"].zero_()
-        given["counts"][:rows] = torch.from_numpy(counts)
-        given["lengths"][:rows] = torch.from_numpy(cache.lengths[:rows])
+        given = drafting.inputs.arrays
+        given["fresh"].fill(0)
+        given["counts"][:rows], given["counts"][rows:] = counts, 1
+        given["lengths"][:rows], given["lengths"][rows:] = cache.lengths[:rows], 0
         for row, pending in enumerate(drafter.pending[:rows]):
-            given["fresh"][row, : len(pending)] = torch.tensor(pending)
+            given["fresh"][row, : len(pending)] = pending
         drafting.inputs.upload()
         tokens = drafting.run()
         cache.lengths[:rows] += counts
@@ -306,7 +304,7 @@ class Graphs(Backend):
         verifying.outputs.download()
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        made = {name: tensor.numpy()[:live].copy() for name, tensor in verifying.outputs.host.items()}
+        made = {name: array[:live].copy() for name, array in verifying.outputs.arrays.items()}
         bad = {row: f"error: {unsound_logits(rows[row])}" for row in np.flatnonzero(made["unsound"]).tolist()}
         made["kept"][list(bad)] = 0  # the root's entry stays where it is: its next forward writes it anew
         self.cache.lengths[:live] += made["kept"]
@@ -335,18 +333,21 @@ class Graphs(Backend):
         return self._verifying[key]
 
     def _fill(self, verifying: StaticVerifying, rows: Sequence[Request], queued: _Queued) -> None:
-        given, live = verifying.inputs.host, len(rows)
-        for name in ("root", "lengths", "temperature", "drafted", "uniforms"):
-            given[name].zero_()
-        given["chain"].fill_(-1)
-        given["lengths"][:live] = torch.from_numpy(self.cache.lengths[:live])
+        given, live, nodes = verifying.inputs.arrays, len(rows), verifying.bucket.nodes
+        for name, values in (
+            ("root", [request.output[-1] for request in rows]),
+            ("lengths", self.cache.lengths[:live]),
+            ("temperature", [request.params.temperature for request in rows]),
+            ("drafted", queued.drafted),
+        ):
+            given[name][:live], given[name][live:] = values, 0
+        given["chain"].fill(-1)
+        given["uniforms"].fill(0)
         for row, (request, chain) in enumerate(zip(rows, queued.chains, strict=True)):
-            given["root"][row] = request.output[-1]
-            given["temperature"][row] = request.params.temperature
-            given["drafted"][row] = int(queued.drafted[row])
-            given["chain"][row, : len(chain)] = torch.from_numpy(chain)
-            ahead = request.uniforms[len(request.output) :][: verifying.bucket.nodes]
-            given["uniforms"][row, : len(ahead)] = torch.from_numpy(ahead)
+            given["chain"][row, : len(chain)] = chain
+            start = len(request.output)
+            ahead = request.uniforms[start : start + nodes]
+            given["uniforms"][row, : len(ahead)] = ahead
         verifying.inputs.upload()
 
     # ---- memory

@@ -23,6 +23,8 @@ class Packed:
     ----------
     host, device : dict from name to tensor
         The same tensors where the device is the CPU; otherwise the host's are pinned.
+    arrays : dict from name to array
+        The host's as NumPy sees them: to write a number through torch takes ten times as long.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], device: torch.device, floats: tuple[str, ...] = ()) -> None:
@@ -37,6 +39,7 @@ class Packed:
                 part = flat[start : start + prod(shape)]
                 views[name] = (part.view(torch.float64) if name in floats else part).view(shape)
                 start += prod(shape)
+        self.arrays = {name: tensor.numpy() for name, tensor in self.host.items()}
 
     def upload(self) -> None:
         """Queue the copy to the device."""

@@ -42,16 +42,14 @@ class StaticLogits:
 
     def __call__(self, trees: TokenTrees, lengths: NDArray[np.int64]) -> Output:
         """(B, Q, V) logits of B rows, the first of the bucket, and the features; overwritten by the next call."""
-        given, live = self.inputs.host, len(lengths)
-        for name, filler in (("tokens", 0), ("parents", -1), ("counts", 1), ("lengths", 0)):
-            given[name].fill_(filler)
-        for name, array in (
-            ("tokens", trees.tokens),
-            ("parents", trees.parents),
-            ("counts", trees.counts),
-            ("lengths", lengths),
+        given, live = self.inputs.arrays, len(lengths)
+        for name, array, filler in (
+            ("tokens", trees.tokens, 0),
+            ("parents", trees.parents, -1),
+            ("counts", trees.counts, 1),
+            ("lengths", lengths, 0),
         ):
-            given[name][:live] = torch.from_numpy(array)
+            given[name][:live], given[name][live:] = array, filler
         self.inputs.upload()
         out: Output = self.run()
         return Output(out.logits[:live], tuple(each[:live] for each in out.hidden))
