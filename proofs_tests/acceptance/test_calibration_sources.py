@@ -94,3 +94,13 @@ def test_traces_without_a_common_workload_are_refused() -> None:
     fit = fit_acceptance(simulated_trace(prompts=4), resamples=100)
     with pytest.raises(InvalidInputError, match="share"):
         drift_test(fit, simulated_trace(prompts=4, workload="chat"))
+
+
+def test_a_map_of_few_tokens_stays_near_a_score_that_is_a_probability() -> None:
+    few = Scored(np.array([0.1, 0.5, 0.9]), np.array([True, False, True]), np.arange(3), is_probability=True)
+    free, held = calibrate(few), calibrate(few, trust=20)
+    assert np.abs(held(few.score) - few.score).max() < 0.06 < np.abs(free(few.score) - few.score).max()
+    many = scored(1.0)
+    assert np.allclose(calibrate(many)(many.score), calibrate(many, trust=20)(many.score), atol=0.02)
+    matches = Scored(np.array([1.0, 4.0]), np.array([False, True]), np.arange(2), is_probability=False)
+    assert calibrate(matches, trust=20)(np.array([1.0, 4.0])).tolist() == [0, 1]

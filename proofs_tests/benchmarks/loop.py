@@ -60,6 +60,7 @@ def study(
         batches=batches,
         seconds=args.seconds,
         temperature=trace.temperature,
+        on_disturbance="note",
     )
     plan = make_plan(
         fit_acceptance(trace),
@@ -77,11 +78,8 @@ def study(
         "temperature": trace.temperature,
         "prompts": {"fit": len(fit_prompts), "test": len(tests), "sweep": len(swept)},
         "closure": cost.closure.model_dump(),
-        "comparisons": [
-            c.model_dump() | {"policy": c.policy.name, "inside": c.inside, "error": c.relative_error}
-            for c in checked.comparisons
-        ],
-        "coverage": {q: checked.coverage(q) for q in ("tokens_per_step", "tokens_per_s")},
+        "comparisons": [_flat(c) for c in checked.comparisons],
+        "coverage": {q: checked.coverage(q) for q in ("speed_up", "tokens_per_step", "tokens_per_s")},
         "lossless": sorted({cell.lossless for cell in record.cells}),
         "regret": regret(target, draft, plan, swept, batches, scratch),
         "speed_up": speed_ups(plan, checked),
@@ -126,12 +124,21 @@ def regret(
 
 
 def _flat(c: Comparison) -> dict[str, Any]:
-    return c.model_dump() | {"policy": c.policy.name, "inside": c.inside, "error": c.relative_error}
+    return c.model_dump() | {
+        "policy": c.policy.name, "inside": c.inside, "error": c.relative_error, "at_pace": c.at_pace,
+    }  # fmt: skip
 
 
 def speed_ups(plan: Plan, checked: Validation) -> list[dict[str, Any]]:
-    """Measured speed-up over this engine's own plain decoding at the same batch."""
-    return [{"workload": c.workload, "batch": c.batch, "measured": c.measured} for c in checked.of("speed_up")]
+    """Speed-up over this engine's own plain decoding at the same batch, predicted beside measured."""
+    return [
+        {
+            "workload": c.workload, "batch": c.batch, "predicted": c.predicted.value, "measured": c.measured,
+            "signed_error": c.predicted.value / c.measured - 1, "inside": c.inside,
+            "width": (c.predicted.high - c.predicted.low) / c.predicted.value,
+        }
+        for c in checked.of("speed_up")
+    ]  # fmt: skip
 
 
 def table_of(result: dict[str, Any]) -> Table:
@@ -141,6 +148,9 @@ def table_of(result: dict[str, Any]) -> Table:
         "workload",
         "batch",
         "policy",
+        "speed-up",
+        "measured",
+        "in",
         "tokens/step",
         "measured",
         "in",
@@ -156,11 +166,14 @@ def table_of(result: dict[str, Any]) -> Table:
     losses = {(r["workload"], r["batch"]): r["regret"] for r in result["regret"]}
     for (workload, batch), q in by_cell.items():
         cells = [workload, str(batch), q["step_s"]["policy"]]
-        for name in ("tokens_per_step", "tokens_per_s"):
+        for name in ("speed_up", "tokens_per_step", "tokens_per_s"):
+            if name not in q:
+                cells += ["off", "", ""]
+                continue
             p = q[name]["predicted"]
             cells += [
                 f"{p['value']:.4g} [{p['low']:.4g}, {p['high']:.4g}]",
-                f"{q[name]['measured']:.4g}",
+                f"{q[name]['at_pace']:.4g}",
                 "yes" if q[name]["inside"] else "NO",
             ]
         table.add_row(*cells, f"{losses[(workload, batch)]:.1%}")
@@ -183,7 +196,7 @@ def main() -> None:
     parser.add_argument("--swept-inflated", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=16.0, help="of calibration a target")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.0, 1.0])
     parser.add_argument("--targets", nargs="*", default=["house", "inflated"], choices=["house", "inflated"])
     parser.add_argument("--name", default="loop", help="of the JSON document")

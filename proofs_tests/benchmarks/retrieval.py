@@ -34,6 +34,11 @@ from runtime.retrieval.suffix_index import SuffixIndex
 Tokens = NDArray[np.int32]
 Request = tuple[Tokens, Tokens]
 PRICES = (0.3, 0.2, 0.15, 0.1, 0.08, 0.05, 0.03, 0.02, 0.01)
+EQUAL = (0.5, 1, 2, 3, 5, 8, 12, 16, 24, 32)
+CUTS = [(nodes, price) for nodes in (1, 2, 3, 5, 8, 16, 32) for price in (0.0, 0.1, 0.2, 0.35, 0.5)]
+PEER_CUTS = [
+    (nodes, factor, floor) for nodes in (1, 2, 3, 5, 8, 16, 32) for factor in (1.0, 4.0) for floor in (0.1, 0.3)
+]
 GOALS = {"code": ((2.7, 1.80), (8, 2.00), (23, 2.23)), "edit": ((13, 8.7), (21, 10.3), (45, 13.0))}
 """(Nodes a step, tokens a step) to reach on the replay benchmark's corpora."""
 
@@ -67,8 +72,10 @@ class Arctic:
     Finished outputs join the tree of the store.
     """
 
-    def __init__(self, module: Any, store: Any, budget: int, factor: float, floor: float, depth: int = 64) -> None:
-        self._module, self._store, self._depth = module, store, depth
+    def __init__(
+        self, module: Any, store: Any, budget: int, factor: float, floor: float, depth: int = 64, learn: bool = True
+    ) -> None:
+        self._module, self._store, self._depth, self._learn = module, store, depth, learn
         self._options = (budget, factor, 0.0, floor, True)
         self._finished = 1 << 20
 
@@ -87,6 +94,8 @@ class Arctic:
         self._own.extend_ndarray(0, tokens)
 
     def finish(self, output: Tokens) -> None:
+        if not self._learn:
+            return
         self._finished += 1
         self._store.extend_ndarray(self._finished, output)
 
@@ -170,6 +179,39 @@ def reached(rows: list[dict[str, Any]], goals: tuple[tuple[float, float], ...]) 
     for row in found:
         print(f"  at {row['nodes']:5.1f} nodes {row['reached']:7.3f} tokens/step, goal {row['goal']:.2f}", flush=True)
     return found
+
+
+def cuts(arctic: Any, learn: bool, pairs: list[Request]) -> list[dict[str, Any]]:
+    """Both drafters without a datastore at budgets crossed with prices; requests join what later ones see, or not."""
+    ours = quality("reader", lambda b, p: Reader(None, b, p, learn), CUTS, pairs)
+    return ours + quality(
+        "arctic-inference", lambda *s: Arctic(arctic, peer_tree(arctic, []), *s, learn=learn), PEER_CUTS, pairs
+    )
+
+
+def equal_nodes(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Tokens a step of ours and the peer's at equal nodes, each by the best of its settings, or of two in turn."""
+    found: list[dict[str, float]] = []
+    for nodes in EQUAL:
+        ours, peer = (
+            frontier([row for row in rows if row["drafter"] == name], nodes) for name in ("reader", "arctic-inference")
+        )
+        found.append({"nodes": nodes, "reader": ours, "peer": peer, "ratio": ours / peer})
+        print(f"  at {nodes:4.1f} nodes: {ours:.3f}, arctic-inference {peer:.3f}, ratio {ours / peer:.3f}", flush=True)
+    return found
+
+
+def frontier(rows: list[dict[str, Any]], nodes: float) -> float:
+    """Most tokens a step at so many nodes: the concave hull of the measured settings, plain decoding among them."""
+    points = sorted({(0.0, 1.0), *((row["nodes_per_step"], row["tokens_per_step"]) for row in rows)})
+    hull: list[tuple[float, float]] = []
+    for x, y in points:
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
+            hull.pop()
+        hull.append((x, y))
+    return float(np.interp(nodes, *zip(*hull, strict=True)))
 
 
 def wrong_domain(documents: list[Tokens], requests: list[Request]) -> dict[str, float]:
@@ -307,6 +349,9 @@ def main() -> None:
             ours += quality(
                 "arctic-inference", lambda *s, h=held: Arctic(arctic, peer_tree(arctic, h), *s), peers, pairs
             )
+            payload.setdefault("equal_nodes", {})[name] = {
+                "joined" if learn else "apart": equal_nodes(cuts(arctic, learn, pairs)) for learn in (True, False)
+            }
         payload["quality"][name] = ours
         if options.replay:
             for kind, key in (("reader", "goals"), ("reader alone", "goals_alone")):

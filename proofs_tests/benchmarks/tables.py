@@ -125,6 +125,24 @@ def loop(result: dict[str, Any]) -> str:
     return _markdown(header, rows) + "\n\n" + _machine(result)
 
 
+def speed_up(result: dict[str, Any]) -> str:
+    """The speed-up, predicted beside measured, one line a cell; then how far off, which way, how often inside."""
+    header = ["target", "T", "workload", "batch", "policy", "speed-up: predicted", "measured", "error", "inside"]
+    rows: list[list[str]] = []
+    for row in result["rows"]:
+        gain = row["speed_up"]
+        facts = [row["target"], f"{row['temperature']:g}", row["workload"], str(row["batch"]), row["policy"]]
+        spans = [_interval(gain["predicted"]), _interval(gain["measured"])]
+        rows.append([*facts, *spans, f"{gain['signed_error']:+.1%}", "yes" if gain["inside"] else "no"])
+    told = result["summary"]
+    note = (
+        f"Over {told['cells']} cells: mean signed error {told['speed_up_mean_signed']:+.1%}, median absolute "
+        f"{told['speed_up_median_absolute']:.1%}, {told['speed_up_inside']:.0%} inside, intervals "
+        f"{told['speed_up_width']:.0%} wide (median). "
+    )
+    return _markdown(header, rows) + "\n\n" + note + _machine(result)
+
+
 def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
     kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
@@ -147,6 +165,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
     "loop": loop,
+    "speed_up": speed_up,
     "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,

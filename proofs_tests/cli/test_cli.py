@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,7 +199,19 @@ def test_where_there_is_no_terminal_each_stage_is_one_line(capsys: pytest.Captur
             progress("slow", done, 50)
     printed = capsys.readouterr()
     assert printed.out == "", "the standard output belongs to the result"
-    assert printed.err.splitlines() == ["... slow"]
+    assert printed.err.splitlines() == ["... slow 0 of 50"]
+
+
+def test_lines_tell_what_is_done_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shared, "LINE_S", 0.0)
+    with _shared.progress_bars(after_s=0.0) as progress:
+        for done in (0, 5, 10):
+            progress("generate", done, 10)
+    first, middle, last = capsys.readouterr().err.splitlines()
+    assert first == "... generate 0 of 10" and last == "... generate 10 of 10"
+    assert re.fullmatch(r"\.\.\. generate 5 of 10, \d+ s left", middle)
 
 
 def test_prompts_keep_their_ids_workloads_and_order(tmp_path: Path) -> None:

@@ -241,3 +241,16 @@ def test_presence_and_frequency_penalties_have_the_exact_law_under_rules_that_re
     assert _gap(law, _penalised(0.7, -1.1)) < 1e-6
     assert _gap(law, _exact()) > 0.05 and _gap(law, _penalised(0.7, 0.0)) > 0.05
     assert sum(engine.counters.accepted["draft"]) > 0
+
+
+@pytest.mark.parametrize("rule", SAMPLING)
+def test_rules_say_whether_a_seed_alone_fixes_the_text(rule: str) -> None:
+    other = TokenTree.chain(1) if rule in ("chain", "block") else TREE
+    policies = (Off(), policy_of(TokenTree.chain(3)), policy_of(other))
+    texts = set()
+    for policy in policies:
+        engine = Engine(TableModel(TARGET), TableModel(DRAFT), policy=policy, max_batch=1, max_context=64)
+        params = SamplingParams(temperature=1.0, max_new_tokens=40, verification=rule, seed=11)
+        texts.add(tuple(engine.generate([PROMPT], params)[0].tokens))
+    told = type(RULES[rule]).__doc__ or ""
+    assert ("A seed fixes the text" in told, "A seed alone does not" in told) == (len(texts) == 1, len(texts) > 1)

@@ -71,7 +71,7 @@ class Calibration:
         return np.asarray(np.interp(score, self.score, self.acceptance), dtype=np.float64)
 
 
-def calibrate(scored: Scored, *, bins: int = 20) -> Calibration:
+def calibrate(scored: Scored, *, bins: int = 20, trust: float = 0.0) -> Calibration:
     """Fit the monotone map; its error is measured across two halves of the documents, each mapped by the other's fit.
 
     Parameters
@@ -79,6 +79,9 @@ def calibrate(scored: Scored, *, bins: int = 20) -> Calibration:
     scored : Scored
     bins : int
         Most bins of equal weight; equal scores are never split.
+    trust : float, >= 0
+        Tokens' worth of weight in each bin that a score which is a probability has beside what was observed: with few
+        tokens the map stays near the score.
 
     Raises
     ------
@@ -94,7 +97,8 @@ def calibrate(scored: Scored, *, bins: int = 20) -> Calibration:
     )
     score, observed, weight = _binned(scored, bins)
     raw = expected_calibration_error(scored.score, scored.right) if scored.is_probability else None
-    return Calibration(score, observed, _monotone(observed, weight), weight, raw, _held_out_error(scored, bins))
+    error = _held_out_error(scored, bins, trust)
+    return Calibration(score, observed, _monotone(_shrunk(scored, bins, trust), weight), weight, raw, error)
 
 
 def expected_calibration_error(predicted: FloatArray, right: NDArray[np.bool_], *, bins: int = 20) -> float:
@@ -143,13 +147,21 @@ def _binned(scored: Scored, bins: int) -> tuple[FloatArray, FloatArray, FloatArr
     return sums[0] / total[held], sums[1] / total[held], total[held] / total.sum()
 
 
+def _shrunk(scored: Scored, bins: int, trust: float) -> FloatArray:
+    """Share of right tokens by bin, drawn towards the score where that is a probability."""
+    score, observed, weight = _binned(scored, bins)
+    own = trust * scored.is_probability
+    tokens = weight * scored.score.size
+    return (tokens * observed + own * score) / (tokens + own)
+
+
 def _monotone(observed: FloatArray, weight: FloatArray) -> FloatArray:
     from scipy.optimize import isotonic_regression
 
     return np.asarray(isotonic_regression(observed, weights=weight).x, dtype=np.float64)
 
 
-def _held_out_error(scored: Scored, bins: int) -> float:
+def _held_out_error(scored: Scored, bins: int, trust: float) -> float:
     odd = scored.document % 2 == 1
     if odd.all() or not odd.any():
         odd = np.arange(len(odd)) % 2 == 1
@@ -157,8 +169,7 @@ def _held_out_error(scored: Scored, bins: int) -> float:
     errors: list[float] = []
     for fitted, judged in (halves, halves[::-1]):
         if fitted.score.size and judged.score.size:
-            score, observed, weight = _binned(fitted, bins)
-            errors.append(
-                expected_calibration_error(np.interp(judged.score, score, _monotone(observed, weight)), judged.right)
-            )
+            score, _, weight = _binned(fitted, bins)
+            acceptance = _monotone(_shrunk(fitted, bins, trust), weight)
+            errors.append(expected_calibration_error(np.interp(judged.score, score, acceptance), judged.right))
     return float(np.mean(errors)) if errors else 0.0

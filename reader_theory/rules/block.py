@@ -23,6 +23,8 @@ __all__ = ["Block"]
 class Block(Rule):
     """Keeps the deepest node whose own uniform falls below the chance to end there.
 
+    A seed alone does not fix the text: it depends on what is drafted too, its law does not.
+
     With r the probability that the block up to a node is kept in the end, r = min(1, r p(x)/q(x)) from node to node.
     The chance to end at a node that has a successor is S / (S + 1 - r), where S is the mass of the surplus r p - q
     over the next token; at the last node it is r. The token added after an inner node follows the normalised surplus.

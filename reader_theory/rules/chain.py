@@ -22,7 +22,10 @@ __all__ = ["ChainRejection"]
 
 
 class ChainRejection(Rule):
-    """At most one child a node, drawn from the declared law."""
+    """At most one child a node, drawn from the declared law.
+
+    A seed alone does not fix the text: it depends on what is drafted too, its law does not.
+    """
 
     name = "chain"
     lossless = True

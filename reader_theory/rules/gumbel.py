@@ -21,7 +21,10 @@ __all__ = ["GumbelCoupled"]
 
 
 class GumbelCoupled(FollowingRule):
-    """Any tree will do; one whose children are the first finishers of the draft's race is the one that agrees most."""
+    """Any tree will do; one whose children are the first finishers of the draft's race is the one that agrees most.
+
+    A seed fixes the text, whatever is drafted.
+    """
 
     name = "gumbel"
     lossless = True

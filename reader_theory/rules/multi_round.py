@@ -21,7 +21,10 @@ __all__ = ["MultiRound", "try_in_turn"]
 
 
 class MultiRound(Rule):
-    """A repeated sibling is one more round, and must stay: merging it would leave the wrong residual."""
+    """A repeated sibling is one more round, and must stay: merging it would leave the wrong residual.
+
+    A seed alone does not fix the text: it depends on what is drafted too, its law does not.
+    """
 
     name = "multi_round"
     lossless = True

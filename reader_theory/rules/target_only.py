@@ -19,7 +19,10 @@ __all__ = ["TargetOnly"]
 
 
 class TargetOnly(FollowingRule):
-    """One draw from the target at each position, from the recovery stream."""
+    """One draw from the target at each position, from the recovery stream.
+
+    A seed fixes the text, whatever is drafted.
+    """
 
     name = "target_only"
     lossless = True

@@ -25,6 +25,8 @@ __all__ = ["Traversal"]
 class Traversal(Rule):
     """Visits the children of a node in turn, each with all that hangs below it, and the node itself last.
 
+    A seed alone does not fix the text: it depends on what is drafted too, its law does not.
+
     A node is reached with r = min(1, r' p(x)/q(x)), where r', p and q are its parent's as the elder siblings left
     them. When a child and all below it are rejected, p becomes the normalised surplus of r' p over q, and r' becomes S
     / (S + 1 - r'), S being the mass of that surplus; q loses the child's token where siblings are drawn without

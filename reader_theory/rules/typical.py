@@ -28,6 +28,8 @@ __all__ = ["TypicalLossy"]
 class TypicalLossy(Rule):
     """Accepts the longest path whose every token has p > min(epsilon, delta exp(-H(p))); lossy.
 
+    A seed alone does not fix the text: it depends on what is drafted too, and so does its law.
+
     Parameters
     ----------
     epsilon : float, in (0, 1)

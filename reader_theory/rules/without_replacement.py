@@ -20,7 +20,10 @@ __all__ = ["WithoutReplacement"]
 
 
 class WithoutReplacement(Rule):
-    """The draft law is renormalised over the tokens that are left after each rejection."""
+    """The draft law is renormalised over the tokens that are left after each rejection.
+
+    A seed alone does not fix the text: it depends on what is drafted too, its law does not.
+    """
 
     name = "without_replacement"
     lossless = True

@@ -31,6 +31,8 @@ Progress = Callable[[str, int, int], None]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LINE_S = 10.0
+"""Seconds between two lines of progress where the output is no terminal."""
 _EXTRAS = {"torch": "run", "transformers": "run", "matplotlib": "notebooks", "jinja2": "notebooks", "cvxpy": "plan"}
 
 
@@ -148,8 +150,7 @@ class _Bars:
         if perf_counter() - self.begun < self.after_s:
             return
         if not self.terminal:
-            if label not in self.tasks:
-                self.tasks[label] = print(f"... {label}", file=sys.stderr)
+            self._line(label, done, total)
             return
         if self.live is None:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -160,6 +161,18 @@ class _Bars:
         if label not in self.tasks:
             self.tasks[label] = self.live.add_task(label, total=total)
         self.live.update(self.tasks[label], completed=done, total=total)
+
+    def _line(self, label: str, done: int, total: int) -> None:
+        """One line when something begins, and one every `LINE_S` seconds, with the time that is left at this pace."""
+        now = perf_counter()
+        begun, before, told = self.tasks.setdefault(label, (now, done, -math.inf))
+        if now - told < LINE_S and done < total:
+            return
+        self.tasks[label] = (begun, before, now)
+        left = ""
+        if done > before and done < total:
+            left = f", {(total - done) * (now - begun) / (done - before):.0f} s left"
+        print(f"... {label} {done} of {total}{left}", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         if self.live is not None:

@@ -37,3 +37,5 @@ def fit(
         progress("fit acceptance", 1, 1)
     fitted.write(output)
     show_document(fitted, output, as_json=as_json)
+    for warning in filter(None, (found.warning for found in fitted.workloads)):
+        typer.echo(warning, err=True)

@@ -23,7 +23,7 @@ def run(
     split: options.Split = "test",
     limit: options.Limit = None,
     batch: options.Batches = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell; its time is their median.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell, there and back beside plain decoding.")] = 2,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="The plan's when left out.")] = None,
     verification: Annotated[
         str, typer.Option(help="Rule of sampled requests, such as target_only, traversal or typical_lossy.")

@@ -12,6 +12,7 @@ from runtime.cli._shared import output_path, progress_bars, show_rows
 
 if TYPE_CHECKING:
     from reader_theory.documents import Plan, RunRecord
+    from reader_theory.documents.run_record import RunCell
 
 __all__ = ["regrets", "sweep"]
 
@@ -26,7 +27,7 @@ def sweep(
     split: options.Split = "test",
     limit: options.Limit = None,
     batch: options.Batches = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each policy; its time is their median.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each policy, in turn; its time is their median.")] = 3,
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     output: options.Output = Path("out/sweep.json"),
@@ -57,13 +58,17 @@ def sweep(
 
 
 def regrets(plan: Plan, record: RunRecord) -> list[dict[str, Any]]:
-    """By workload and batch: the plan's policy, the best measured one, and the share of its speed that is missed."""
+    """By workload and batch: the plan's policy, the best measured one, and the share of its speed that is missed.
+
+    The share at least and at most is that of the repeats that speak most for the plan, and most against it.
+    """
     rows: list[dict[str, Any]] = []
     for workload, batch in dict.fromkeys((cell.workload, cell.batch) for cell in record.cells):
         here = [cell for cell in record.cells if (cell.workload, cell.batch) == (workload, batch)]
         best = max(here, key=lambda cell: cell.tokens_per_s)
         policy = plan.entry(workload, batch, best.context_tokens).policy
         planned = next(cell for cell in here if cell.policy == policy)
+        least, most = (_regret(planned, best, *ends) for ends in ((0, 1), (1, 0)))
         rows.append(
             {
                 "workload": workload,
@@ -73,9 +78,20 @@ def regrets(plan: Plan, record: RunRecord) -> list[dict[str, Any]]:
                 "best": best.policy.name,
                 "best_tokens_per_s": best.tokens_per_s,
                 "regret": 1 - planned.tokens_per_s / best.tokens_per_s,
+                "regret_at_least": max(least, 0.0),
+                "regret_at_most": max(most, 0.0),
             }
         )
     return rows
+
+
+def _regret(planned: RunCell, best: RunCell, plan_end: int, best_end: int) -> float:
+    """With one policy at an end of the spread of its repeats, and the other at one of its own."""
+    rates = [
+        cell.tokens_per_s * cell.decode_s / cell.decode_s_spread[end]
+        for cell, end in ((planned, plan_end), (best, best_end))
+    ]
+    return 0.0 if planned is best else 1 - rates[0] / rates[1]
 
 
 def _narrowed(plan: Plan, workloads: list[str] | None) -> Plan:

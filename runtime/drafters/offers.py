@@ -23,6 +23,9 @@ from runtime.retrieval.index import RetrievalIndex
 
 __all__ = ["OffersFit", "fit_offers", "record_offers"]
 
+TRUST = 20.0
+"""Tokens' worth of weight that a score has in each bin of its own map."""
+
 
 @dataclass(frozen=True)
 class OffersFit:
@@ -80,9 +83,12 @@ def record_offers(
 
 
 def fit_offers(scored: dict[str, Scored], *, bins: int = 20) -> OffersFit:
-    """Monotone map of each offer's score, fitted by isotonic regression over bins of equal weight."""
+    """Monotone map of each offer's score, fitted by isotonic regression over bins of equal weight.
+
+    With few tokens a map stays near the score itself, which is what the shipped weights of evidence say.
+    """
     require(bool(scored), "`scored` must hold some offered tokens", got="none", fix="Record offers on longer outputs.")
-    found = {offer: calibrate(one, bins=bins) for offer, one in scored.items()}
+    found = {offer: calibrate(one, bins=bins, trust=TRUST) for offer, one in scored.items()}
     maps = tuple(
         SourceMap(offer=offer, score=tuple(one.score.tolist()), acceptance=tuple(one.acceptance.tolist()))  # pyright: ignore[reportArgumentType]
         for offer, one in found.items()

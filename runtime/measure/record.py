@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offered import described, offered_ranks
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.journal import Journal
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.replay import record_grown
 from runtime.models.base import LanguageModel
@@ -58,6 +60,9 @@ def record_trace(
 ) -> Trace:
     """Let the target answer `prompts` without drafts, score its output, and write the Trace to `path`.
 
+    Answers are kept beside `path` as they come (``.partial.jsonl``), and taken from there by the next run of the same
+    target, prompts and parameters, should this one be killed.
+
     Parameters
     ----------
     draft : LanguageModel, callable that makes a Drafter, or dict from name to these, optional
@@ -88,22 +93,26 @@ def record_trace(
     params = SamplingParams(
         temperature=temperature, max_new_tokens=new_tokens, seed=seed, stop=stop, ignore_eos=ignore_eos
     )
-    outputs = _outputs(target, prompts, params, max_batch, progress, tokenizer)
-    return trace_of(
-        target,
-        draft,
-        prompts,
-        outputs,
-        path=path,
-        temperature=temperature,
-        candidates=candidates,
-        retrieval_tokens=retrieval_tokens,
-        seed=seed,
-        names=names,
-        grown=grown,
-        datastore=datastore,
-        progress=progress,
-    )
+    called = target.name if names is None else names[0]
+    with Journal(Path(path).with_suffix(".partial.jsonl"), _task(called, target, prompts, params)) as journal:
+        outputs = _outputs(target, prompts, params, max_batch, progress, tokenizer, journal)
+        trace = trace_of(
+            target,
+            draft,
+            prompts,
+            outputs,
+            path=path,
+            temperature=temperature,
+            candidates=candidates,
+            retrieval_tokens=retrieval_tokens,
+            seed=seed,
+            names=names,
+            grown=grown,
+            datastore=datastore,
+            progress=progress,
+        )
+        journal.end()
+    return trace
 
 
 def trace_of(
@@ -209,28 +218,49 @@ def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> 
     return found
 
 
+def _task(called: str, target: LanguageModel, prompts: Sequence[PromptLike], params: SamplingParams) -> dict[str, Any]:
+    """What the answers depend on."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(np.asarray(prompt.tokens, dtype=np.int64).tobytes() + b"|")
+    return {"target": called, "dtype": str(target.dtype), "prompts": digest.hexdigest(), "params": repr(params)}
+
+
 def _outputs(
     target: LanguageModel,
     prompts: Sequence[PromptLike],
     params: SamplingParams,
     max_batch: int,
     progress: Progress | None,
-    tokenizer: Any = None,
+    tokenizer: Any,
+    journal: Journal,
 ) -> list[NDArray[np.int64]]:
+    """The target's answers: those that the journal has, and the others, which it is given as they end."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     engine = Engine(target, max_batch=max_batch, max_context=longest + params.max_new_tokens + 2, tokenizer=tokenizer)
-    requests = [engine.add(prompt.tokens, params, id=prompt.id, number=i) for i, prompt in enumerate(prompts)]
-    while engine.step():
+    requests = {
+        number: engine.add(prompt.tokens, params, id=prompt.id, number=number)
+        for number, prompt in enumerate(prompts)
+        if str(number) not in journal.kept
+    }
+    live, kept = dict(requests), len(prompts) - len(requests)
+    while live:
+        engine.step()
+        for number in [number for number, request in live.items() if request.done]:
+            request = live.pop(number)
+            if not (request.finish or "").startswith("error"):
+                journal.add(str(number), request.output)
         if progress:
-            progress("generate", sum(len(request.output) for request in requests), len(prompts) * params.max_new_tokens)
-    failed = [request for request in requests if (request.finish or "").startswith("error")]
+            made = sum(params.max_new_tokens if each.done else len(each.output) for each in requests.values())
+            progress("generate", kept * params.max_new_tokens + made, len(prompts) * params.max_new_tokens)
+    failed = [request for request in requests.values() if (request.finish or "").startswith("error")]
     require(
         not failed,
         "every prompt must be one that the target can serve",
         got=f"{len(failed)} that it cannot; {failed[0].id if failed else ''}: {failed[0].finish if failed else ''}",
         fix="Shorten or mend these prompts, or leave them out.",
     )
-    return [np.array(request.output, dtype=np.int64) for request in requests]
+    return [np.array(journal.kept[str(number)], dtype=np.int64) for number in range(len(prompts))]
 
 
 def _score(

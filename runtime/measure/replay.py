@@ -42,8 +42,10 @@ def grown_family(*, drafted: bool, datastore: bool = False) -> tuple[Grown, ...]
     """Trees of retrieval alone and, with a draft, of both: sizes and prices, levels, and some that let it rest.
 
     The right price is what a node's verification costs in tokens: high where a target's time grows with its nodes.
+    Price and budget are crossed, as one alone is a poor cut; a budget that its price hardly ever fills is left out.
     """
-    sizes = [(8, 0.0), (16, 0.0), (32, 0.0), *((32, price) for price in (0.05, 0.1, 0.2, 0.35, 0.5))]
+    sizes = [(nodes, price) for nodes in (2, 4, 8, 16) for price in (0.0, 0.1, 0.3) if nodes * price < 2]
+    sizes += [(32, price) for price in (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)]
     family = [Grown(nodes=nodes, price=price, drafter=None) for nodes, price in sizes]
     if drafted:
         family += _asking()
@@ -230,7 +232,7 @@ def _halves(sources: list[str], seed: int) -> NDArray[np.bool_]:
 
 def _maps(offered: dict[str, Scored], prompts: NDArray[np.bool_]) -> Maps:
     """Maps fitted on these prompts; none where they offered nothing."""
-    parts = {name: one.part(prompts[one.prompt]) for name, one in offered.items()}
+    parts = {name: one.part(prompts[one.document]) for name, one in offered.items()}
     held = {name: one for name, one in parts.items() if one.score.size}
     return fit_offers(held).maps if held else ()
 

@@ -53,6 +53,6 @@ def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersMo
         dtype=DTYPES[dtype],
         distributed_config=DistributedConfig(tp_plan="auto"),
         use_safetensors=True,
-        attn_implementation="sdpa",
+        trust_remote_code=False,
     )
     return TransformersModel(model, Path(folder).name)

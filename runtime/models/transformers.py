@@ -13,6 +13,7 @@ from reader_theory.errors import InvalidInputError, require
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output, hidden_value
 from runtime.models.layers import longest_positions, masks_by_kind, refuse_by_configuration, sizes_by_kind
+from runtime.models.names import check_name
 
 __all__ = ["TransformersModel", "evaluating", "load_transformers"]
 
@@ -86,16 +87,20 @@ def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu
     """`AutoModelForCausalLM.from_pretrained` for a local folder or a hub name: safetensors only, no remote code."""
     from transformers import AutoModelForCausalLM
 
+    check_name(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
         model, info = loaded
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+            raise
         raise InvalidInputError(
             "`target` and `draft` must be folders or hub names that AutoModelForCausalLM.from_pretrained takes",
-            got=f"{str(folder)!r}: {str(error).splitlines()[0]}",
-            fix="Check the path; weights must be safetensors, and models that need remote code are not run.",
+            got=f"{str(folder)!r}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            fix="Check the path; weights must be safetensors, quantised ones need their library, and models that need "
+            "remote code are not run.",
         ) from error
     require(
         not getattr(model.config, "is_encoder_decoder", False),
