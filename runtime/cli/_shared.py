@@ -37,7 +37,14 @@ R = TypeVar("R")
 
 LINE_S = 10.0
 """Seconds between two lines of progress where the output is no terminal."""
-_EXTRAS = {"torch": "run", "transformers": "run", "matplotlib": "notebooks", "jinja2": "notebooks", "cvxpy": "plan"}
+_EXTRAS = {
+    "torch": "run",
+    "transformers": "run",
+    "matplotlib": "notebooks",
+    "jinja2": "notebooks",
+    "cvxpy": "plan",
+    "llguidance": "grammar",
+}
 
 
 class ExitCode(IntEnum):

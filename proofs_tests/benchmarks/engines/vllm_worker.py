@@ -1,6 +1,6 @@
 """vLLM on the CPU as a peer: ``python vllm_worker.py FOLDER DTYPE METHOD ROWS THREADS``.
 
-METHOD is plain, ngram:K or suffix:K.
+METHOD is plain, ngram:K, suffix:K or eagle3:K:FOLDER of a head.
 
 Runs in its own environment (`make engines`), so that it imports nothing of this package.
 """
@@ -43,6 +43,9 @@ def main() -> None:
         speculative = {"speculative_config": lookup}
     elif name == "suffix":
         speculative = {"speculative_config": {"method": "suffix", "num_speculative_tokens": int(drafts)}}
+    elif name == "eagle3":
+        count, _, head = drafts.partition(":")
+        speculative = {"speculative_config": {"method": "eagle3", "model": head, "num_speculative_tokens": int(count)}}
     llm = LLM(
         folder, dtype=dtype, enforce_eager=True, max_model_len=1024, max_num_seqs=int(rows), disable_log_stats=False,
         enable_prefix_caching=False, **speculative,
