@@ -218,13 +218,10 @@ class Study:
         shrink = 1.0 - optimism(leaders, self.seed)
         best, loss = self._worth(ranked, batch, context)
         step = self.step(best, batch, context)
-        spread = dict(
-            zip(
-                (w.policy for w, _ in ranked),
-                spreads(self._weights([w for w, _ in ranked], batch, context)),
-                strict=True,
-            )
-        )
+        shown, by_drafter = _shown(ranked), _best_by_drafter(ranked)
+        told = list({w.policy: w for w, _ in [*shown, *by_drafter.values()]}.values())
+        errors = spreads(self._weights(told, batch, context))
+        spread = dict(zip((w.policy for w in told), errors, strict=True))
         return PlanEntry(
             workload=self.workload,
             batch=batch,
@@ -241,8 +238,8 @@ class Study:
             loss_chance=loss,
             extrapolated=step.beyond,
             binding=self.pool.binding(best.policy),
-            candidates=tuple(_candidate(*pair, spread) for pair in _shown(ranked)),
-            alternatives={name: _candidate(*pair, spread) for name, pair in _best_by_drafter(ranked).items()},
+            candidates=tuple(_candidate(*pair, spread) for pair in shown),
+            alternatives={name: _candidate(*pair, spread) for name, pair in by_drafter.items()},
         )
 
     def _family(self, scorer: Scorer) -> list[Policy]:

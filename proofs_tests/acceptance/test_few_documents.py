@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from optimizer.plan import make_plan
 from proofs_tests.plans.plan_examples import cost
 from proofs_tests.plans.scenarios import Scenario, step_cost, trace_of
 from reader_theory.acceptance import bootstrap_prompts, fit_acceptance, ratio_of_sums, simulated_trace
+from reader_theory.documents import Trace
 from reader_theory.documents.fit import ENOUGH
 from reader_theory.serving.rounds import requests_to_run
+from runtime.cli.main import app
 
 Effects = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -73,3 +77,12 @@ def test_a_batch_above_the_number_of_prompts_is_predicted_full() -> None:
     ]  # fmt: skip
     assert rates[0] == pytest.approx(rates[1], rel=0.08)
     assert requests_to_run(4, 32) == 128 and requests_to_run(400, 32) == 400
+
+
+def test_reader_fit_warns_where_documents_are_too_few(tmp_path: Path) -> None:
+    recorded = trace_of(Scenario(), 6, 1, by_document=3)
+    fields = {name: getattr(recorded, name) for name in ("stamp", "target", "temperature", "drafters", "prompts")}
+    Trace.create(tmp_path / "trace.json", recorded.columns, **fields)
+    asked = ["fit", str(tmp_path / "trace.json"), "-o", str(tmp_path / "fit.json"), "--resamples", "100"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0 and "2 documents are too few to tell, 2 more are needed" in done.output

@@ -9,7 +9,26 @@ from typing import Any, cast
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.json_files import load_object
 
-__all__ = ["bits_per_weight", "expert_sizes", "latent_sizes", "one_of", "read_configuration", "text_part"]
+__all__ = ["bits_per_weight", "expert_sizes", "is_tied", "latent_sizes", "one_of", "read_configuration", "text_part"]
+
+
+OTHER_LAYERS = ("mamba", "ssm_", "linear_attn", "linear_num", "compress_", "index_topk")
+"""What a configuration says where a layer does not read all its keys and values."""
+TIED = (
+    "biogpt", "bloom", "cohere", "ctrl", "ernie4_5", "falcon", "gemma", "gpt2", "gpt_bigcode", "gpt_neo",
+    "gpt_neox_japanese", "lfm2", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma",
+    "xglm",
+)  # fmt: skip
+"""Families whose output head is the embedding where the configuration does not say, as transformers has it."""
+GENERATIONS = ("cohere", "gemma", "lfm2", "ernie4_5")
+"""Of these also later and larger ones: gemma3_text, cohere2_moe."""
+
+
+def is_tied(raw: Mapping[str, Any]) -> bool:
+    """Whether the output head is the embedding: as the configuration says, or as its family has it."""
+    kind = str(raw.get("model_type", ""))
+    told = raw.get("tie_word_embeddings")
+    return bool(told) if told is not None else kind in TIED or kind.startswith(GENERATIONS)
 
 
 def read_configuration(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
@@ -28,7 +47,7 @@ def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     ------
     InvalidInputError
         If its steps are not those of a transformer that reads its keys and values: encoders, state spaces, mixtures of
-        both.
+        both, keys and values that are compressed or picked by an index.
     """
     for inner in ("text_config", "transformer_layer_config"):
         if isinstance(raw.get(inner), Mapping):
@@ -37,9 +56,7 @@ def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         raw = {**raw, "vocab_size": raw["draft_vocab_size"], "tie_word_embeddings": False}
     told = raw.get("layer_types")
     kinds = {str(kind) for kind in cast("list[Any]", told)} if isinstance(told, list) else set[str]()
-    states = sorted(
-        name for name in raw if name.startswith(("mamba", "ssm_", "linear_attn", "linear_num")) and raw[name]
-    )
+    states = sorted(name for name in raw if name.startswith(OTHER_LAYERS) and raw[name])
     encodes = bool(raw.get("is_encoder_decoder"))
     require(
         not encodes and not states and kinds <= {"full_attention", "sliding_attention", "chunked_attention"},
@@ -67,9 +84,25 @@ def expert_sizes(raw: Mapping[str, Any]) -> dict[str, int] | None:
         return None
     width = int(raw.get("moe_intermediate_size") or one_of(raw, "intermediate_size"))
     shared = int(raw.get("shared_expert_intermediate_size") or int(raw.get("n_shared_experts") or 0) * width)
-    dense = int(raw.get("first_k_dense_replace") or len(raw.get("mlp_only_layers") or ()))
     active = int(one_of(raw, "num_experts_per_tok", "num_experts_per_token"))
-    return dict(count=int(count), active=active, intermediate=width, shared_intermediate=shared, dense_layers=dense)
+    return dict(
+        count=int(count), active=active, intermediate=width, shared_intermediate=shared, dense_layers=_dense_layers(raw)
+    )  # fmt: skip
+
+
+def _dense_layers(raw: Mapping[str, Any]) -> int:
+    """Layers without experts: the first few, named ones, or all but every n-th."""
+    layers = int(one_of(raw, "num_hidden_layers", "n_layer", "num_layers"))
+    if isinstance(named := raw.get("moe_layers"), list):
+        return layers - len(cast("list[Any]", named))
+    first = int(raw.get("first_k_dense_replace") or raw.get("moe_layer_start_index") or 0)
+    only = {int(i) for i in cast("list[Any]", raw.get("mlp_only_layers") or [])}
+    after = int(raw.get("decoder_sparse_step") or raw.get("interleave_moe_layer_step") or 1)
+    every = raw.get("moe_layer_freq") or 1
+    if isinstance(every, list):
+        return sum(not each for each in cast("list[Any]", every))
+    sparse = (i for i in range(first, layers) if (i + 1) % after == 0 and i % int(every) == 0 and i not in only)
+    return layers - sum(1 for _ in sparse)
 
 
 def latent_sizes(raw: Mapping[str, Any]) -> dict[str, int] | None:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from reader_theory.cost.configuration import (
     bits_per_weight,
     expert_sizes,
+    is_tied,
     latent_sizes,
     one_of,
     read_configuration,
@@ -140,7 +141,7 @@ class ModelShape(Frozen):
             intermediate=int(raw.get("intermediate_size") or raw.get("n_inner") or raw.get("ffn_dim") or 4 * hidden),
             vocabulary=int(one_of(raw, "vocab_size")),
             gated=gated,
-            tied=bool(raw.get("tie_word_embeddings", kind in ("gpt2", "opt", "gemma", "gemma2"))),
+            tied=is_tied(raw),
             weight_bits=bits_per_weight(raw.get("quantization_config")),
             experts=Experts(**found) if (found := expert_sizes(raw)) else None,
             latent=LatentAttention(**ranks) if (ranks := latent_sizes(raw)) else None,

@@ -109,6 +109,7 @@ class RunRecord(Document):
     temperature: float
     verification: str
     lossless: bool
+    law: str = Field(default="target", description="what was drawn from: the target, or under a language")
     plan: str | None = Field(description="fingerprint of the Plan that was run")
     new_tokens: int
     cells: tuple[RunCell, ...]

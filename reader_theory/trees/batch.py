@@ -134,6 +134,16 @@ class TokenTrees:
             kept = kept & (place <= _column(nodes))
         if depth is not None and bool((_column(depth) < self.counts[:, None] - 1).any()):
             kept = kept & (self.depths <= _column(depth))
+        return self.keep(kept)
+
+    def keep(self, kept: NDArray[np.bool_]) -> TokenTrees:
+        """Some nodes of each row, every one with its parent, in the same order; the same trees where all stay.
+
+        Parameters
+        ----------
+        kept : (B, Q) bool, True at node 0 of each row, False where padded
+        """
+        held: NDArray[np.bool_] = np.arange(self.tokens.shape[1], dtype=np.int64) < self.counts[:, None]
         if np.array_equal(kept, held):
             return self
         counts = np.count_nonzero(kept, axis=1)

@@ -13,6 +13,7 @@ from runtime.cli._shared import Progress
 
 if TYPE_CHECKING:
     from reader_theory.documents import Plan
+    from reader_theory.grammar import Language
     from runtime.measure.prompts import PromptTokens
     from runtime.models.base import LanguageModel
     from runtime.retrieval.datastore import Datastore
@@ -26,6 +27,7 @@ __all__ = [
     "opened",
     "opened_for",
     "quiet",
+    "read_for",
     "source_of",
     "tokenizer_of",
 ]
@@ -164,6 +166,15 @@ def opened_for(models: Models, path: Path | None) -> Datastore | None:
     store = opened(path)
     store.admit(Vocabulary(models.target.vocabulary, fingerprint_of(models.tokenizer)))
     return store
+
+
+def read_for(path: Path | None, tokenizer: Any) -> Language | None:
+    """The language of a file in the tokens of a tokenizer, if any is named."""
+    if path is None:
+        return None
+    from runtime.grammar.read import read_language
+
+    return read_language(path, tokenizer)
 
 
 def quiet() -> None:

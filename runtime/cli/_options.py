@@ -10,9 +10,9 @@ import typer
 __all__ = [
     "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
     "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "KvDtype",
-    "KvTokens", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Prompts", "Quantization",
+    "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Prompts", "Quantization",
     "RecordFile", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
-    "ValidationFile", "Workloads",
+    "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -47,10 +47,26 @@ Prompts = Annotated[
 ]
 Workloads = Annotated[list[str] | None, typer.Option("--workload", help="Only this one; repeatable.")]
 Split = Annotated[str, typer.Option(help="Which house prompts: fit, test, or all.")]
+LanguageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--language",
+        help="What an output may be: lines of choices (.txt), or JSON with a list of texts, a JSON schema, or one of "
+        "strings, regex, schema, tokens, automaton, dyck.",
+    ),
+]
+Validities = Annotated[
+    str,
+    typer.Option(
+        "--validity",
+        help="exact: the target's law given the language; mask: allowed tokens one by one, another law; lookahead:k: "
+        "between them.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts a workload.")]
-Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Rows at once; repeatable.")]
+Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, max=65536, help="Rows at once; repeatable.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
@@ -84,5 +100,7 @@ MemoryShare = Annotated[
 ]
 KvTokens = Annotated[
     int | None,
-    typer.Option("--kv-tokens", min=1, help="Capacity of the cache as the engine logs it, the drafter loaded."),
+    typer.Option(
+        "--kv-tokens", min=1, max=10**12, help="Capacity of the cache as the engine logs it, the drafter loaded."
+    ),
 ]

@@ -165,6 +165,7 @@ def _plan(plan: Plan) -> Rows:
             "tokens_per_s": entry.prediction.tokens_per_s,
             "gap": entry.gap,
             "certified": entry.certified,
+            "loss_chance": entry.loss_chance,
             **({"stops_at": ", ".join(entry.binding)} if any(each.binding for each in plan.entries) else {}),
             **{f"times_measured_{axis}": factor for axis, factor in entry.extrapolated.items()},
             **{f"with_{name}_tokens_per_s": each.tokens_per_s for name, each in entry.alternatives.items()},

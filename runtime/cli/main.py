@@ -13,8 +13,10 @@ from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.cost import cost
 from runtime.cli.demo import demo
+from runtime.cli.export_head import export_head
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
+from runtime.cli.grammar_gap import grammar_gap
 from runtime.cli.inflate import inflate
 from runtime.cli.plan import plan
 from runtime.cli.record import record
@@ -48,10 +50,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "advise": advise,
     "export": export.command,
     "import": import_.command,
+    "grammar-gap": grammar_gap,
     "latency": latency.command,
     "audit": audit,
     "inflate": inflate,
     "train-head": train_head,
+    "export-head": export_head,
     "show": show,
     "demo": demo,
 }

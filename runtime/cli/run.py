@@ -31,6 +31,8 @@ def run(
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
+    language: options.LanguageFile = None,
+    validity: options.Validities = "exact",
     repetition_penalty: Annotated[float, typer.Option(help="Of each request; 1 is none.")] = 1.0,
     presence_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="Of each request, -2 to 2; 0 is none.")] = 0.0,
@@ -45,7 +47,7 @@ def run(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan
-    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for
+    from runtime.cli._models import drafts_planned, load_models, load_prompt_tokens, opened_for, read_for
     from runtime.measure.run import measure_cells, planned_tasks
 
     planned = Plan.read(plan)
@@ -61,6 +63,7 @@ def run(
             verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
+            language=read_for(language, models.tokenizer), validity=validity,
             penalties={"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
                        "frequency_penalty": frequency_penalty},
         )  # fmt: skip

@@ -63,6 +63,15 @@ class Row(Protocol):
         """Whether its law reads the tokens before."""
         ...
 
+    @property
+    def constrained(self) -> bool:
+        """Whether its output must lie in a language: drafts are then taken from its `law`."""
+        ...
+
+    def lies_within(self, tokens: Sequence[int]) -> bool:
+        """Whether what it emitted so far, with `tokens` behind it, may be emitted."""
+        ...
+
     def law(self, logits: Any, prefixes: Sequence[Sequence[int]] | None) -> Any:
         """(n, V) laws that it samples from, of (n, V) logits; the logits themselves where it takes the likeliest."""
         ...

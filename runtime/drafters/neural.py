@@ -203,7 +203,8 @@ class NeuralDrafter(Drafter):
         if not tree.nodes or max(spare) <= 0:
             return roots_alone(rows)
         pending = np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)
-        if any(row.scheme != "deterministic" and spare[b] > 0 for b, row in enumerate(rows)):
+        drawn = (row.scheme != "deterministic" or row.constrained for row in rows)
+        if any(each and left > 0 for each, left in zip(drawn, spare, strict=True)):
             return self._drawn(tree, rows, spare, reach)
         tokens = np.empty((len(rows), len(tree)), dtype=np.int64)
         tokens[:, 0] = [row.output[-1] for row in rows]

@@ -35,6 +35,7 @@ class KnownRow:
     steps: int = 0
     scheme: Scheme = "deterministic"
     reads_prefix: bool = False
+    constrained: bool = False
 
     @property
     def text(self) -> list[int]:
@@ -46,6 +47,9 @@ class KnownRow:
 
     def streams(self, stream: str, step: int, count: int) -> NDArray[np.float64]:
         return np.full(count, 0.5)
+
+    def lies_within(self, tokens: Sequence[int]) -> bool:
+        return True
 
     def law(self, logits: Any, prefixes: Sequence[Sequence[int]] | None) -> Any:
         return logits

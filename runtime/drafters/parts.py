@@ -7,6 +7,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from reader_theory.documents import Chain, Grown, Off, Policy, Static, Union
 from reader_theory.errors import require
 from reader_theory.trees import TokenTrees
@@ -77,7 +79,23 @@ def proposed(parts: Sequence[Part], rows: Sequence[Row], spare: Sequence[int], s
         seconds[drafter.term] = seconds.get(drafter.term, 0.0) + end - start
         start = end
     assert whole is not None, "a policy has parts"
-    return whole
+    return _within_languages(whole, rows)
+
+
+def _within_languages(proposal: Proposal, rows: Sequence[Row]) -> Proposal:
+    """The same without drafts that no row may emit; drawn ones stay, as their rule knows the law that they are of."""
+    trees, laws = proposal.trees, proposal.laws or [None] * len(rows)
+    asked = [row for row, each in enumerate(rows) if each.constrained and laws[row] is None]
+    if not asked or trees.tokens.shape[1] == 1:
+        return proposal
+    kept = np.arange(trees.tokens.shape[1]) < trees.counts[:, None]
+    for row in asked:
+        tokens, parents = trees.tokens[row].tolist(), trees.parents[row].tolist()
+        paths: list[tuple[int, ...]] = [()]
+        for node in range(1, int(trees.counts[row])):
+            paths.append((*paths[parents[node]], tokens[node]))
+            kept[row, node] = kept[row, parents[node]] and rows[row].lies_within(paths[node])
+    return proposal._replace(trees=trees.keep(kept))
 
 
 def after(first: Proposal, spare: Sequence[int], skip: int | None) -> list[int]:

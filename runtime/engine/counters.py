@@ -93,11 +93,15 @@ class Counters:
     def rows(self, requests: Sequence[Request], proposal: Proposal, walks: Walks, emitted: list[int]) -> None:
         """Rows of a step, and how many tokens each emitted: what lies behind a stop token does not count."""
         for request in requests:
-            self._rules[request.params.rule.name] += 1
+            self.rule(request)
         if proposal.trees.tokens.shape[1] > 1:
             self._later.append((proposal.trees, walks, emitted))  # never the laws: those are as wide as the vocabulary
             if len(self._later) >= 1024:
                 self._fold()
+
+    def rule(self, request: Request) -> None:
+        """One row of a step."""
+        self._rules[request.params.rule.name] += 1
 
     def step(self, timing: StepTiming) -> None:
         """One step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -15,16 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import Off, Plan, Policy
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.trees import TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.parts import Part, parts_of
 from runtime.drafters.retrieval import RetrievalDrafter
+from runtime.engine.ahead import note_law, note_laws
 from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
+from runtime.engine.processors import NoLaw
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
 from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
-from runtime.engine.step import Backend, Eager, NoLaw, features_of, first_token
+from runtime.engine.step import Backend, Eager, features_of, first_token, own_pick
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import run_prompt
@@ -247,6 +251,8 @@ class Engine:
                 streams=streams,
                 tokenizer=self.tokenizer,
                 end_tokens=self.target.end_tokens,
+                alike=self.target.reads,
+                fingerprint=self._fingerprint if params is not None and params.language is not None else "",
             )
             self._numbers += 1
             request.tenant = tenant
@@ -258,6 +264,10 @@ class Engine:
             else:
                 self.scheduler.count(request)
             return request
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self.tokenizer)
 
     def cancel(self, request: Request) -> None:
         """End `request` now; what it emitted so far stays with it. Within a step, it leaves when the step ends."""
@@ -339,12 +349,88 @@ class Engine:
         if not self.rows:
             return
         try:
-            self._run(policy)
+            self._draw_whole()
+            self._leave()
+            if self.rows:
+                self._run(policy)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             self._shed(error)
         self._leave()
+
+    def _draw_whole(self) -> None:
+        """Draw the texts of rows that just joined and look to the end of their language: one trie each, as a whole."""
+        waiting = [row for row, request in enumerate(self.rows) if request.logits is not None]
+        if not waiting:
+            return
+        start, first = perf_counter(), waiting[0]
+        requests = self.rows[first : waiting[-1] + 1]
+        wanted = [self._unknown(request, [()]) if request.logits is not None else [] for request in requests]
+        self._note(requests, wanted, first)
+        forwarded = perf_counter()
+        emitted = sum(self._draw(self.rows[row]) for row in waiting)
+        end = perf_counter()
+        nodes = [len(each) for each in wanted]
+        timing = StepTiming(
+            rows=len(waiting),
+            emitted=emitted,
+            nodes=sum(nodes),
+            width=max(nodes),
+            drafted=False,
+            step_s=end - start,
+            draft_s=0.0,
+            retrieval_s=0.0,
+            target_s=forwarded - start,
+            verify_s=end - forwarded,
+            commit_s=0.0,
+        )
+        self.timings.append(timing)
+        self._counters.step(timing)
+
+    def _draw(self, request: Request) -> int:
+        """Emit a whole text; how many tokens it has."""
+        assert request.course is not None
+        request.logits = None
+        self._counters.rule(request)
+        try:
+            tokens = request.course.draw(self.target.vocabulary, own_pick(request))
+        except InvalidInputError as error:
+            request.finish = f"error: {error}"
+            return 0
+        request.steps += 1
+        request.accepted += len(tokens)
+        return len(request.emit(tokens))
+
+    def _unknown(self, request: Request, outputs: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Outputs of which the target's law must be known to look ahead from `outputs`; none if there are too many."""
+        course = request.course
+        if course is None:
+            return []
+        try:
+            return list({each: None for output in outputs for each in course.unknown(output)})
+        except InvalidInputError as error:
+            course.fault = NoLaw(error.rule, got=error.got, fix=error.fix)
+            return []
+
+    def _note(self, requests: Sequence[Request], wanted: list[list[tuple[int, ...]]], first_row: int = 0) -> None:
+        """Have the target's laws that languages ask about noted."""
+        if any(wanted):
+            slots = self.cache.slots if self.scheduler.kv_tokens is None else self.cache.held_slots
+            note_laws(self.target, self.cache, requests, wanted, first_row=first_row, slots=slots)
+
+    def _look_ahead(self, rows: Sequence[Request], trees: TokenTrees) -> None:
+        """Note what must be known of the target beyond the nodes of each row's tree."""
+        wanted: list[list[tuple[int, ...]]] = []
+        for row, request in enumerate(rows):
+            outputs: list[tuple[int, ...]] = []
+            if request.constrained:
+                outputs.append(tuple(request.output))
+                parents, tokens = trees.parents[row].tolist(), trees.tokens[row].tolist()
+                for node in range(1, int(trees.counts[row])):
+                    outputs.append((*outputs[parents[node]], tokens[node]))
+            wanted.append(self._unknown(request, outputs))
+        self._note(rows, wanted)
 
     def _run(self, policy: Policy) -> None:
         start, catching_up, rows = perf_counter(), self._draft_prefill_s, self.rows
@@ -352,6 +438,8 @@ class Engine:
         spare = self._spare()
         offered = self.backend.propose(self._parts_of(policy), rows, spare, seconds)
         drafted = perf_counter()
+        if any(request.constrained for request in rows):
+            self._look_ahead(rows, offered.trees)
         proposal, walks, forwarded, width, bad, hidden = self.backend.verify(rows, offered)
         verified = perf_counter()
         self.forwards, count = proposal.forwards, len(rows)
@@ -473,22 +561,27 @@ class Engine:
             self.cache.lengths[row] = 0
             self._clean(row)
             out = run_prompt(self.target, self.cache, request.prompt, row, hidden=self._features)
+        first: list[int] = []
         try:
-            token = first_token(request, out.logits[0, -1])
+            if request.whole:
+                request.logits = out.logits[0, -1]
+                note_law(request, [()], out.logits[0, -1:])
+            else:
+                self._note([request], [self._unknown(request, [()])], row)
+                first = request.emit([first_token(request, out.logits[0, -1])])
         except NoLaw as error:
             request.finish = f"error: {error}"
             self.cache.lengths[row] = 0
             self._clean(row)
             self.scheduler.count(request)
             return
-        first = request.emit([token])
         hidden = torch.stack(out.hidden, dim=2)[0] if out.hidden else None
         for drafter in self.drafters.values():
             drafter.serve(request.tenant)
             drafter.join(row, request.prompt, self._read(drafter, hidden))
         self.scheduler.join(request)
         last = None if hidden is None else hidden[-1:]
-        for drafter in self.drafters.values():
+        for drafter in self.drafters.values() if first else ():
             drafter.extend(row, first, self._read(drafter, last))
 
     def _fail(self, request: Request, error: Exception) -> None:

@@ -10,17 +10,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 from reader_theory.registry import Registry
 from runtime.engine.sampling import SamplingParams
 
-__all__ = ["PROCESSORS", "Processor", "TokenLaw"]
+__all__ = ["PROCESSORS", "NoLaw", "Processor", "Served", "TokenLaw"]
 
 Prefixes = Sequence[Sequence[int]]
+
+
+class NoLaw(InvalidInputError):
+    """Logits of which one request's parameters make no law: the fault of that request's step alone."""
+
+
+class Served(NamedTuple):
+    """What a processor may ask about the request that it serves.
+
+    Attributes
+    ----------
+    prompt : int
+        Tokens of a prefix that come before the output.
+    stops : tuple of int
+        Tokens that end it.
+    drafting : bool
+        Whether the law is one that drafts are drawn from.
+    course : Course, optional
+        Its way through its language, where it has one.
+    """
+
+    prompt: int = 0
+    stops: tuple[int, ...] = ()
+    drafting: bool = False
+    course: Any = None
 
 
 class Processor(ABC):
@@ -48,6 +73,10 @@ class Processor(ABC):
     def asked(cls, params: SamplingParams) -> Self | None:
         """The processor that `params` ask for, if they do."""
         return None
+
+    def serving(self, served: Served) -> Processor:
+        """The same, for one request; itself where it does not matter which."""
+        return self
 
     @abstractmethod
     def __call__(self, logits: Any, prefixes: Prefixes | None) -> Any:
@@ -241,6 +270,8 @@ class TokenLaw:
         The request's own.
     prompt_tokens : int
         Tokens of each prefix that are its prompt.
+    served : Served, optional
+        The request, for processors that ask more about it.
 
     Attributes
     ----------
@@ -257,10 +288,12 @@ class TokenLaw:
     [[0.0, 1.0, 0.0]]
     """
 
-    def __init__(self, params: SamplingParams, prompt_tokens: int = 0) -> None:
-        self.prompt_tokens = prompt_tokens
+    def __init__(self, params: SamplingParams, prompt_tokens: int = 0, *, served: Served | None = None) -> None:
+        known = served or Served(prompt_tokens, params.stop_token_ids)
+        self.prompt_tokens = known.prompt
         asked = [found for each in PROCESSORS if (found := each.asked(params)) is not None]
-        chain: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
+        chosen: list[Processor] = sorted([*asked, *params.processors], key=lambda each: each.order)
+        chain = [each.serving(known) if isinstance(each, Processor) else each for each in chosen]
         self.params = params
         self.plain = all(isinstance(each, Temperature) for each in chain)
         self.reads_prefix = any(each.reads_prefix for each in chain)
@@ -282,12 +315,27 @@ class TokenLaw:
 
         if self.plain and not self.params.greedy:
             return torch.softmax(scores.double() / self.params.temperature, dim=-1)
-        outputs = None if prefixes is None else [prefix[self.prompt_tokens :] for prefix in prefixes]
-        for processor in self._chain:
-            scores = processor(scores, outputs if processor.of_output else prefixes)
+        scores = self._processed(scores, prefixes)
         if self.params.greedy:
             return torch.nn.functional.one_hot(scores.argmax(dim=-1), scores.shape[-1]).double()
         return torch.softmax(scores.double(), dim=-1)
+
+    def _processed(self, scores: Any, prefixes: Prefixes | None) -> Any:
+        outputs = None if prefixes is None else [prefix[self.prompt_tokens :] for prefix in prefixes]
+        for processor in self._chain:
+            scores = processor(scores, outputs if processor.of_output else prefixes)
+        return scores
+
+    def log_scores(self, logits: Any, prefixes: Prefixes | None = None) -> Any:
+        """(n, V) float64 logarithms of the laws of (n, V) logits; at temperature 0 how far each is below the best."""
+        import torch
+
+        _check_rows(logits, prefixes, needed=self.reads_prefix)
+        scores = self._processed(logits.float() if logits.dtype != torch.float64 else logits, prefixes).double()
+        best = (
+            scores.amax(dim=-1, keepdim=True) if self.params.greedy else torch.logsumexp(scores, dim=-1, keepdim=True)
+        )
+        return scores - best
 
     def scores(self, logits: Any, prefix: Sequence[int]) -> Any:
         """(V,) law of the next token after `prefix`, from (V,) logits; the logits where greedy decoding reads them."""

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.grammar import Validity
 from reader_theory.rules.base import At
 from reader_theory.rules.draft_law import Scheme
 from reader_theory.rules.greedy import Greedy
 from reader_theory.rules.streams import Stream, stream_uniforms
 from reader_theory.rules.target_only import TargetOnly
-from runtime.engine.processors import TokenLaw
+from runtime.engine import grammar  # noqa: F401  # registers its processor
+from runtime.engine.course import Course
+from runtime.engine.processors import Served, TokenLaw
 from runtime.engine.sampling import SamplingParams
 from runtime.models.text import encode_text
 
@@ -43,7 +46,9 @@ class Completion:
     verification : str
         Rule that verified its drafts.
     lossless : bool
-        Whether that rule keeps the target's law.
+        Whether that rule keeps the law.
+    law : str
+        What that law is: ``"target"``, or what becomes of the target's under a language.
     """
 
     id: str
@@ -55,6 +60,7 @@ class Completion:
     text: str | None = None
     verification: str = "greedy"
     lossless: bool = True
+    law: str = "target"
 
 
 @dataclass(eq=False)
@@ -77,6 +83,10 @@ class Request:
     stops: tuple[int, ...] = ()
     """Tokens that end it: its own, and the model's end-of-sequence tokens."""
     tokenizer: Any = None
+    course: Course | None = None
+    """Its way through its language, where it has one."""
+    logits: Any = None
+    """(V,) after the prompt, of one whose whole text is yet to be drawn."""
 
     @property
     def done(self) -> bool:
@@ -86,7 +96,39 @@ class Request:
     @cached_property
     def token_law(self) -> TokenLaw:
         """The law that it samples from."""
-        return TokenLaw(self.params, len(self.prompt))
+        return TokenLaw(self.params, served=self._served)
+
+    @property
+    def _served(self) -> Served:
+        return Served(len(self.prompt), self.stops, course=self.course)
+
+    @cached_property
+    def draft_law(self) -> TokenLaw:
+        """The law that its drafts are taken from: of its language they keep the mask."""
+        return (
+            TokenLaw(self.params, served=self._served._replace(drafting=True)) if self.constrained else self.token_law
+        )
+
+    @cached_property
+    def sampler_law(self) -> TokenLaw:
+        """The law that it would sample from without its language."""
+        return (
+            TokenLaw(replace(self.params, language=None), served=self._served) if self.constrained else self.token_law
+        )
+
+    @property
+    def constrained(self) -> bool:
+        """Whether its output must lie in a language."""
+        return self.params.language is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether its text is drawn as a whole, of the target's law after every prefix of its language."""
+        return self.course is not None and self.course.validity.faithful
+
+    def lies_within(self, tokens: Sequence[int]) -> bool:
+        """Whether what it emitted so far, with `tokens` behind it, may be emitted."""
+        return self.course is None or self.course.lies_within((*self.output, *tokens))
 
     @cached_property
     def follows(self) -> bool:
@@ -106,7 +148,9 @@ class Request:
 
     def law(self, logits: Any, prefixes: Sequence[Sequence[int]] | None) -> Any:
         """(n, V) laws that a draft of it is drawn from; the logits themselves where it takes the likeliest."""
-        return logits.double() if self.params.greedy else self.token_law(logits, prefixes)
+        if self.params.greedy:
+            return self.draft_law.log_scores(logits, prefixes) if self.constrained else logits.double()
+        return self.draft_law(logits, prefixes)
 
     @property
     def room(self) -> int:
@@ -143,6 +187,8 @@ class Request:
                 kept, self.finish = kept[: end + 1], "stop"
         if self.params.stop:
             kept = self._up_to_stop(kept)
+        if self.course is not None and not stops:
+            kept = self._up_to_end(kept, self.course)
         self.output.extend(kept)
         if self.finish is None and self.room <= 0:
             self.finish = "length"
@@ -163,6 +209,14 @@ class Request:
         self.finish = "stop"
         return tokens[:end]
 
+    def _up_to_end(self, tokens: list[int], course: Course) -> list[int]:
+        """`tokens` up to where its language ends the text."""
+        for count in range(1, len(tokens) + 1):
+            if course.ended((*self.output, *tokens[:count])):
+                self.finish = "stop"
+                return tokens[:count]
+        return tokens
+
     def _text(self, tokenizer: Any) -> str:
         text = tokenizer.decode(list(self.output))
         ends = [place for stop in self.params.stop if (place := text.find(stop)) >= 0]
@@ -179,6 +233,7 @@ class Request:
             self.accepted,
             verification=self.params.rule.name,
             lossless=self.params.lossless,
+            law=self.params.law,
         )
         return done if tokenizer is None else replace(done, text=self._text(tokenizer))
 
@@ -192,6 +247,9 @@ class Request:
         bad = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
         if len(bad):
             return f"error: token ids must be in [0, {vocabulary}). Got {tokens[bad[0]]} at {bad[0]}"
+        language = self.params.language
+        if language is not None and language.vocabulary > vocabulary:
+            return f"error: tokens of a language must be below {vocabulary}. Got {language.vocabulary - 1}"
         need = self.most_tokens
         return (
             f"error: prompt and new tokens must stay below {max_context}. Got {need}" if need >= max_context else None
@@ -210,8 +268,13 @@ class Request:
         streams: Streams | None = None,
         tokenizer: Any = None,
         end_tokens: tuple[int, ...] = (),
+        alike: int | None = None,
+        fingerprint: str = "",
     ) -> Request:
-        """A request on a prompt; numbers that are not given are drawn from its seed. Ended where an argument is odd."""
+        """A request on a prompt; numbers that are not given are drawn from its seed. Ended where an argument is odd.
+
+        `alike` is how many tokens the target's law depends on, None for all; `fingerprint` is that of its tokenizer.
+        """
         drawn = 0 if params.greedy else params.max_new_tokens
         tokens, finish = np.empty(0, dtype=np.int64), None
         try:
@@ -230,8 +293,36 @@ class Request:
         streams = streams or partial(_stream, params.seed, stream)
         stops = params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *end_tokens)
         request = cls(id or str(number), number, tokens, params, given, streams, finish=finish)
-        request.stops, request.tokenizer = stops, tokenizer
+        request.stops, request.tokenizer = tuple(stops), tokenizer
+        if params.language is not None and request.finish is None:
+            request._enter(alike, fingerprint)
         return request
+
+    def _enter(self, alike: int | None, fingerprint: str) -> None:
+        """Begin its way through its language; ended where that cannot be served."""
+        language = self.params.language
+        assert language is not None
+        before = tuple(self.prompt.tolist())
+        if self.sampler_law.reads_prefix:
+            alike = None
+        try:
+            require(
+                not (language.tokenizer and fingerprint) or language.tokenizer == fingerprint,
+                "`language` must be written in the tokens of the engine's tokenizer",
+                got=f"tokenizer {language.tokenizer}, where the engine has {fingerprint}",
+                fix="Read the language again with the target's own tokenizer.",
+            )
+            self.course = Course(
+                language,
+                Validity.of(self.params.validity),
+                self.params.max_new_tokens,
+                self.stops,
+                greedy=self.params.greedy,
+                alike=alike,
+                before=before,
+            )
+        except InvalidInputError as error:
+            self.finish = f"error: {error}"
 
 
 def _uniforms(given: ArrayLike, count: int) -> NDArray[np.float64]:

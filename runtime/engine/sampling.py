@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from reader_theory.errors import require
+from reader_theory.grammar import Language, Validity
 from reader_theory.rules import RULES, Rule
 
 __all__ = ["SamplingParams"]
@@ -62,6 +63,14 @@ class SamplingParams:
         penalties and before temperature and filters, unless their `order` says otherwise.
     rule_parameters : mapping of str to a value
         The rule's own parameters, such as `epsilon` and `delta` of ``typical_lossy``; its own defaults when left out.
+    language : Language, optional
+        Token sequences of which the output must be one, before an end token; where there is no end token, the language
+        says where the text ends. Those count whose tokens, end token included, fit `max_new_tokens`.
+    validity : str
+        ``exact`` draws from the target's law (temperature, filters and end token included) given the language;
+        ``mask`` drops tokens that lead out of the language, one token after the other, which is another law;
+        ``lookahead:k`` weighs them by what is still in the language k tokens later. At temperature 0, ``exact`` gives
+        the string least below the greedy path, which the others come to as the temperature goes to 0.
 
     Raises
     ------
@@ -91,6 +100,8 @@ class SamplingParams:
     verification: str = "target_only"
     processors: tuple[Any, ...] = ()
     rule_parameters: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    language: Language | None = None
+    validity: str = "exact"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
@@ -126,6 +137,13 @@ class SamplingParams:
             fix="Use target_only, which verifies any draft without loss.",
         )
         RULES[self.verification].having(self.rule_parameters)
+        Validity.of(self.validity)
+        require(
+            self.language is None or not self.stop,
+            "`stop` must be left out where a `language` says how a text ends",
+            got=repr(self.stop),
+            fix="Leave the texts out, or write them into the language.",
+        )
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0, "Leave the tuple empty when nothing but the length ends the request.")
 
@@ -144,6 +162,11 @@ class SamplingParams:
     def lossless(self) -> bool:
         """Whether the output has exactly the target's law."""
         return self.rule.lossless
+
+    @property
+    def law(self) -> str:
+        """The law of which the output is drawn: the target's own, or what becomes of it under a language."""
+        return "target" if self.language is None else Validity.of(self.validity).law
 
 
 def _between(name: str, value: float, low: float, high: float, fix: str, *, open_low: bool = False) -> None:

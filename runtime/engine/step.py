@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from reader_theory.errors import InvalidInputError
 from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.streams import VerifyUniforms
@@ -25,6 +24,7 @@ from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.parts import Part, proposed
+from runtime.engine.processors import NoLaw
 from runtime.engine.request import Request
 from runtime.engine.scheduler import is_out_of_memory
 from runtime.kernels.sound import unsound
@@ -33,7 +33,8 @@ from runtime.models.base import LanguageModel
 from runtime.models.inputs import run_trees
 
 __all__ = [
-    "Backend", "Eager", "NoLaw", "Verified", "along", "features_of", "first_token", "unsound_logits", "walk_rows",
+    "Backend", "Eager", "Verified", "along", "features_of", "first_token", "own_fault", "own_pick", "unsound_logits",
+    "walk_rows",
 ]  # fmt: skip
 
 _SCRATCH = 1024
@@ -188,10 +189,6 @@ def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Ten
     return walks, bad
 
 
-class NoLaw(InvalidInputError):
-    """Logits of which one request's parameters make no law: the fault of that request's step alone."""
-
-
 def unsound_logits(request: Request) -> NoLaw:
     """What is wrong with a request whose logits are no law's."""
     return NoLaw(
@@ -213,11 +210,11 @@ def _greedy(trees: TokenTrees, logits: torch.Tensor) -> Walks:
 
 
 def _drawn(requests: Sequence[Request], trees: TokenTrees, logits: torch.Tensor) -> Walks:
-    """Each node reads the uniform of the output position that follows it."""
+    """Each node reads the uniform of the output position that follows it; rows that are walked otherwise, none."""
     temperature = np.array([request.params.temperature for request in requests], dtype=np.float64)
     uniforms = np.zeros(trees.tokens.shape)
     for row, (request, parents) in enumerate(zip(requests, trees.parents.tolist(), strict=True)):
-        if not request.params.greedy:
+        if request.follows and not request.params.greedy:
             positions = [len(request.output)]
             for parent in parents[1:]:
                 positions.append(positions[parent] + 1 if parent >= 0 else 0)
@@ -251,7 +248,7 @@ def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, l
     prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
     nodes, step = len(law.tree), request.steps + 1
     _check_sound(request, logits[:nodes])
-    with _own_fault(request):
+    with own_fault(request):
         laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
     uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
     verified = rule.verify(law, laws, uniforms)
@@ -273,18 +270,25 @@ def _own_token(request: Request, tree: TokenTree, logits: torch.Tensor) -> Calla
 def _token_after(request: Request, logits: torch.Tensor, text: list[int], position: int) -> int:
     """The target's own token at an output position: a function of the prefix and of that position's numbers."""
     _check_sound(request, logits)
+    with own_fault(request):
+        law = request.token_law.scores(logits, text)
+    return own_pick(request)(law, position)
+
+
+def own_pick(request: Request) -> Callable[[Any, int], int]:
+    """The target's own token from its (V,) law at an output position: by the request's rule and numbers."""
     rule = request.params.rule
     follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
-    with _own_fault(request):
-        law = request.token_law.scores(logits, text)
-    return follows.next_token(law, request.numbers_at(position))
+    return lambda law, position: follows.next_token(law, request.numbers_at(position))
 
 
 @contextmanager
-def _own_fault(request: Request) -> Generator[None]:
+def own_fault(request: Request) -> Generator[None]:
     """What the request's own processors raise ends that request alone."""
     try:
         yield
+    except NoLaw:
+        raise
     except Exception as error:
         if not request.params.processors or is_out_of_memory(error):
             raise

@@ -19,6 +19,7 @@ from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, R
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
+from reader_theory.grammar import Language
 from reader_theory.serving.rounds import requests_to_run
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
@@ -177,9 +178,14 @@ def measure_cells(
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
     tokenizer: Any = None,
+    language: Language | None = None,
+    validity: str = "exact",
     penalties: Mapping[str, float] | None = None,
 ) -> RunRecord:
-    """Measure tasks in turn, repeat by repeat, and write what came of them."""
+    """Measure tasks in turn, repeat by repeat, and write what came of them.
+
+    Outputs lie in `language`, where one is given, drawn as `validity` says; the record names the law.
+    """
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
     require(
         datastore is not None or not needing,
@@ -194,6 +200,8 @@ def measure_cells(
         verification=verification,
         stop=stop,
         ignore_eos=ignore_eos,
+        language=language,
+        validity=validity,
         **(penalties or {}),  # pyright: ignore[reportArgumentType]
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
@@ -222,6 +230,7 @@ def measure_cells(
         temperature=temperature,
         verification=params.rule.name,
         lossless=params.lossless,
+        law=params.law,
         plan=plan,
         new_tokens=new_tokens,
         cells=tuple(cells),

@@ -52,6 +52,8 @@ class LanguageModel(ABC):
     dtype: torch.dtype
     device: torch.device
     name: str
+    reads: int | None = None
+    """Latest tokens that its law depends on; None for all."""
     end_tokens: tuple[int, ...] = ()
     """Its end-of-sequence tokens, as its generation configuration has them."""
     features: tuple[int, ...] = ()

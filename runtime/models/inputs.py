@@ -43,6 +43,7 @@ def run_trees(
     counts: NDArray[np.int64],
     scratch: NDArray[np.int64] | None = None,
     hidden: Sequence[int] = (),
+    first_row: int = 0,
 ) -> Output:
     """Logits after each node of each row's tree, and the hidden states of layers asked for.
 
@@ -58,14 +59,16 @@ def run_trees(
         Nodes of each row that earlier forwards already wrote; none when left out.
     hidden : layers
         See `LanguageModel.forward`.
+    first_row : int
+        Row of the cache that is the first of these.
     """
     batch, queries = tokens.shape
-    lengths = cache.lengths[:batch]
+    lengths = cache.lengths[first_row : first_row + batch]
     starts = lengths.tolist()
     if scratch is not None:
         starts = [length + before for length, before in zip(starts, scratch.tolist(), strict=True)]
     alone = batch == 1 and queries == 1 and scratch is None  # it sees every slot: no mask is needed
-    width = cache.begin(starts, queries, whole=1 if alone else WHOLE)
+    width = cache.begin(starts, queries, first_row, whole=1 if alone else WHOLE)
     inputs = _inputs(cache, batch, queries, model.dtype)
     mask = inputs.fill(width, tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
     mask = None if alone else mask

@@ -37,6 +37,7 @@ class TableModel(LanguageModel):
             got=f"shape {self.laws.shape}, sums {self.laws.sum(-1).ravel()[:4]}",
             fix="Give shape (V,) * order + (V,) with entries >= 0 that sum to 1 along the last axis.",
         )
+        self.reads = self.order
         self.max_positions, self.layers, self.name = 1 << 20, 1, name
         self.dtype, self.device = torch.float64, torch.device("cpu")
 

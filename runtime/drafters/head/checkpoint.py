@@ -16,7 +16,7 @@ from reader_theory.errors import DocumentError, require
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
 
-__all__ = ["is_head", "load_head_network", "read_facts", "save_head"]
+__all__ = ["is_head", "load_head_network", "read_facts", "read_source", "save_head"]
 
 DENSE, LOW_RANK = "Eagle3Speculator", "LowRankEagle3Head"
 VERSION = "0.9.0"
@@ -63,6 +63,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
         error=DocumentError,
     )
     return found
+
+
+def read_source(folder: Path) -> tuple[str, list[str], int]:
+    """The name and architectures of the target that a head is for, and how many steps it drafts."""
+    told = read_config(folder).get("speculators_config") or {}
+    verifier, methods = told.get("verifier") or {}, told.get("proposal_methods") or [{}]
+    steps = int(methods[0].get("speculative_tokens") or 3)
+    return str(verifier.get("name_or_path") or ""), list(verifier.get("architectures") or []), steps
 
 
 def config_of(shape: HeadShape, target: str, architectures: list[str], steps: int) -> dict[str, Any]:
