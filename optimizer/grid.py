@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from reader_theory.errors import require
 
@@ -18,6 +18,9 @@ __all__ = ["Row", "evaluate", "grid"]
 Cell = Mapping[str, Any]
 CellFunction = Callable[[Cell], Any]
 Progress = Callable[[int, int], None]
+MOST_WORKERS = 4096
+CONNECT_S = 10
+"""Seconds in which a scheduler must answer."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def evaluate(
         got=f"{len(keys) - len(set(keys))} repeated cells of {len(keys)}",
         fix="Drop the repeats, or add a field such as a seed.",
     )
+    require(
+        workers == -1 or 1 <= workers <= MOST_WORKERS,
+        f"`workers` must be -1, for one a core, or from 1 to {MOST_WORKERS}",
+        got=workers,
+        fix="Leave it out.",
+    )
     known = {} if output is None else _read(Path(output))
     rows = {i: Row(todo[i], known[key]) for i, key in enumerate(keys) if key in known}
     left = [(i, cell) for i, cell in enumerate(todo) if i not in rows]
@@ -92,15 +101,51 @@ def _key(cell: Cell) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Results on disk by key; the file is cut back to its last whole line."""
+    """Results on disk by key; the file is cut back to its last whole line, once it is known to be of a grid.
+
+    Raises
+    ------
+    InvalidInputError
+        If a line is not one that `evaluate` writes: the file is somebody else's, and is left as it is.
+    """
     if not path.exists():
         return {}
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
+    lines = [_line(path, number, line) for number, line in enumerate(whole.splitlines(), 1)]
+    cut = text[len(whole) :]
+    require(
+        not cut or cut.startswith(_BEGINS[: len(cut)]), *_not_ours(path), got=f"{cut[:60]!r} after the last line",
+        fix=_ANOTHER,
+    )  # fmt: skip
+    if cut:
         os.truncate(path, len(whole))
-    lines = [json.loads(line) for line in whole.splitlines()]
     return {line["key"]: line["result"] for line in lines}
+
+
+_BEGINS = b'{"key": "'
+_ANOTHER = "Name another file with --output, or move this one away."
+
+
+def _not_ours(path: Path) -> tuple[str]:
+    return (f"`{path}` must be new, or of a grid; it was not written by one",)
+
+
+def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        told: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        told = None
+    ours = (
+        isinstance(told, dict)
+        and set(cast("dict[str, Any]", told)) == {"key", "cell", "result"}
+        and isinstance(told["cell"], dict)
+    )
+    require(
+        ours and told["key"] == _key(told["cell"]), *_not_ours(path), got=f"{line[:60]!r} in line {number}",
+        fix=_ANOTHER,
+    )  # fmt: skip
+    return told
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
@@ -131,13 +176,33 @@ def _on_cores(left: list[tuple[int, Cell]], function: CellFunction, workers: int
     yield from parallel(joblib.delayed(_one)(i, function, cell) for i, cell in left)  # pyright: ignore
 
 
+def _connected(client: Any, scheduler: str) -> Any:
+    """A client of the scheduler.
+
+    Raises
+    ------
+    InvalidInputError
+        If nobody answers there.
+    """
+    try:
+        return client(scheduler, timeout=CONNECT_S)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # what Dask says of an address that is none
+        require(
+            False,
+            "`scheduler` must be the address of a Dask scheduler that answers",
+            got=f"{scheduler!r}: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}",
+            fix="Start one with `dask scheduler`, and pass the tcp:// address that it prints.",
+        )
+        raise
+
+
 def _on_dask(left: list[tuple[int, Cell]], function: CellFunction, scheduler: str) -> Finished:
     from dask.distributed import Client, as_completed  # pyright: ignore
 
     def one(task: tuple[int, Cell]) -> tuple[int, Any, str | None]:
         return _one(task[0], function, task[1])
 
-    with Client(scheduler) as client:  # pyright: ignore
+    with _connected(Client, scheduler) as client:
         pool: Any = client
         sent = pool.map(one, left, pure=False, retries=3)
         for future, outcome in as_completed(sent, with_results=True, raise_errors=False):  # pyright: ignore

@@ -44,6 +44,7 @@ def plan_imported(
     contexts: Sequence[int] | None = None,
     drafter: str | None = None,
     max_depth: int = 8,
+    risk: float = RISK,
     new_tokens: int = 256,
     resamples: int = 1000,
     seed: int = 0,
@@ -60,6 +61,8 @@ def plan_imported(
         Name in the cost; its only one when left out.
     max_depth : int
         Longest chain; never longer than was counted.
+    risk : float
+        Greatest chance of being slower than plain decoding that is taken.
     new_tokens : int
         Output tokens of the requests planned for.
 
@@ -68,7 +71,7 @@ def plan_imported(
     InvalidInputError
         If the cost prices no drafter, or several and none is named.
     """
-    study = ImportedStudy(told, cost, drafter_counted(cost, drafter), max_depth, resamples, seed)
+    study = ImportedStudy(told, cost, drafter_counted(cost, drafter), max_depth, resamples, seed, risk)
     places = sorted(set(contexts)) if contexts else [None]
     return plan_of(
         study, [(batch, context) for context in places for batch in sorted(set(batches))], new_tokens=new_tokens
@@ -113,10 +116,17 @@ class ImportedStudy:
     """What a chain of every length would accept, shared by all batches and contexts."""
 
     def __init__(
-        self, told: ImportedAcceptance, cost: Cost, drafter: str, max_depth: int, resamples: int = 1000, seed: int = 0
+        self,
+        told: ImportedAcceptance,
+        cost: Cost,
+        drafter: str,
+        max_depth: int,
+        resamples: int = 1000,
+        seed: int = 0,
+        risk: float = RISK,
     ) -> None:
         self.told, self.cost, self.drafter, self.max_depth = told, cost, drafter, max_depth
-        self.resamples, self.seed = resamples, seed
+        self.resamples, self.seed, self.risk = resamples, seed, risk
         self.looks_up = cost.drafters[drafter].term == "lookups"
         self.workload = told.workload
 
@@ -221,7 +231,7 @@ class ImportedStudy:
     def _worth(self, length: int, batch: int, context: float) -> bool:
         plain = self.rate(0, batch, context)
         gain = self.rate(length, batch, context) / plain if plain > 0 else 0.0
-        return gain >= WORTH and float(np.mean(self._gains(length, batch, context) < 1)) <= RISK
+        return gain >= WORTH and float(np.mean(self._gains(length, batch, context) < 1)) <= self.risk
 
     def _gains(self, length: int, batch: int, context: float) -> Floats:
         step, plain = self._steps(length, batch, context), self._steps(0, batch, context)

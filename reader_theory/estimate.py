@@ -37,9 +37,10 @@ class Estimate(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Estimate:
-        if not (math.isfinite(self.value) and self.low <= self.high):
+        if not (math.isfinite(self.value) and self.low <= self.high and 0 < self.level < 1):
             raise ValueError(
-                f"an estimate needs a finite value and low <= high, got {self.low}, {self.value}, {self.high}"
+                f"an estimate needs a finite value, low <= high and a level between 0 and 1, "
+                f"got {self.low}, {self.value}, {self.high} at {self.level}"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def load_object(path: Path, what: str, *, error: type[InvalidInputError] = Docum
         error=error,
     )
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw: Any = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except OSError as failed:
         got, fix = str(failed), "Check who may read it."
     except RecursionError:
         got, fix = "values nested too deeply", "Pass a file that `reader`, or the tool it is of, wrote."
-    except ValueError as failed:  # no JSON, no UTF-8, or a number of too many digits
+    except ValueError as failed:  # no JSON, no UTF-8, or a number that is none
         got, fix = str(failed).split(";")[0][:200], "It is truncated or damaged: make it again."
     else:
         require(
@@ -52,6 +54,21 @@ def load_object(path: Path, what: str, *, error: type[InvalidInputError] = Docum
         )
         return raw
     raise error(f"`{path}` must be a whole JSON document", got=got, fix=fix)
+
+
+def _whole(text: str) -> int:
+    """A whole number of 64 bits."""
+    if len(text) > 19 or abs(int(text)) > 2**62:
+        raise ValueError(f"whole numbers must be below 2^62 in size, not {text[:24]}")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, not {text[:24]}")
+    return value
 
 
 def _is_file(path: Path) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from proofs_tests.tiny import random_prompts, tiny_model
 from reader_theory.documents import Chain, Grown, Policy
 from reader_theory.errors import InvalidInputError
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.models.base import Output
 from runtime.models.load import load_model, load_tokenizer, wrap
+from runtime.models.transformers import TransformersModel
 from runtime.models.vocabulary import fingerprint_of
 from runtime.retrieval.datastore import Datastore
 
@@ -74,3 +78,37 @@ def test_what_is_cancelled_joins_nothing() -> None:
     engine.cancel(request)
     fresh = Engine(wrap(tiny_model("llama")), policy=CHAIN, max_batch=3, max_context=128, learn=True)
     assert served(engine, ["", "", ""]) == served(fresh, ["", "", ""])
+
+
+class _Sick(TransformersModel):
+    """Gives no numbers for one row, once: in the forward of three rows that `after` counts down to."""
+
+    after = 0
+
+    def forward(self, tokens: Any, *args: Any, **options: Any) -> Output:
+        out = super().forward(tokens, *args, **options)
+        if tokens.shape[0] == 3 and self.after:
+            self.after -= 1
+            if not self.after:
+                with torch.inference_mode():
+                    out.logits[1] = float("nan")
+        return out
+
+
+@pytest.mark.parametrize("policy", [CHAIN, Grown(nodes=8, drafter=None, retrieval="datastore")], ids=lambda p: p.kind)
+def test_a_row_that_is_tried_again_drafts_from_its_own_tenant_alone(policy: Policy) -> None:
+    def run(learned: str, after: int) -> list[tuple[int, list[int]]]:
+        target = _Sick(tiny_model("llama"))
+        engine = Engine(target, policy=policy, max_batch=3, max_context=128, learn=True)
+        served(engine, [learned] * 3)
+        target.after = after
+        found = served(engine, ["a", "b", "c"])
+        assert not target.after, "the fault came"
+        return found
+
+    sick, well = ({learned: run(learned, after) for learned in ("nobody", "a", "b")} for after in (2, 0))
+    for learned, found in sick.items():
+        assert [output for _, output in found] == [output for _, output in well[learned]]
+        assert (found[0], found[2]) == (well[learned][0], well[learned][2]), "its neighbours do not notice"
+    assert sick["a"][1] == sick["nobody"][1], "what another tenant has said is no help to it"
+    assert sick["b"][1][0] < sick["nobody"][1][0], "what its own tenant has said is"

@@ -112,6 +112,7 @@ def test_shipped_head_is_whole_and_half_precision() -> None:
 def _theirs(folder: Path) -> Any:
     reason = "needs `pip install speculators`"
     core = pytest.importorskip("speculators.models.eagle3.core", reason=reason, exc_type=ImportError)
+    core.Eagle3SpeculatorConfig.model_rebuild(_types_namespace={"torch": torch})  # transformers names it in its types
     config = core.Eagle3SpeculatorConfig(**json.loads((folder / "config.json").read_text()))
     config.transformer_layer_config._attn_implementation = "eager"
     model = core.Eagle3DraftModel(config)
@@ -153,7 +154,7 @@ def test_speculators_own_class_loads_our_folder_and_gives_our_logits(kind: str, 
         logits = network.lm_head(out[0, step:])
         mine = logits
         other = theirs[step][: len(mine)]
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-4)  # float32, three steps of sharp random weights
 
 
 def test_what_speculators_saves_is_loaded_by_us(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,16 @@ from optimizer.advice import acceptance_scaled, flips
 from optimizer.imported_plan import ImportedStudy, plan_imported
 from optimizer.imported_schedule import schedule_imported, settled_batch
 from optimizer.plan import Study
+from proofs_tests.importers.test_import_metrics import scrape
 from proofs_tests.plans.plan_examples import cost, fit, trace
+from reader_theory.acceptance import fit_acceptance
 from reader_theory.documents import Cost, Off, Plan, Static, Trace
 from reader_theory.documents.cost import DrafterCost
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.documents.policy import DRAFT
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
+from runtime.importers import read_acceptance
 
 COST = cost().of([DRAFT])
 
@@ -33,6 +38,43 @@ def counted(recorded: Trace, length: int) -> ImportedAcceptance:
             at += accepted + 1
         windows.append(survivors.tolist())
     return ImportedAcceptance.from_counts(windows, engine="vllm", source="metrics", workload="simulated")
+
+
+@pytest.mark.slow
+def test_the_house_pair_by_its_metrics_is_planned_as_by_its_trace(tmp_path: Path) -> None:
+    """Our engine runs a chain of 4; what vLLM would expose of that run is imported, planned, and held to the trace."""
+    from runtime import Engine, SamplingParams
+    from runtime.measure.prompts import house_prompts
+    from runtime.measure.record import record_trace
+    from runtime.models.house import house_folder
+    from runtime.models.load import load_model
+
+    engine = Engine.from_pretrained(house_folder("target"), draft=house_folder("draft"), max_context=512)
+    draft = load_model(str(house_folder("draft")), "float32")
+    prompts = house_prompts(["code"], "fit", engine.tokenizer, 12)
+    recorded = record_trace(
+        engine.target, {DRAFT: draft}, prompts, path=tmp_path / "trace.json", temperature=0.0,
+        new_tokens=64, names=("a/target", {DRAFT: "a/draft"}), ignore_eos=True, tokenizer=engine.tokenizer,
+    )  # fmt: skip
+    engine.use(Static.of(TokenTree.chain(4)))
+    texts: list[str] = []
+    for prompt in prompts:
+        engine.generate([prompt.tokens], SamplingParams(max_new_tokens=64, ignore_eos=True))
+        counters = engine.counters
+        texts.append(scrape(np.array([counters.offered[DRAFT][0], *counters.accepted[DRAFT]])))
+    (tmp_path / "metrics.txt").write_text("".join(texts))
+    told = read_acceptance(tmp_path / "metrics.txt", workload="code")
+    fitted = fit_acceptance(recorded, depth=4, resamples=100)
+    replayed = Study(fitted, COST, recorded, "code", 8, 4)
+    study = ImportedStudy(told, COST, DRAFT, 4)
+    exact = [replayed.weighed(Static.of(TokenTree.chain(k))).result.tokens_per_step for k in range(1, 5)]
+    for k, tokens in enumerate(exact, 1):
+        low, high = np.quantile(study.lengths[k].draws, [0.025, 0.975])
+        assert low <= tokens <= high
+    (entry,) = plan_imported(told, COST, batches=(4,), max_depth=4).entries
+    rates = [replayed.ranked(4, 1024.0)]
+    best = max((rate for weighed, rate in rates[0] if weighed.policy.shape in ("chain", "off")), default=0.0)
+    assert entry.prediction.tokens_per_s.covers(best)
 
 
 @pytest.fixture(scope="module")

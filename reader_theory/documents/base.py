@@ -118,7 +118,7 @@ def read_document(path: str | Path, kinds: dict[str, type[Document]]) -> Documen
     """Read a document whose kind is one of `kinds`, whichever the file says."""
     kind = load_object(Path(path), "the document").get("kind")
     require(
-        kind in kinds,
+        isinstance(kind, str) and kind in kinds,
         f"`{path}` must be a document of kind {', '.join(sorted(kinds))}",
         got=f"kind {kind!r}",
         fix="Pass a file that `reader` wrote.",

@@ -44,12 +44,17 @@ class CostTable(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> CostTable:
         shape = (len(self.batch), len(self.tokens), len(self.context))
-        if self.values.shape != shape:
-            raise ValueError(f"seconds must have the shape {shape} of its axes, got {self.values.shape}")
+        ragged = len({len(plane) for plane in self.seconds}) > 1 or len({len(r) for p in self.seconds for r in p}) > 1
+        if ragged or self.values.shape != shape or min(shape) < 1:
+            told = "rows of several lengths" if ragged else self.values.shape
+            raise ValueError(f"seconds must have the shape {shape} of its axes, at least one each, got {told}")
         if not (np.isfinite(self.values).all() and (self.values > 0).all()):
             raise ValueError("seconds must be finite and above 0")
-        if any(list(axis) != sorted(set(axis)) for axis in (self.batch, self.tokens, self.context)):
-            raise ValueError("axes must be strictly increasing")
+        axes = (self.batch, self.tokens, self.context)
+        if any(list(axis) != sorted(set(axis)) for axis in axes) or min(self.batch[0], self.tokens[0]) < 1:
+            raise ValueError("axes must be strictly increasing, batch and tokens from 1 on")
+        if self.context[0] < 0:
+            raise ValueError("contexts must be 0 or more")
         return self
 
     @cached_property

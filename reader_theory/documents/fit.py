@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.policy import DRAFT
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AcceptanceFit", "CalibrationFit", "DrafterFit", "MatchedFit", "RankTableFit", "WorkloadFit"]
 
+ROUNDING = 1e-6
 ENOUGH = 4
 """Documents from which intervals tell what they claim: with fewer, nearly everything is possible."""
 Table = tuple[tuple[float, ...], ...]
@@ -30,6 +31,19 @@ class RankTableFit(Frozen):
     low: Table
     high: Table
     positions: tuple[int, ...] = Field(description="steps that each depth was counted on")
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        """Tables of one shape, of probabilities whose rows sum to 1 at most where they are estimates."""
+        shapes = {tuple(map(len, table)) for table in (self.value, self.low, self.high)}
+        widths = {len(row) for row in self.value}
+        if len(shapes) != 1 or len(widths) != 1 or min(widths) < 1 or len(self.positions) != len(self.value):
+            raise ValueError(f"value, low, high and positions must be of one (depths, ranks) shape, got {shapes}")
+        if not all(0 <= p <= 1 for table in (self.value, self.low, self.high) for row in table for p in row):
+            raise ValueError("acceptance must lie in [0, 1]")
+        if not all(sum(row) <= 1 + ROUNDING for row in self.value):
+            raise ValueError("acceptance of the ranks of a depth must sum to 1 at most")
+        return self
 
     def table(self, end: Literal["value", "low", "high"] = "value") -> RankTable:
         """The estimate, or an end of its intervals, as a table whose rows sum to at most 1."""
@@ -46,6 +60,21 @@ class MatchedFit(Frozen):
     hit: tuple[tuple[Estimate, ...], ...] = Field(description="first retrieved token is right, by length and count")
     decay: tuple[Estimate, ...] = Field(description="next retrieved token is right, given the one before, by length")
     weight: Table = Field(description="share of positions by length and count; the rest has no match")
+
+    @model_validator(mode="after")
+    def _binned(self) -> Self:
+        """One row a length, one column a count, of probabilities."""
+        shape = (len(self.lengths), len(self.counts))
+        rows = {len(self.hit), len(self.weight), len(self.decay)}
+        columns = {len(row) for table in (self.hit, self.weight) for row in table}
+        if not min(shape) or rows != {shape[0]} or columns != {shape[1]}:
+            raise ValueError(f"hit and weight must have the shape {shape} of lengths and counts, decay its rows")
+        if any(list(axis) != sorted(set(axis)) or axis[0] < 1 for axis in (self.lengths, self.counts)):
+            raise ValueError("lengths and counts must rise from 1")
+        chances = [*(e.value for row in self.hit for e in row), *(e.value for e in self.decay)]
+        if not all(0 <= p <= 1 + ROUNDING for p in (*chances, *(w for row in self.weight for w in row))):
+            raise ValueError("hit, decay and weight must lie in [0, 1]")
+        return self
 
     @property
     def model(self) -> Matched:
@@ -67,6 +96,13 @@ class CalibrationFit(Frozen):
         description="expected calibration error of the raw score, where it is a probability"
     )
     error: float = Field(description="expected calibration error of the map on prompts that it was not fitted on")
+
+    @model_validator(mode="after")
+    def _binned(self) -> Self:
+        """One value a bin."""
+        if len({len(self.score), len(self.observed), len(self.acceptance), len(self.weight)}) != 1:
+            raise ValueError("score, observed, acceptance and weight must have one value a bin")
+        return self
 
 
 class DrafterFit(Frozen):
@@ -125,9 +161,9 @@ class AcceptanceFit(Document):
     drafters: dict[str, TraceDrafter] = Field(description="those of the trace")
     trace: str = Field(description="fingerprint of the Trace")
     trace_file: str = Field(description="name of the trace's array file")
-    temperature: float
-    level: float
-    resamples: int
+    temperature: float = Field(ge=0)
+    level: float = Field(gt=0, lt=1)
+    resamples: int = Field(ge=1)
     workloads: tuple[WorkloadFit, ...]
 
     def workload(self, name: str) -> WorkloadFit:

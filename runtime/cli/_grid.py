@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optimizer.grid_cell import PredictedCells
     from reader_theory.acceptance.rank_table import RankTable
     from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.imported import ImportedAcceptance
 
 __all__ = ["plan_grid", "rows_of"]
 
@@ -61,7 +62,7 @@ def read_axes(path: Path, workloads: list[str]) -> dict[str, list[Any]]:
 
 def plan_grid(
     file: Path,
-    fit: AcceptanceFit,
+    fit: AcceptanceFit | ImportedAcceptance,
     *,
     max_nodes: int,
     max_depth: int,
@@ -73,7 +74,7 @@ def plan_grid(
     """One row for every combination of the file's axes, in order; rows already in `output` are taken from there."""
     from optimizer.grid import evaluate, grid
 
-    fitted = {each.workload: ranks.table() for each in fit.workloads if (ranks := each.ranks()) is not None}
+    fitted = _tables(fit)
     axes = read_axes(file, sorted(fitted))
     function = _cells(axes, fitted, file, max_nodes, max_depth)
     # a resumed run must not take up rows of another fit, model, device or limit
@@ -86,6 +87,15 @@ def plan_grid(
     mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     cells = [{**cell, "inputs": mark} for cell in grid(**axes)]
     return evaluate(cells, function, workers=workers, scheduler=scheduler, output=output, progress=progress)
+
+
+def _tables(fit: AcceptanceFit | ImportedAcceptance) -> dict[str, RankTable]:
+    """By workload: ranks by depth; of counted acceptance the first rank alone, so that every tree is a chain."""
+    from reader_theory.documents.imported import ImportedAcceptance
+
+    if isinstance(fit, ImportedAcceptance):
+        return {fit.workload: fit.rank_depth.table()}
+    return {each.workload: ranks.table() for each in fit.workloads if (ranks := each.ranks()) is not None}
 
 
 def rows_of(done: list[Row]) -> list[dict[str, Any]]:

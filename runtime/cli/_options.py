@@ -72,9 +72,9 @@ Validities = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts a workload.")]
-Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Rows at once; repeatable.")]
+Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, max=65536, help="Rows at once; repeatable.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
@@ -108,5 +108,7 @@ MemoryShare = Annotated[
 ]
 KvTokens = Annotated[
     int | None,
-    typer.Option("--kv-tokens", min=1, help="Capacity of the cache as the engine logs it, the drafter loaded."),
+    typer.Option(
+        "--kv-tokens", min=1, max=10**12, help="Capacity of the cache as the engine logs it, the drafter loaded."
+    ),
 ]

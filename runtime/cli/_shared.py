@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -27,6 +28,9 @@ __all__ = ["ExitCode", "Progress", "console", "guarded", "output_path", "progres
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
+
+LONGEST_NAME = 200
+"""Bytes of a name that leave room for those of the temporary file beside it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +65,8 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except InvalidInputError as error:
             _explain(error, bool(kwargs.get("as_json")))
+        except OSError as error:  # a full disk, a file that went away, one that may not be read
+            _explain(_unusable(error), bool(kwargs.get("as_json")))
         except ModuleNotFoundError as error:
             if error.name not in _EXTRAS:
                 raise
@@ -85,20 +91,30 @@ def output_path(path: Path, suffix: str) -> Path:
     ------
     InvalidInputError
     """
+    named = all(len(os.fsencode(part)) <= LONGEST_NAME for part in path.parts) and "\0" not in str(path)
     require(
-        path.suffix == suffix and not path.is_dir(),
-        f"`--output` must be a file that ends in {suffix}",
-        got=f"`{path}`",
-        fix=f"Pass, for example, out/{path.stem or 'result'}{suffix}.",
+        named and path.suffix == suffix and not path.is_dir(),
+        f"`--output` must be a file that ends in {suffix}, with names of at most {LONGEST_NAME} bytes",
+        got=f"`{str(path)[:120]}`".replace("\0", "\\0"),
+        fix=f"Pass, for example, out/result{suffix}.",
     )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     require(
-        folder.is_dir() and os.access(folder, os.W_OK),
-        "the folder of `--output` must be one that can be written",
-        got=f"`{folder}`, which is {'read-only' if folder.is_dir() else 'not a folder'}",
+        folder.is_dir() and _takes_files(folder) and (not path.exists() or path.is_file()),
+        "the folder of `--output` must be one that can be written, and the output no device",
+        got=f"`{path}`, under `{folder}`, which is {'read-only' if folder.is_dir() else 'not a folder'}",
         fix="Pass another path.",
     )
     return path
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made there, which permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def show_document(document: Document, path: Path, *, as_json: bool, written: bool = True) -> None:
@@ -192,6 +208,15 @@ def _explain(error: InvalidInputError, as_json: bool) -> None:
         print(json.dumps({"error": told}, indent=1))
         return
     print(f"Error: {error.rule}.\n  Got: {error.got}\n  Way out: {error.fix}", file=sys.stderr)
+
+
+def _unusable(error: OSError) -> InvalidInputError:
+    where = "" if error.filename is None else f"`{str(error.filename)[:120]}`: "
+    return InvalidInputError(
+        "files must be such that they can be read and written",
+        got=f"{where}{error.strerror or error}",
+        fix="Check the path, who may use it, and the room on its disk.",
+    )
 
 
 def _missing(library: str) -> InvalidInputError:

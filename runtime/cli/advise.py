@@ -34,16 +34,20 @@ def advise(
     metrics: Annotated[list[Path], typer.Option(help="Metrics or logs with acceptance, in order of time; repeatable.")],
     device: options.DeviceName = "h100",
     draft: options.DraftConfig = "none",
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests served at once; 1 when left out.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Requests served at once; 1 when left out.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second, instead of --concurrency.")] = None,
-    context: Annotated[int, typer.Option(min=1, help="Mean cached tokens of a request.")] = 1024,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of a request.")] = 256,
-    num_steps: Annotated[int | None, typer.Option(min=1, help="Tokens drafted a step, if files do not tell.")] = None,
+    context: Annotated[int, typer.Option(min=1, max=10**8, help="Mean cached tokens of a request.")] = 1024,
+    new_tokens: Annotated[int, typer.Option(min=1, max=10**7, help="Output tokens of a request.")] = 256,
+    num_steps: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Tokens drafted a step, if files do not tell.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE of the one server in the files.")] = None,
     method: Annotated[
         str | None, typer.Option(help="The engine's word for the draft; told by its name if not.")
     ] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="The server's largest batch.")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, max=10**6, help="The server's largest batch.")] = None,
     measured: options.MeasuredFile = None,
     bench: options.BenchFiles = None,
     dtype: options.ServedDtype = "bfloat16",

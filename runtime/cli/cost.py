@@ -31,7 +31,9 @@ def cost(
     memory_share: options.MemoryShare = 0.9,
     kv_tokens: options.KvTokens = None,
     batch: options.Batches = None,
-    context: Annotated[list[int] | None, typer.Option(min=1, help="Cached tokens a row; repeatable.")] = None,
+    context: Annotated[
+        list[int] | None, typer.Option(min=1, max=10**8, help="Cached tokens a row; repeatable.")
+    ] = None,
     max_nodes: Annotated[int, typer.Option(min=1, max=256, help="Most drafted tokens a row.")] = 32,
     seed: Annotated[int, typer.Option(hidden=True, help="Taken for uniformity; nothing here is random.")] = 0,
     output: options.Output = Path("out/cost.json"),

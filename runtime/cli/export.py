@@ -26,15 +26,16 @@ def command(
     ],
     plan: options.PlanFile = Path("out/plan.json"),
     workload: Annotated[str | None, typer.Option(help="Workload of the plan; its only one when left out.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Which entry, for the engines that take one tree.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=10**6, help="Which entry, for the engines that take one tree.")] = 1,
     context: Annotated[
-        int | None, typer.Option(min=0, help="Of a schedule of `plan --rate`: which context, in cached tokens.")
+        int | None,
+        typer.Option(min=0, max=10**8, help="Of a schedule of `plan --rate`: which context, in cached tokens."),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(help="How the engine runs the draft: draft_model, eagle3, STANDALONE, EAGLE3, Draft_Target, ..."),
     ] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="The server's largest batch.")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, max=10**6, help="The server's largest batch.")] = None,
     nearest: Annotated[
         bool, typer.Option(help="Export the nearest that the engine runs, and say what it loses.")
     ] = False,

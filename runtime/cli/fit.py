@@ -15,9 +15,9 @@ __all__ = ["fit"]
 
 def fit(
     trace: options.TraceFile = Path("out/trace.json"),
-    depth: Annotated[int, typer.Option(min=1, help="Depths that the rank x depth table tells apart.")] = 8,
+    depth: Annotated[int, typer.Option(min=1, max=1024, help="Depths that the rank x depth table tells apart.")] = 8,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage that the intervals claim.")] = 0.95,
-    resamples: Annotated[int, typer.Option(min=100, help="Resampled sets of prompts.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=100, max=10**5, help="Resampled sets of prompts.")] = 1000,
     seed: options.Seed = 0,
     output: options.Output = Path("out/fit.json"),
     as_json: options.AsJson = False,

@@ -32,7 +32,7 @@ def command(
     ],
     num_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Acceptance: tokens the server drafts a step, where the files do not tell."),
+        typer.Option(min=1, max=1024, help="Acceptance: tokens the server drafts a step, where the files do not tell."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Acceptance: LABEL=VALUE of the one server or workload; repeatable.")

@@ -32,32 +32,34 @@ def plan(
     workload: options.Workloads = None,
     max_nodes: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest tree; as was measured when left out, 32 with a load or grid."),
+        typer.Option(min=1, max=1024, help="Largest tree; as was measured when left out, 32 with a load or grid."),
     ] = None,
     max_depth: Annotated[
         int | None,
-        typer.Option(min=1, help="Deepest tree; as was recorded when left out, 8 with a load or grid."),
+        typer.Option(min=1, max=1024, help="Deepest tree; as was recorded when left out, 8 with a load or grid."),
     ] = None,
     risk: Annotated[
         float, typer.Option(min=0, max=1, help="Greatest chance of being no faster than plain decoding that is taken.")
     ] = 0.2,
     new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Output tokens of the requests planned for; the trace's when left out.")
+        int | None,
+        typer.Option(min=1, max=10**7, help="Output tokens of the requests planned for; the trace's when left out."),
     ] = None,
     prompts_per_workload: Annotated[
-        int, typer.Option(min=1, help="Prompts that the prediction's interval allows for in the measurement.")
+        int,
+        typer.Option(min=1, max=10**5, help="Prompts that the prediction's interval allows for in the measurement."),
     ] = 32,
-    resamples: Annotated[int, typer.Option(min=100, help="Resampled sets of prompts.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=100, max=10**5, help="Resampled sets of prompts.")] = 1000,
     rate: Annotated[
         float | None, typer.Option(help="Requests a second: write the schedule over batch and context instead.")
     ] = None,
     slo: Annotated[float | None, typer.Option(help="With --rate: most seconds a token of one request.")] = None,
     context: Annotated[
         list[int] | None,
-        typer.Option("--context", min=1, help="Tokens a row up to which entries are made; repeatable."),
+        typer.Option("--context", min=1, max=10**8, help="Tokens a row up to which entries are made; repeatable."),
     ] = None,
     kv_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --rate: capacity of the cache, as engines log it.")
+        int | None, typer.Option(min=1, max=10**12, help="With --rate: capacity of the cache, as engines log it.")
     ] = None,
     grid: Annotated[
         Path | None,
@@ -96,14 +98,14 @@ def plan(
         if rate is not None:
             schedule = schedule_imported(
                 fitted, costs, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, drafter=drafter,
-                max_depth=max_depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
+                max_depth=max_depth or fitted.depth, output_tokens=new_tokens, kv_tokens=kv_tokens,
             )  # fmt: skip
             schedule.write(path)
             _show_schedule(schedule, path, as_json)
             return
         planned = plan_imported(
-            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, max_depth=max_depth,
-            new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
+            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, risk=risk,
+            max_depth=max_depth or fitted.depth, new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
         )  # fmt: skip
         _show_plan(planned, path, as_json)
         return
@@ -223,10 +225,9 @@ def _grid(
     as_json: bool,
 ) -> None:  # fmt: skip
     output_path(output, ".jsonl")
-    from reader_theory.documents.fit import AcceptanceFit
     from runtime.cli._grid import plan_grid, rows_of
 
-    fitted = AcceptanceFit.read(fit)
+    fitted = read_acceptance_document(fit)
     with progress_bars() as progress:
         done = plan_grid(
             file, fitted, max_nodes=max_nodes, max_depth=max_depth, workers=workers, scheduler=scheduler,

@@ -62,7 +62,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     path = Path(path)
     require(
-        path.exists(),
+        _is_there(path),
         "the file must exist",
         got=f"`{path}`, which is not a file",
         fix="Check the path.",
@@ -81,7 +81,8 @@ def read_text(path: str | Path) -> str:
     """
     path = Path(path)
     require(
-        path.is_file(), "the file must exist", got=f"`{path}`, which is not a file", fix="Check the path.",
+        _is_there(path) and path.is_file(), "the file must exist", got=f"`{str(path)[:120]}`, which is not a file",
+        fix="Check the path.",
         error=InvalidInputError,
     )  # fmt: skip
     return _text(path, _bytes(path))
@@ -120,6 +121,13 @@ def csv_rows(name: str, text: str, delimiter: str = ",") -> list[Row]:
         ) from None
     filled = [{k: v for k, v in row.items() if k is not None and v} for row in rows]
     return [Row(f"row {number} of `{name}`", number, row) for number, row in enumerate(filled, 1)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null
+        return False
 
 
 def _of_folder(folder: Path) -> Iterator[Row]:

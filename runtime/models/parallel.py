@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from reader_theory.errors import require
-from runtime.models.load import DTYPES
-from runtime.models.transformers import TransformersModel
+from runtime.models.base import LanguageModel
+from runtime.models.load import DTYPES, wrap
 
 __all__ = ["load_parallel"]
 
 
-def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersModel:
+def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> LanguageModel:
     """This process's share of a model, behind the engine's interface.
 
     Parameters
@@ -55,4 +55,4 @@ def load_parallel(folder: str | Path, dtype: str = "bfloat16") -> TransformersMo
         use_safetensors=True,
         trust_remote_code=False,
     )
-    return TransformersModel(model, Path(folder).name)
+    return wrap(model, "transformers", Path(folder).name)

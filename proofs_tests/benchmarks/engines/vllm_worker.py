@@ -51,16 +51,40 @@ def main() -> None:
         enable_prefix_caching=False, **speculative,
     )  # fmt: skip
 
+    steps: list[tuple[float, int]] = []
+    inner = llm.llm_engine.step
+
+    def timed() -> Any:
+        rows, start = llm.llm_engine.get_num_unfinished_requests(), time.perf_counter()
+        found = inner()
+        steps.append((time.perf_counter() - start, rows))
+        return found
+
+    llm.llm_engine.step = timed
+
     def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=end is None)
+        steps.clear()
         start = time.perf_counter()
         done = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
         seconds = time.perf_counter() - start
         tokens = [list(each.outputs[0].token_ids) for each in done]
         return {"tokens": tokens, "counts": [len(t) for t in tokens], "texts": [each.outputs[0].text for each in done],
-                "seconds": seconds, "metrics": _metrics(llm)}  # fmt: skip
+                "seconds": seconds, "metrics": _metrics(llm), "counters": _counters(llm),
+                "steps": list(steps)}  # fmt: skip
 
     serve(generate, {"engine": "vllm", "version": version, "method": method, "dtype": dtype})
+
+
+def _counters(llm: Any) -> list[dict[str, Any]]:
+    """What a scrape would say of drafts, tokens and requests since the start."""
+    wanted = ("spec_decode_num", "generation_tokens", "request_success")
+    found: list[dict[str, Any]] = []
+    for metric in llm.get_metrics():
+        if any(name in metric.name for name in wanted):
+            value = {name: getattr(metric, name) for name in ("value", "values") if hasattr(metric, name)}
+            found.append({"name": metric.name, "labels": dict(metric.labels), **value})
+    return found
 
 
 def _metrics(llm: Any) -> dict[str, Any]:

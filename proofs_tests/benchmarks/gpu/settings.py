@@ -51,7 +51,7 @@ REHEARSAL = Settings(
     "rehearsal", "cpu", 100.0, SMALL, SMALLER, "float32", (1, 2), (64, 128), 4, 2, 3, 64 << 20, 512, 16, 2
 )
 SMALLEST: Shape = dict(hidden_size=256, layers=4, intermediate_size=704)
-TINY = Settings("tiny", "cpu", 60.0, SMALLEST, SMALLER, "float32", (1,), (32,), 2, 2, 1, 1 << 20, 64, 6, 1)
+TINY = Settings("tiny", "cpu", 3600.0, SMALLEST, SMALLER, "float32", (1,), (32,), 2, 2, 1, 1 << 20, 64, 6, 1)
 
 
 @dataclass
