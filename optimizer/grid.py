@@ -136,16 +136,13 @@ def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         told: Any = json.loads(line)
     except (ValueError, RecursionError):
         told = None
-    ours = (
-        isinstance(told, dict)
-        and set(cast("dict[str, Any]", told)) == {"key", "cell", "result"}
-        and isinstance(told["cell"], dict)
-    )
+    held = cast("dict[str, Any]", told if isinstance(told, dict) else {})
+    ours = set(held) == {"key", "cell", "result"} and isinstance(held["cell"], dict)
     require(
-        ours and told["key"] == _key(told["cell"]), *_not_ours(path), got=f"{line[:60]!r} in line {number}",
+        ours and held["key"] == _key(held["cell"]), *_not_ours(path), got=f"{line[:60]!r} in line {number}",
         fix=_ANOTHER,
     )  # fmt: skip
-    return told
+    return held
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

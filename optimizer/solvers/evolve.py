@@ -265,7 +265,7 @@ def _select(state: Evolution, children: list[Candidate], fitness: Fitness, stage
     best = float("nan")
     for stage in stages:
         last = stage is stages[-1]
-        candidates = [*children, state.parent] if last else children
+        candidates: list[Candidate] = [*children, state.parent] if last else children
         if not candidates:
             continue  # a space of one candidate
         values = np.asarray(fitness(candidates, stage.tokens, state.samples), dtype=np.float64)
@@ -273,6 +273,7 @@ def _select(state: Evolution, children: list[Candidate], fitness: Fitness, stage
         state.samples += 1
         values = np.where(np.isnan(values), -np.inf, values)
         order = np.argsort(-values, kind="stable")[: stage.survivors]
-        children, best = [candidates[i] for i in order], float(values[order[0]])
+        children = [candidates[i] for i in order.tolist()]
+        best = float(values[order[0]])
     state.parent = children[0]
     state.history.append((state.generation, state.tokens, best))

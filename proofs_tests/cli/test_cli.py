@@ -143,10 +143,9 @@ def test_show_tells_machines_what_a_document_says(tmp_path: Path, document: str)
 
 def test_a_plan_that_drafts_nothing_feasible_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import optimizer.plan
-    from reader_theory.documents.fit import AcceptanceFit
 
     examples.written(tmp_path)
-    monkeypatch.setattr(AcceptanceFit, "read", classmethod(lambda *_: None))
+    monkeypatch.setattr("runtime.cli.plan.read_acceptance_document", lambda _: None)
     empty = examples.plan().model_copy(update={"entries": ()})
     monkeypatch.setattr(optimizer.plan, "make_plan", lambda *_, **__: empty)
     paths = [tmp_path / "fit.json", tmp_path / "cost.json", "--trace", tmp_path / "trace.json"]

@@ -235,13 +235,13 @@ def test_counters_tell_who_offered_each_node(retrieval: bool, draft: bool, sourc
     assert sources == 3 or set(counted.offered) == {"draft" if draft else "retrieval"}
 
 
-def house() -> tuple:
+def house(count: int = 2) -> tuple:
     from runtime.measure.prompts import house_prompts
     from runtime.models.house import house_folder
     from runtime.models.load import load_model, load_tokenizer
 
     torch.set_num_threads(1)
-    prompts = house_prompts(None, "test", load_tokenizer(house_folder("target")), 2)
+    prompts = house_prompts(None, "test", load_tokenizer(house_folder("target")), count)
     short = [prompt.tokens[-400:] for prompt in prompts]
     return load_model(house_folder("target")), load_model(house_folder("draft")), short
 
@@ -249,7 +249,7 @@ def house() -> tuple:
 def test_maps_fitted_on_house_outputs_lower_the_calibration_error() -> None:
     from runtime.drafters.offers import fit_offers, record_offers
 
-    target, draft, prompts = house()
+    target, draft, prompts = house(4)
     outputs = [one.tokens for one in Engine(target, max_batch=3, max_context=900).generate(prompts)]
     pairs = [(prompt, np.array(output, dtype=np.int64)) for prompt, output in zip(prompts, outputs, strict=True)]
     fit = fit_offers(record_offers(draft, pairs))

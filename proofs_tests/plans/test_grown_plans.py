@@ -92,10 +92,10 @@ def test_steps_are_taken_with_maps_of_other_sources(monkeypatch: pytest.MonkeyPa
 
     run_on: list[tuple[set[int], int]] = []
 
-    def replay(draft: Any, policy: Grown, pairs: list[Any], store: None) -> Any:
+    def replay(draft: Any, policy: Grown, pairs: list[Any], *others: Any) -> Any:
         numbers = {next(i for i, each in enumerate(PAIRS) if each[0] is pair[0]) for pair in pairs}
         run_on.append((numbers, round(policy.maps[0].acceptance[1] * 100) - 1))
-        return real(draft, policy, pairs, store)
+        return real(draft, policy, pairs, *others)
 
     real = replay_grown
     monkeypatch.setattr(grown_replay, "_maps", maps)

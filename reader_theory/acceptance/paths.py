@@ -55,7 +55,7 @@ class RankPaths:
             rows = rows[self.left[rows] > level]
             if len(pooled) <= level:
                 pooled.append(self._shares(starts, level, pooled[-1] if pooled else None))
-            counts = np.bincount(self.rank[rows + level] + 1, minlength=self.candidates + 1)[1:]
+            counts = np.bincount(self._ranks(rows, level) + 1, minlength=self.candidates + 1)[1:]
             shares = (counts + BORROWED * pooled[level]) / (len(rows) + BORROWED)
             for rank in np.flatnonzero(counts):
                 pushed += 1
@@ -68,16 +68,20 @@ class RankPaths:
             rows = rows[self.left[rows] > level]
             parents.append(above)
             ranks.append(rank)
-            reaching.append(rows[self.rank[rows + level] == rank])
+            reaching.append(rows[self._ranks(rows, level) == rank])
             if level + 1 < depth:
                 open_below(len(parents) - 1, level + 1, -negative)
         return TokenTree(parents, ranks)
+
+    def _ranks(self, rows: NDArray[np.intp], level: int) -> Ints:
+        """Ranks `level` deep in steps that start at `rows`: of the next positions, or of a block's own depths."""
+        return self.rank[rows, level] if self.rank.ndim == 2 else self.rank[rows + level]
 
     def _shares(self, starts: NDArray[np.intp], level: int, above: Floats | None) -> Floats:
         """(R,) share of each rank `level` deep, where all before were candidates; the level above's where none is."""
         rows = starts[self.left[starts] > level]
         for before in range(level):
-            rows = rows[self.rank[rows + before] >= 0]
+            rows = rows[self._ranks(rows, before) >= 0]
         if above is not None and not len(rows):
             return above
-        return np.bincount(self.rank[rows + level] + 1, minlength=self.candidates + 1)[1:] / max(len(rows), 1)
+        return np.bincount(self._ranks(rows, level) + 1, minlength=self.candidates + 1)[1:] / max(len(rows), 1)

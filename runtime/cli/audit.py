@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from runtime.audit.samplers import Sampler
     from runtime.cli._models import Models
     from runtime.engine.sampling import SamplingParams
-    from runtime.measure.record import models_of
 
 __all__ = ["audit"]
 
@@ -58,6 +57,7 @@ def audit(
     from runtime.audit.run import audit as run
     from runtime.cli._models import load_models, load_prompt_tokens
     from runtime.engine.sampling import SamplingParams
+    from runtime.measure.record import models_of
 
     kinds = ("ours", "transformers", "server")
     require(

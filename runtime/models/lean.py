@@ -67,10 +67,16 @@ def _is_plain(module: torch.nn.Module, family: str) -> bool:
     held = vars(module)
     return (
         (type(module).__module__ == family or type(module) in PLAIN)
-        and not (held["_forward_hooks"] or held["_forward_pre_hooks"])
+        and not held["_forward_pre_hooks"]
+        and all(_captures(hook) for hook in held["_forward_hooks"].values())
         and "forward" not in held
         and set(held["_parameters"]) <= {"weight", "bias"}
     )
+
+
+def _captures(hook: Any) -> bool:
+    """Whether a hook is one that transformers left to hand out hidden states: it changes nothing."""
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 class _Untouched:

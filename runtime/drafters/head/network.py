@@ -67,6 +67,9 @@ class HeadNetwork(nn.Module):
         The target's token of each of its own, increasing; None where it names them all.
     """
 
+    ids: torch.Tensor | None
+    lm_head: Any
+
     def __init__(self, shape: HeadShape, ids: torch.Tensor | None = None) -> None:
         super().__init__()
         self.shape = shape
