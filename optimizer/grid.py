@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -132,12 +133,12 @@ def _not_ours(path: Path) -> tuple[str]:
 
 
 def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
+    held: dict[str, Any] = {}
+    with suppress(ValueError, RecursionError):
         told: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        told = None
-    held = cast("dict[str, Any]", told if isinstance(told, dict) else {})
-    ours = set(held) == {"key", "cell", "result"} and isinstance(held["cell"], dict)
+        held = cast("dict[str, Any]", told) if isinstance(told, dict) else held
+    is_table = isinstance(held.get("cell"), dict)
+    ours = is_table and set(held) == {"key", "cell", "result"}
     require(
         ours and held["key"] == _key(held["cell"]), *_not_ours(path), got=f"{line[:60]!r} in line {number}",
         fix=_ANOTHER,
