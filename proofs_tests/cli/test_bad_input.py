@@ -146,7 +146,7 @@ def bad_files(folder: Path) -> Iterator[Path]:
     yield from (Path(), folder / "né\n.json", Path("~"), Path("x\x00.json"))
 
 
-@pytest.mark.parametrize("share", [0.12, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_every_command_survives_everything_that_a_file_may_be(house: Path, tmp_path: Path, share: float) -> None:
     (tmp_path / "files").mkdir()
     rng = np.random.default_rng(11)

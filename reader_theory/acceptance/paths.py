@@ -39,7 +39,8 @@ class RankPaths:
         self.rank = np.asarray(rows.column(f"{drafter}_rank"), dtype=np.int64)
         self.candidates = candidates
         ends = np.append(rows.starts[1:], len(self.rank))
-        self.left: Ints = ends[rows.prompt] - np.arange(len(self.rank))
+        left = ends[rows.prompt] - np.arange(len(self.rank))
+        self.left: Ints = np.minimum(left, self.rank.shape[1]) if self.rank.ndim == 2 else left
 
     def best_first(self, starts: NDArray[np.intp], nodes: int, depth: int) -> TokenTree:
         """The likeliest paths below `starts`, as a tree of up to `nodes` nodes in the order they are taken."""

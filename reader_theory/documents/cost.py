@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
@@ -30,8 +30,9 @@ class CostTable(Frozen):
     """Seconds of one forward over (batch, tokens a row, context tokens a row), interpolated linearly inside the grid.
 
     `tokens` counts the rows' query tokens, the root included: a tree of N nodes is a forward of N + 1 tokens. Outside
-    the grid the nearest edge's slope goes on, and `beyond` says how far; steps between grid points are not seen, which
-    `relative_spread` admits.
+    the grid the slope between the edge and a point half or twice as far goes on, for that of two near points is noise;
+    seconds beyond an edge grow by nothing at least, and in proportion at most, and `beyond` says how far. Steps between
+    grid points are not seen, which `relative_spread` admits.
     """
 
     batch: tuple[int, ...]
@@ -65,6 +66,17 @@ class CostTable(Frozen):
     def at(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> NDArray[np.float64]:
         """Seconds at each (batch, tokens, context), broadcast together."""
         points = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (batch, tokens, context)))
+        axes = (self.batch, self.tokens, self.context)
+        within = [np.clip(x, axis[0], axis[-1]) for axis, x in zip(axes, points, strict=True)]
+        edge, total = self._linear(within), self._linear(points)
+        most, least = edge.copy(), edge.copy()
+        for axis, x in zip(axes, points, strict=True):
+            most *= np.maximum(x / max(axis[-1], 1), 1)
+            least *= np.minimum(x / max(axis[0], 1), 1)
+        return np.maximum(np.clip(total, least, most), self.values.min() * 0.5)
+
+    def _linear(self, points: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Linear in each axis, beyond the grid as well."""
         result = self.values
         cells = [_locate(axis, x) for axis, x in zip((self.batch, self.tokens, self.context), points, strict=True)]
         total = np.zeros(points[0].shape)
@@ -75,7 +87,7 @@ class CostTable(Frozen):
                 weight = weight * (share if side else 1 - share)
                 index.append(high if side else low)
             total += weight * result[tuple(index)]
-        return np.maximum(total, result.min() * 0.5)
+        return total
 
     def beyond(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> dict[str, float]:
         """By axis, how many times the farthest point lies beyond what was measured; empty inside.
@@ -308,5 +320,15 @@ def _locate(
         zero = np.zeros(x.shape, dtype=np.intp)
         return zero, np.zeros(x.shape), zero
     low = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 2)
-    share = (x - grid[low]) / (grid[low + 1] - grid[low])
-    return low, share, low + 1
+    high = low + 1
+    half, twice = _far(grid)
+    low, high = np.where(x > grid[-1], half, low), np.where(x < grid[0], twice, high)
+    share = (x - grid[low]) / (grid[high] - grid[low])
+    return low, share, high
+
+
+def _far(grid: NDArray[np.float64]) -> tuple[int, int]:
+    """Places of the last point at most half as far as the end, and of the first at least twice as far as the start."""
+    half = int(np.searchsorted(grid, grid[-1] / 2, side="right")) - 1
+    twice = int(np.searchsorted(grid, 2 * grid[0]))
+    return max(half, 0), min(max(twice, 1), len(grid) - 1)
