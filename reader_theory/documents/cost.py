@@ -329,6 +329,6 @@ def _locate(
 
 def _far(grid: NDArray[np.float64]) -> tuple[int, int]:
     """Places of the last point at most half as far as the end, and of the first at least twice as far as the start."""
-    half = int(np.searchsorted(grid, grid[-1] / 2, side="right")) - 1
-    twice = int(np.searchsorted(grid, 2 * grid[0]))
+    half = int((grid <= grid[-1] / 2).sum()) - 1
+    twice = int((grid < 2 * grid[0]).sum())
     return max(half, 0), min(max(twice, 1), len(grid) - 1)
