@@ -20,6 +20,7 @@ from reader_theory.acceptance.runs import RightRuns
 from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Candidate, Chain, Cost, Off, Plan, PlanEntry, Policy, Prediction, Stamp, Static
 from reader_theory.documents.imported import ImportedAcceptance
+from reader_theory.documents.plan import RISK
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import TokenTree
@@ -27,8 +28,8 @@ from reader_theory.trees.tree import TokenTree
 __all__ = ["ImportedStudy", "drafter_counted", "plan_imported", "plan_of"]
 
 Floats = NDArray[np.float64]
-WORTH, RISK = 1.05, 0.1
-"""Drafting is chosen from this speed-up on, where the chance that plain decoding is faster is at most this."""
+WORTH = 1.05
+"""Drafting is chosen from this speed-up on, where the chance that plain decoding is faster is at most the risk."""
 SERVED_CONTEXT = 1024
 """Tokens a row where nobody says how long contexts are."""
 SUFFIX = "suffix"

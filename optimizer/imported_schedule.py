@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.imported_plan import ImportedStudy, drafter_counted
+from optimizer.operating_point import operating_point
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Cost, Stamp
 from reader_theory.documents.imported import ImportedAcceptance
@@ -172,29 +173,22 @@ def _point(
         return rows / (steps_of_request(output, each.tokens) * step_s + rows * prefill_s) if rows >= 1 else 0.0
 
     lengths = [None if cell.policy is None else _length(study, cell) for cell in cells]
-    served = [0.0 if k is None else capacity(k, cell.batch) for k, cell in zip(lengths, cells, strict=True)]
-    plain = [capacity(0, cell.batch) for cell in cells if slo_s is None or _gap(study, 0, cell.batch, context) <= slo_s]
-    last = max((i for i, k in enumerate(lengths) if k), default=-1)
-    quiet = [cell.batch for cell, k in zip(cells[last + 1 :], lengths[last + 1 :], strict=True) if k == 0]
-    unmet = OperatingPoint(
-        workload=study.workload, context=context, sustained=False, batch=None, running=None, latency_s=None,
-        seconds_per_token=None, capacity_per_s=max(served, default=0.0), off_capacity_per_s=max(plain, default=0.0),
-        off_from_batch=quiet[0] if quiet else None,
-        stops_paying_per_s=(served[last] if last >= 0 else 0.0) if quiet else None,
-    )  # fmt: skip
-    for cell, length, most in zip(cells, lengths, served, strict=True):
-        if length is None or most < rate:
-            continue
+
+    def served(place: int) -> tuple[LoadPoint, float]:
+        length = lengths[place]
+        assert length is not None, "a batch where nothing fits serves nobody"
         load = _load(study, length, context, rate, output, prompt, float(cells[-1].batch))
         if not load.stable:
-            continue
-        left = max(1 - rate * prefill_s, 1e-9)
+            return load, np.inf
         step_s = sum(study.terms_at(length, load.batch, context).values())
-        gap = step_s / study.lengths[length].tokens / left
-        if slo_s is None or gap <= slo_s:
-            met = {"sustained": True, "batch": cell.batch, "running": load.batch}
-            return unmet.model_copy(update={**met, "latency_s": load.latency_s, "seconds_per_token": gap})
-    return unmet
+        return load, step_s / study.lengths[length].tokens / max(1 - rate * prefill_s, 1e-9)
+
+    return operating_point(
+        study.workload, context, [cell.batch for cell in cells], [None if k is None else k > 0 for k in lengths],
+        [0.0 if k is None else capacity(k, cell.batch) for k, cell in zip(lengths, cells, strict=True)],
+        [capacity(0, c.batch) for c in cells if slo_s is None or _gap(study, 0, c.batch, context) <= slo_s],
+        rate, slo_s, served,
+    )  # fmt: skip
 
 
 def _length(study: ImportedStudy, cell: ScheduleCell) -> int:

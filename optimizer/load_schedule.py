@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from optimizer.cost import Memory, Objective, level_seconds
 from optimizer.limits import limits_met
 from optimizer.load_sources import Sourced, sourced_cells
+from optimizer.operating_point import operating_point
 from optimizer.plan import LONGEST, Study
 from optimizer.planner import solve_schedule
 from optimizer.schedule import Schedule, ScheduleProblem
@@ -24,7 +25,7 @@ from reader_theory.documents.fit import AcceptanceFit, RankTableFit, WorkloadFit
 from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.serving.load import fixed_point_load, steps_of_request
+from reader_theory.serving.load import LoadPoint, fixed_point_load, steps_of_request
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["schedule_problem", "serving_schedule"]
@@ -276,50 +277,33 @@ def _point(
     slo_s: float | None, output: float, prefill_s: float,
 ) -> OperatingPoint:  # fmt: skip
     batches = np.array(problem.batches, dtype=np.float64)
-    nodes = np.array([-1 if each is None else int(bool(each.policy.drafters)) for each in picked])
-    left = max(1 - rate * prefill_s, 0.0)
+    plain_s = problem.verify_s[:, c, 0]
+    allowed = np.ones(len(batches), dtype=bool) if slo_s is None else plain_s <= slo_s
+    plain = [
+        _capacity(b, 1.0, s, output, prefill_s)
+        for b, s, fine in zip(batches.tolist(), plain_s.tolist(), allowed.tolist(), strict=True)
+        if fine
+    ]
     capacity = [
         0.0 if each is None else _capacity(b, each.tokens_per_step.value, each.step_s, output, prefill_s)
         for b, each in zip(batches.tolist(), picked, strict=True)
     ]
-    plain_s = problem.verify_s[:, c, 0]
-    allowed = np.ones(len(batches), dtype=bool) if slo_s is None else plain_s <= slo_s
-    plain = [
-        _capacity(b, 1.0, s, output, prefill_s) if fine else 0.0
-        for b, s, fine in zip(batches.tolist(), plain_s.tolist(), allowed.tolist(), strict=True)
-    ]
-    drafting = np.flatnonzero(nodes > 0)
-    last = int(drafting[-1]) if drafting.size else -1
-    quiet = [i for i in range(last + 1, len(batches)) if nodes[i] == 0]
-    unmet = OperatingPoint(
-        workload=workload,
-        context=int(problem.contexts[c]),
-        sustained=False,
-        batch=None,
-        running=None,
-        latency_s=None,
-        seconds_per_token=None,
-        capacity_per_s=max(capacity),
-        off_capacity_per_s=max(plain),
-        off_from_batch=int(batches[quiet[0]]) if quiet else None,
-        stops_paying_per_s=(capacity[last] if last >= 0 else 0.0) if quiet else None,
-    )
-    for b, each in enumerate(picked):
-        if each is None or capacity[b] < rate:
-            continue
-        by_batch, tokens = each.by_batch, each.tokens_per_step.value
+    left = max(1 - rate * prefill_s, 0.0)
+
+    def served(place: int) -> tuple[LoadPoint, float]:
+        each = picked[place]
+        assert each is not None, "a batch where nothing fits serves nobody"
         load = fixed_point_load(
-            rate, lambda x, y=by_batch: float(np.interp(x, batches, y)), output_tokens=output,
-            tokens_per_step=tokens, prefill_s=prefill_s, largest_batch=float(batches[-1]),
+            rate, lambda x: float(np.interp(x, batches, each.by_batch)), output_tokens=output,
+            tokens_per_step=each.tokens_per_step.value, prefill_s=prefill_s, largest_batch=float(batches[-1]),
         )  # fmt: skip
-        if not load.stable:
-            continue
-        step = float(np.interp(min(load.batch, batches[-1]), batches, by_batch))
-        gap = step / tokens / left
-        if slo_s is None or gap <= slo_s:
-            met = {"sustained": True, "batch": int(batches[b]), "running": load.batch}
-            return unmet.model_copy(update={**met, "latency_s": load.latency_s, "seconds_per_token": gap})
-    return unmet
+        step_s = float(np.interp(min(load.batch, batches[-1]), batches, each.by_batch))
+        return load, step_s / each.tokens_per_step.value / left if load.stable else np.inf
+
+    return operating_point(
+        workload, int(problem.contexts[c]), [int(b) for b in batches],
+        [None if each is None else bool(each.policy.drafters) for each in picked], capacity, plain, rate, slo_s, served,
+    )  # fmt: skip
 
 
 def _capacity(batch: float, tokens: float, step_s: float, output: float, prefill_s: float) -> float:

@@ -33,6 +33,7 @@ from reader_theory.documents import (
     Trace,
 )
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.plan import RISK
 from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
@@ -43,8 +44,6 @@ __all__ = ["LONGEST", "Study", "Weighed", "make_plan"]
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
-RISK = 0.2
-"""Greatest chance of being no faster than plain decoding that a plan takes."""
 WORTH = 1.05
 """Tokens a step that a policy must surpass: it can gain no more than these, and calibrations err by as much."""
 SHOWN, CONSIDERED = 12, 50

@@ -13,7 +13,10 @@ from reader_theory.documents.policy import DRAFT, Policy
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.estimate import Estimate
 
-__all__ = ["Candidate", "Plan", "PlanEntry", "Prediction"]
+__all__ = ["RISK", "Candidate", "Plan", "PlanEntry", "Prediction"]
+
+RISK = 0.1
+"""Greatest chance of being no faster than plain decoding that is taken where nobody says another."""
 
 
 class Prediction(Frozen):
@@ -97,7 +100,7 @@ class Plan(Document):
         default=None, description="the fixed step whose pace all predicted seconds are stated at"
     )
     risk: float = Field(
-        default=0.2, ge=0, le=1, description="greatest chance of being no faster than plain decoding that is taken"
+        default=RISK, ge=0, le=1, description="greatest chance of being no faster than plain decoding that is taken"
     )
     notes: tuple[str, ...] = Field(default=(), description="what is assumed, and where it comes from")
     entries: tuple[PlanEntry, ...]

@@ -148,7 +148,8 @@ class _Advice:
         """Why nothing is drafted; None where something is."""
         if self.entry.policy.kind != "off":
             return None
-        from optimizer.imported_plan import RISK, WORTH
+        from optimizer.imported_plan import WORTH
+        from reader_theory.documents.plan import RISK
 
         batch, context = self.entry.batch, float(self.entry.context_tokens or 0)
         best = max(range(1, len(self.study.lengths)), key=lambda k: self.study.rate(k, batch, context))

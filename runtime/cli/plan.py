@@ -39,8 +39,9 @@ def plan(
         typer.Option(min=1, max=1024, help="Deepest tree; as was recorded when left out, 8 with a load or grid."),
     ] = None,
     risk: Annotated[
-        float, typer.Option(min=0, max=1, help="Greatest chance of being no faster than plain decoding that is taken.")
-    ] = 0.2,
+        float | None,
+        typer.Option(min=0, max=1, help="Greatest chance of being no faster than plain decoding; 0.1 when left out."),
+    ] = None,
     new_tokens: Annotated[
         int | None,
         typer.Option(min=1, max=10**7, help="Output tokens of the requests planned for; the trace's when left out."),
@@ -91,7 +92,9 @@ def plan(
     from optimizer.imported_schedule import schedule_imported
     from reader_theory.documents import Cost, Trace
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.plan import RISK
 
+    taken = RISK if risk is None else risk
     fitted, costs = read_acceptance_document(fit), Cost.read(cost)
     if isinstance(fitted, ImportedAcceptance):
         _check_imported(fitted, workload, trace=trace, datastore=datastore)
@@ -104,7 +107,7 @@ def plan(
             _show_schedule(schedule, path, as_json)
             return
         planned = plan_imported(
-            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, risk=risk,
+            fitted, costs, batches=batch or (1, 2, 4, 8), contexts=context, drafter=drafter, risk=taken,
             max_depth=max_depth or fitted.depth, new_tokens=new_tokens or 256, resamples=resamples, seed=seed,
         )  # fmt: skip
         _show_plan(planned, path, as_json)
@@ -130,7 +133,7 @@ def plan(
         chosen = make_plan(
             fitted, costs, recorded, batches=batch or (1, 2, 4, 8), contexts=context, workloads=workload,
             max_nodes=max_nodes, max_depth=max_depth, new_tokens=new_tokens or longest, drafters=served,
-            prompts_per_workload=prompts_per_workload, resamples=resamples, risk=risk, seed=seed, progress=progress,
+            prompts_per_workload=prompts_per_workload, resamples=resamples, risk=taken, seed=seed, progress=progress,
         )  # fmt: skip
     _show_plan(chosen, path, as_json)
 
