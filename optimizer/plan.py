@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from optimizer.certificates import Certificate
 from optimizer.forecast import StepForecast, interval, occupancy, step_forecast
+from optimizer.head_trade import full_head, head_trade
 from optimizer.held_out import Weights, keeps_up, optimism, spreads
 from optimizer.policies import certified_tree, unions_of
 from optimizer.pool import Pool, limits_of
@@ -38,6 +39,7 @@ from reader_theory.documents.policy import RETRIEVAL
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.serving.rounds import requests_to_run
+from reader_theory.trees import TokenTree
 
 __all__ = ["LONGEST", "Study", "Weighed", "make_plan"]
 
@@ -47,6 +49,8 @@ Progress = Callable[[str, int, int], None]
 WORTH = 1.05
 """Tokens a step that a policy must surpass: it can gain no more than these, and calibrations err by as much."""
 SHOWN, CONSIDERED = 12, 50
+TRADED = 4
+"""Levels of the chain in which output heads are held against one another."""
 TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 4, 6, 24
 EVALUATIONS = 6000
 """Policies that the search of one workload, batch and context may replay: seconds."""
@@ -125,6 +129,7 @@ def make_plan(
     _check_contexts(cost, contexts)
     served = cost.of(drafters).as_declared({name: each.forwards for name, each in fit.drafters.items()})
     entries: list[PlanEntry] = []
+    trades: list[str] = []
     chosen = list(workloads or trace.workloads)
     cells = list(product(sorted(set(contexts)) if contexts else [None], sorted(set(batches))))
     for number, name in enumerate(chosen):
@@ -135,6 +140,7 @@ def make_plan(
             if progress:
                 progress("plan", number * len(cells) + place, len(chosen) * len(cells))
             entries.append(study.entry(batch, context))
+            trades += study.trades(batch, context)
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
@@ -149,7 +155,7 @@ def make_plan(
         new_tokens=new_tokens,
         reference=cost.reference,
         risk=risk,
-        notes=tuple(filter(None, (fit.workload(name).warning for name in chosen))),
+        notes=(*filter(None, (fit.workload(name).warning for name in chosen)), *trades),
         entries=tuple(entries),
     )
 
@@ -240,6 +246,26 @@ class Study:
             candidates=tuple(_candidate(*pair, spread) for pair in shown),
             alternatives={name: _candidate(*pair, spread) for name, pair in by_drafter.items()},
         )
+
+    def trades(self, batch: int, context_tokens: int | None = None) -> list[str]:
+        """What each smaller output head gains beside the full one, in a chain that both draft; none without two."""
+        full = full_head(self.cost)
+        heads = [name for name, each in self.cost.drafters.items() if each.output and each.head and name in self.ranks]
+        if full not in heads:
+            return []
+        context = self.mean_context if context_tokens is None else float(context_tokens)
+        chain = TokenTree.chain(min(TRADED, *(self.ranks[name].depth for name in heads)))
+        weighed = {name: self._weigh([Static.of(chain, name)])[0] for name in heads}
+        whole, told = weighed.pop(full), list[str]()
+        for name, each in weighed.items():
+            trade = head_trade(self.cost, whole.policy, whole.result, each.policy, each.result, batch, context)
+            rates = [self._value(w, batch, context) for w in (each, whole)]
+            told.append(
+                f"{self.workload}, batch {batch}, {whole.policy.name}: output head of {name} beside that of {full}: "
+                f"rho_tau {trade.rho_tau:.3f}, nu {trade.nu:.3f}, kappa {trade.kappa:.3f}: rho_TPS "
+                f"{trade.rho_tps:.3f} by the formula, {rates[0] / rates[1]:.3f} by the terms"
+            )
+        return told
 
     def _family(self, scorer: Scorer) -> list[Policy]:
         """Policies that nobody searches for: off, fitted trees, chains, the best of both in one trie, recorded ones."""

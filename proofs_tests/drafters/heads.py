@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "low rank": {"rank": 6},
     "trimmed": {"draft_vocabulary": 40},
     "thin": {"width": 32, "heads": 2, "kv_heads": 1, "own_embedding": True},
+    "block": {"block": 4},
 }
 
 
@@ -64,21 +65,23 @@ class Defined:
         network = self.head.network
         out = self.whole(torch.tensor([list(text)]), output_hidden_states=True)
         hidden = torch.stack([out.hidden_states[layer] for layer in network.shape.layers], dim=2)[0]
-        states, tokens = list(network.taken(hidden[:-1])), [*text[1:]]
-        normed, left = self._last(tokens, torch.stack(states))
+        states, embedded = list(network.taken(hidden[:-1])), list(self.head.embedding[torch.tensor(text[1:])])
+        normed, left = self._last(embedded, states)
         for token in path:
-            tokens.append(token)
-            states.append(left)
-            normed, left = self._last(tokens, torch.stack(states))
+            known = (self.head.embedding[token], left)
+            token_at, state = known if network.mask_embed is None else network.mask_embed
+            embedded.append(token_at)
+            states.append(state)
+            normed, left = self._last(embedded, states)
         logits = network.lm_head(normed)
         if network.ids is None:
             return logits
         return torch.full((network.shape.vocabulary,), -torch.inf).index_put((network.ids,), logits)
 
-    def _last(self, tokens: list[int], states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _last(self, embedded: list[torch.Tensor], states: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         network, shape = self.head.network, self.head.shape
-        attention, count = network.layer.self_attn, len(tokens)
-        read, residual = network.entered(self.head.embedding[torch.tensor(tokens)], states)
+        attention, count = network.layer.self_attn, len(embedded)
+        read, residual = network.entered(torch.stack(embedded), torch.stack(states))
         q, k, v = (
             projection(read).view(count, -1, shape.head_dim).transpose(0, 1)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)

@@ -16,15 +16,20 @@ import torch
 
 from proofs_tests.drafters.heads import KINDS, Checked, Defined, checked_run, head_for
 from proofs_tests.tiny import POLICIES, TREE, generated, random_prompts, tiny_model
-from reader_theory.documents import Grown, policy_of
+from reader_theory.acceptance.fit import fit_acceptance
+from reader_theory.acceptance.replay import replay
+from reader_theory.documents import Grown, Trace, policy_of
 from reader_theory.errors import InvalidInputError
 from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.trees import TokenTree
 from runtime.drafters import sampled
 from runtime.drafters.head.cache import HeadCache
+from runtime.drafters.neural import NeuralDrafter
+from runtime.drafters.offered import DEPTH
 from runtime.engine import step as step_module
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.record import trace_of
 from runtime.models.load import wrap
 
 PROMPTS = [prompt.tokens for prompt in random_prompts(6)]
@@ -61,9 +66,12 @@ def test_head_drafts_what_its_definition_says_where_drafts_are_accepted() -> Non
 
 @pytest.mark.parametrize("backend", ["eager", "graphs"])
 @pytest.mark.parametrize("name", POLICIES)
-def test_greedy_text_is_the_targets_own_whatever_the_head(name: str, backend: Any) -> None:
+@pytest.mark.parametrize("block", [0, 3])
+def test_greedy_text_is_the_targets_own_whatever_the_head(name: str, backend: Any, block: int) -> None:
     whole = tiny_model("llama")
-    engine = Engine(wrap(whole), head_for(whole), policy=POLICIES[name], max_batch=3, max_context=96, backend=backend)
+    engine = Engine(
+        wrap(whole), head_for(whole, block=block), policy=POLICIES[name], max_batch=3, max_context=96, backend=backend
+    )
     done = engine.generate(PROMPTS, [SamplingParams(max_new_tokens=length) for length in LENGTHS])
     assert [list(one.tokens) for one in done] == plain_texts()
 
@@ -83,12 +91,65 @@ def test_graphs_backend_accepts_what_the_eager_one_does() -> None:
     assert sum(seen[0]) < sum(LENGTHS) - len(LENGTHS) - 6, "drafts were accepted"
 
 
-def test_head_grows_trees_with_retrieval() -> None:
+@pytest.mark.parametrize("block", [0, 2, 3, 5])
+def test_head_grows_trees_with_retrieval(block: int) -> None:
     whole = tiny_model("llama")
     grown = Grown(nodes=12, price=0.001, drafter="draft", retrieval="retrieval", levels=2, width=2, draft_price=0.001)
-    engine = Engine(wrap(whole), head_for(whole), policy=grown, max_batch=3, max_context=96)
+    engine = Engine(wrap(whole), head_for(whole, block=block), policy=grown, max_batch=3, max_context=96)
     done = engine.generate(PROMPTS, [SamplingParams(max_new_tokens=length) for length in LENGTHS])
     assert [list(one.tokens) for one in done] == plain_texts()
+
+
+# ---- what a recording says
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_ranks_are_the_heads_own_at_every_depth(kind: str) -> None:
+    whole = tiny_model("llama")
+    head = head_for(whole, **KINDS[kind])
+    defined, target, prompts = Defined(whole, head), wrap(whole), random_prompts(2)
+    prompts[1] = replace(prompts[1], tokens=prompts[1].tokens[:1])
+    outputs = [np.array(generated(whole, prompt.tokens, 10)) for prompt in prompts]
+    trace = trace_of(target, {"head": head}, prompts, outputs, candidates=6)
+    told = trace.drafters["head"]
+    block = KINDS[kind].get("block", 0)
+    assert (told.kind, told.candidates, told.forwards.kind) == ("block", 6, "block" if block else "levels")
+    assert trace.columns["head_rank"].shape[1] == (block or DEPTH)
+    for row, (number, at) in enumerate(zip(trace.columns["prompt"], trace.columns["position"], strict=True)):
+        text, true = [*prompts[number].tokens.tolist(), *outputs[number].tolist()], outputs[number].tolist()
+        begun = len(text) - len(true) + at
+        for depth, rank in enumerate(trace.columns["head_rank"][row]):
+            if at + depth >= len(true) or begun < 2:
+                assert rank == -1
+                continue
+            order = torch.argsort(defined.logits(text[:begun], true[at : at + depth]), descending=True).tolist()
+            expected = order.index(true[at + depth])
+            assert rank == (expected if expected < 6 else -1)
+
+
+@pytest.mark.parametrize("tree", [CHAIN, WIDE, TREE], ids=["chain", "wide", "tree"])
+@pytest.mark.parametrize("block", [0, 3])
+def test_replay_of_a_heads_trace_is_what_the_engine_does_step_for_step(tree: TokenTree, block: int) -> None:
+    whole, prompts = tiny_model("llama"), random_prompts(5)
+    head, target, policy = head_for(whole, block=block), wrap(whole), policy_of(tree)
+    engine = Engine(target, head, policy=policy, max_batch=3, max_context=128)
+    requests = [engine.add(prompt.tokens, SamplingParams(max_new_tokens=24)) for prompt in prompts]
+    while engine.step():
+        pass
+    trace = trace_of(target, head, prompts, [np.array(r.output) for r in requests], candidates=40)
+    assert [r.steps for r in requests] == replay(trace, policy, first_position=1).steps.tolist()
+
+
+def test_plan_of_a_head_goes_no_deeper_than_its_recording() -> None:
+    whole, prompts = tiny_model("llama"), random_prompts(6)
+    head, target = head_for(whole), wrap(whole)
+    outputs = [np.array(generated(whole, prompt.tokens, 24)) for prompt in prompts]
+    trace = trace_of(target, head, prompts, outputs, candidates=40)
+    fit = fit_acceptance(trace, depth=12, resamples=100)
+    table = fit.workloads[0].drafters["draft"].rank_depth
+    assert table is not None and len(table.value) <= DEPTH
+    with pytest.raises(InvalidInputError, match="no deeper than the block"):
+        replay(trace, policy_of(TokenTree.chain(DEPTH + 1)))
 
 
 # ---- sampled text
@@ -139,7 +200,7 @@ PAIR = TokenTree.from_rank_paths([(0,), (1,)])
 
 @pytest.mark.parametrize(("rule", "tree"), [("chain", TokenTree.chain(2)), ("block", TokenTree.chain(2)),
                                             ("multi_round", PAIR), ("without_replacement", PAIR)])  # fmt: skip
-@pytest.mark.parametrize("kind", [{}, {"draft_vocabulary": 2}], ids=["whole", "trimmed"])
+@pytest.mark.parametrize("kind", [{}, {"draft_vocabulary": 2}, {"block": 2}], ids=["whole", "trimmed", "block"])
 def test_sampled_text_has_the_targets_law_whatever_the_head(rule: str, tree: TokenTree, kind: dict[str, Any]) -> None:
     assert gap_to_the_law(rule, tree, **kind) < 1e-4
 
@@ -182,7 +243,8 @@ def _keeps_rows(move: Any, self: Any, source: int, target: int) -> None:
 
 
 @pytest.mark.parametrize("bug", ["rejected nodes", "off by one", "stale", "wrong row"])
-def test_a_planted_bug_in_the_features_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["post", "block"])
+def test_a_planted_bug_in_the_features_is_caught(bug: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if bug == "rejected nodes":
         monkeypatch.setattr(step_module, "along", _unwalked)
     elif bug == "wrong row":
@@ -191,7 +253,37 @@ def test_a_planted_bug_in_the_features_is_caught(bug: str, monkeypatch: pytest.M
         planted = _off_by_one if bug == "off by one" else _stale
         monkeypatch.setattr(HeadCache, "give", _Planted(planted, HeadCache.give))
     with pytest.raises(AssertionError, match="by definition"):
-        checked_run(Engine, policy_of(WIDE), PROMPTS, LENGTHS)
+        checked_run(Engine, policy_of(WIDE), PROMPTS, LENGTHS, **KINDS[kind])
+
+
+def test_masks_that_are_kept_as_if_committed_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    catch_up = NeuralDrafter._catch_up  # pyright: ignore[reportPrivateUsage]
+
+    def kept(self: NeuralDrafter, rows: int, reach: Any = (), masks: Any = None) -> Any:
+        found = catch_up(self, rows, reach, masks)
+        self.cache.lengths[:rows] += masks
+        return found
+
+    monkeypatch.setattr(NeuralDrafter, "_catch_up", kept)
+    with pytest.raises(AssertionError, match="by definition"):
+        checked_run(Engine, policy_of(CHAIN), PROMPTS, LENGTHS, **KINDS["block"])
+
+
+def test_a_recording_that_takes_the_first_depth_for_all_is_caught() -> None:
+    """What a trace of a head said once: replayed, it is not what the engine does."""
+    whole, prompts = tiny_model("llama"), random_prompts(5)
+    head, target, policy = head_for(whole), wrap(whole), policy_of(WIDE)
+    engine = Engine(target, head, policy=policy, max_batch=3, max_context=128)
+    requests = [engine.add(prompt.tokens, SamplingParams(max_new_tokens=24)) for prompt in prompts]
+    while engine.step():
+        pass
+    trace = trace_of(target, head, prompts, [np.array(r.output) for r in requests], candidates=40)
+    columns, ranks = dict(trace.columns), trace.columns["draft_rank"]
+    later = [np.append(ranks[depth:, 0], np.full(depth, -1)) for depth in range(ranks.shape[1])]
+    columns["draft_rank"] = np.stack(later, axis=1).astype(np.int32)
+    fields = {name: getattr(trace, name) for name in ("stamp", "target", "temperature", "prompts", "drafters")}
+    flat = Trace.in_memory(columns, **fields)
+    assert [r.steps for r in requests] != replay(flat, policy, first_position=1).steps.tolist()
 
 
 class _Planted:

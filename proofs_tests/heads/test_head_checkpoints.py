@@ -17,10 +17,10 @@ from reader_theory.errors import DocumentError, InvalidInputError
 from runtime.drafters.head.checkpoint import is_head, load_head_network, save_head
 from runtime.drafters.head.export import densified, export_head
 from runtime.drafters.head.network import HeadNetwork, rotations
+from runtime.drafters.head.unrolled import unrolled
 from runtime.drafters.load import load_draft
 from runtime.models.house import house_folder
 from runtime.models.load import wrap
-from runtime.training.heads.unrolled import unrolled
 
 
 def saved(network: HeadNetwork, folder: Path, dtype: torch.dtype = torch.float32, **facts: Any) -> Path:

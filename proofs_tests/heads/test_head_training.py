@@ -16,12 +16,12 @@ from reader_theory.errors import InvalidInputError
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.drafters.head.shape import HeadShape
+from runtime.drafters.head.unrolled import unrolled
 from runtime.models.load import wrap
 from runtime.training.heads.initial import factors, start_from
 from runtime.training.heads.objectives import OBJECTIVES, acceptance
 from runtime.training.heads.texts import ANSWERED, ASKED, GIVEN, PADDING, Texts, read_texts
 from runtime.training.heads.train import HeadRegime, train_head
-from runtime.training.heads.unrolled import unrolled
 from runtime.training.heads.watching import embedding_of, laws_of, watch
 from runtime.training.heads.writing import Opening, Turns, openings, write
 
@@ -191,19 +191,19 @@ def _texts(rows: int = 40) -> Texts:
     return write(wrap(whole, check=False), begun, None, 24)
 
 
-def _trained(folder: Path, updates: int, **changes: Any) -> tuple[HeadNetwork, Any]:
+def trained(folder: Path, updates: int, block: int = 0, **changes: Any) -> tuple[HeadNetwork, Any]:
     whole = tiny_model("llama")
-    shape = HeadShape.of(whole.config, layers=(0, 1), rank=16)
+    shape = HeadShape.of(whole.config, layers=(0, 1), rank=16, block=block)
     torch.manual_seed(0)
     network = HeadNetwork(shape)
     start_from(network, whole, "svd")
-    regime = HeadRegime(minutes=60, steps=2, batch_tokens=96, most_updates=updates, **changes)
+    regime = HeadRegime(minutes=60, steps=block or 2, batch_tokens=96, most_updates=updates, **changes)
     return network, train_head(whole, network, _texts(), regime, folder, name="tiny")
 
 
 def test_training_raises_acceptance_on_held_out_documents(tmp_path: Path) -> None:
-    _, before = _trained(tmp_path / "a", 1)
-    network, after = _trained(tmp_path / "b", 60)
+    _, before = trained(tmp_path / "a", 1)
+    network, after = trained(tmp_path / "b", 60)
     assert after.alpha > before.alpha + 0.02
     loaded = load_head_network(tmp_path / "b")
     assert loaded.shape == replace(network.shape, rope=loaded.shape.rope)
@@ -211,14 +211,14 @@ def test_training_raises_acceptance_on_held_out_documents(tmp_path: Path) -> Non
 
 
 def test_a_run_that_was_cut_off_goes_on_and_refuses_another_shape(tmp_path: Path) -> None:
-    _trained(tmp_path, 3)
+    trained(tmp_path, 3)
     held = torch.load(tmp_path / "resume.pt", weights_only=True)
-    _trained(tmp_path, 5)
+    trained(tmp_path, 5)
     again = torch.load(tmp_path / "resume.pt", weights_only=True)
     assert (held["updates"], again["updates"]) == (3, 5)
     assert again["seen"] > held["seen"] and len(again["curve"]) == 2
     with pytest.raises(InvalidInputError, match="resumed as it was begun"):
-        _trained(tmp_path, 6, objective="tv")
+        trained(tmp_path, 6, objective="tv")
 
 
 def test_walked_tokens_a_step_are_those_of_the_engine() -> None:

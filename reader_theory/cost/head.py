@@ -5,11 +5,14 @@ low-rank head z = W_up W_down h reads r (d + V) weights and costs some acceptanc
 
 .. math:: \rho_{TPS} = \rho_\tau \, \frac{1 + \kappa}{1 + \nu \kappa} > 1,
 
-with rho_tau the ratio of tokens a step, kappa the head's share of the step over the rest, nu the head's cost ratio.
+with rho_tau the ratio of tokens a step, kappa the full head's seconds over those of the rest of the whole round, nu the
+smaller head's seconds over the full one's. `HeadTrade` is that formula; its kappa comes from seconds, as weights alone
+say nothing of the rest of a round.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +20,7 @@ from pydantic import Field, model_validator
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import require
 
-__all__ = ["DrafterHead"]
+__all__ = ["DrafterHead", "HeadTrade"]
 
 
 class DrafterHead(Frozen):
@@ -65,3 +68,36 @@ class DrafterHead(Frozen):
     def flops(self, rows: Any) -> Any:
         """FLOPs of one call on `rows` positions."""
         return 2.0 * rows * self.weights
+
+    @property
+    def shown(self) -> str:
+        """In a few words."""
+        small = {"low rank": f"rank {self.rank}", "truncated": f"{self.kept} tokens"}
+        return small.get(self.kind, "full")
+
+
+@dataclass(frozen=True)
+class HeadTrade:
+    """What a smaller output head gains and costs beside a full one in the same round.
+
+    Attributes
+    ----------
+    rho_tau : float
+        Tokens a step over those of the full head.
+    nu, kappa : float
+        The smaller head's seconds over the full one's, and the full one's over the rest of the whole round.
+
+    Examples
+    --------
+    >>> round(HeadTrade(rho_tau=1.0, nu=0.13, kappa=0.75).rho_tps, 3)
+    1.595
+    """
+
+    rho_tau: float
+    nu: float
+    kappa: float
+
+    @property
+    def rho_tps(self) -> float:
+        """Tokens a second over those of the full head."""
+        return self.rho_tau * (1.0 + self.kappa) / (1.0 + self.nu * self.kappa)

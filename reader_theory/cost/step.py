@@ -160,6 +160,13 @@ class StepCost:
         return attention if name == "target attention" else None
 
     @property
+    def output_head(self) -> DrafterHead | None:
+        """The drafter's output head: the one that was given, or the full one of its configuration."""
+        if self.drafter is None or self.drafter_head is not None:
+            return self.drafter_head
+        return DrafterHead(hidden=self.drafter.hidden, vocabulary=self.drafter.vocabulary)
+
+    @property
     def unscaled(self) -> StepModel:
         """The same before `scale`."""
         return replace(self, scale={}).model
@@ -199,7 +206,11 @@ class StepCost:
         found, chosen = self._forward(self.drafter, rows, batch, context), self.drafter_head
         if chosen is None:
             return found
-        return replace(found, head=self.linear.seconds(chosen.bytes_moved(rows), chosen.flops(rows), self.device))
+        full = DrafterHead(hidden=self.drafter.hidden, vocabulary=self.drafter.vocabulary)
+        less, whole = (
+            self.linear.seconds(each.bytes_moved(rows), each.flops(rows), self.device) for each in (chosen, full)
+        )
+        return replace(found, head=found.head * less / whole)  # so that both are of one model of products
 
     def _forward(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> _Forward:
         operators = shape.operators(

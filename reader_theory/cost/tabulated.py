@@ -107,12 +107,16 @@ def cost_of_step(
     )  # fmt: skip
     drafters: dict[str, DrafterCost] = {}
     if draft is not None:
+        whole, head = _drafting(scaled, b, t, c, plain)
         drafters[DRAFT] = DrafterCost(
             model=draft,
             forward=CostTable(
-                **axes, tokens=tokens, seconds=_drafting(scaled, b, t, c, plain).tolist(),
-                relative_spread=min(scaled.spread_of("drafter"), 1.0),
+                **axes, tokens=tokens, seconds=whole.tolist(), relative_spread=min(scaled.spread_of("drafter"), 1.0)
             ),
+            head=CostTable(
+                **axes, tokens=tokens, seconds=head.tolist(), relative_spread=min(scaled.spread_of("drafter head"), 1.0)
+            ),
+            output=scaled.output_head,
         )  # fmt: skip
     if looks_up is not None:
         value, wide = scaled.query_s * scaled.scale.get("retrieval", 1.0), min(scaled.spread_of("retrieval"), 1.0)
@@ -202,10 +206,11 @@ def _kernel(first: Floats, second: Floats) -> Floats:
     return np.exp(-cdist(first, second, metric="cityblock") / NEAR)
 
 
-def _drafting(step: StepCost, b: Floats, t: Floats, c: Floats, plain: Floats) -> Floats:
-    """Seconds that one forward of the drafter over `t` tokens a row adds to a step."""
+def _drafting(step: StepCost, b: Floats, t: Floats, c: Floats, plain: Floats) -> tuple[Floats, Floats]:
+    """Seconds that one forward of the drafter over `t` tokens a row adds to a step, and those of its output head."""
     asked = StepConditions(batch=b, tokens=t, context=c, forwards={DRAFT: Forwards(t[..., None])}, drafting=True)
-    return np.maximum(step.model.seconds(asked) - plain, 1e-9)
+    whole = np.maximum(step.model.seconds(asked) - plain, 1e-9)
+    return whole, np.clip(step.model.parts(asked)["drafter head"], 1e-10, whole)
 
 
 def _spread(step: StepCost) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
+from reader_theory.cost.head import DrafterHead
 from reader_theory.cost.terms import TERMS, FunctionTerm, StepConditions, StepModel, Term
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.forwards import DraftForwards
@@ -109,6 +110,14 @@ class DrafterCost(Frozen):
     term: str = Field(default="forwards", description="name of the maker of its term, in `reader_theory.cost.TERMS`")
     model: str | None = Field(default=None, description="what runs; None for an index of tokens")
     forward: CostTable | None = Field(default=None, description="seconds of one forward, where it has forwards")
+    head: CostTable | None = Field(
+        default=None,
+        exclude_if=lambda each: each is None,
+        description="of `forward`, the seconds of the output head, which is then a term of its own",
+    )
+    output: DrafterHead | None = Field(
+        default=None, exclude_if=lambda each: each is None, description="what that output head is: full, or how small"
+    )
     row_s: Estimate | None = Field(default=None, description="seconds a row of one look-up, where it has look-ups")
     parameters: dict[str, float] = Field(default_factory=dict, description="what a term from outside reads")
     forwards: DraftForwards | None = Field(
@@ -122,6 +131,8 @@ class DrafterCost(Frozen):
         needed = {"forwards": "forward", "lookups": "row_s"}.get(self.term)
         if needed is not None and getattr(self, needed) is None:
             raise ValueError(f"a drafter with the term {self.term!r} must have `{needed}`")
+        if self.head is not None and (self.forward is None or (self.head.values.min() > self.forward.values.max())):
+            raise ValueError("`head` must be a part of `forward`")
         return self
 
 
@@ -141,7 +152,8 @@ class Cost(Document):
     """What a step costs on one device: the document that `calibrate` writes and `plan` reads.
 
     `model` is the equation: the terms of a step of B rows, each with a tree of at most N nodes, at context c are
-    ``target(B, N + 1, c)``; for each drafter its forwards or look-ups; growing the trees of a batch, each time
+    ``target(B, N + 1, c)``; for each drafter its forwards or look-ups, a forward's output head apart where that was
+    timed; growing the trees of a batch, each time
     ``B * growth_s + growth_step_s``; ``B * verify_s``, ``B * commit_s``, and ``step_overhead_s``. Plain decoding has
     ``B * plain_overhead_s + plain_step_overhead_s`` in place of the last three. All times the closure of who drafts.
     """
@@ -299,11 +311,24 @@ class Cost(Document):
         )
 
     def _drafting(self) -> tuple[Term, ...]:
-        found = tuple(TERMS[each.term].term(name, each) for name, each in self.drafters.items())
+        found = tuple(term for name, each in self.drafters.items() for term in _drafter_terms(name, each))
         if (growth := self.growth_s) is None:
             return found
         grown = FunctionTerm("growth", lambda c: c.growths * (c.batch * growth.value + self.growth_step_s))
         return (*found, grown)
+
+
+def _drafter_terms(name: str, each: DrafterCost) -> tuple[Term, ...]:
+    """The drafter's term, and its output head's apart where that is known; their sum is the same."""
+    whole = TERMS[each.term].term(name, each)
+    if each.head is None:
+        return (whole,)
+    table = each.head
+    head = FunctionTerm(f"{name} head", lambda c: c.over(name, table.at), relative_spread=table.relative_spread)
+    body = FunctionTerm(
+        name, lambda c: np.maximum(whole.seconds(c) - head.seconds(c), 0.0), relative_spread=whole.relative_spread
+    )
+    return (body, head)
 
 
 def _rows(name: str, each: Estimate) -> Term:

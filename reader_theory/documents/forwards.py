@@ -25,6 +25,11 @@ class DraftForwards(Frozen):
     masks: int = Field(
         default=0, ge=0, description="tokens a row that a block's forward has for each level, beside those to take in"
     )
+    rooted: bool = Field(
+        default=False,
+        exclude_if=lambda each: not each,
+        description="whether the last token taken in offers a block's first level, which then needs none of these",
+    )
 
     def sizes(self, widths: ArrayLike, pending: float = 1.0) -> NDArray[np.float64]:
         """Tokens a row of each forward for a tree; a look-up counts as one of a single token.
@@ -42,9 +47,12 @@ class DraftForwards(Frozen):
         [3.0, 2.0, 2.0]
         >>> DraftForwards(kind="block", masks=1).sizes([1, 1, 1, 1], pending=3).tolist()
         [7.0]
+        >>> DraftForwards(kind="block", masks=1, rooted=True).sizes([1, 1, 1, 1], pending=3).tolist()
+        [6.0]
         """
         above = np.asarray(widths, dtype=np.float64)
         if not above.size:
             return np.empty(0)
-        first = {"levels": pending, "block": pending + self.masks * above.size, "lookup": 1.0}[self.kind]
+        masked = above.size - self.rooted
+        first = {"levels": pending, "block": pending + self.masks * masked, "lookup": 1.0}[self.kind]
         return np.repeat([first, *(above[1:] if self.kind == "levels" else ())], self.times)

@@ -51,7 +51,8 @@ DRAFTER_COLUMNS: dict[str, dict[str, str]] = {
 """Columns of a drafter, by its kind. A token at rank r extends a draft path by its rank-r child.
 
 A model of kind ``model`` is asked again at every node: its rank at a position serves every depth that a path reaches it
-at. One of kind ``block`` offers all depths from where the step starts, so each depth has a rank of its own.
+at. One of kind ``block`` offers all depths from where the step starts, at once or from its own states as a head
+does, so each depth has a rank of its own.
 """
 
 _VALUES = {
@@ -70,7 +71,8 @@ class TraceDrafter(Frozen):
     """One drafter of a trace: what was scored at every position under its name."""
 
     kind: Literal["model", "block", "lookups"] = Field(
-        description="asked anew at every node, or for all depths at once, or look-ups of past tokens"
+        description="asked anew at every node, or with a rank of its own at every depth of a step (a block, a head), "
+        "or look-ups of past tokens"
     )
     model: str | None = Field(default=None, description="what was run; None for an index of tokens")
     candidates: int = Field(default=0, ge=0, description="tokens of its law that were ranked")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from reader_theory.errors import require
 
 if TYPE_CHECKING:
+    from reader_theory.cost.head import DrafterHead
     from reader_theory.cost.model import ModelShape
     from reader_theory.cost.step import StepCost
     from reader_theory.cost.tabulated import MeasuredStep
@@ -139,6 +140,7 @@ def served_by(
         fix="Choose a divisor, such as 1, 2, 4 or 8.",
     )
     here = device.lower().replace("-", " ") == "this machine"
+    drafter = None if draft in (*_LOOK_UPS, _NONE) else model_shape(draft)
     return Served(
         target=_named(model),
         draft=None if draft in (*_LOOK_UPS, _NONE) else _named(draft),
@@ -146,7 +148,8 @@ def served_by(
         step=StepCost(
             target,
             measure_this_machine() if here else find_device(device, device_file),
-            drafter=None if draft in (*_LOOK_UPS, _NONE) else model_shape(draft),
+            drafter=drafter,
+            drafter_head=None if drafter is None else low_rank_head(draft, drafter),
             tensor_parallel=tensor_parallel,
             kv_bits=_KV_BITS[kv_dtype],
         ),
@@ -156,17 +159,40 @@ def served_by(
     )
 
 
+def low_rank_head(name: str, shape: ModelShape) -> DrafterHead | None:
+    """The output head of a drafter whose configuration tells a rank; None where it is the full one."""
+    from reader_theory.cost.configuration import read_configuration
+    from reader_theory.cost.head import DrafterHead
+
+    if not is_there(Path(name)):
+        return None
+    rank = read_configuration(Path(name)).get("rank")
+    if rank is None:
+        return None
+    require(
+        isinstance(rank, int) and 1 <= rank <= shape.hidden,
+        "a drafter's `rank` must be between 1 and its width",
+        got=f"{rank!r} at a width of {shape.hidden}",
+        fix="Take the config.json that `reader train-head` wrote.",
+    )
+    return DrafterHead(hidden=shape.hidden, vocabulary=shape.vocabulary, kind="low rank", rank=rank)
+
+
+def is_there(path: Path) -> bool:
+    """Whether something lies at a path; nothing at one that no system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, or one with a null
+        return False
+
+
 def model_shape(name: str, folder: Path = Path()) -> ModelShape:
     """A known model, or the configuration in a folder or file, as seen from `folder` or from here."""
     from reader_theory.cost.known import known_shape
     from reader_theory.cost.model import ModelShape
 
     for path in (folder / name, Path(name)):
-        try:
-            there = path.exists()
-        except (OSError, ValueError):  # too long a name, or one with a null
-            there = False
-        if there:
+        if is_there(path):
             return ModelShape.from_config(path)
     return known_shape(name[:200])
 

@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from reader_theory.documents import Cost, CostTable, Document, Plan, RunRecord, Trace, Validation
     from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.head_inspection import HeadInspection
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
     from reader_theory.documents.self_draft import SelfDraft
@@ -37,6 +38,7 @@ def rows_of(document: Document) -> Rows:
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
         "self_draft": _self_draft,
+        "head_inspection": _inspection,
     }
     return summarise[document.kind](document)
 
@@ -103,6 +105,20 @@ def _grown(trace: Trace, workload: str) -> dict[str, Any]:
     return {f"{kind}_tokens_per_step": value for kind, value in best.items()}
 
 
+def _inspection(found: HeadInspection) -> Rows:
+    return [
+        {
+            "prompts": each.name,
+            "tokens_per_step": each.tokens_per_step,
+            **{f"accepted_{step}": share for step, share in enumerate(each.acceptance, start=1)},
+            "rms_ratio": each.rms[-1] / each.rms[0],
+            "sink_first": each.sink[0],
+            "sink_last": each.sink[-1],
+        }
+        for each in found.variants
+    ]
+
+
 def _fit(fit: AcceptanceFit) -> Rows:
     return [
         {
@@ -126,8 +142,9 @@ def _cost(cost: Cost) -> Rows:
         *(
             row
             for name, each in cost.drafters.items()
-            if each.forward is not None
-            for row in _forwards(name, each.forward, cost.target_forward)
+            for part, table in ((name, each.forward), (f"{name} head", each.head))
+            if table is not None
+            for row in _forwards(part, table, cost.target_forward)
         ),
     ]
 

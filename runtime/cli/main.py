@@ -18,6 +18,7 @@ from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
 from runtime.cli.grammar_gap import grammar_gap
 from runtime.cli.inflate import inflate
+from runtime.cli.inspect_head import inspect_head
 from runtime.cli.plan import plan
 from runtime.cli.record import record
 from runtime.cli.report import report
@@ -56,6 +57,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "inflate": inflate,
     "train-head": train_head,
     "export-head": export_head,
+    "inspect-head": inspect_head,
     "show": show,
     "demo": demo,
 }

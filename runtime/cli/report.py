@@ -20,6 +20,7 @@ def report(
     fit: Annotated[Path | None, typer.Option(help="AcceptanceFit: adds acceptance and reliability.")] = None,
     cost: Annotated[Path | None, typer.Option(help="Cost: adds the step-cost curve.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Trace: adds what the fit was made from.")] = None,
+    head: Annotated[Path | None, typer.Option(help="HeadInspection: adds a head's drafting by step.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "Predicted against measured",
     output: options.Output = Path("out/report.html"),
     as_json: options.AsJson = False,
@@ -32,6 +33,7 @@ def report(
     output_path(output, ".html")
     from reader_theory.documents import Cost, Plan, RunRecord, Trace, Validation
     from reader_theory.documents.fit import AcceptanceFit
+    from reader_theory.documents.head_inspection import HeadInspection
     from runtime.report.html import Part, write_report
 
     part = Part(
@@ -41,6 +43,7 @@ def report(
         fit=AcceptanceFit.read(fit) if fit else None,
         cost=Cost.read(cost) if cost else None,
         trace=Trace.read(trace) if trace else None,
+        head=HeadInspection.read(head) if head else None,
     )
     write_report(output, [part], title=title)
     if as_json:

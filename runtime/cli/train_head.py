@@ -20,14 +20,27 @@ def train_head(
         list[Path] | None,
         typer.Option(help="Prompts for the target to answer (JSON lines), or text; repeatable. Ours when left out."),
     ] = None,
+    kind: Annotated[
+        str, typer.Option(help="head: drafts from its own states, a forward a level; block: all levels in one forward.")
+    ] = "head",
+    block: Annotated[int, typer.Option(min=2, max=64, help="Levels of a block.")] = 8,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the output head; a full one when left out.")] = None,
     trimmed: Annotated[int | None, typer.Option(min=1, help="Only so many of the commonest tokens.")] = None,
     norms: Annotated[
         str, typer.Option(help="post: fc_norm and norm_output; pre: neither; llama: norm_before_fc.")
     ] = "post",
     layers: Annotated[str | None, typer.Option(help="Of the target, such as 2,15,27.")] = None,
-    objective: Annotated[str, typer.Option(help="kl, tv, hybrid or nla.")] = "kl",
-    steps: Annotated[int, typer.Option(min=1, help="Draft steps that it is unrolled over.")] = 3,
+    objective: Annotated[str, typer.Option(help="kl, tv, hybrid, nla, or ppow: the reward of rollouts.")] = "kl",
+    windows: Annotated[str, typer.Option(help="Of ppow: uniform or adaptive.")] = "adaptive",
+    reward: Annotated[
+        str, typer.Option(help="Of ppow: accepted, k / (0.12 k + 1); or speed_up, (k + 1) / (0.12 K + 1).")
+    ] = "accepted",
+    start: Annotated[
+        Path | None, typer.Option(help="A head's folder to begin with, of its own shape; ppow then has no first stage.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Draft steps that it is unrolled over; 3, a block's levels when left out.")
+    ] = None,
     initial: Annotated[str, typer.Option(help="Of a low-rank output head: svd or weighted_svd.")] = "weighted_svd",
     minutes: Annotated[float, typer.Option(min=0.01, help="Of training, after the text is written.")] = 50.0,
     tokens: Annotated[int, typer.Option(min=1, help="That the target is to write.")] = 100_000,
@@ -53,9 +66,23 @@ def train_head(
         got=f"{norms!r}, {initial!r}",
         fix="Leave them out for post-norm and the weighted start.",
     )
+    require(
+        kind in ("head", "block") and (kind == "head" or steps is None),
+        "`--kind` must be head or block, and `--steps` be left out for a block",
+        got=f"{kind!r}, {steps} steps",
+        fix="A block is trained on all its levels, --block of them.",
+    )
+    require(
+        start is None or (rank is None and trimmed is None and layers is None and kind == "head"),
+        "`--start` must not be given beside what makes another shape",
+        got="--rank, --trimmed, --layers or --kind",
+        fix="The head that it names has these already.",
+    )
     quiet()
     wanted = Wanted(
-        rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, steps=steps, minutes=minutes,
+        rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, minutes=minutes,
+        windows=windows, reward=reward, start=start,
+        block=block if kind == "block" else 0, steps=block if kind == "block" else steps or 3,
         tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, seed=seed,
         layers=None if layers is None else tuple(int(layer) for layer in layers.split(",")),
     )  # fmt: skip

@@ -24,7 +24,6 @@ from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
 from runtime.drafters.water import level_sizes
-from runtime.models.inputs import forward_trees
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
 __all__ = ["GrownDrafter"]
@@ -142,7 +141,7 @@ class GrownDrafter(Drafter):
         if policy.drafter is None or self.neural is None:
             reach[:] = 0
         elif lengths:
-            reach = np.minimum(reach, self.neural.model.max_positions - np.array(lengths))
+            reach = np.minimum(reach, [self.neural.deepest(length) for length in lengths])
         self.taken = []
         asked = bool((most[reach > 0] > 0).any()) and not self._rests(policy, grow)
         if asked:
@@ -178,13 +177,15 @@ class GrownDrafter(Drafter):
         assert self.neural is not None
         rows, levels = len(laws.counts), int(reach.max())
         pending = np.array([len(tokens) for tokens in self.neural.pending[:rows]], dtype=np.int64)
-        self.taken.append(np.where(pending > CATCH_UP, 1, pending))
-        tokens, chances = laws.top(self.neural.take_in(rows, reach.tolist()))
+        block = self.neural.model.block
+        masks = np.clip(reach, 0, max(block - 1, 0))
+        self.taken.append(np.where(pending > CATCH_UP, 1, pending) + masks * (block > 0))
+        tokens, chances = laws.top(self.neural.take_in(rows, reach.tolist(), masks if block else None))
         for row in np.flatnonzero(reach > 0).tolist():
             laws.add(row, np.array([-1]), np.array([-1]), np.array([-1]), tokens[row], chances[row])
         written, low = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         held = np.full((rows, laws.parents.shape[1] + levels), -1, np.int64)
-        for level in range(1, levels + 1):
+        for level in range(1, min(levels, block - 1 if block else levels) + 1):
             high = laws.counts.copy()
             chosen = _likeliest(policy, laws, grow(), low, high) if static is None else _at_ranks(static, level, laws)
             if int(reach.min()) <= level:
@@ -206,13 +207,15 @@ class GrownDrafter(Drafter):
         `held` (rows, P) has the parents of the draft's scratch entries, `written` (rows,) their number; both grow.
         """
         assert self.neural is not None
-        self.taken.append(np.array([len(above) for above, _ in chosen], dtype=np.int64))
-        counts = np.maximum(self.taken[-1], 1)
+        counts = np.array([len(above) for above, _ in chosen], dtype=np.int64)
+        if not self.neural.model.block:
+            self.taken.append(counts)
+        counts = np.maximum(counts, 1)
         asked = np.zeros((len(chosen), int(counts.max())), dtype=np.int64)
         for row, (above, tokens) in enumerate(chosen):
             asked[row, : len(tokens)] = tokens
             held[row, written[row] : written[row] + len(above)] = laws.slots[row, above]
-        logits = forward_trees(self.neural.model, self.neural.cache, asked, held, counts, written)
+        logits = self.neural.deeper(asked, held, counts, written)
         best, chances = laws.top(logits)
         for row, (above, tokens) in enumerate(chosen):
             if (n := len(above)) > 0:

@@ -3,7 +3,8 @@
 Prefer it when the target is many times dearer than the draft. Its tree is deterministic given the prefix, so that
 greedy and target-only verification keep it lossless; rows whose rule needs drafts drawn from a law get them drawn. The
 first level comes out of the forward that takes in the tokens emitted since; each further level costs one forward over
-the nodes that have children.
+the nodes that have children. A model that drafts a block has all levels out of the first forward, with a mask token
+behind the others for each further level: a level's law is then the same below all its nodes.
 """
 
 from __future__ import annotations
@@ -145,11 +146,14 @@ class NeuralDrafter(Drafter):
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self.features = model, model.features
+        if model.block:
+            self.takes = DraftForwards(kind="block", masks=1, rooted=True)
         self.pending: list[list[int]] = []
         self.prefill_s = 0.0
         self._shaped: tuple[Any, _Shape] | None = None
         self._tree: TokenTree | None = None
         self._steps: dict[int, tuple[list[_Step], NDArray[np.int64]]] = {}
+        self._block: list[torch.Tensor] = []
 
     @property
     def model(self) -> LanguageModel:
@@ -221,12 +225,24 @@ class NeuralDrafter(Drafter):
             if count < most:
                 tokens[row, count:], parents[row, count:] = 0, -1
         counts = np.array(kept, dtype=np.int64)
-        forwards = (pending, *(np.full(len(rows), size) for size in shape.inner))
+        further = [] if self._model.block else shape.inner
+        taken = pending + self._masks(len(rows), reach, tree.depth)
+        forwards = (taken, *(np.full(len(rows), size) for size in further))
         return Proposal(TokenTrees(tokens, parents, counts, names=("", self.name)), forwards=forwards)
 
     def reach(self, rows: Sequence[Row]) -> list[int]:
-        """Depth down to which the model has positions for each row's nodes; none for a row that is past them."""
-        return [self._model.max_positions - row.length for row in rows]
+        """Depth down to which the model can draft each row's nodes; none for a row that is past its positions."""
+        return [self.deepest(row.length) for row in rows]
+
+    def deepest(self, length: int) -> int:
+        """Depths that it can draft after a text of `length`: as far as it has positions, or as its block is long."""
+        room = self._model.max_positions - length
+        return min(room, self._model.block) if self._model.block else room
+
+    def _masks(self, rows: int, reach: Sequence[int], depth: int) -> NDArray[np.int64]:
+        """(B,) masks of each row for so many levels of a block; none for any other model."""
+        most = max(min(depth, self._model.block) - 1, 0)
+        return np.clip(np.array(list(reach) or [most + 1] * rows, dtype=np.int64) - 1, 0, most)
 
     def _drawn(self, tree: TokenTree, rows: Sequence[Row], spare: Sequence[int], reach: Sequence[int]) -> Proposal:
         """Drafts where some row's rule needs them drawn from the draft's law."""
@@ -235,8 +251,10 @@ class NeuralDrafter(Drafter):
             Ask.of(row, tree, left, vocabulary, far) if left > 0 else None
             for row, left, far in zip(rows, spare, reach, strict=True)
         ]
-        forwards = [np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)]
-        drawn = draw_drafts(self._model, self._cache, self.take_in(len(rows), reach), asks, forwards)
+        taken = np.array([len(tokens) for tokens in self.pending[: len(rows)]], dtype=np.int64)
+        masks = self._masks(len(rows), reach, tree.depth)
+        forwards, first = [taken + masks], self.take_in(len(rows), reach, masks)
+        drawn = draw_drafts(self.deeper, first, asks, [] if self._model.block else forwards)
         tokens, parents = [draft.tokens[1:] for draft in drawn], [draft.tree.parents[1:] for draft in drawn]
         trees = gathered(rows, tokens, parents, self.name)
         laws = [None if draft.scheme in ("deterministic", "coupled") else draft for draft in drawn]
@@ -248,8 +266,14 @@ class NeuralDrafter(Drafter):
         A row takes part in levels down to its `reach`; in all when left out.
         """
         rows = len(tokens)
-        logits, last = self._catch_up(rows, reach)
         levels, parents = self._prepared(tree, rows)
+        if self._model.block:
+            logits = self.take_in(rows, reach, self._masks(rows, reach, tree.depth))
+            for level, *_ in levels[: self._model.block]:
+                _fill(logits, level, np.zeros((rows, len(level.nodes)), dtype=np.int64), tokens)
+                logits = self._block.pop(0) if self._block else logits
+            return
+        logits, last = self._catch_up(rows, reach)
         short = bool(reach) and min(reach) < tree.depth
         for depth, (level, queries, counts, written) in enumerate(levels, start=1):
             _fill(logits, level, queries if written is not levels[0][-1] else _at(last, level), tokens)
@@ -266,10 +290,13 @@ class NeuralDrafter(Drafter):
             self._steps[rows] = _for_rows(tree, rows)
         return self._steps[rows]
 
-    def _catch_up(self, rows: int, reach: Sequence[int] = ()) -> tuple[torch.Tensor, list[int]]:
+    def _catch_up(
+        self, rows: int, reach: Sequence[int] = (), masks: NDArray[np.int64] | None = None
+    ) -> tuple[torch.Tensor, list[int]]:
         """Run every row's pending tokens into the cache; (rows, P, V) logits, and the query of each row's last.
 
-        Rows past the model's positions take part with nothing.
+        Rows past the model's positions take part with nothing. Masks of each row stand behind its tokens, and are not
+        kept.
         """
         past = [row for row, far in enumerate(reach) if far <= 0]
         for row in past:
@@ -283,17 +310,47 @@ class NeuralDrafter(Drafter):
                 self.prefill_s += perf_counter() - start
         pending, self.pending[:rows] = self.pending[:rows], [[] for _ in range(rows)]
         lengths = [len(fresh) for fresh in pending]
-        most = max(lengths)
+        counts = np.array(lengths, dtype=np.int64)
+        if masks is not None:
+            counts = counts + np.where(counts > 0, masks, 0)
+            mask = [self._model.vocabulary]
+            pending = [fresh + mask * (int(n) - len(fresh)) for fresh, n in zip(pending, counts, strict=True)]
+        most = int(counts.max())
         tokens = np.array([fresh + [0] * (most - len(fresh)) for fresh in pending], dtype=np.int64)
-        logits = forward_trees(self._model, self._cache, tokens, _chain(rows, most), np.array(lengths, dtype=np.int64))
+        logits = forward_trees(self._model, self._cache, tokens, _chain(rows, most), counts)
         for row, fresh in enumerate(lengths):
             self._cache.lengths[row] += fresh
         return logits, [max(fresh - 1, 0) for fresh in lengths]
 
-    def take_in(self, rows: int, reach: Sequence[int] = ()) -> torch.Tensor:
-        """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each."""
-        logits, last = self._catch_up(rows, reach)
-        return logits[torch.arange(rows), torch.tensor(last)].unsqueeze(1)
+    def take_in(self, rows: int, reach: Sequence[int] = (), masks: NDArray[np.int64] | None = None) -> torch.Tensor:
+        """Run every row's pending tokens into the cache; (rows, 1, V) logits after the last of each.
+
+        Parameters
+        ----------
+        masks : (rows,) int64, optional
+            Of a block, which drafts all its levels now: how many each row is asked for beyond the first.
+        """
+        logits, last = self._catch_up(rows, reach, masks)
+        numbers, queries = torch.arange(rows), torch.tensor(last)
+        further = 0 if masks is None else int(masks.max())
+        places = [(queries + level).clamp(max=logits.shape[1] - 1) for level in range(further + 1)]
+        first, *self._block = (logits[numbers, place].unsqueeze(1) for place in places)
+        return first
+
+    def deeper(
+        self,
+        tokens: NDArray[np.int64],
+        parents: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        written: NDArray[np.int64],
+    ) -> torch.Tensor:
+        """(B, Q, V) logits below the nodes of one level; arguments as `forward_trees` takes them.
+
+        A block has them already, the same below every node: it looks at none of the tokens.
+        """
+        if not self._model.block:
+            return forward_trees(self._model, self._cache, tokens, parents, counts, written)
+        return self._block.pop(0).expand(-1, tokens.shape[1], -1)
 
 
 DRAFTERS.register(NeuralDrafter)

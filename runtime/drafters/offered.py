@@ -19,10 +19,10 @@ from reader_theory.rules.draft_law import Scheme
 from reader_theory.trees import TokenTree
 from runtime.drafters.base import Drafter
 
-__all__ = ["KnownRow", "described", "offered_ranks"]
+__all__ = ["DEPTH", "KnownRow", "described", "offered_ranks"]
 
 DEPTH = 8
-"""Levels of a block that are recorded."""
+"""Levels that are recorded of a drafter whose ranks are of their own at every depth."""
 
 
 @dataclass

@@ -19,10 +19,7 @@ from reader_theory.rules.draft_law import DRAWN, DraftLaw, Scheme
 from reader_theory.rules.drawing import draw_children
 from reader_theory.rules.race import race
 from reader_theory.trees import TokenTree
-from runtime.cache.rows import RowCache
 from runtime.drafters.base import Row
-from runtime.models.base import LanguageModel
-from runtime.models.inputs import forward_trees
 
 __all__ = ["Ask", "draw_drafts"]
 
@@ -65,8 +62,7 @@ def shape_for(tree: TokenTree, scheme: Scheme, depth: int, nodes: int) -> TokenT
 
 
 def draw_drafts(
-    model: LanguageModel,
-    cache: RowCache,
+    deeper: Callable[..., torch.Tensor],
     logits: torch.Tensor,
     asks: Sequence[Ask | None],
     forwards: list[NDArray[np.int64]],
@@ -75,6 +71,8 @@ def draw_drafts(
 
     Parameters
     ----------
+    deeper : callable
+        Logits below the nodes of a level, as `forward_trees` gives them to tokens, parents, counts and scratch.
     logits : (B, 1, V)
         After the last token of each row.
     asks : sequence of B Ask or None
@@ -95,7 +93,7 @@ def draw_drafts(
             tokens[b, : counts[b]] = [row.tokens[node] for node in nodes]
             above = row.forwarded_parents(nodes)
             parents[b, : len(above)] = above
-        logits = forward_trees(model, cache, tokens, parents, counts, written)
+        logits = deeper(tokens, parents, counts, written)
         forwards.append(counts)
         written = written + counts
 

@@ -26,7 +26,7 @@ from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.datastore import Datastore
 
-__all__ = ["REFERENCE", "TARGET", "Bench", "EngineBench", "Point", "ReferenceStep", "SeenStep"]
+__all__ = ["REFERENCE", "TARGET", "Bench", "EngineBench", "Point", "ReferenceStep", "SeenStep", "trial_of"]
 
 Floats = NDArray[np.float64]
 Point = tuple[int, int, int]
@@ -181,7 +181,8 @@ class _Full:
             engine.step()
             timing = engine.timings.pop()
             asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.kind == "grown")
-            seen.append(None if joining else SeenStep(policy, timing, context, emitted / batch, asked))
+            takes = NeuralDrafter.takes if policy.asks is None else engine.drafters[policy.asks].takes
+            seen.append(None if joining else SeenStep(policy, timing, context, emitted / batch, asked, takes))
             emitted = timing.emitted
         return seen
 
@@ -190,6 +191,11 @@ def _timed(run: Callable[[], None]) -> float:
     start = perf_counter()
     run()
     return perf_counter() - start
+
+
+def trial_of(draft: LanguageModel, cache: RowCache, point: Point) -> Callable[[], None]:
+    """One forward of a draft, as `EngineBench` times it."""
+    return _trial(draft, cache, point, RANKED)
 
 
 def _trial(

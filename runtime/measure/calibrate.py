@@ -22,6 +22,7 @@ from runtime.engine.counters import StepTiming
 from runtime.measure.bench import REFERENCE, TARGET, Bench, EngineBench, Point, SeenStep
 from runtime.measure.disturbed import Samples, Trouble, check_stretches, check_tables, refuse
 from runtime.measure.in_situ import corrected_draft, corrected_target, growing_term, linear_term, probe_policies
+from runtime.measure.output_head import with_output_heads
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, models_of, names_of
 from runtime.measure.staircase import filled, stairs
@@ -132,6 +133,7 @@ def calibrate_cost(
                "dtype": dtype},
     )  # fmt: skip
     models = {**called[1], DATASTORE: None if datastore is None else datastore.name or None}
+    cost = with_output_heads(cost, drafts)
     drafters = {
         name: each.model_copy(update={"model": models.get(name, each.model)}) for name, each in cost.drafters.items()
     }

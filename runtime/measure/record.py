@@ -17,15 +17,15 @@ from reader_theory.documents.trace import DRAFTER_COLUMNS
 from reader_theory.errors import require
 from runtime.drafters.base import Drafter
 from runtime.drafters.neural import NeuralDrafter
-from runtime.drafters.offered import described, offered_ranks
+from runtime.drafters.offered import DEPTH, described, offered_ranks
 from runtime.engine.engine import Engine
 from runtime.engine.processors import Processor
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.journal import Journal
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.replay import record_grown
-from runtime.models.base import LanguageModel
-from runtime.models.inputs import teacher_forced
+from runtime.models.base import FeatureModel, LanguageModel
+from runtime.models.inputs import features_for, teacher_forced
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import record_beside, record_positions
 
@@ -210,6 +210,9 @@ def names_of(target: LanguageModel, drafts: Mapping[str, Draft], names: Names | 
 
 
 def _described(draft: Draft, model: str, candidates: int) -> TraceDrafter:
+    if isinstance(draft, FeatureModel):
+        ranked = min(candidates, draft.output.outputs)
+        return TraceDrafter(kind="block", model=model, candidates=ranked, forwards=drafter_of(draft).takes)
     if isinstance(draft, LanguageModel):
         return TraceDrafter(
             kind="model", model=model, candidates=min(candidates, draft.vocabulary), forwards=NeuralDrafter.takes
@@ -298,6 +301,10 @@ def _score(
             offered = offered_ranks(draft, name, prompt, output, candidates)
             columns |= {f"{name}_{column}": each for column, each in offered.items()}
             continue
+        if isinstance(draft, FeatureModel):
+            ahead = _ranks_ahead(draft, target, prompt, output, min(candidates, draft.output.outputs), temperature)
+            columns |= {f"{name}_{column}": each for column, each in ahead.items()}
+            continue
         law = _laws(teacher_forced(draft, prompt, output, target), temperature)
         top = law.topk(min(candidates, law.shape[-1]), dim=-1)
         hit = top.indices == emitted[:, None]
@@ -307,6 +314,39 @@ def _score(
             f"{name}_overlap": torch.minimum(own, law).sum(-1).numpy().astype(np.float32),
         }
     return columns
+
+
+def _ranks_ahead(
+    draft: FeatureModel,
+    target: LanguageModel,
+    prompt: NDArray[np.int64],
+    output: NDArray[np.int64],
+    candidates: int,
+    temperature: float,
+) -> dict[str, NDArray[np.generic]]:
+    """Columns of a model that drafts from its own states: in a step that starts here, the rank at every depth.
+
+    Before the second token of a text it has nothing to draft from.
+    """
+    text, count = np.concatenate([prompt, output]), len(output)
+    depths = draft.block or DEPTH
+    rank = np.full((count, depths), -1, dtype=np.int32)
+    share = np.zeros((count, candidates), dtype=np.float32)
+    early = 1 if len(prompt) == 1 else 0
+    if len(text) > 2:
+        hidden, true = features_for(draft, target, text[:-1]), torch.from_numpy(text)
+        steps = draft.ahead(true, hidden, depths, max(len(prompt) - 2, 0))
+        for depth, logits in enumerate(steps):
+            held = count - early - depth
+            if held <= 0:
+                break
+            law = _laws(logits[:held], temperature)
+            top = law.topk(candidates, dim=-1)
+            if depth == 0:
+                share[early:] = top.values.numpy(force=True)
+            hit = top.indices.cpu() == true[len(text) - held :, None]
+            rank[early : early + held, depth] = torch.where(hit.any(-1), hit.int().argmax(-1), -1).numpy()
+    return {"rank": rank, "probability": share}
 
 
 def _looked_up(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from reader_theory.cost.head import DrafterHead
 from runtime.cache.rows import RowCache
 
-__all__ = ["LanguageModel", "Output", "hidden_value"]
+__all__ = ["FeatureModel", "LanguageModel", "Output", "hidden_value"]
 
 
 @lru_cache
@@ -56,6 +57,8 @@ class LanguageModel(ABC):
     """Latest tokens that its law depends on; None for all."""
     end_tokens: tuple[int, ...] = ()
     """Its end-of-sequence tokens, as its generation configuration has them."""
+    block: int = 0
+    """Depths that one forward of it drafts, its tokens from `vocabulary` on standing for masks; 0 for one a forward."""
     features: tuple[int, ...] = ()
     """Layers of a target whose hidden states it drafts from; none for a model that needs its own tokens alone."""
 
@@ -104,3 +107,43 @@ class LanguageModel(ABC):
     ) -> torch.Tensor:
         """The logits of `forward` alone."""
         return self.forward(tokens, positions, mask, cache, last_only=last_only).logits
+
+
+class FeatureModel(LanguageModel):
+    """A model that drafts from a target's hidden states: what it drafts deeper than one token, it drafts from its own.
+
+    So its acceptance has to be known depth by depth; `ahead` gives every depth's logits along a known text.
+
+    Attributes
+    ----------
+    output : DrafterHead
+        Its output head: how large it is, and how many tokens it can name.
+    """
+
+    output: DrafterHead
+
+    @abstractmethod
+    def logits_of(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, V) logits of (n, width) normed states: the output head alone."""
+
+    @abstractmethod
+    def ahead(self, tokens: torch.Tensor, hidden: torch.Tensor, depth: int, first: int = 0) -> Iterator[torch.Tensor]:
+        """What it drafts along a text whose every draft is accepted, for all places at once.
+
+        Parameters
+        ----------
+        tokens : (n,) int64
+            A text of at least two tokens.
+        hidden : (n - 1, layers, width)
+            The target's hidden states at all but the last, as `features` asks.
+        depth : int
+            Draft depths.
+        first : int, in 0 .. n - 2
+            Place of the first step: one at place i drafts after token i + 1, with the states of tokens 0 .. i.
+
+        Yields
+        ------
+        (m, V) logits
+            For depth d = 0, 1, ...: of token i + 2 + d in a step at place i = first, first + 1, ...; the later of
+            places that the text ends after are of no meaning, and m falls as depth grows.
+        """

@@ -9,11 +9,13 @@ import numpy as np
 
 from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankTableFit, WorkloadFit
+from reader_theory.documents.head_inspection import HeadInspection
 from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
 
 __all__ = [
-    "acceptance_figure", "comparison_figure", "cost_figure", "reliability_figure", "terms_figure", "tree_figure",
+    "acceptance_figure", "comparison_figure", "cost_figure", "head_figure", "reliability_figure", "terms_figure",
+    "tree_figure",
 ]  # fmt: skip
 
 SHOWN_RANKS, SHOWN_CHAIN = 4, 10
@@ -116,6 +118,29 @@ def acceptance_figure(fit: AcceptanceFit) -> str:
 
     described = "Acceptance by depth and rank, with intervals, for " + ", ".join(name for name, _ in shown) + "."
     return figure_svg(draw, described, size=(3.4 * len(shown), 3.2), axes=(1, len(shown)))
+
+
+def head_figure(inspection: HeadInspection) -> str:
+    """By draft step: acceptance, the size of the state handed on, attention on the first entry and on recent ones."""
+    panels = {
+        "acceptance": "accepted, given the path before",
+        "rms": "RMS of the state, of step 1's",
+        "sink": "attention on the first token",
+        "recent": "attention on recent tokens",
+    }
+
+    def draw(*axes: Any) -> None:
+        for ax, (field, label) in zip(axes, panels.items(), strict=True):
+            for number, each in enumerate(inspection.variants):
+                told = np.array(getattr(each, field))
+                told = told / told[0] if field == "rms" else told
+                ax.plot(np.arange(1, len(told) + 1), told, color=COLOURS[number], marker=MARKERS[number], ms=4, lw=1,
+                        label=each.name)  # fmt: skip
+            ax.set(title=label, xlabel="draft step", ylim=(0, None))
+        axes[-1].legend(title="prompts")
+
+    described = f"{inspection.head} beside {inspection.target}: acceptance, states and attention by draft step."
+    return figure_svg(draw, described, size=(13.0, 3.2), axes=(1, len(panels)))
 
 
 def _by_depth(ax: Any, table: RankTableFit) -> None:

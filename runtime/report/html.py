@@ -11,6 +11,7 @@ from typing import Any
 from reader_theory.documents import Cost, Plan, PlanEntry, RunRecord, Trace, Validation
 from reader_theory.documents.base import Document, write_atomically
 from reader_theory.documents.fit import AcceptanceFit, WorkloadFit
+from reader_theory.documents.head_inspection import HeadInspection
 from reader_theory.errors import require
 from reader_theory.rules import RULES
 from runtime.report import figures
@@ -33,7 +34,7 @@ class Part:
 
     Parameters
     ----------
-    fit, cost, trace : documents, optional
+    fit, cost, trace, head : documents, optional
         Each adds its figures.
     title : str
         Heading of the section; target and type when left out.
@@ -45,6 +46,7 @@ class Part:
     fit: AcceptanceFit | None = None
     cost: Cost | None = None
     trace: Trace | None = None
+    head: HeadInspection | None = None
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ def _section(part: Part) -> dict[str, Any]:
         "acceptance": _safe(figures.acceptance_figure(part.fit)) if part.fit else "",
         "reliability": _safe(figures.reliability_figure(part.fit)) if part.fit else "",
         "fitted": list(_fitted(part.fit)) if part.fit else [],
+        "head": _safe(figures.head_figure(part.head)) if part.head else "",
         "cost": _safe(figures.cost_figure(part.cost)) if part.cost else "",
         "contexts": part.cost.target_forward.context if part.cost else (),
         "trace": _trace(part.trace) if part.trace else "",

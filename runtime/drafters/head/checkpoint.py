@@ -1,7 +1,7 @@
 """Heads as folders: the configuration and tensors of a `speculators` EAGLE-3 checkpoint, and ours of low rank.
 
-A low-rank head is written with the same names and two factors for its output head, under an architecture that no
-engine takes for its own.
+A low-rank head is written with the same names and two factors for its output head, a block with its masks beside them;
+both under an architecture that no engine takes for its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from runtime.drafters.head.shape import HeadShape
 
 __all__ = ["is_head", "load_head_network", "read_facts", "read_source", "save_head"]
 
-DENSE, LOW_RANK = "Eagle3Speculator", "LowRankEagle3Head"
+DENSE, LOW_RANK, BLOCK = "Eagle3Speculator", "LowRankEagle3Head", "MaskedBlockHead"
+KINDS = ("eagle3", "masked_block")
 VERSION = "0.9.0"
 FACTS = "training.json"
 SWITCHES = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
@@ -46,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def is_head(folder: str | Path) -> bool:
     """Whether a folder holds a head rather than a whole model."""
     path = Path(folder) / "config.json"
-    return path.is_file() and read_config(Path(folder)).get("speculators_model_type") == "eagle3"
+    return path.is_file() and read_config(Path(folder)).get("speculators_model_type") in KINDS
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -100,11 +101,11 @@ def config_of(shape: HeadShape, target: str, architectures: list[str], steps: in
         "accept_tolerance": 0.0,
     }
     config: dict[str, Any] = {
-        "architectures": [DENSE if shape.rank is None else LOW_RANK],
-        "speculators_model_type": "eagle3",
+        "architectures": [BLOCK if shape.block else DENSE if shape.rank is None else LOW_RANK],
+        "speculators_model_type": KINDS[bool(shape.block)],
         "speculators_version": VERSION,
         "speculators_config": {
-            "algorithm": "eagle3",
+            "algorithm": KINDS[bool(shape.block)],
             "default_proposal_method": "greedy",
             "proposal_methods": [proposal],
             "verifier": {"name_or_path": target, "architectures": architectures},
@@ -117,7 +118,11 @@ def config_of(shape: HeadShape, target: str, architectures: list[str], steps: in
         "tie_word_embeddings": False,
         **{name: getattr(shape, name) for name in SWITCHES},
     }
-    return config if shape.rank is None else config | {"rank": shape.rank}
+    return (
+        config
+        | ({} if shape.rank is None else {"rank": shape.rank})
+        | ({"block_size": shape.block} if shape.block else {})
+    )
 
 
 def shape_of(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> HeadShape:
@@ -138,6 +143,7 @@ def shape_of(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> HeadSh
             layers=tuple(int(i) for i in config["eagle_aux_hidden_state_layer_ids"]),
             draft_vocabulary=int(config["draft_vocab_size"]),
             rank=config.get("rank"),
+            block=int(config.get("block_size") or 0),
             own_embedding="embed_tokens.weight" in tensors,
             eps=float(layer.get("rms_norm_eps", 1e-6)),
             rope=rope,

@@ -90,6 +90,12 @@ def export_head(folder: Path, output: Path, engine: str, *, dense: bool = False,
         got=f"two factors of rank {network.shape.rank}",
         fix="Pass --densify: the same tokens, without the gain in time; or train a thin head.",
     )
+    require(
+        network.shape.block == 0,
+        "a head for another engine must draft from its own states",
+        got=f"a block of {network.shape.block} depths, which no engine here loads",
+        fix="Train one with `reader train-head --kind head`.",
+    )
     why = FORMS[engine](network.shape)
     require(
         why is None,

@@ -6,7 +6,7 @@ committed, else the state that the head left there itself. The tree mask says wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ from runtime.cache.rows import RowCache
 from runtime.drafters.head.cache import HeadCache, own_places, places_above, rows_of
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.network import HeadNetwork, rotated, rotations
-from runtime.models.base import LanguageModel, Output
+from runtime.drafters.head.unrolled import unrolled
+from runtime.models.base import FeatureModel, LanguageModel, Output
 from runtime.models.lean import LeanModel
 from runtime.models.linear import AdaptiveLinear
 from runtime.models.part import layer_count
@@ -26,7 +27,7 @@ from runtime.models.transformers import TransformersModel
 __all__ = ["HeadModel", "load_head"]
 
 
-class HeadModel(LanguageModel):
+class HeadModel(FeatureModel):
     """A head's forward, by hand, from packed weights of its own.
 
     Parameters
@@ -64,6 +65,7 @@ class HeadModel(LanguageModel):
         )
         self.shape, self.name, self.dtype, self.device = shape, name, dtype, self.embedding.device
         self.vocabulary, self.max_positions, self.features = shape.vocabulary, shape.max_positions, shape.layers
+        self.output, self.block = shape.output, shape.block
         self.network = network.to(self.device, dtype).eval().requires_grad_(False)
         layer = self.network.layer
         attention, mlp = layer.self_attn, layer.mlp
@@ -110,7 +112,7 @@ class HeadModel(LanguageModel):
         layer, shape = self.network.layer, self.shape
         rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
         states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
-        embedded = self.embedding[tokens.reshape(-1)].to(self.dtype)
+        embedded, states = self._entered(tokens.reshape(-1), states)
         read, residual = self.network.entered(embedded, states)
         x = residual + self.out(self._attention(read, positions, mask, cache, batch, queries))
         gate, up = self.gate_up(layer.post_attention_layernorm(x)).chunk(2, dim=-1)
@@ -119,7 +121,25 @@ class HeadModel(LanguageModel):
         cache.leave(rows, own + 1, (out if shape.norm_output else x).view(batch, queries, -1))
         if last_only:
             out = out.view(batch, queries, -1)[:, -1]
-        return Output(self._logits(out).view(batch, -1, self.vocabulary))
+        return Output(self.logits_of(out).view(batch, -1, self.vocabulary))
+
+    def _entered(self, tokens: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, width) embedded tokens and the states before them; of a block's masks, what stands for both."""
+        masks = self.network.mask_embed
+        if masks is None:
+            return self.embedding[tokens].to(self.dtype), states
+        masked = (tokens >= self.vocabulary).unsqueeze(-1)
+        embedded = self.embedding[tokens.clamp(max=self.vocabulary - 1)].to(self.dtype)
+        return torch.where(masked, masks[0], embedded), torch.where(masked, masks[1], states)
+
+    @torch.inference_mode()
+    def ahead(self, tokens: torch.Tensor, hidden: torch.Tensor, depth: int, first: int = 0) -> Iterator[torch.Tensor]:
+        embedded = self.embedding[tokens.to(self.device)].to(self.dtype)
+        states = torch.cat((hidden, hidden[-1:])).to(self.device, self.dtype)[None]
+        places = torch.arange(len(tokens), device=self.device)[None]
+        steps = unrolled(self.network, embedded, places, states, depth, self.turns)
+        for step, (out, _) in enumerate(steps):
+            yield self.logits_of(out[0, first + step :])
 
     def _attention(
         self,
@@ -145,9 +165,10 @@ class HeadModel(LanguageModel):
         attended = attended.view(batch, shape.heads, queries, shape.head_dim)
         return attended.transpose(1, 2).reshape(batch * queries, -1)
 
-    def _logits(self, out: torch.Tensor) -> torch.Tensor:
-        """(n, V) logits of the target's tokens; minus infinity for those that the head cannot name."""
-        z = out
+    @torch.inference_mode()
+    def logits_of(self, states: torch.Tensor) -> torch.Tensor:
+        """As for any; minus infinity for tokens that the head cannot name."""
+        z = states
         for factor in self.head:
             z = factor(z)
         ids = self.network.ids

@@ -1,6 +1,6 @@
 """The weights of a head, by the names that EAGLE-3 checkpoints give them, and the pieces of its forward.
 
-Inference (`runtime.drafters.head.model`) and training (`runtime.training.heads.unrolled`) put the same pieces together.
+Inference (`runtime.drafters.head.model`) and training (`runtime.drafters.head.unrolled`) put the same pieces together.
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ class HeadNetwork(nn.Module):
     ----------
     ids : (draft vocabulary,) int64 or None
         The target's token of each of its own, increasing; None where it names them all.
+    mask_embed : (2, width) or None
+        Of a block: what stands for a token not known yet, and for the state before it.
     """
 
     ids: torch.Tensor | None
+    mask_embed: nn.Parameter | None
     lm_head: Any
 
     def __init__(self, shape: HeadShape, ids: torch.Tensor | None = None) -> None:
@@ -87,6 +90,7 @@ class HeadNetwork(nn.Module):
             else _LowRank(shape.width, shape.rank, shape.draft_vocabulary)
         )
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width) if shape.own_embedding else None
+        self.mask_embed = nn.Parameter(torch.zeros(2, shape.width)) if shape.block else None
         self.register_buffer("ids", ids, persistent=False)
 
     @property

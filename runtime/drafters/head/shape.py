@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from reader_theory.cost.head import DrafterHead
 from reader_theory.errors import require
 
 __all__ = ["HeadShape"]
@@ -54,6 +55,8 @@ class HeadShape:
     rope : dict
         ``rope_theta``, ``rope_type`` and what else transformers' rotations read.
     max_positions : int
+    block : int
+        Depths that one forward drafts from mask tokens; 0 for a head that drafts from its own states.
     """
 
     width: int
@@ -74,6 +77,7 @@ class HeadShape:
     eps: float = 1e-5
     rope: dict[str, Any] = field(default_factory=lambda: {"rope_theta": 10000.0, "rope_type": "default"})
     max_positions: int = 2048
+    block: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -107,6 +111,12 @@ class HeadShape:
             fix="Leave it out for a full output head.",
         )
         require(
+            self.block == 0 or self.block >= 2,
+            "`block` must be at least 2 depths",
+            got=self.block,
+            fix="Leave it out for a head that drafts from its own states.",
+        )
+        require(
             self.own_embedding or self.width == self.target_width,
             "a head of another width than its target must have an embedding of its own",
             got=f"width {self.width} beside a target of {self.target_width}",
@@ -117,6 +127,14 @@ class HeadShape:
     def trimmed(self) -> bool:
         """Whether the output head names only some of the target's tokens."""
         return self.draft_vocabulary < self.vocabulary
+
+    @property
+    def output(self) -> DrafterHead:
+        """Its output head, as costs tell of it."""
+        kept = self.draft_vocabulary if self.trimmed and self.rank is None else None
+        kind = "low rank" if self.rank is not None else "truncated" if kept is not None else "full"
+        named = self.draft_vocabulary if self.rank is not None else self.vocabulary
+        return DrafterHead(hidden=self.width, vocabulary=named, kind=kind, kept=kept, rank=self.rank)
 
     @property
     def output_parameters(self) -> int:
@@ -139,7 +157,9 @@ class HeadShape:
         norms = {(True, False): joined, (False, True): joined}.get((self.fc_norm, self.norm_before_fc), 0)
         attention = 2 * d * self.head_dim * (self.heads + 2 * self.kv_heads) + self.heads * self.head_dim * d
         embedding = self.vocabulary * d if self.own_embedding else 0
-        return joined * d + norms + attention + 3 * d * self.intermediate + 4 * d + self.output_parameters + embedding
+        masks = 2 * d if self.block else 0
+        body = joined * d + norms + attention + 3 * d * self.intermediate + 4 * d + masks
+        return body + self.output_parameters + embedding
 
     @classmethod
     def of(cls, config: Any, **changes: Any) -> HeadShape:

@@ -206,7 +206,8 @@ class Graphs(Backend):
         return _Queued(names, forwards, tree, tokens, wanted, chains, most)
 
     def _has(self, model: LanguageModel) -> bool:
-        return model.device == self.device
+        """Whether drafting is queued: a forward a level here, not a block."""
+        return model.device == self.device and not model.block
 
     def _draft(self, part: Part, rows: int) -> torch.Tensor | None:
         """Tokens of the draft, on the device; None where it finds no memory, now and later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reader_theory.errors import require
+from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
 from runtime.models.load import wrap
@@ -39,9 +40,13 @@ class Wanted:
     rank: int | None = None
     trimmed: int | None = None
     norms: str = "post"
+    block: int = 0
     layers: tuple[int, ...] | None = None
     initial: Initial | str = "weighted_svd"
     objective: str = "kl"
+    windows: str = "adaptive"
+    reward: str = "accepted"
+    start: Path | None = None
     steps: int = 3
     minutes: float = 50.0
     tokens: int = 100_000
@@ -67,15 +72,18 @@ def make_head(
     dtype = torch.float32 if wanted.device == "cpu" else torch.bfloat16
     regime = HeadRegime(
         minutes=wanted.minutes, steps=wanted.steps, objective=wanted.objective, batch_tokens=wanted.batch_tokens,
-        seed=wanted.seed,
+        seed=wanted.seed, windows=wanted.windows, reward=wanted.reward, warm=0.5 if wanted.start is None else 0.0,
     )  # fmt: skip
     target = load_transformers(folder, dtype, wanted.device)
-    changes: dict[str, Any] = NORMS[wanted.norms] | {"rank": wanted.rank}
+    changes: dict[str, Any] = NORMS[wanted.norms] | {"rank": wanted.rank, "block": wanted.block}
     if wanted.layers is not None:
         changes["layers"] = wanted.layers
     if wanted.trimmed is not None:
         changes["draft_vocabulary"] = wanted.trimmed
     shape = HeadShape.of(target.config, **changes)
+    begun = None if wanted.start is None else load_head_network(wanted.start)
+    shape = shape if begun is None else begun.shape
+    regime = replace(regime, steps=shape.block or regime.steps)
     require(
         max(shape.layers) < target.config.get_text_config().num_hidden_layers,
         "`layers` must be layers of the target",
@@ -85,8 +93,11 @@ def make_head(
     output.mkdir(parents=True, exist_ok=True)
     texts = _texts(target, tokenizer, data, wanted, output / "texts.npz", tell)
     torch.manual_seed(wanted.seed)
-    network = HeadNetwork(shape, common_tokens(texts, shape)).to(wanted.device)
-    start_from(network, target, wanted.initial, states_seen(target, texts))  # pyright: ignore[reportArgumentType]
+    if begun is None:
+        network = HeadNetwork(shape, common_tokens(texts, shape)).to(wanted.device)
+        start_from(network, target, wanted.initial, states_seen(target, texts))  # pyright: ignore[reportArgumentType]
+    else:
+        network = begun.to(wanted.device)
     return train_head(
         target, network, texts, regime, output, name=name, tokenizer=fingerprint_of(tokenizer),
         tell=lambda share, text: tell(f"train: {text}", round(1000 * min(share, 1.0)), 1000),

@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["OBJECTIVES", "acceptance", "divergence"]
+__all__ = ["OBJECTIVES", "PPOW", "acceptance", "divergence"]
+
+PPOW = "ppow"
+"""The one objective that is no loss of a position: the reward of rollouts, `runtime.training.heads.ppow`."""
 
 
 def acceptance(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,18 @@ import torch
 from reader_theory.errors import require
 from runtime.drafters.head.checkpoint import save_head
 from runtime.drafters.head.network import HeadNetwork, rotations
-from runtime.training.heads.objectives import OBJECTIVES
+from runtime.drafters.head.unrolled import unrolled
+from runtime.training.heads.objectives import OBJECTIVES, PPOW
+from runtime.training.heads.ppow import (
+    REWARDS,
+    choose_windows,
+    expected_reward,
+    priorities,
+    rollouts,
+    surrogate,
+    window_laws,
+)
 from runtime.training.heads.texts import PADDING, Texts
-from runtime.training.heads.unrolled import unrolled
 from runtime.training.heads.watching import Watched, embedding_of, laws_of, watch
 from runtime.training.house.optimisation import Optimisers, cast_for
 
@@ -28,6 +37,8 @@ __all__ = ["HeadRegime", "train_head"]
 ROLE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 """What a position counts by who wrote the token that is drafted there: nobody, the prompt, the user, the target."""
 SAVED_EVERY_S = 60.0
+WINDOWS, ANCHOR = 4, 0.1
+"""Windows of a row in an update of ppow, and the weight of KL to the target beside the reward."""
 
 Tell = Callable[[float, str], None]
 
@@ -43,7 +54,12 @@ class HeadRegime:
     steps : int
         Draft steps that it is unrolled over.
     objective : str
-        One of `OBJECTIVES`.
+        One of `OBJECTIVES`, or ``ppow``: "kl" for a share `warm` of the run, then the reward of windows, with that for
+        an anchor.
+    windows, reward : str
+        Of ppow: "uniform" or "adaptive"; one of `REWARDS`.
+    warm : float
+        Share of a ppow run that is its first stage.
     decay : float
         Weight of each step beside the one before.
     batch_tokens : int
@@ -56,6 +72,9 @@ class HeadRegime:
     minutes: float
     steps: int = 3
     objective: str = "kl"
+    windows: str = "adaptive"
+    reward: str = "accepted"
+    warm: float = 0.5
     decay: float = 1.0
     batch_tokens: int = 8192
     rate: float = 1.0
@@ -64,10 +83,16 @@ class HeadRegime:
 
     def __post_init__(self) -> None:
         require(
-            self.objective in OBJECTIVES,
-            f"`objective` must be one of {', '.join(OBJECTIVES)}",
+            self.objective in (*OBJECTIVES, PPOW),
+            f"`objective` must be one of {', '.join((*OBJECTIVES, PPOW))}",
             got=repr(self.objective),
             fix='"kl" is the usual one.',
+        )
+        require(
+            self.windows in ("uniform", "adaptive") and self.reward in REWARDS and 0 <= self.warm <= 1,
+            f"`windows` must be uniform or adaptive, `reward` one of {', '.join(REWARDS)}, `warm` in [0, 1]",
+            got=f"{self.windows!r}, {self.reward!r}, {self.warm}",
+            fix="Leave them out for adaptive windows, the published reward, and half a run of KL before.",
         )
         require(
             self.minutes > 0 and self.steps >= 1 and self.batch_tokens >= 16,
@@ -115,7 +140,7 @@ class _Run:
         self.train_on, self.held = texts.split(regime.seed)
         self.turns = rotations(network.shape, texts.tokens.shape[1], self.device)
         self.optimisers = Optimisers(self.network, scale=regime.rate)
-        self.updates, self.seen, self.spent_s = 0, 0, 0.0
+        self.updates, self.seen, self.spent_s, self.reward = 0, 0, 0.0, 0.0
         self.curve: list[dict[str, Any]] = []
         self._resume()
 
@@ -158,7 +183,7 @@ class _Run:
                 share = max(share, self.updates / regime.most_updates)
             if share >= 1.0:
                 break
-            loss = self._loss(next(batches))
+            loss = self._loss(next(batches), share)
             self.optimisers.step(loss, share)
             self.updates += 1
             since += 1
@@ -185,23 +210,47 @@ class _Run:
         tell(share, f"{self.updates} updates: {found}")
         return found
 
-    def _loss(self, rows: Any) -> torch.Tensor:
+    def _loss(self, rows: Any, share: float) -> torch.Tensor:
         texts, regime = self.train_on.at(rows), self.regime
         length = max(int((texts.roles != PADDING).sum(1).max()), 3)
         tokens = torch.from_numpy(texts.tokens[:, :length].astype(np.int64)).to(self.device)
         weights = _weights(texts.roles[:, :length], self.device)
         self.seen += int((texts.roles != PADDING).sum())
         hidden, law = laws_of(self.target, tokens, self.network)
-        objective, total = OBJECTIVES[regime.objective], torch.zeros((), device=self.device)
+        rewarded = regime.objective == PPOW and share >= regime.warm
+        objective = OBJECTIVES["kl" if regime.objective == PPOW else regime.objective]
+        total, priority = torch.zeros((), device=self.device), None
         with cast_for(self.device.type):
             steps = unrolled(
                 self.network, embedding_of(self.target, self.network), tokens, hidden, regime.steps, self.turns
             )
             for step, (out, _) in enumerate(steps):
                 weight = weights[:, step:]
-                lost = objective(law[:, step:], self.network.lm_head(out[:, step:]))
+                logits = self.network.lm_head(out[:, step:])
+                if rewarded and step == 0:
+                    priority = priorities(law, logits.detach(), regime.steps)
+                lost = objective(law[:, step:], logits)
                 total = total + regime.decay**step * (lost * weight).sum() / weight.sum().clamp_min(1.0)
-        return total / regime.steps
+            if priority is None:
+                return total / regime.steps
+            return ANCHOR * total / regime.steps - self._rewarded(tokens, hidden, weights >= 1.0, priority)
+
+    def _rewarded(
+        self, tokens: torch.Tensor, hidden: torch.Tensor, drafted: torch.Tensor, priority: torch.Tensor
+    ) -> torch.Tensor:
+        """What windows of the rows where the target wrote a whole one earn, as a surrogate; 0 where none did."""
+        regime, depth = self.regime, self.regime.steps
+        whole = torch.nn.functional.pad(drafted, (0, depth)).unfold(-1, depth, 1)[:, : drafted.shape[1]].all(-1)
+        kept = whole.any(1)
+        if not bool(kept.any()):
+            return torch.zeros((), device=self.device)
+        tokens, hidden, whole, priority = (each[kept] for each in (tokens, hidden, whole, priority))
+        starts = choose_windows(priority, whole, WINDOWS, regime.windows)
+        embedding = embedding_of(self.target, self.network)
+        drawn, log_q = rollouts(self.network, embedding, tokens, hidden, starts, depth, self.turns)
+        chances = window_laws(self.target, tokens, starts, drawn)
+        self.reward = float(expected_reward(log_q.detach(), *chances, regime.reward).mean())
+        return surrogate(log_q, *chances, regime.reward).mean()
 
     def save(self) -> None:
         """The head's folder, and what a resumed run needs."""

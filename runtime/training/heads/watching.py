@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.drafters.head.network import HeadNetwork
+from runtime.drafters.head.unrolled import unrolled
 from runtime.training.heads.texts import ANSWERED, Texts
-from runtime.training.heads.unrolled import unrolled
 from runtime.training.house.optimisation import cast_for
 
 __all__ = ["Watched", "embedding_of", "laws_of", "watch"]
 
 CHAIN = 4
+RECENT = 8
+"""Entries that count as recent; a draft is looked at where the first entry is none of them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Watched:
         Mean over positions of sum min(target, draft), of the first draft.
     rms : list of float
         Root mean square of the state handed on, by step.
+    sink, recent : list of float
+        Mean attention on the text's first entry, and on the last eight that a step sees, its draft's own among them.
     positions : int
     """
 
@@ -47,6 +51,8 @@ class Watched:
     walked_by_depth: list[float]
     alpha: float
     rms: list[float]
+    sink: list[float]
+    recent: list[float]
     positions: int
 
     def __str__(self) -> str:
@@ -111,7 +117,10 @@ def _look(
     drafted = roles[:, 2:] == ANSWERED
     embedding = embedding_of(target, network)
     with cast_for(tokens.device.type):
-        for step, (out, states) in enumerate(unrolled(network, embedding, tokens, hidden, tally.steps, turns)):
+        shown = list[torch.Tensor]()
+        steps = unrolled(network, embedding, tokens, hidden, tally.steps, turns, shown.append)
+        for step, (out, states) in enumerate(steps):
+            tally.attend(step, shown.pop(), drafted)
             logits = network.lm_head(out[:, :-1])
             choice = logits.argmax(-1)
             hits = (choice if network.ids is None else network.ids[choice]) == best
@@ -132,6 +141,18 @@ class _Tally:
         self.rms: list[list[float]] = [[] for _ in range(steps)]
         self.drafted: list[NDArray[np.bool_]] = []
         self.alpha: list[NDArray[Any]] = []
+        self.attention = np.zeros((steps, 3))
+
+    def attend(self, step: int, weights: torch.Tensor, drafted: NDArray[np.bool_]) -> None:
+        """Add a step's attention at the entries where the target's own tokens are drafted."""
+        own = weights.float().mean((1, 2))
+        count = own.shape[1]
+        places = torch.arange(count, device=own.device)
+        near = places > places[:, None] - step - max(RECENT - step, 0)
+        told = own[..., 0], (own[..., :count] * near).sum(-1) + own[..., count:].sum(-1), torch.ones_like(own[..., 0])
+        kept = torch.from_numpy(drafted).to(own.device)
+        kept = torch.nn.functional.pad(kept, (0, count - kept.shape[1])) & (places >= step + RECENT)
+        self.attention[step] += [float((each * kept).sum()) for each in told]
 
     def found(self) -> Watched:
         asked, right = np.zeros(self.steps), np.zeros(self.steps)
@@ -148,6 +169,7 @@ class _Tally:
             for row in range(len(drafted)):
                 made, steps = _walk([one[row] for one in hits[:CHAIN]], drafted[row], walked_asked, walked_right)
                 emitted, rounds = emitted + made, rounds + steps
+        mass = self.attention[:, :2] / np.maximum(self.attention[:, 2:], 1)
         alpha = np.concatenate(self.alpha) if self.alpha else np.zeros(1)
         return Watched(
             (right / np.maximum(asked, 1)).tolist(),
@@ -155,6 +177,8 @@ class _Tally:
             (walked_right / np.maximum(walked_asked, 1)).tolist(),
             float(alpha.mean()) if alpha.size else 0.0,
             [float(np.mean(each)) if each else 0.0 for each in self.rms],
+            mass[:, 0].tolist(),
+            mass[:, 1].tolist(),
             int(asked[0]),
         )
 

@@ -1,0 +1,191 @@
+r"""PPOW: a head trained on the reward of its own rollouts, by policy gradient, on windows of a text.
+
+A window is a place where a round begins; a group of rollouts of K tokens is drawn there from the head itself, and the
+target's laws along each say how likely k of them are accepted (``min(1, p / q)``, one after the other). The reward is
+``k / (gamma k + 1)``, or the round's own speed-up ``(k + 1) / (gamma K + 1)``. The surrogate's gradient is that of the
+expected reward, without bias: each token's log-probability times what it earns beyond the rest of its group (its own
+left out), and the gradient of acceptance itself, in which q stands too.
+
+Windows are drawn alike, or adaptively, in proportion to the mean over the window of
+``(1 - H(P) / log V) KL(P || Q)``: where the target is sure and the draft is not with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from runtime.drafters.head.network import HeadNetwork
+from runtime.drafters.head.unrolled import attended, projected
+
+__all__ = [
+    "REWARDS", "Reward", "Windows", "choose_windows", "expected_reward", "priorities", "rollouts", "surrogate",
+    "window_laws",
+]  # fmt: skip
+
+Windows = Literal["uniform", "adaptive"]
+Reward = Literal["accepted", "speed_up"]
+GAMMA = 0.12
+"""Cost of one draft token in the reward, over that of a verification."""
+GROUP = 8
+"""Rollouts of a window."""
+PROXIMITY = 0.1
+"""Of the reward of one accepted token, what a first token that is rejected may earn by the target's own law."""
+
+REWARDS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "accepted": lambda k, _drafted: k / (GAMMA * k + 1.0),
+    "speed_up": lambda k, drafted: (k + 1.0) / (GAMMA * drafted + 1.0),
+}
+"""Reward of k accepted tokens, of so many drafted."""
+
+
+def _gains(log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str) -> torch.Tensor:
+    """(..., K) what each depth adds to the expected reward of k = 0."""
+    depth = log_q.shape[-1]
+    reached = (target / log_q.exp().clamp_min(1e-30)).clamp(max=1.0).cumprod(-1)
+    told = REWARDS[reward](torch.arange(depth + 1, dtype=log_q.dtype, device=log_q.device), depth)
+    gains = (told[1:] - told[:-1]) * reached
+    close = PROXIMITY * (told[1] - told[0]) * (1.0 - reached[..., :1]) * near.unsqueeze(-1)
+    return torch.cat((gains[..., :1] + close, gains[..., 1:]), dim=-1)
+
+
+def expected_reward(
+    log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str = "accepted"
+) -> torch.Tensor:
+    """(...) reward of rollouts, in the mean over what of them is accepted; arguments as for `surrogate`."""
+    nothing = REWARDS[reward](torch.zeros((), dtype=log_q.dtype, device=log_q.device), log_q.shape[-1])
+    return nothing + _gains(log_q, target, near, reward).sum(-1)
+
+
+def surrogate(log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str = "accepted") -> torch.Tensor:
+    """(...) values whose gradient is, in the mean over rollouts, that of the expected reward of each window.
+
+    Parameters
+    ----------
+    log_q : (..., G, K), with a gradient
+        The head's log-probability of each drawn token.
+    target : (..., G, K)
+        The target's probability of it after the same prefix.
+    near : (..., G) in [0, 1]
+        The target's probability of the first token over that of its likeliest: what is earned where none is accepted.
+    reward : str
+        One of `REWARDS`.
+    """
+    gains = _gains(log_q, target, near, reward)
+    to_go = gains.flip(-1).cumsum(-1).flip(-1).detach()
+    group = to_go.shape[-2]
+    advantage = (to_go - to_go.mean(-2, keepdim=True)) * (group / max(group - 1, 1))
+    return ((advantage * log_q).sum(-1) + gains.sum(-1)).mean(-1)
+
+
+def priorities(law: torch.Tensor, logits: torch.Tensor, length: int) -> torch.Tensor:
+    """(B, T) priority of a window of `length` places that begins at each: the mean of their weights.
+
+    Parameters
+    ----------
+    law : (B, T, V)
+        Of the target.
+    logits : (B, T, V)
+        Of the head's first draft.
+    """
+    law = law.float()
+    logs = law.clamp_min(1e-30).log()
+    entropy = -(law * logs).sum(-1)
+    apart = (law * (logs - logits.log_softmax(-1, dtype=torch.float32))).sum(-1).clamp_min(0.0)
+    sure = (1.0 - entropy / torch.tensor(float(law.shape[-1])).log()).clamp_min(0.0)
+    return torch.nn.functional.pad(sure * apart, (0, length - 1)).unfold(-1, length, 1).mean(-1)
+
+
+def choose_windows(
+    priority: torch.Tensor, allowed: torch.Tensor, count: int, windows: str, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """(B, W) places where windows begin, each once; W is `count`, or what the row with the fewest places has.
+
+    Parameters
+    ----------
+    priority : (B, T)
+        Read by adaptive windows alone.
+    allowed : (B, T) bool
+        Places where a window may begin; at least one a row.
+    """
+    chance = priority.clamp_min(0.0) + 1e-6 if windows == "adaptive" else torch.ones_like(priority)
+    most = min(count, int(allowed.sum(1).min()))
+    return torch.multinomial(chance * allowed, most, generator=generator)
+
+
+def rollouts(
+    network: HeadNetwork,
+    embedding: torch.Tensor,
+    tokens: torch.Tensor,
+    hidden: torch.Tensor,
+    starts: torch.Tensor,
+    depth: int,
+    turns: torch.Tensor,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of the target that the head draws, (B, W, G, K), and its log-probabilities of them, with their gradient.
+
+    Parameters
+    ----------
+    embedding, tokens, hidden, turns
+        As `unrolled` takes them.
+    starts : (B, W)
+        Entries after which rounds begin: one at entry t drafts token t + 2.
+    depth : int
+        K.
+    """
+    batch, count = starts.shape
+    entered, states = embedding[tokens[:, 1:]], network.taken(hidden[:, :-1])
+    read, residual = network.entered(entered, states)
+    _, keys, values = projected(network, read, turns[:, : entered.shape[1]])
+    rows, flat = torch.arange(batch, device=tokens.device).repeat_interleave(count), starts.flatten()
+    past = (torch.arange(entered.shape[1], device=tokens.device) <= flat[:, None])[:, None, None, None]
+    read, residual = (each[rows, flat].unsqueeze(1).expand(-1, GROUP, -1) for each in (read, residual))
+    own: list[tuple[torch.Tensor, torch.Tensor]] = []
+    drawn, logs = list[torch.Tensor](), list[torch.Tensor]()
+    for step in range(depth):
+        q, key, value = projected(network, read, turns[:, flat + step][:, :, None, None])
+        own += [(key, value)] if step else []
+        out, states = network.left(residual, attended(q, keys[rows], values[rows], past, own))
+        law = network.lm_head(out).log_softmax(-1, dtype=torch.float32)
+        choice = torch.multinomial(law.detach().exp().flatten(0, 1), 1, generator=generator).view(*law.shape[:2], 1)
+        logs.append(law.gather(-1, choice).squeeze(-1))
+        drawn.append(choice.squeeze(-1) if network.ids is None else network.ids[choice.squeeze(-1)])
+        masks = network.mask_embed
+        after = (embedding[drawn[-1]], states) if masks is None else [mask.expand_as(states) for mask in masks]
+        read, residual = network.entered(*after)
+    shape = (batch, count, GROUP, depth)
+    return torch.stack(drawn, -1).view(shape), torch.stack(logs, -1).view(shape)
+
+
+@torch.no_grad()
+def window_laws(
+    target: Any, tokens: torch.Tensor, starts: torch.Tensor, drawn: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The target's probabilities of drawn tokens, (B, W, G, K), and of each first one over its likeliest, (B, W, G).
+
+    One forward over the text with all rollouts behind it, each of which sees the text up to its window, and itself.
+    """
+    (batch, length), (_, count, group, depth) = tokens.shape, drawn.shape
+    device, further = tokens.device, depth - 1
+    text, order = torch.arange(length, device=device), torch.arange(further, device=device)
+    last = (starts + 1)[:, :, None, None].expand(batch, count, group, further).flatten(1)
+    ids = torch.cat((tokens, drawn[..., :further].flatten(1)), dim=1)
+    order = order.repeat(count * group)
+    positions = torch.cat((text.expand(batch, -1), last + 1 + order), dim=1)
+    own = torch.arange(count * group, device=device).repeat_interleave(further)
+    allowed = torch.zeros((batch, ids.shape[1], ids.shape[1]), dtype=torch.bool, device=device)
+    allowed[:, :length, :length] = text <= text[:, None]
+    allowed[:, length:, :length] = text <= last[:, :, None]
+    allowed[:, length:, length:] = (own == own[:, None]) & (order <= order[:, None])
+    mask = torch.zeros(allowed.shape, dtype=target.dtype, device=device)
+    mask = mask.masked_fill(~allowed, torch.finfo(target.dtype).min)[:, None]
+    base, head = target.get_decoder(), target.get_output_embeddings()
+    out = base(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    first = head(out[torch.arange(batch, device=device)[:, None], starts + 1]).softmax(-1, dtype=torch.float32)
+    begun = first.gather(-1, drawn[..., 0])
+    later = head(out[:, length:]).softmax(-1, dtype=torch.float32)
+    later = later.gather(-1, drawn[..., 1:].flatten(1)[..., None]).view(batch, count, group, further)
+    return torch.cat((begun[..., None], later), dim=-1), begun / first.amax(-1, keepdim=True)
