@@ -7,10 +7,10 @@ Prompts are the public `test` ones, which the head's training did not see. Metho
 rate is tokens emitted a second of decoding, prefill left out, the median over repeats. Tokens a step are counted from
 the second token on: the first comes from the prompt's forward. Equal texts are checked in float32.
 
-Part ``trade`` runs the head beside the same one multiplied out, which drafts the same tokens: rho_TPS measured beside
-the formula's, nu and kappa from the output heads' seconds and whole rounds. Part ``vllm`` runs the exported head in vLLM on
-the CPU: its text beside plain decoding's, and its acceptance by position beside ours on the same prompts; it needs no
-quiet machine.
+Part ``trade`` runs the head beside the same one multiplied out, which drafts the same tokens: rho_TPS measured, and by
+the formula, with nu and kappa from the seconds of output heads and of whole rounds. Part ``vllm`` runs the exported
+head in vLLM on the CPU: its text beside plain decoding's, its acceptance by position beside ours on the same prompts;
+it needs no quiet machine.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def test_the_command_writes_what_a_report_draws(tmp_path: Path) -> None:
         "inspect-head", str(tmp_path / "head"), "--target", "house-target", "--workload", "code", "--limit", "1",
         "--new-tokens", "16", "--steps", "4", "-o", str(out), "--json",
     )  # fmt: skip
-    assert json.loads(told)["kind"] == "head_inspection"
+    assert json.loads(told[told.index("{") :])["kind"] == "head_inspection"
     found = HeadInspection.read(out)
     drawn = head_figure(found)
     assert drawn.startswith("<svg") and all(each.name in drawn for each in found.variants)
