@@ -23,7 +23,7 @@ from runtime.models.load import wrap
 from runtime.training.heads.texts import ANSWERED, GIVEN, Texts
 from runtime.training.heads.watching import watch
 
-__all__ = ["disturbances", "inspect_head"]
+__all__ = ["inspect_head"]
 
 Ints = NDArray[np.int64]
 FOREIGN = "Weather report: light rain, wind from the west.\n"

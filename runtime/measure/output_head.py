@@ -16,7 +16,7 @@ from reader_theory.documents import Cost, CostTable, DrafterCost
 from runtime.measure.bench import trial_of
 from runtime.models.base import FeatureModel, LanguageModel
 
-__all__ = ["output_head_s", "with_output_heads"]
+__all__ = ["with_output_heads"]
 
 REPEATS = 9
 

@@ -13,7 +13,7 @@ Windows are drawn alike, or adaptively, in proportion to the mean over the windo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -21,12 +21,10 @@ from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.unrolled import attended, projected
 
 __all__ = [
-    "REWARDS", "Reward", "Windows", "choose_windows", "expected_reward", "priorities", "rollouts", "surrogate",
+    "REWARDS", "choose_windows", "expected_reward", "priorities", "rollouts", "surrogate",
     "window_laws",
 ]  # fmt: skip
 
-Windows = Literal["uniform", "adaptive"]
-Reward = Literal["accepted", "speed_up"]
 GAMMA = 0.12
 """Cost of one draft token in the reward, over that of a verification."""
 GROUP = 8
@@ -107,6 +105,8 @@ def choose_windows(
     ----------
     priority : (B, T)
         Read by adaptive windows alone.
+    windows : str
+        "uniform" or "adaptive".
     allowed : (B, T) bool
         Places where a window may begin; at least one a row.
     """
