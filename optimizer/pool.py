@@ -46,10 +46,19 @@ class Limits:
         depth = min(2 * self.depth, self.most_depth) if 2 * tree.depth > self.depth else self.depth
         return replace(self, nodes=nodes, depth=depth)
 
-    def names(self, policy: Policy, longest: int) -> tuple[str, ...]:
-        """Names of the limits that `policy` stops at, by what sets them; `longest` is that of its chain."""
-        met = limits_met(policy, {}, _largest(self.nodes), self.depth, longest)
-        own = {"max_nodes": self.nodes_end, "max_depth": self.depth_end, "depth of acceptance": self.depth_end}
+    def names(self, policy: Policy, longest: int, recorded: Mapping[str, int]) -> tuple[str, ...]:
+        """Names of the limits that `policy` stops at, by what sets them.
+
+        Parameters
+        ----------
+        longest : int
+            Of its chain.
+        recorded : mapping from drafter to int
+            Depths of those whose ranks were recorded depth by depth.
+        """
+        met = limits_met(policy, recorded, _largest(self.nodes), self.depth, longest)
+        own = {"max_nodes": self.nodes_end, "max_depth": self.depth_end}
+        own |= {} if policy.asks in recorded else {"depth of acceptance": self.depth_end}
         return tuple(own.get(name, name) for name in met)
 
 
@@ -136,11 +145,14 @@ class Pool:
     def binding(self, policy: Policy) -> tuple[str, ...]:
         """Limits that `policy` stops at."""
         chain = policy.retrieved
-        return self.limits.names(policy, policy.most_nodes + 1 if chain is None else self.longest[chain.drafter])
+        longest = policy.most_nodes + 1 if chain is None else self.longest[chain.drafter]
+        recorded = {name: each.depth for name, each in self._paths.items() if each.depth is not None}
+        return self.limits.names(policy, longest, recorded)
 
     def _counted(self, name: str, limits: Limits) -> list[TokenTree]:
         """Best trees of every size and depth by the counts of paths, and all chains."""
-        found = [TokenTree.chain(depth) for depth in range(1, min(limits.depth, limits.nodes) + 1)]
+        deepest = min(limits.depth, limits.nodes, self._paths[name].depth or limits.depth)
+        found = [TokenTree.chain(depth) for depth in range(1, deepest + 1)]
         depths = sorted({min(depth, limits.depth) for depth in DEPTHS})
         for starts in self._starts:
             for depth in depths if len(starts) >= FEWEST else ():

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from optimizer.plan import make_plan
+from optimizer.pool import Pool, limits_of
 from proofs_tests.drafters.heads import head_for, network_for
 from proofs_tests.heads.test_head_training import trained
 from proofs_tests.tiny import TREE, random_prompts, tiny_model
+from reader_theory.acceptance import RankTable
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import replay
 from reader_theory.documents import DraftForwards, Static, policy_of
@@ -104,6 +106,12 @@ def test_a_block_is_recorded_priced_and_planned_as_any_other() -> None:
     plan = make_plan(fit, cost, trace, batches=[1], resamples=100, evaluations=300)
     assert {"block", "head", "retrieval", "off"} <= plan.entries[0].alternatives.keys()
     assert plan.entries[0].alternatives["block"].policy.tree.depth <= 4
+    ranks = {name: RankTable.fit(trace.of(name)) for name in drafts}
+    pool = Pool(trace, "random", ranks, (), limits_of(cost, trace, "random", 16, 12))
+    depths = {name: max(each.tree.depth for each in pool.space.trees if each.drafter == name) for name in drafts}
+    assert depths == {"block": 4, "head": 8}, "trees go as deep as was recorded, chains too"
+    deepest = Static.of(TokenTree.chain(4), "block")
+    assert "depth of acceptance" in pool.binding(deepest)
     with pytest.raises(InvalidInputError, match="no deeper than the block"):
         replay(trace, Static.of(TokenTree.chain(5), "block"))
 

@@ -36,6 +36,7 @@ PROMPTS = [prompt.tokens for prompt in random_prompts(6)]
 LENGTHS = (12, 5, 17, 9, 3, 11)
 """So different that requests leave and others join while drafts go on, three rows at most."""
 CHAIN = TokenTree.chain(3)
+DEEP = TokenTree.from_rank_paths([(r,) for r in range(30)] + [(r, s) for r in range(30) for s in range(10)])
 WIDE = TokenTree.from_rank_paths([(rank,) for rank in range(40)] + [(0, 0), (1, 0), (2, 0)])
 
 
@@ -127,7 +128,7 @@ def test_recorded_ranks_are_the_heads_own_at_every_depth(kind: str) -> None:
             assert rank == (expected if expected < 6 else -1)
 
 
-@pytest.mark.parametrize("tree", [CHAIN, WIDE, TREE], ids=["chain", "wide", "tree"])
+@pytest.mark.parametrize("tree", [CHAIN, DEEP, TREE], ids=["chain", "deep", "tree"])
 @pytest.mark.parametrize("block", [0, 3])
 def test_replay_of_a_heads_trace_is_what_the_engine_does_step_for_step(tree: TokenTree, block: int) -> None:
     whole, prompts = tiny_model("llama"), random_prompts(5)
@@ -272,7 +273,7 @@ def test_masks_that_are_kept_as_if_committed_are_caught(monkeypatch: pytest.Monk
 def test_a_recording_that_takes_the_first_depth_for_all_is_caught() -> None:
     """What a trace of a head said once: replayed, it is not what the engine does."""
     whole, prompts = tiny_model("llama"), random_prompts(5)
-    head, target, policy = head_for(whole), wrap(whole), policy_of(WIDE)
+    head, target, policy = head_for(whole), wrap(whole), policy_of(DEEP)
     engine = Engine(target, head, policy=policy, max_batch=3, max_context=128)
     requests = [engine.add(prompt.tokens, SamplingParams(max_new_tokens=24)) for prompt in prompts]
     while engine.step():

@@ -33,6 +33,11 @@ class RankPaths:
         A model, as the trace names it.
     candidates : int
         R, the ranks that were recorded.
+
+    Attributes
+    ----------
+    depth : int or None
+        Levels that ranks were recorded for; None where one rank serves all.
     """
 
     def __init__(self, rows: PromptRows, drafter: str, candidates: int) -> None:
@@ -40,7 +45,8 @@ class RankPaths:
         self.candidates = candidates
         ends = np.append(rows.starts[1:], len(self.rank))
         left = ends[rows.prompt] - np.arange(len(self.rank))
-        self.left: Ints = np.minimum(left, self.rank.shape[1]) if self.rank.ndim == 2 else left
+        self.depth: int | None = self.rank.shape[1] if self.rank.ndim == 2 else None
+        self.left: Ints = left if self.depth is None else np.minimum(left, self.depth)
 
     def best_first(self, starts: NDArray[np.intp], nodes: int, depth: int) -> TokenTree:
         """The likeliest paths below `starts`, as a tree of up to `nodes` nodes in the order they are taken."""
