@@ -1,0 +1,34 @@
+"""The schedule as a file: what vLLM takes for the context that is served most, and the same for every other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reader_theory.documents.base import write_atomically
+from runtime.live.watcher import Watcher
+
+__all__ = ["schedule_of", "write_schedule"]
+
+
+def schedule_of(watcher: Watcher, max_batch: int) -> dict[str, Any]:
+    """Ranges of batches with their lengths; `num_speculative_tokens` is the longest that the server must be able to."""
+    menu, lengths = watcher.menu, watcher.schedule.lengths
+    contexts = [
+        {"context": context, "num_speculative_tokens_per_batch_size": menu.ranges(lengths, place, max_batch)}
+        for place, context in enumerate(menu.contexts)
+    ]
+    return {
+        "num_speculative_tokens": menu.depth,
+        "num_speculative_tokens_per_batch_size": menu.ranges(lengths, watcher.context, max_batch),
+        "contexts": contexts,
+        "tokens_per_step": [round(float(each), 4) for each in watcher.accepting.tokens],
+    }
+
+
+def write_schedule(path: Path, watcher: Watcher, max_batch: int) -> dict[str, Any]:
+    """Write it, whole or not at all."""
+    told = schedule_of(watcher, max_batch)
+    write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
+    return told
