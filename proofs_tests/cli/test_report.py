@@ -14,6 +14,7 @@ from optimizer.advice import acceptance_scaled
 from optimizer.imported_plan import ImportedStudy, plan_of
 from optimizer.sensitivity import sensitivity, sensitivity_imported
 from proofs_tests.documents import documents_examples as examples
+from proofs_tests.plans.plan_examples import cost
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Plan, RunCell, RunRecord, Trace, TracePrompt
 from reader_theory.documents.fit import AcceptanceFit
@@ -200,9 +201,9 @@ def test_what_to_paste_what_it_costs_and_what_would_change_it_are_told(tmp_path:
     made = examples.plan(*(examples.entry(b, p, 2.0 if b == 1 else 1.0, 100.0 if b == 1 else 60.0)
                            for b, p in policies.items()))  # fmt: skip
     record = run_of(made, tmp_path / "run.json")
-    cost = examples.cost().model_copy(update={"kv_tokens": {"off": 9000, "draft": 8000}})
-    advice = advice_of(made, None, cost, None)
-    page = render_report([Part(made, record, validate(made, record), cost=cost, advice=advice)])
+    priced = examples.cost().model_copy(update={"kv_tokens": {"off": 9000, "draft": 8000}})
+    advice = advice_of(made, None, priced, None)
+    page = render_report([Part(made, record, validate(made, record), cost=priced, advice=advice)])
     checked(page)
     assert "vllm serve ... --speculative-config" in page
     assert "8,000 tokens" in page and "9,000 tokens" in page
@@ -214,13 +215,12 @@ def test_sensitivity_is_what_the_planner_says_when_asked_there() -> None:
     told = ImportedAcceptance.from_reached(
         [1e6], [[1e6, 7e5, 4.2e5]], [[7e5, 4.2e5, 2.1e5]], engine="vllm", source="metrics", workload="chat"
     )
-    cost = examples.cost()
-    study = ImportedStudy(told, cost, "draft", 3, risk=1.0)
-    made = plan_of(study, [(1, 16), (4, 16)], new_tokens=8)
+    study = ImportedStudy(told, cost(), "draft", 3, risk=1.0)
+    made = plan_of(study, [(1, 64), (4, 64)], new_tokens=8)
     anew = {each.condition: each for each in sensitivity_imported(study, made)}
-    assert {"acceptance -10 %", "acceptance +10 %", "batch 4", "context 256"} <= set(anew)
+    assert {"acceptance -10 %", "acceptance +10 %", "batch 4", "context 1024"} <= set(anew)
     for factor in (0.9, 1.1):
-        entry = acceptance_scaled(study, factor).entry(1, 16)
+        entry = acceptance_scaled(study, factor).entry(1, 64)
         found = anew[f"acceptance {100 * (factor - 1):+.0f} %"]
         assert (found.policy, found.speed_up) == (entry.policy, entry.prediction.speed_up.value)
     plain = {each.condition: each for each in sensitivity(made)}

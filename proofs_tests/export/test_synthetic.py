@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 
 from optimizer.export import ExportOptions, engine_format, export
 from optimizer.imported_plan import plan_imported
-from proofs_tests.documents import documents_examples as examples
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, entry, plan
+from proofs_tests.plans.plan_examples import cost
 from reader_theory.documents import Plan, PlanEntry, Policy, policy_of
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
@@ -74,8 +74,7 @@ def test_a_plan_from_counters_gives_the_rates_of_its_chain() -> None:
     told = ImportedAcceptance.from_reached(
         [1000.0], [[1000.0, 700.0, 420.0]], [[700.0, 420.0, 210.0]], engine="vllm", source="metrics", workload="chat"
     )
-    cost = examples.cost()
-    made = plan_imported(told, cost, batches=(1,), drafter="draft", risk=1.0, max_depth=3)
+    made = plan_imported(told, cost(), batches=(1,), drafter="draft", risk=1.0, max_depth=3)
     chosen = made.entries[0]
     for each in chosen.candidates:
         assert len(each.accepted) == each.policy.most_nodes

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from optimizer.imported_plan import ImportedStudy, plan_of
 from proofs_tests.documents import documents_examples as examples
 from proofs_tests.live.test_prometheus import exposed
+from proofs_tests.plans.plan_examples import cost
 from reader_theory.documents import Plan
 from reader_theory.documents.imported import ImportedAcceptance
 from runtime.cli._shared import guarded
@@ -34,8 +35,8 @@ def planned(good: float) -> Plan:
     told = ImportedAcceptance.from_reached(
         [1e6], [[1e6, *accepted[:-1]]], [accepted], engine="vllm", source="m", workload="chat"
     )
-    study = ImportedStudy(told, examples.cost(), "draft", 3, risk=1.0)
-    return plan_of(study, [(1, 16), (4, 16)], new_tokens=8)
+    study = ImportedStudy(told, cost(), "draft", 3, risk=1.0)
+    return plan_of(study, [(1, 64), (4, 64)], new_tokens=8)
 
 
 @pytest.fixture

@@ -79,10 +79,12 @@ def watch(
     )  # fmt: skip
     source = _source(prometheus, labels_of(only))
     run = _Watch(watcher, source, output, max_batch, context, kv_tokens, as_json)
-    run.write()
     if once:
-        run.look(every)
+        scrapes = run.read()
+        run.write()
+        run.take(scrapes, every)
     else:
+        run.write()
         with _stopped() as stop:
             run.until(stop, every)
     run.summary()
@@ -145,7 +147,7 @@ class _Watch:
         while not stop.is_set():
             begun = monotonic()
             try:
-                self.look(every, now_s=begun)
+                self.take(self.read(), every, now_s=begun)
                 silent = False
             except (InvalidInputError, OSError) as error:
                 self.failed += 1
@@ -154,9 +156,26 @@ class _Watch:
                 silent = True
             stop.wait(max(every - (monotonic() - begun), 0.0))
 
-    def look(self, every: float, *, now_s: float | None = None) -> None:
-        """Take the scrapes that are new; without a clock, they were made `every` seconds apart."""
+    def read(self) -> list[Scrape]:
+        """What is there now.
+
+        Raises
+        ------
+        InvalidInputError
+            If it does not count drafts.
+        """
         found = self.source()
+        counting = sum("drafts" in scrape.counts for scrape in found)
+        require(
+            0 < counting == len(found),
+            "metrics must hold counters of drafts, `...spec_decode_num_drafts` and by position",
+            got=f"{len(found)} scrapes, {counting} of them with such counters",
+            fix="Pass /metrics of a server that speculates; --only names its model where there are several.",
+        )
+        return found
+
+    def take(self, found: list[Scrape], every: float, *, now_s: float | None = None) -> None:
+        """Take the scrapes that are new; without a clock, they were made `every` seconds apart."""
         fresh = found if len(found) == 1 else found[self._taken if len(found) >= self._taken else 0 :]
         self._taken = len(found)
         for scrape in fresh:

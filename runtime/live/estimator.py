@@ -116,7 +116,7 @@ class AcceptanceEstimator:
         """What the counts say now."""
         from scipy import optimize
 
-        told = [(self.known, self.known * self.shares, 1.0)]
+        told = [(self.known, self.known * self.shares, self.spread)]
         told += [(steps, accepted, self.spread) for steps, accepted in self.counts.values()]
 
         def missed(z: Floats) -> Floats:

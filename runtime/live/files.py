@@ -9,7 +9,7 @@ from typing import Any
 from reader_theory.documents.base import write_atomically
 from runtime.live.watcher import Watcher
 
-__all__ = ["schedule_of", "write_schedule"]
+__all__ = ["write_schedule"]
 
 
 def schedule_of(watcher: Watcher, max_batch: int) -> dict[str, Any]:
