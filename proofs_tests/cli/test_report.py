@@ -225,7 +225,7 @@ def test_sensitivity_is_what_the_planner_says_when_asked_there() -> None:
         assert (found.policy, found.speed_up) == (entry.policy, entry.prediction.speed_up.value)
     plain = {each.condition: each for each in sensitivity(made)}
     assert plain["acceptance +10 %"].speed_up > plain["acceptance -10 %"].speed_up
-    assert plain["batch 4"].policy == made.entry("chat", 4).policy
+    assert plain["batch 4, context 64"].policy == made.entry("chat", 4).policy
 
 
 def test_a_benchmark_is_reported_without_a_run() -> None:

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.acceptance.runs import RightRuns
-from runtime.live.estimator import AcceptanceEstimator, DraftWindow
+from runtime.live.decision import Switching
+from runtime.live.estimator import DraftWindow
 from runtime.live.menu import Menu
 from runtime.live.watcher import Pace, Watcher
 
 Floats = NDArray[np.float64]
 CONTEXTS, BATCHES, DEPTH = (512, 4096), (1, 2, 4, 8, 16, 32, 64), 5
 GOES_ON = np.array([0.78, 0.74, 0.7, 0.68, 0.66])
-WINDOW_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
+WINDOW_S, HOUR_S, DAY_S = 120.0, 3600.0, 86400.0
 
 
 def shifted(log_odds: float) -> RightRuns:
     """The drafter's runs, better or worse by `log_odds`."""
     odds = np.log(GOES_ON / (1 - GOES_ON)) + log_odds
     return RightRuns(1 / (1 + np.exp(-odds)))
+
+
+@cache
+def expected(hundredths: int) -> tuple[Floats, tuple[Floats, ...]]:
+    """(D + 1,) tokens a step of every length, and acceptance by depth of each, so many hundredths of log-odds away."""
+    runs = shifted(hundredths / 100)
+    shares = tuple(runs.shares(k) for k in range(1, DEPTH + 1))
+    return np.array([1.0, *(1 + float(each.sum()) for each in shares)]), shares
 
 
 def step_s(batch: float, context: float, length: int) -> float:
@@ -80,35 +90,35 @@ def served(
         hour = int(now // HOUR_S)
         batch, context = load(now)
         cell = held.place(context, batch)
-        mean = shifted(drift(now))
-        expected = np.array([1.0, *(float(mean.tokens_per_step(k)) for k in range(1, DEPTH + 1))])
-        by_length = held.rates(expected, switching.off_loss)[cell] * WINDOW_S
+        tokens, _ = expected(round(100 * drift(now)))
+        by_length = held.rates(tokens, switching.off_loss)[cell] * WINDOW_S
         key = (hour, *cell)
         by_cell[key] = by_cell.get(key, np.zeros(DEPTH + 1)) + by_length
-        length = int(watcher.schedule.lengths[cell])
+        length = int(watcher.lengths[cell])
         day.ours[hour] += by_length[length] * (1 - min(lost_s / WINDOW_S, 1.0))
         rows = held.row_steps_per_s[(*cell, length)] * WINDOW_S
-        windows = [] if length == 0 else [_counted(rng, shifted(drift(now) + jitter * rng.normal()), rows, length)]
+        windows: list[DraftWindow] = []
+        if length > 0:
+            here = expected(round(100 * (drift(now) + jitter * rng.normal())))[1]
+            windows = [_counted(rng, here[length - 1], rows)]
+        before = watcher.switches
         changed = watcher.observe(now + WINDOW_S, windows, batch=batch, context=context)
         lost_s = switching.switch_s if changed else 0.0
-        day.switches += [now] * changed
+        day.switches += [now] * (watcher.switches - before)
     for (hour, *_), rates in by_cell.items():
         day.best[hour] += rates.max()
     return day
 
 
-def _counted(rng: np.random.Generator, runs: RightRuns, steps: float, length: int) -> DraftWindow:
-    shares = runs.shares(length)
+def _counted(rng: np.random.Generator, shares: Floats, steps: float) -> DraftWindow:
     ended = -np.diff(np.concatenate([[1.0], shares, [0.0]]))
     lengths = rng.multinomial(round(steps), ended / ended.sum())
     return DraftWindow(round(steps), lengths[::-1].cumsum()[::-1][1:].astype(np.float64).tolist())
 
 
-def watcher(planned: RightRuns, **changes: object) -> Watcher:
-    """One that refits every 100,000 drafts, which a busy server makes in minutes."""
-    held = menu(planned)
-    estimator = AcceptanceEstimator(held.shares, half_life=300_000)
-    return Watcher(held, pace=Pace(refit_drafts=100_000), estimator=estimator, **changes)  # type: ignore[arg-type]
+def watcher(planned: RightRuns, *, refit_drafts: float = 20_000, switching: Switching | None = None) -> Watcher:
+    """One that refits every 20,000 drafts: seconds by day, minutes at night."""
+    return Watcher(menu(planned), switching or Switching(), Pace(refit_drafts=refit_drafts))
 
 
 def daily(seed: int) -> Callable[[float], tuple[float, float]]:

@@ -118,7 +118,7 @@ def test_two_lengths_are_told_apart_by_their_mean() -> None:
     runs = shifted(0.0)
     short, long = windows_of(counted({2: 3000.0, 5: 1000.0}, runs), [2, 5], all_steps=False)
     assert (short.steps, long.steps) == pytest.approx((3000.0, 1000.0))
-    assert np.array(long.accepted) / long.steps == pytest.approx(runs.shares(5), abs=0.02)
+    assert np.array(long.accepted) / long.steps == pytest.approx(runs.shares(5), abs=0.04)
 
 
 def test_of_three_lengths_only_what_all_reached_is_looked_at() -> None:

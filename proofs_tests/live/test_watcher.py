@@ -18,19 +18,19 @@ def drifting(now: float) -> float:
     return 1.2 * float(np.sin(2 * np.pi * now / (8 * HOUR_S))) - fall
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_a_day_of_drifting_load_and_acceptance_is_within_two_percent_of_the_best_of_every_hour(seed: int) -> None:
     day = served(watcher(shifted(0.0)), daily(seed), drifting, seed)
-    assert day.regret <= 0.02, (day.regret, 1 - day.ours / day.best)
+    assert day.regret <= 0.02
+    assert (1 - day.ours / day.best).max() <= 0.02, 1 - day.ours / day.best
     assert len(day.switches) >= 3, "acceptance that drifts so far asks for other lengths"
 
 
 def test_what_was_planned_and_never_changed_loses_more_than_that() -> None:
-    stubborn = watcher(shifted(0.0), switching=Switching(rest_s=1e9))
-    stubborn.schedule.changed_s = 0.0
+    stubborn = watcher(shifted(0.0), refit_drafts=1e15)
     day = served(stubborn, daily(1), drifting, 1)
     assert not day.switches
-    assert day.regret > 0.02
+    assert (1 - day.ours / day.best).max() > 0.05
 
 
 @pytest.mark.parametrize("level", [-1.5, 0.0, 1.0])
@@ -52,14 +52,13 @@ def test_acceptance_that_nobody_drafts_under_is_tried_again_ever_more_rarely() -
     """All off for most of a day: few probes; then drafts pay, and are found to."""
 
     def late(now: float) -> float:
-        return -4.0 if now < 0.75 * DAY_S else 1.0
+        return -6.0 if now < 0.75 * DAY_S else 1.0
 
-    day = served(watcher(shifted(0.0)), lambda now: (16.0, 512.0), late, 4)
-    before = [now for now in day.switches if now < 0.75 * DAY_S]
-    assert 0 < len(before) <= 18, "no more than one an hour"
     found = watcher(shifted(0.0))
-    day = served(found, lambda now: (16.0, 512.0), late, 4)
-    assert found.schedule.length(512, 16) > 0
+    day = served(found, lambda now: (32.0, 512.0), late, 4)
+    assert 10 <= found.trials <= 26, "after a quarter of an hour, half an hour, then every hour"
+    assert [now for now in day.switches if HOUR_S < now < 0.75 * DAY_S] == [], "a trial is no switch"
+    assert found.schedule.length(512, 32) > 0
     assert day.regret <= 0.1
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -14,7 +16,7 @@ import typer
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.cli import _options as options
-from runtime.cli._shared import console, output_path
+from runtime.cli._shared import output_path
 
 if TYPE_CHECKING:
     from runtime.live.prometheus import Counted, Scrape
@@ -24,6 +26,8 @@ __all__ = ["watch"]
 
 PATIENCE_S = 10.0
 """Seconds that a server has to answer."""
+LARGEST_BYTES = 64 * 2**20
+"""Most of an answer that is read."""
 Source = Callable[[], "list[Scrape]"]
 
 
@@ -42,7 +46,7 @@ def watch(
     kv_tokens: options.KvTokens = None,
     max_batch: Annotated[int, typer.Option(min=1, max=10**6, help="The server's largest batch.")] = 256,
     refit_drafts: Annotated[float, typer.Option(min=1, help="Drafts after which acceptance is fitted again.")] = 1e4,
-    half_life: Annotated[float, typer.Option(min=1, help="Drafts after which a count weighs half.")] = 1e5,
+    half_life: Annotated[float, typer.Option(min=1, help="Drafts after which a count weighs half.")] = 3e4,
     margin: Annotated[float, typer.Option(min=0, max=1, help="Least gain that a change must bring.")] = 0.01,
     rest: Annotated[float, typer.Option(min=0, max=1e6, help="Least seconds between two changes.")] = 600.0,
     switch_seconds: Annotated[
@@ -120,8 +124,16 @@ def _source(prometheus: str, only: dict[str, str]) -> Source:
     opener = loopback_opener(prometheus, "http://127.0.0.1:8000/metrics")
 
     def scraped() -> list[Scrape]:
-        with opener.open(prometheus, timeout=PATIENCE_S) as answer:
-            return read_scrapes(prometheus, answer.read().decode(errors="replace"), only)
+        try:
+            with opener.open(prometheus, timeout=PATIENCE_S) as answer:
+                text = answer.read(LARGEST_BYTES).decode(errors="replace")
+        except (OSError, HTTPException) as error:
+            raise InvalidInputError(
+                "the server must answer with its metrics",
+                got=f"{prometheus[:200]}: {error}",
+                fix="Check that it runs, its port, and the path.",
+            ) from None
+        return read_scrapes(prometheus, text, only)
 
     return scraped
 
@@ -187,7 +199,7 @@ class _Watch:
     def _observe(self, counted: Counted, now_s: float) -> bool:
         from runtime.live.prometheus import windows_of
 
-        menu, lengths = self.watcher.menu, self.watcher.schedule.lengths
+        menu, lengths = self.watcher.menu, self.watcher.lengths
         rows = 1.0 if counted.running is None else counted.running
         context = self._context(counted, rows)
         here = menu.place(context, max(rows, 1.0))[0]
@@ -213,19 +225,18 @@ class _Watch:
 
         told = write_schedule(self.path, self.watcher, self.max_batch)
         ranges = told["num_speculative_tokens_per_batch_size"]
+        tried = "" if told["trial"] is None else f"; a trial of {told['trial']['seconds']:g} s"
         words = ", ".join(f"{start}-{end}: {length or 'off'}" for start, end, length in ranges)
-        self.say({"schedule": told}, f"schedule written to {self.path}: {words}")
+        self.say({"schedule": told}, f"schedule written to {self.path}: {words}{tried}")
 
     def summary(self) -> None:
         """What was seen."""
         facts = {
             "looks": self.looks, "failed": self.failed, "restarts": self.scrapes.restarts,
-            "changes": self.watcher.switches,
+            "changes": self.watcher.switches, "trials": self.watcher.trials,
         }  # fmt: skip
         self.say(facts, ", ".join(f"{name} {count}" for name, count in facts.items()))
 
     def say(self, facts: dict[str, Any], words: str) -> None:
         """One line, for machines or for people."""
-        import json
-
-        print(json.dumps(facts)) if self.as_json else console().print(words, highlight=False)
+        print(json.dumps(facts) if self.as_json else words, flush=True)

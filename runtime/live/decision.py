@@ -96,19 +96,20 @@ class LiveSchedule:
         total = float((weights * gain)[moves].sum()) / max(float(weights.sum()), 1e-12)
         if not moves.any() or total <= 0 or total * self.switching.horizon_s < self.switching.switch_s:
             return False
-        self.put(now_s, np.where(moves, best, self.lengths))
+        self.lengths, self.changed_s = np.where(moves, best, self.lengths), now_s
         return True
 
-    def put(self, now_s: float, lengths: Ints) -> None:
-        """Draft these from now on."""
-        self.lengths, self.changed_s = lengths, now_s
+    def promising(self, accepting: Accepting, weights: Floats) -> Ints | None:
+        """(C, B) the lengths with the moves that would gain and are not sure to; None where they gain too little."""
+        best, gain, sure = self._moves(accepting)
+        moves = (gain >= self.switching.margin) & (sure < self.switching.confidence)
+        total = float((weights * gain)[moves].sum()) / max(float(weights.sum()), 1e-12)
+        return np.where(moves, best, self.lengths) if total >= self.switching.margin else None
 
-    def best(self, accepting: Accepting, *, drafting: bool = False) -> Ints:
-        """(C, B) the fastest lengths, whatever a change costs; of those that draft only, if so asked."""
+    def best_drafting(self, accepting: Accepting) -> Ints:
+        """(C, B) the fastest lengths of those that draft, whatever a change costs."""
         rates = self.menu.rates(accepting.tokens, self.switching.off_loss)
-        if drafting:
-            return 1 + np.argmax(rates[..., 1:], axis=-1)
-        return np.argmax(rates, axis=-1)
+        return 1 + np.argmax(rates[..., 1:], axis=-1)
 
     def _moves(self, accepting: Accepting) -> tuple[Ints, Floats, Floats]:
         """Best length of each cell, its gain over the present one, and the chance that it is one."""

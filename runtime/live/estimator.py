@@ -20,9 +20,11 @@ from reader_theory.errors import require
 __all__ = ["AcceptanceEstimator", "Accepting", "DraftWindow"]
 
 Floats = NDArray[np.float64]
-DRAWS = 128
+DRAWS = 64
 _SPREAD_MEMORY = 20.0
 """Windows over which the spread between windows is averaged."""
+_LOWEST, _HIGHEST, _VAGUE = -13.0, 4.59, 0.1
+"""Log-odds of a run going on: within the bounds of `RightRuns`, and the information that there is of any."""
 _FADED = 1e-3
 """Steps below which what was counted of a length is let go."""
 
@@ -73,7 +75,7 @@ class AcceptanceEstimator:
         Steps after which a count weighs half.
     """
 
-    def __init__(self, shares: ArrayLike, *, known: float = 500.0, half_life: float = 100_000.0) -> None:
+    def __init__(self, shares: ArrayLike, *, known: float = 500.0, half_life: float = 30_000.0) -> None:
         self.shares = np.asarray(shares, dtype=np.float64)
         require(
             known > 0 and half_life > 0 and bool(np.isfinite([known, half_life]).all()),
@@ -123,9 +125,11 @@ class AcceptanceEstimator:
             runs = RightRuns(_logistic(z))
             return np.concatenate([_residual(runs, *each) for each in told])
 
-        solved = cast(Any, optimize).least_squares(missed, self._fitted, xtol=1e-6, ftol=1e-6)
-        self._fitted = np.clip(np.asarray(solved.x, dtype=np.float64), -12.0, 4.5)
-        information = np.asarray(solved.jac.T @ solved.jac, dtype=np.float64) + 1e-6 * np.eye(self.depth)
+        start = np.clip(self._fitted, _LOWEST + 1e-3, _HIGHEST - 1e-3)
+        bounds = (_LOWEST, _HIGHEST)
+        solved = cast(Any, optimize).least_squares(missed, start, bounds=bounds, xtol=1e-6, ftol=1e-6)
+        self._fitted = np.asarray(solved.x, dtype=np.float64)
+        information = np.asarray(solved.jac.T @ solved.jac, dtype=np.float64) + _VAGUE * np.eye(self.depth)
         normal = np.random.default_rng(0).standard_normal((DRAWS, self.depth))
         drawn = self._fitted + normal @ np.linalg.cholesky(np.linalg.inv(information)).T
         return Accepting(_tokens(_logistic(self._fitted)), _tokens(_logistic(drawn)))

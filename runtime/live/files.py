@@ -13,16 +13,25 @@ __all__ = ["write_schedule"]
 
 
 def schedule_of(watcher: Watcher, max_batch: int) -> dict[str, Any]:
-    """Ranges of batches with their lengths; `num_speculative_tokens` is the longest that the server must be able to."""
+    """Ranges of batches with their lengths, and those of a trial, which ends by itself.
+
+    ``num_speculative_tokens`` is the longest that the server must be able to.
+    """
     menu, lengths = watcher.menu, watcher.schedule.lengths
     contexts = [
-        {"context": context, "num_speculative_tokens_per_batch_size": menu.ranges(lengths, place, max_batch)}
-        for place, context in enumerate(menu.contexts)
+        {"context": context, "num_speculative_tokens_per_batch_size": menu.ranges(lengths, c, max_batch)}
+        for c, context in enumerate(menu.contexts)
     ]
+    place = watcher.context
+    trial = None if watcher.trial is None else {
+        "number": watcher.trials, "seconds": watcher.pace.trial_s,
+        "num_speculative_tokens_per_batch_size": menu.ranges(watcher.trial, place, max_batch),
+    }  # fmt: skip
     return {
         "num_speculative_tokens": menu.depth,
-        "num_speculative_tokens_per_batch_size": menu.ranges(lengths, watcher.context, max_batch),
+        "num_speculative_tokens_per_batch_size": menu.ranges(lengths, place, max_batch),
         "contexts": contexts,
+        "trial": trial,
         "tokens_per_step": [round(float(each), 4) for each in watcher.accepting.tokens],
     }
 

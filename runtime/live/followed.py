@@ -10,9 +10,12 @@ from typing import Any
 
 __all__ = ["FollowedSchedule"]
 
+_RANGES = "num_speculative_tokens_per_batch_size"
+LONGEST_TRIAL_S = 600.0
+
 
 class FollowedSchedule:
-    """The ranges of batches in a file that `write_schedule` writes.
+    """The ranges of batches in a file that `write_schedule` writes; those of its trial for as long as that lasts.
 
     Parameters
     ----------
@@ -24,24 +27,43 @@ class FollowedSchedule:
 
     def __init__(self, path: Path, look_s: float) -> None:
         self.path, self.look_s = path, look_s
-        self._looked_s, self._seen = -math.inf, (0, 0, 0)
+        self._looked_s, self._seen, self._trials = -math.inf, (0, 0, 0), 0
+        self._after_trial: tuple[float, list[list[int]]] | None = None
 
     def changed(self, now_s: float) -> list[list[int]] | None:
-        """The ranges where the file changed since the last call and holds some; None otherwise."""
-        if now_s - self._looked_s < self.look_s:
-            return None
-        self._looked_s = now_s
+        """The ranges where others hold since the last call: a new file's, a new trial's, or again the schedule's."""
+        if now_s - self._looked_s >= self.look_s:
+            self._looked_s = now_s
+            if (told := self._read()) is not None:
+                return self._begun(told, now_s)
+        if self._after_trial is not None and now_s >= self._after_trial[0]:
+            ranges, self._after_trial = self._after_trial[1], None
+            return ranges
+        return None
+
+    def _read(self) -> dict[str, Any] | None:
+        """What the file says, if it is another and sound."""
         try:
             told = self.path.stat()
             seen = (told.st_mtime_ns, told.st_size, told.st_ino)
             if seen == self._seen:
                 return None
             read: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            ranges = read["num_speculative_tokens_per_batch_size"]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError):
             return None
         self._seen = seen
-        return ranges if _sound(ranges) else None
+        return read if isinstance(read, dict) and _sound(read.get(_RANGES)) else None
+
+    def _begun(self, told: dict[str, Any], now_s: float) -> list[list[int]]:
+        ranges, trial = told[_RANGES], told.get("trial")
+        self._after_trial = None
+        if not isinstance(trial, dict) or not _sound(trial.get(_RANGES)):
+            return ranges
+        number, seconds = trial.get("number"), trial.get("seconds")
+        if number == self._trials or type(seconds) not in (int, float) or not 0 < seconds <= LONGEST_TRIAL_S:
+            return ranges
+        self._trials, self._after_trial = number, (now_s + seconds, ranges)
+        return trial[_RANGES]
 
 
 def _sound(ranges: Any) -> bool:

@@ -43,7 +43,7 @@ class LiveSettings(BaseModel):
     kv_tokens: float | None = Field(default=None, gt=0)
     look_s: float = Field(default=5.0, gt=0)
     refit_drafts: float = Field(default=1e4, ge=1)
-    half_life: float = Field(default=1e5, ge=1)
+    half_life: float = Field(default=3e4, ge=1)
     margin: float = Field(default=0.01, ge=0)
     rest_s: float = Field(default=600.0, ge=0)
     switch_s: float = Field(default=5.0, ge=0)

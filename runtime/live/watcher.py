@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.live.decision import LiveSchedule, Switching
 from runtime.live.estimator import AcceptanceEstimator, Accepting, DraftWindow
@@ -24,15 +25,19 @@ class Pace:
         Drafts after which acceptance is fitted again.
     load_half_life_s : float
         Seconds after which a cell's share of the load weighs half.
-    probe_s, longest_probe_s : float
-        Seconds without any draft, because the schedule says so, after which some are tried; doubled each time that
-        they do not pay, as far as the longest.
+    quiet_s, longest_quiet_s : float
+        Seconds without any draft, because the schedule says so, after which some are tried, and seconds between two
+        trials of lengths that promise a gain and are not sure of it; doubled each time that a trial changes nothing,
+        as far as the longest.
+    trial_s : float
+        Seconds of a trial; the schedule stays what it is.
     """
 
     refit_drafts: float = 10_000.0
     load_half_life_s: float = 1800.0
-    probe_s: float = 1800.0
-    longest_probe_s: float = 4 * 3600.0
+    quiet_s: float = 900.0
+    longest_quiet_s: float = 3600.0
+    trial_s: float = 30.0
 
 
 @dataclass
@@ -58,14 +63,19 @@ class Watcher:
         self.weights = np.zeros(self.schedule.lengths.shape)
         self.accepting: Accepting = self.acceptance.fit()
         self.fresh = 0.0
-        self.switches = 0
+        self.switches, self.trials = 0, 0
+        self.trial: NDArray[np.int64] | None = None
         self._now_s: float | None = None
-        self._silent_s = 0.0
-        self._wait_s = self.pace.probe_s
-        self._before_probe: np.ndarray | None = None
+        self._quiet_s, self._tried_s = 0.0, np.inf
+        self._wait_s = self.pace.quiet_s
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(C, B) what is drafted now: the trial's lengths while there is one, else the schedule's."""
+        return self.schedule.lengths if self.trial is None else self.trial
 
     def observe(self, now_s: float, windows: Sequence[DraftWindow], *, batch: float, context: float) -> bool:
-        """Take in what was counted since the last call; whether the schedule changed.
+        """Take in what was counted since the last call; whether the schedule changed, or a trial begins.
 
         Parameters
         ----------
@@ -83,12 +93,19 @@ class Watcher:
             self.acceptance.observe(window)
             self.fresh += window.steps
         if windows:
-            self._silent_s = 0.0
+            self._quiet_s = 0.0
         elif batch >= 1 and self.schedule.length(context, batch) == 0:
-            self._silent_s += elapsed
-        if self.fresh >= self.pace.refit_drafts:
-            return self._refit()
-        return self._probe() if self._silent_s >= self._wait_s else False
+            self._quiet_s += elapsed
+        self._tried_s += elapsed
+        tried = self.trial is not None and self._tried_s >= self.pace.trial_s
+        if self.fresh >= self.pace.refit_drafts or (tried and self.fresh > 0):
+            return self._refit(tried)
+        if tried:  # nobody followed it
+            self.trial = None
+        if self.trial is None and self._quiet_s >= self._wait_s:
+            drafting = self.schedule.best_drafting(self.accepting)
+            return self._try(np.where(self.schedule.lengths == 0, drafting, self.schedule.lengths))
+        return False
 
     def _load(self, elapsed: float, batch: float, context: float) -> None:
         if batch < 1:
@@ -96,37 +113,27 @@ class Watcher:
         self.weights *= 0.5 ** (elapsed / self.pace.load_half_life_s)
         self.weights[self.menu.place(context, batch)] += elapsed
 
-    def _refit(self) -> bool:
+    def _refit(self, tried: bool) -> bool:
+        """Fit, and decide; a trial that did not pay is waited for longer."""
         assert self._now_s is not None, "drafts were counted"
         self.accepting, self.fresh = self.acceptance.fit(), 0.0
-        if self._before_probe is not None:
-            return self._after_probe()
-        return self._counted(self.schedule.decide(self._now_s, self.accepting, self.weights))
-
-    def _probe(self) -> bool:
-        """Draft a while where nothing is: acceptance is not known otherwise."""
-        assert self._now_s is not None, "a silence was counted"
-        tried = np.where(
-            self.schedule.lengths == 0, self.schedule.best(self.accepting, drafting=True), self.schedule.lengths
-        )
-        self._before_probe, self._silent_s, self.fresh = self.schedule.lengths.copy(), 0.0, 0.0
-        self.schedule.put(self._now_s, tried)
-        return self._counted(True)
-
-    def _after_probe(self) -> bool:
-        """Back to what was before, but for the cells that drafts now pay in."""
-        assert self._now_s is not None and self._before_probe is not None, "a probe was on"
-        probed, before = self.schedule.lengths, self._before_probe
-        self._before_probe = None
-        self.schedule.put(-np.inf, before)
-        paid = self.schedule.decide(self._now_s, self.accepting, self.weights)
-        self._wait_s = self.pace.probe_s if paid else min(2 * self._wait_s, self.pace.longest_probe_s)
-        self.schedule.put(self._now_s, self.schedule.lengths)
-        return self._counted(not np.array_equal(probed, self.schedule.lengths))
-
-    def _counted(self, changed: bool) -> bool:
+        changed = self.schedule.decide(self._now_s, self.accepting, self.weights)
         self.switches += changed
-        return changed
+        if self.trial is not None and (tried or changed):
+            self.trial = None
+            longer = min(2 * self._wait_s, self.pace.longest_quiet_s)
+            self._wait_s = self.pace.quiet_s if changed else longer
+        if changed or self.trial is not None or self._tried_s < self._wait_s:
+            return changed
+        promising = self.schedule.promising(self.accepting, self.weights)
+        return False if promising is None else self._try(promising)
+
+    def _try(self, lengths: NDArray[np.int64]) -> bool:
+        """Draft a while what is not drafted: acceptance there is not known otherwise."""
+        self.trial = lengths
+        self._quiet_s, self._tried_s, self.fresh = 0.0, 0.0, 0.0
+        self.trials += 1
+        return True
 
     @property
     def context(self) -> int:
