@@ -185,6 +185,26 @@ def test_a_file_is_read_when_it_changes_and_not_oftener_than_it_is_looked_at(tmp
     assert followed.changed(12.0) is None
 
 
+def test_a_trial_is_followed_once_and_ends_by_itself(tmp_path: Path) -> None:
+    path, ranges = tmp_path / "schedule.json", "num_speculative_tokens_per_batch_size"
+    followed = FollowedSchedule(path, 5.0)
+    trial = {"number": 1, "seconds": 30.0, ranges: [[1, 8, 2]]}
+    path.write_text(json.dumps({ranges: [[1, 8, 0]], "trial": trial}))
+    assert followed.changed(0.0) == [[1, 8, 2]]
+    assert followed.changed(29.0) is None
+    assert followed.changed(30.0) == [[1, 8, 0]]
+    path.write_text(json.dumps({ranges: [[1, 8, 0]], "trial": trial, "again": 1}))
+    assert followed.changed(60.0) == [[1, 8, 0]], "the same trial is over"
+    path.write_text(json.dumps({ranges: [[1, 8, 0]], "trial": trial | {"number": 2}}))
+    assert followed.changed(70.0) == [[1, 8, 2]]
+    path.write_text(json.dumps({ranges: [[1, 8, 5]]}))
+    assert followed.changed(80.0) == [[1, 8, 5]], "a new schedule ends a trial"
+    assert followed.changed(200.0) is None
+    for bad in ({}, {**trial, "seconds": 1e9}, {**trial, "number": "x"}, {**trial, ranges: [[2, 1, 0]]}, 3):
+        path.write_text(json.dumps({ranges: [[1, 8, 4]], "trial": bad}))
+        assert FollowedSchedule(path, 5.0).changed(0.0) == [[1, 8, 4]]
+
+
 def test_steps_of_one_length_are_added_up_apart_from_others() -> None:
     tally = Tally()
     for _ in range(5):

@@ -60,7 +60,9 @@ class FollowedSchedule:
         if not isinstance(trial, dict) or not _sound(trial.get(_RANGES)):
             return ranges
         number, seconds = trial.get("number"), trial.get("seconds")
-        if number == self._trials or type(seconds) not in (int, float) or not 0 < seconds <= LONGEST_TRIAL_S:
+        if not isinstance(number, int) or not isinstance(seconds, int | float) or number == self._trials:
+            return ranges
+        if not 0 < seconds <= LONGEST_TRIAL_S:
             return ranges
         self._trials, self._after_trial = number, (now_s + seconds, ranges)
         return trial[_RANGES]
