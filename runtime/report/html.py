@@ -51,9 +51,9 @@ class Part:
     fit: AcceptanceFit | None = None
     cost: Cost | None = None
     trace: Trace | None = None
-    head: HeadInspection | None = None
     title: str = ""
     advice: Advice = field(default_factory=Advice)
+    head: HeadInspection | None = None
 
     def __post_init__(self) -> None:
         found = (self.validation.plan, self.validation.record)
