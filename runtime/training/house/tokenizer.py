@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "<|mask|>"
 VOCABULARY = 4096
 LONGEST_CONTEXT = 2048
 
@@ -33,6 +34,17 @@ def save_tokenizer(raw: Any, folder: Path) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=LONGEST_CONTEXT
     )
+    return _write(fast, folder)
+
+
+def add_mask(source: Path, folder: Path) -> Any:
+    """Write the tokenizer of `source` with a mask token, numbered after all others, into `folder`."""
+    fast = load_tokenizer(source)
+    fast.add_special_tokens({"mask_token": MASK})
+    return _write(fast, folder)
+
+
+def _write(fast: Any, folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
