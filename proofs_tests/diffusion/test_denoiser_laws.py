@@ -32,7 +32,7 @@ def test_every_window_and_number_of_steps_has_the_law_of_the_chain_exactly() -> 
     check_denoiser(Denoiser)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_law_of_the_text_is_the_same_for_every_window(seed: int) -> None:
     row, model = (MASK, 1, MASK, MASK), random_table(100 + seed)
     laws = [
@@ -121,7 +121,7 @@ def test_the_self_verifying_toy_is_told_by_its_total_variation(window: int) -> N
 def test_acceptance_at_each_place_is_one_minus_total_variation() -> None:
     """Through `verify`, enumerated: drafts drawn from q are kept with 1 - TV(p_i, q_i), in fractions and to 1e-12."""
     rng, rule = np.random.default_rng(0), WindowRejection()
-    for _ in range(20):
+    for _ in range(8):
         target, draft = rng.dirichlet(np.ones(4), (2, 3))
         for p, q in ((target, draft), tuple(_fractions(law) for law in (target, draft))):
             kept = [Fraction(0)] * 3
@@ -137,9 +137,9 @@ def test_acceptance_at_each_place_is_one_minus_total_variation() -> None:
 
 
 def _fractions(laws: Any) -> Any:
-    whole = np.vectorize(lambda x: Fraction(round(x * 60), 60), otypes=[object])(laws)
-    whole[:, -1] += 1 - whole.sum(-1)
-    return np.where(whole[:, -1:] < 0, Fraction(1, 4), whole)
+    """Laws near these whose entries are fractions that sum to 1 exactly."""
+    parts = [[int(x * 60) + 1 for x in law] for law in laws]
+    return np.array([[Fraction(part, sum(row)) for part in row] for row in parts])
 
 
 def _kept(rule: WindowRejection, target: Any, draft: Any, forks: Forks) -> int:

@@ -26,9 +26,11 @@ def llama(attention: str = "sdpa", **told: Any) -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3, attn_implementation=attention, **told,
+        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3, **told,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config)
+    model.set_attn_implementation(attention)
+    return model.eval()
 
 
 def bert() -> Any:
@@ -150,10 +152,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_before_a_forward(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, told, words = BAD[case]
+    wanted: dict[str, Any] = {"new_tokens": 8, "steps": 2} | told
     masked = TransformersMasked(bert(), MASK)
     monkeypatch.setattr(masked, "laws", None)
     with pytest.raises(InvalidInputError, match=words):
-        Denoiser(masked).generate(prompts, DiffusionParams(**{"new_tokens": 8, "steps": 2} | told))
+        Denoiser(masked).generate(prompts, DiffusionParams(**wanted))
 
 
 def test_a_row_whose_first_token_is_masked_is_refused_where_its_law_would_stand_before_it() -> None:

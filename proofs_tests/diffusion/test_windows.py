@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,9 @@ def test_a_denoising_costs_what_every_outcome_of_every_step_adds_up_to(cost: Any
     for step, row in enumerate(chances):
         for count in range(masked + 1):
             still = Fraction(2 - step, 2)
-            ways = Fraction(int(np.prod([Fraction(masked - i, i + 1) for i in range(count)], initial=Fraction(1))))
-            whole += ways * still**count * (1 - still) ** (masked - count) * by_hand(row, count, window, cost)
+            whole += (
+                comb(masked, count) * still**count * (1 - still) ** (masked - count) * by_hand(row, count, window, cost)
+            )
     found = denoising_cost(np.array(chances, dtype=np.float64), masked, window, cost)
     assert float(found) == pytest.approx(float(whole), rel=1e-12)
 

@@ -93,8 +93,9 @@ def denoising_cost(acceptance: ArrayLike, masked: int, window: int, cost: RoundC
         left[..., places] = cost(size) + (_filled(chances[..., :size]) * after).sum(-1)
     left[..., 1:] = cost(1) + left[..., :-1]
     left[..., 0] = 0.0
-    counts: Any = np.arange(masked + 1)
-    return sum((left[..., k, :] @ binom.pmf(counts, masked, 1 - k / steps) for k in range(steps)), np.float64(0))
+    distribution: Any = binom
+    begun = distribution.pmf(np.arange(masked + 1), masked, 1 - np.arange(steps)[:, None] / steps)
+    return np.asarray((left * begun).sum((-2, -1)))
 
 
 class WindowAcceptance(ABC):
@@ -178,21 +179,22 @@ def _shrunk(sums: Floats) -> Floats:
     looks, kept = sums[..., 0, :, :], sums[..., 1, :, :]
     overall = kept.sum((-2, -1)) / np.maximum(looks.sum((-2, -1)), 1e-9)
     place = (kept.sum(-2) + overall[..., None]) / (looks.sum(-2) + 1)
-    return np.clip((kept + place[..., None, :]) / (looks + 1), 0.0, 1.0)
+    return np.asarray(np.clip((kept + place[..., None, :]) / (looks + 1), 0.0, 1.0), dtype=np.float64)
 
 
 def _filled(chances: Floats) -> Floats:
     """(..., w) probability that a round fills in exactly 1, 2, ..., w places."""
     reach = np.cumprod(np.concatenate((np.ones_like(chances[..., :1]), chances), axis=-1), axis=-1)
-    return np.concatenate((reach[..., :-2] - reach[..., 1:-1], reach[..., -2:-1]), axis=-1)
+    filled = np.concatenate((reach[..., :-2] - reach[..., 1:-1], reach[..., -2:-1]), axis=-1)
+    return np.asarray(filled, dtype=np.float64)
 
 
 def _chances(acceptance: ArrayLike, window: int) -> Floats:
     """(..., window): the last place repeated."""
     chances = np.atleast_1d(as_probabilities("acceptance", acceptance))
     require(
-        isinstance(window, int) and window >= 1,
-        "`window` must be a whole number of at least 1",
+        window >= 1,
+        "`window` must be at least 1",
         got=repr(window),
         fix="A window of 1 is one token at a time.",
     )

@@ -53,9 +53,9 @@ class Tally:
     @classmethod
     def of(cls, params: DiffusionParams) -> Tally:
         """Nothing done yet."""
-        counts = np.zeros((3, params.steps), dtype=np.int64)
+        drawn, rounds, forwards = np.zeros((3, params.steps), dtype=np.int64)
         shape = params.steps, params.window
-        return cls(*counts, np.zeros(shape, dtype=np.int64), np.zeros(shape))
+        return cls(drawn, rounds, forwards, np.zeros(shape, dtype=np.int64), np.zeros(shape))
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,11 @@ def _text(prompt: PromptTokens, done: Filled) -> DiffusedText:
         workload=prompt.workload,
         source=prompt.source,
         tokens=tuple(done.text_tokens),
-        **{name: tuple(getattr(tally, name).tolist()) for name in ("drawn", "rounds", "forwards")},
-        **{name: tuple(map(tuple, getattr(tally, name).tolist())) for name in ("examined", "overlap")},
+        drawn=tuple(tally.drawn.tolist()),
+        rounds=tuple(tally.rounds.tolist()),
+        forwards=tuple(tally.forwards.tolist()),
+        examined=tuple(map(tuple, tally.examined.tolist())),
+        overlap=tuple(map(tuple, tally.overlap.tolist())),
     )
 
 

@@ -104,6 +104,7 @@ def validation_losses(model: Any, stream: NDArray[np.uint16]) -> dict[str, float
 def train_masked(work: Path, target_folder: Path, destination: Path, regime: Regime) -> dict[str, float]:
     """Train for the regime's minutes, on from where a run that was cut off had come; the last validation losses.
 
+    Minutes are of this process's own work: whatever else the machine does, and however often it stops, counts nothing.
     The folder is written at the end of the run, in float16, with its tokenizer and how it was made.
     """
     stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
@@ -115,9 +116,8 @@ def train_masked(work: Path, target_folder: Path, destination: Path, regime: Reg
         model.load_state_dict(kept["model"])
         optimisers.restore(kept["optimisers"])
         told = kept["told"]
-    began = saved = time.monotonic()
-    began -= told["spent_s"]
-    while (done := (time.monotonic() - began) / (60.0 * regime.minutes)) < 1.0:
+    began, saved = time.process_time() - told["spent_s"], time.process_time()
+    while (done := (time.process_time() - began) / (60.0 * regime.minutes)) < 1.0:
         rng = np.random.default_rng([regime.seed, told["updates"]])
         windows = cut_windows(rng, stream, max(1, regime.batch_tokens // LENGTH), LENGTH, COPY_SHARE, material)
         masked = torch.from_numpy(masked_rows(rng, windows)).to(regime.device)
@@ -125,12 +125,12 @@ def train_masked(work: Path, target_folder: Path, destination: Path, regime: Reg
             loss = masked_loss(model, torch.from_numpy(windows).to(regime.device), masked)
         optimisers.step(loss, done)
         told["updates"] += 1
-        if time.monotonic() - saved > SAVED_EVERY_S:
-            saved = time.monotonic()
+        if time.process_time() - saved > SAVED_EVERY_S:
+            saved = time.process_time()
             told["spent_s"] = saved - began
             _probe(model, held, told)
             _keep(state, model, optimisers, told)
-    told["spent_s"] = time.monotonic() - began
+    told["spent_s"] = time.process_time() - began
     losses = _probe(model, held, told)
     save_masked(model, target_folder, destination)
     facts = {"regime": asdict(regime), "parameters": model.num_parameters(), "losses": losses, **told}

@@ -49,6 +49,8 @@ def _write(fast: Any, folder: Path) -> Any:
     fast.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
+    for name in ("is_local", "local_files_only"):  # of the folder that it came from
+        settings.pop(name, None)
     settings.update(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     return load_tokenizer(folder)
