@@ -11,7 +11,7 @@ __all__ = [
     "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles",
     "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile",
     "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors",
-    "Prompts", "Quantization", "RecordFile", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel",
+    "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel",
     "TraceFile", "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
@@ -82,7 +82,6 @@ TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
 FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`, or acceptance from `reader import`.")]
 CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
-RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]
 Config = Annotated[
     str, typer.Option("--model", help="The target: config.json, its folder, or a known name such as Qwen3-32B.")
