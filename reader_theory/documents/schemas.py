@@ -28,11 +28,8 @@ _HOMES = {
     "run_record": "reader_theory.documents.run_record:RunRecord",
     "validation": "reader_theory.documents.validation:Validation",
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",
-<<<<<<< HEAD
     "head_inspection": "reader_theory.documents.head_inspection:HeadInspection",
-=======
     "diffusion_run": "reader_theory.documents.diffusion:DiffusionRun",
->>>>>>> main
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
 }
 

@@ -39,11 +39,8 @@ def rows_of(document: Document) -> Rows:
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
         "self_draft": _self_draft,
-<<<<<<< HEAD
         "head_inspection": _inspection,
-=======
         "diffusion_run": _diffusion_run,
->>>>>>> main
     }
     return summarise[document.kind](document)
 
