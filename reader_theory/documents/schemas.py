@@ -29,6 +29,8 @@ _HOMES = {
     "validation": "reader_theory.documents.validation:Validation",
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
+    "kv_caches": "reader_theory.documents.kv_caches:KVCaches",
+    "kv_plan": "reader_theory.documents.kv_plan:KVPlan",
 }
 
 
