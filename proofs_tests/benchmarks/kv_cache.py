@@ -23,7 +23,7 @@ from reader_theory.memory import Window
 from runtime.cache.quantised.files import write_predictors
 from runtime.cache.quantised.fit import fit_aqua, named_bits, read_back
 from runtime.cache.quantised.scheme import Aqua, Integers, Predictor, Scheme
-from runtime.measure.kv import Spans, format_of, keys_and_values, library_texts, losses, named, read_seconds, spans_of
+from runtime.measure.kv import Spans, format_of, keys_and_values, library_texts, losses, named, spans_of, step_seconds
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.quantised import quantised
@@ -165,8 +165,9 @@ def reads(folder: str, contexts: Sequence[int], dtype: str) -> list[dict[str, An
     for context in contexts:
         tokens = rng.integers(0, model.vocabulary, context)
         for scheme in (Integers(8), Integers(4), ours):
-            more, plain = read_seconds(quantised(model, scheme), model, tokens)
-            found.append({"cache": scheme.name, "context": context, "dtype": dtype, "ratio": 1 + more / plain})
+            ours, plain = step_seconds(quantised(model, scheme), model, tokens)
+            told = {"cache": scheme.name, "context": context, "dtype": dtype}
+            found.append({**told, "step_s": ours, "plain_s": plain, "ratio": ours / plain})
     return found
 
 

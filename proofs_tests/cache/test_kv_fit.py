@@ -127,15 +127,16 @@ def test_predicted_layers_are_nearer_than_direct_ones_and_clean_inputs_or_other_
     model, keys, values = _text(24)
     half, heads = 128 * 16, (model.kv_heads, model.head_dim)
     window, bits = Integers(8).window, named_bits(2, len(keys))
-    fit, held = ([[each[part] for each in x] for x in (keys, values)] for part in (slice(half), slice(half, None)))
-    direct, ours = Aqua("direct", bits, (), window), fit_aqua("aqua", bits, *fit, heads, window)
-    clean = fit_aqua("clean", bits, *fit, heads, window, clean=True)
+    fit_keys, fit_values = ([each[:half] for each in x] for x in (keys, values))
+    held = list(zip((each[half:] for each in keys), (each[half:] for each in values), strict=True))
+    direct, ours = Aqua("direct", bits, (), window), fit_aqua("aqua", bits, fit_keys, fit_values, heads, window)
+    clean = fit_aqua("clean", bits, fit_keys, fit_values, heads, window, clean=True)
     shuffled = Aqua("shuffled", bits, ours.predictors[::-1], window)
     errors = {}
     for scheme in (direct, ours, clean, shuffled):
         before, found = None, []
-        for layer, pair in enumerate(zip(*held, strict=True)):
-            before = read_back(scheme.codecs(layer, heads, heads), *pair, before)
+        for layer, pair in enumerate(held):
+            before = read_back(scheme.codecs(layer, heads, heads), pair[0], pair[1], before)
             parts = zip(before, pair, strict=True)
             found.append([float(np.square(read - true).sum() / np.square(true).sum()) for read, true in parts])
         errors[scheme.name] = np.array(found)[1:]

@@ -153,6 +153,7 @@ class Engine:
         plan: Plan | str | Path | None = None,
         workload: str | None = None,
         dtype: str = "float32",
+        kv: str = "plain",
         **options: Any,
     ) -> Engine:
         """An engine over folders or hub names that transformers' `from_pretrained` takes.
@@ -169,14 +170,21 @@ class Engine:
             out).
         dtype : str
             Of the target's weights, as torch names it; the draft runs in float32 on a CPU, where it is faster.
+        kv : str
+            Cache of the target's keys and values: ``"plain"``, ``"int8"``, ``"int4"``, or ``"NAME=FILE"`` of one that
+            `reader kv fit` made.
         """
+        from runtime.cache.quantised.files import scheme_of
         from runtime.drafters.load import load_draft
         from runtime.models.load import load_model, load_tokenizer
+        from runtime.models.quantised import quantised
 
+        scheme = scheme_of(kv)
         loaded = Plan.read(plan) if isinstance(plan, str | Path) else plan
         policy = OFF if loaded is None else _schedule_of(loaded, workload)
         big, tokenizer = load_model(target, dtype), load_tokenizer(target)
         small = None if draft is None else load_draft(draft, big, tokenizer)
+        big = big if scheme is None else quantised(big, scheme)
         return cls(big, small, policy=policy, tokenizer=tokenizer, **options)
 
     def use(self, policy: Policy | Plan | PolicyChoice) -> None:

@@ -115,14 +115,14 @@ class Eager(Backend):
         self.caches = [self.cache, *(cache for one in drafters.values() if (cache := one.cache) is not None)]
 
     def check(self, policy: Any) -> None:
+        for cache in self.caches:  # memory is taken when it is needed
+            cache.slots = max(cache.slots, self.max_context + 1 + policy.most_nodes)
         require(
             policy.most_nodes <= self.cache.reach,
             "a policy's drafts must fit in the buffer of the target's cache",
             got=f"{policy.name}, up to {policy.most_nodes} nodes; the buffer takes {self.cache.reach}",
             fix="Plan with --max-nodes no larger, or open the cache with a larger buffer.",
         )
-        for cache in self.caches:  # memory is taken when it is needed
-            cache.slots = max(cache.slots, self.max_context + 1 + policy.most_nodes)
 
     def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
         for cache in self.caches:

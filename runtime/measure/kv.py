@@ -38,9 +38,9 @@ __all__ = [
     "library_texts",
     "losses",
     "named",
-    "read_seconds",
     "read_texts",
     "spans_of",
+    "step_seconds",
 ]
 
 Ints = NDArray[np.int64]
@@ -168,8 +168,8 @@ def format_of(model: LanguageModel) -> KVFormat:
     return cache.format
 
 
-def read_seconds(model: LanguageModel, plain: LanguageModel, tokens: Ints) -> float:
-    """Seconds that a step of one token spends for each cached token more than with the plain cache, at least 0."""
+def step_seconds(model: LanguageModel, plain: LanguageModel, tokens: Ints) -> tuple[float, float]:
+    """Seconds of a step of one token behind these tokens, of two caches of a model, timed in turn."""
     spent: list[list[float]] = [[], []]
     caches = []
     for each in (model, plain):
@@ -181,8 +181,7 @@ def read_seconds(model: LanguageModel, plain: LanguageModel, tokens: Ints) -> fl
             begun = perf_counter()
             forward_trees(each, caches[place], tokens[None, -1:], np.full((1, 1), -1), np.ones(1, dtype=np.int64))
             spent[place].append(perf_counter() - begun)
-    ours, theirs = (float(np.median(each[1:])) for each in spent)
-    return max(ours - theirs, 0.0) / len(tokens)
+    return float(np.median(spent[0][1:])), float(np.median(spent[1][1:]))
 
 
 def schemes_of(
@@ -220,13 +219,15 @@ def measured(
     found = bootstrap_prompts(sums, statistic, seed=seed)
     ratio = Estimate.exact(1.0, "measured") if plain is None else found.estimate(1, origin="measured")
     fitted = scheme if isinstance(scheme, Aqua) else None
+    cached = spans[0][: max(context, 2)]
+    slow, fast = (0.0, 0.0) if scheme is None else step_seconds(target, model, cached)
     cache = MeasuredCache(
         format=format_of(target),
         layers=() if fitted is None else fitted.bits,
         predicted=fitted is not None and bool(fitted.predictors),
         perplexity=found.estimate(0, origin="measured"),
         perplexity_ratio=ratio,
-        read_s=0.0 if scheme is None else read_seconds(target, model, spans[0][: max(context, 2)]),
+        read_s=max(slow - fast, 0.0) / len(cached),
     )
     return cache, nats
 

@@ -177,9 +177,9 @@ class QuantisedCache(RowCache):
             self._settle(row, int(self.lengths[row]))
         local = np.array(starts) - self.gone[list(rows)] * self.window.chunk
         require(
-            int(local.max()) + tokens <= self.held_buffer,
+            tokens <= self.reach + 1 and int(local.max()) + tokens <= self.held_buffer,
             "a forward over a quantised cache must fit in its buffer",
-            got=f"{tokens} tokens a row; the buffer leaves room for {self.reach}",
+            got=f"{tokens} tokens a row; the buffer leaves room for {self.reach}, the root not counted",
             fix="Draft fewer nodes, or open the cache with a larger buffer.",
         )
         self.row_index = torch.arange(first_row, first_row + len(starts)).unsqueeze(1)
