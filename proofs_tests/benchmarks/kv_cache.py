@@ -165,9 +165,9 @@ def reads(folder: str, contexts: Sequence[int], dtype: str) -> list[dict[str, An
     for context in contexts:
         tokens = rng.integers(0, model.vocabulary, context)
         for scheme in (Integers(8), Integers(4), ours):
-            ours, plain = step_seconds(quantised(model, scheme), model, tokens)
+            step_s, plain_s = step_seconds(quantised(model, scheme), model, tokens)
             told = {"cache": scheme.name, "context": context, "dtype": dtype}
-            found.append({**told, "step_s": ours, "plain_s": plain, "ratio": ours / plain})
+            found.append({**told, "step_s": step_s, "plain_s": plain_s, "ratio": step_s / plain_s})
     return found
 
 
