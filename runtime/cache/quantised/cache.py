@@ -188,6 +188,7 @@ class QuantisedCache(RowCache):
         self.before, self.doubled = None, False
         return width
 
+    @torch.inference_mode()
     def _settle(self, row: int, length: int) -> None:
         """Take out of the buffer what no query sees any more as it was; a row that got shorter is another one."""
         if length < self.last[row]:
@@ -277,8 +278,9 @@ class QuantisedCache(RowCache):
             return keys
         assert self.rotations is not None
         by = self.rotations[torch.from_numpy(positions)].numpy(force=True)
-        pairs = np.ascontiguousarray(keys).view(np.complex64).reshape(len(keys), -1, by.shape[-1])
-        return (pairs / by if back else pairs * by).reshape(len(keys), -1).view(np.float32)
+        pairs = np.ascontiguousarray(keys).view(np.complex64)
+        pairs = pairs.reshape(len(keys), pairs.shape[1] // by.shape[-1], by.shape[-1])
+        return (pairs / by if back else pairs * by).reshape(keys.shape[0], keys.shape[1] // 2).view(np.float32)
 
     def _committed(self, path: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
         count = len(kept)
