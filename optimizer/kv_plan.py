@@ -19,7 +19,7 @@ from reader_theory.documents.plan import RISK
 from reader_theory.errors import require
 from reader_theory.memory import KVFormat
 
-__all__ = ["plan_caches", "rows_admitted"]
+__all__ = ["plan_caches"]
 
 Progress = Callable[[str, int, int], None]
 

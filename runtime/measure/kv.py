@@ -30,9 +30,7 @@ from runtime.models.quantised import quantised
 from runtime.models.text import encode_text
 
 __all__ = [
-    "Spans",
     "fit_caches",
-    "format_of",
     "judge_caches",
     "keys_and_values",
     "library_texts",
@@ -40,7 +38,6 @@ __all__ = [
     "named",
     "read_texts",
     "spans_of",
-    "step_seconds",
 ]
 
 Ints = NDArray[np.int64]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from runtime.cache.quantised.hadamard import Hadamard
 from runtime.kernels.dequantise import grid_numbers, integer_numbers
 
-__all__ = ["Codec", "GridCodec", "IntegerCodec", "packed"]
+__all__ = ["Codec", "GridCodec", "IntegerCodec"]
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.float32]

@@ -15,7 +15,7 @@ from reader_theory.errors import DocumentError, InvalidInputError, require
 from reader_theory.memory import Window
 from runtime.cache.quantised.scheme import Aqua, Integers, Predictor, Scheme
 
-__all__ = ["PLAIN", "scheme_of", "tensors_beside", "write_predictors"]
+__all__ = ["PLAIN", "scheme_of", "write_predictors"]
 
 PLAIN = "plain"
 INTEGERS = {"int8": 8, "int4": 4}

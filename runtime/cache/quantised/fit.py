@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reader_theory.memory import Window
 from runtime.cache.quantised.scheme import Aqua, Codecs, Predictor
 
-__all__ = ["fit_aqua", "named_bits", "ridge"]
+__all__ = ["fit_aqua", "named_bits"]
 
 Numbers = NDArray[np.float32]
 

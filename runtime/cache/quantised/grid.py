@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-__all__ = ["best_grid", "gaussian_grid"]
+__all__ = ["gaussian_grid"]
 
 GRIDS = Path(__file__).with_name("grids.npz")
 BITS = (1, 2, 3, 4)
