@@ -149,15 +149,14 @@ def _logits(target: LanguageModel, tokens: NDArray[np.int64], piece: int) -> tor
     return torch.cat(found)
 
 
-def test_what_is_read_is_what_the_sequential_decoder_makes_of_the_records() -> None:
+def test_what_is_read_is_what_the_sequential_decoder_makes_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     target, tokens = quantised(model(layers=3), aqua(3)), np.random.default_rng(4).integers(0, VOCABULARY, 70)
     cache = target.new_cache(2, 90)
     assert isinstance(cache, QuantisedCache) and isinstance(target, LeanModel)
     prefill(target, cache, tokens, 0)
     seen: list[torch.Tensor] = []
     for layer in cache.made:
-        plain = layer.update
-        layer.update = lambda *x, plain=plain: _noted(seen, plain(*x))
+        monkeypatch.setattr(layer, "update", lambda *x, plain=layer.update: _noted(seen, plain(*x)))
     forward_trees(target, cache, tokens[None, :1], np.full((1, 1), -1), np.ones(1, dtype=np.int64))
     count = int(cache.window.chunks(len(tokens)))
     places = WINDOW.first + np.arange(count * WINDOW.chunk)
