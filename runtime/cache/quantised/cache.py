@@ -121,12 +121,6 @@ class QuantisedLayer(RowLayer):
             assert each is not None
             each[row, :, first : tokens - size] = each[row, :, first + size : tokens].clone()
 
-    def move(self, source: int, target: int) -> None:
-        """Put row `source` in the place of row `target`."""
-        for each in (self.keys, self.values, *self.records):
-            assert each is not None
-            each[target] = each[source]
-
 
 class QuantisedCache(RowCache):
     """Rows whose older tokens are records.
@@ -290,11 +284,11 @@ class QuantisedCache(RowCache):
         self.lengths[:count] = held + shift
 
     def move_row(self, source: int, target: int) -> None:
-        with torch.inference_mode():
-            for layer in self.made:
-                if layer.is_initialized:
-                    layer.move(source, target)
-        for each in (self.lengths, self.gone, self.written, self.last):
+        super().move_row(source, target)
+        for layer in self.made:
+            for each in layer.records if layer.is_initialized else ():
+                each[target] = each[source]
+        for each in (self.gone, self.written, self.last):
             each[target], each[source] = each[source], 0
 
     def clean(self, row: int, start: int) -> None:
