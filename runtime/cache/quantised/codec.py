@@ -58,7 +58,7 @@ class IntegerCodec(Codec):
         spread = np.clip(numbers.max(axis=0) - least.astype(np.float32), 0, most) / (2**self.bits - 1)
         step = np.maximum(spread, np.finfo(np.float16).tiny).astype(np.float16)
         codes = np.rint((numbers - least.astype(np.float32)) / step.astype(np.float32))
-        codes = np.clip(codes, 0, 2**self.bits - 1).astype(np.uint8)
+        codes = np.clip(np.nan_to_num(codes), 0, 2**self.bits - 1).astype(np.uint8)
         return np.concatenate((packed(codes, self.bits).ravel(), step.view(np.uint8), least.view(np.uint8)))
 
     def decode(self, records: Bytes) -> Numbers:
