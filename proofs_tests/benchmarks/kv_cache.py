@@ -109,9 +109,11 @@ def _kept_schemes(model: LeanModel, spans: NDArray[np.int64], window: Window, ke
     return found
 
 
-def measure(folder: str, fit_tokens: int, judge_tokens: int, context: int, length: int, kept: Path) -> dict[str, Any]:
+def measure(
+    folder: str, dtype: str, fit_tokens: int, judge_tokens: int, context: int, length: int, kept: Path
+) -> dict[str, Any]:
     """All rows, controls and layers."""
-    model, window = load_model(folder), Window()
+    model, window = load_model(folder, dtype), Window()
     assert isinstance(model, LeanModel)
     spans: Spans = spans_of(library_texts(load_tokenizer(folder)), length, fit_tokens, judge_tokens, context)
     chosen = _kept_schemes(model, spans.fit, window, kept)
@@ -136,7 +138,7 @@ def measure(folder: str, fit_tokens: int, judge_tokens: int, context: int, lengt
             "row_bytes_2048": told.row_bytes(2048), "shared_bytes": told.shared_bytes,
         })  # fmt: skip
     return {
-        "model": model.name, "dtype": "float32", "window": window.model_dump(), "fit_tokens": int(spans.fit.size),
+        "model": model.name, "dtype": dtype, "window": window.model_dump(), "fit_tokens": int(spans.fit.size),
         "scored_tokens": int(plain.size), "context_at_least": context, "rows": rows, "relative_errors": layers,
         **findings(rows, layers),
     }  # fmt: skip
@@ -174,6 +176,7 @@ def reads(folder: str, contexts: Sequence[int], dtype: str) -> list[dict[str, An
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--target", default="out/models/smollm2")
+    options.add_argument("--dtype", default="bfloat16", help="of the weights, and of the plain cache")
     options.add_argument("--fit-tokens", type=int, default=8192)
     options.add_argument("--judge-tokens", type=int, default=16384)
     options.add_argument("--context", type=int, default=1024)
@@ -183,7 +186,7 @@ def main() -> None:
     options.add_argument("--name", default="kv_cache", help="of the result")
     asked = options.parse_args()
     sizes = asked.fit_tokens, asked.judge_tokens, asked.context, asked.length
-    result = measure(asked.target, *sizes, asked.kept)
+    result = measure(asked.target, asked.dtype, *sizes, asked.kept)
     result["reads"] = [row for dtype in ("float32", "bfloat16") for row in reads(asked.target, asked.reads, dtype)]
     print(write_report(asked.name, result))
 

@@ -172,7 +172,7 @@ def kv_cache(result: dict[str, Any]) -> str:
         ])  # fmt: skip
     header = ["cache", "bits a value", "of a row of 2,048 tokens", "perplexity", "over plain"]
     words = f"{result['scored_tokens']:,} tokens, each after at least {result['context_at_least']:,} others."
-    return f"{_markdown(header, rows)}\n\n{result['model']}, {words} {_machine(result)}"
+    return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
