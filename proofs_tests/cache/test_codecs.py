@@ -12,6 +12,7 @@ from reader_theory.errors import InvalidInputError
 from runtime.cache.quantised.codec import Codec, GridCodec, IntegerCodec
 from runtime.cache.quantised.grid import best_grid, gaussian_grid
 from runtime.cache.quantised.hadamard import grouping, hadamard_of
+from runtime.kernels.cpu.dequantise import nearest_points
 
 ERRORS = {16: 0.1073, 64: 0.0297, 256: 0.0077}
 """Of the best grids, a dimension."""
@@ -90,6 +91,14 @@ def test_integer_records_say_what_the_plain_form_reads(chunk: int, channels: int
     assert np.allclose(read, _plain_integers(codec, record), rtol=1e-5, atol=1e-6)
     spread = np.ptp(numbers, axis=0)
     assert (np.abs(read - numbers) <= spread / (2**bits - 1) + 2e-3 * np.abs(numbers).max(axis=0) + 1e-4).all()
+
+
+def test_codes_are_those_of_the_nearest_points() -> None:
+    pairs = np.random.default_rng(7).standard_normal((500, 2)).astype(np.float32)
+    codes, grid = np.empty(500, dtype=np.uint8), gaussian_grid(64)
+    nearest_points(pairs, grid, codes)
+    distance = np.square(pairs[:, None] - grid[None]).sum(axis=-1)
+    assert np.allclose(distance[np.arange(500), codes], distance.min(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize(

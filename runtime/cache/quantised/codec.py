@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cache.quantised.hadamard import Hadamard
+from runtime.kernels.cpu.dequantise import nearest_points
 from runtime.kernels.dequantise import grid_numbers, integer_numbers
 
 __all__ = ["Codec", "GridCodec", "IntegerCodec"]
@@ -96,10 +97,8 @@ class GridCodec(Codec):
         norm = np.sqrt(np.mean(np.square(groups, dtype=np.float64), axis=-1))
         scale = np.minimum(norm, most).astype(np.float16)
         unit = groups / np.maximum(scale.astype(np.float32), np.finfo(np.float32).tiny)[..., None]
-        pairs = self.turn.apply(unit).reshape(self.chunk, -1, 2)
-        # the nearest point has the largest <point, pair> - |point|^2 / 2
-        near = pairs @ self.grid.T - np.square(self.grid).sum(axis=1) / 2
-        codes = near.argmax(axis=-1).astype(np.uint8)
+        codes = np.empty((self.chunk, self.channels // 2), dtype=np.uint8)
+        nearest_points(self.turn.apply(unit).reshape(-1, 2), self.grid, codes.reshape(-1))
         return np.concatenate((packed(codes, self.bits).ravel(), scale.ravel().view(np.uint8)))
 
     def decode(self, records: Bytes) -> Numbers:

@@ -1,11 +1,11 @@
-"""CPU twins: codes to numbers, token by token, in one pass over the records."""
+"""CPU twins: codes to numbers, token by token, in one pass over the records; and pairs to codes."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-__all__ = ["grid_numbers", "integer_numbers"]
+__all__ = ["grid_numbers", "integer_numbers", "nearest_points"]
 
 
 @njit(inline="always")
@@ -77,3 +77,22 @@ def grid_numbers(records, scales, chunk, bits, grid, base, order, out):
                 scale = scales[n, t, g] * norm
                 for i in range(order):
                     part[i] *= scale
+
+
+@njit(cache=True, nogil=True)
+def nearest_points(pairs, grid, codes):
+    """Write the place of the point of `grid` that is nearest to each of (n, 2) float32 `pairs`, into (n,) uint8.
+
+    The nearest point has the largest <point, pair> - |point|^2 / 2.
+    """
+    half = np.empty(grid.shape[0], np.float32)
+    for p in range(grid.shape[0]):
+        half[p] = (grid[p, 0] * grid[p, 0] + grid[p, 1] * grid[p, 1]) / np.float32(2)
+    for i in range(pairs.shape[0]):
+        x, y = pairs[i, 0], pairs[i, 1]
+        best, place = grid[0, 0] * x + grid[0, 1] * y - half[0], 0
+        for p in range(1, grid.shape[0]):
+            near = grid[p, 0] * x + grid[p, 1] * y - half[p]
+            if near > best:
+                best, place = near, p
+        codes[i] = place
