@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from optimizer.kv_plan import plan_caches, rows_admitted
 from proofs_tests.documents.documents_examples import STAMP
@@ -15,6 +16,7 @@ from reader_theory.documents.kv_plan import KVPlan
 from reader_theory.errors import DocumentError, InvalidInputError
 from reader_theory.estimate import Estimate
 from reader_theory.memory import KVFormat, Window
+from runtime.cli.main import app
 
 VALUES, LAYERS = 1024, 4
 PLAIN = KVFormat(name="plain", values_per_token=VALUES, token_bytes=4 * VALUES)
@@ -94,3 +96,20 @@ def test_documents_that_do_not_belong_together_are_refused(recorded: Trace, tmp_
     path.write_text(path.read_text().replace('"name": "int4"', '"name": "plain"'))
     with pytest.raises(DocumentError, match="a name each"):
         KVCaches.read(path)
+
+
+def test_the_command_writes_what_the_planner_finds(recorded: Trace, tmp_path: Path) -> None:
+    fit(recorded).write(tmp_path / "fit.json")
+    cost().write(tmp_path / "cost.json")
+    caches(1e-9).write(tmp_path / "kv.json")
+    held = trace(tmp_path / "trace.json")
+    assert held.fingerprint() == recorded.fingerprint()
+    words = ["plan", str(tmp_path / "fit.json"), str(tmp_path / "cost.json"), "--trace", str(tmp_path / "trace.json")]
+    words += ["--batch", "2", "--json", "--output", str(tmp_path / "out.json")]
+    done = CliRunner().invoke(app, [*words, "--kv-bytes", "4000000", "--kv", f"all={tmp_path / 'kv.json'}"])
+    assert done.exit_code == 0, done.output
+    points = KVPlan.read(tmp_path / "out.json").points
+    assert [point.cache for point in points] == ["plain", "int4"]
+    for stray in (["--kv", "all"], ["--kv-bytes", "4000000", "--rate", "1"]):
+        refused = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "no.json"), *stray])
+        assert refused.exit_code == 2 and not (tmp_path / "no.json").exists()
