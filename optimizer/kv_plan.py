@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from optimizer.plan import Study
-from reader_theory.documents import Cost, PlanEntry, Policy, Stamp, Trace
+from reader_theory.documents import Cost, CostTable, PlanEntry, Policy, Stamp, Trace
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.kv_caches import KVCaches, MeasuredCache
 from reader_theory.documents.kv_plan import KVPlan, KVPoint
@@ -79,13 +79,14 @@ def plan_caches(
         for place, cache in enumerate(chosen):
             if progress:
                 progress("caches", number * len(chosen) + place, len(told) * len(chosen))
-            window = cache.format.window
-            study = Study(
-                fit, _reading(served, cache), trace, workload, None if window is None else window.reach,
-                risk=risk, evaluations=evaluations, seed=seed,
-            )  # fmt: skip
+            studies = [
+                Study(
+                    fit, _reading(served, cache), trace, workload, limit, risk=risk, evaluations=evaluations, seed=seed
+                )
+                for limit in _limits(cache, chosen)
+            ]
             formats = [cache.format, *(caches.drafts[name] for name in served.drafters if name in caches.drafts)]
-            admitted = _Admission(study, formats, kv_bytes, longest, least_scratch)
+            admitted = _Admission(studies, formats, kv_bytes, longest, least_scratch)
             found += [admitted.point(cache, load) for load in loads]
         points += _compared(found)
     return KVPlan(
@@ -109,17 +110,27 @@ def _reading(cost: Cost, cache: MeasuredCache) -> Cost:
     """The cost with what a step of the target reads slower."""
     table = cost.target_forward
     more = cache.read_s * np.array(table.batch)[:, None, None] * np.array(table.context)[None, None, :]
-    seconds = tuple(tuple(tuple(row) for row in plane) for plane in (table.values + more).tolist())
-    return cost.model_copy(update={"target_forward": table.model_copy(update={"seconds": seconds})})
+    slower = CostTable.model_validate({**table.model_dump(), "seconds": (table.values + more).tolist()})
+    return cost.model_copy(update={"target_forward": slower})
+
+
+def _limits(cache: MeasuredCache, among: Sequence[MeasuredCache]) -> list[int | None]:
+    """Largest trees that a cache is searched for: its buffer's, or any; and those of the caches that it is held against.
+
+    A search among fewer policies may find a better one: no cache is to lose by that.
+    """
+    reaches = sorted({other.format.window.reach for other in among if other.format.window is not None})
+    own = None if cache.format.window is None else cache.format.window.reach
+    return [own, *(reach for reach in reaches if own is None or reach < own)]
 
 
 class _Admission:
     """How many rows a cache lets run, and what the best policy makes of them."""
 
     def __init__(
-        self, study: Study, formats: Sequence[KVFormat], kv_bytes: int, longest: int, least_scratch: int
+        self, studies: Sequence[Study], formats: Sequence[KVFormat], kv_bytes: int, longest: int, least_scratch: int
     ) -> None:
-        self.study, self.formats, self.kv_bytes = study, formats, kv_bytes
+        self.studies, self.formats, self.kv_bytes = studies, formats, kv_bytes
         self.longest, self.least_scratch = longest, least_scratch if len(formats) > 1 else 1
         self._entries: dict[int, PlanEntry] = {}
 
@@ -131,7 +142,8 @@ class _Admission:
     def entry(self, rows: int) -> PlanEntry:
         """The best policy of so many rows."""
         if rows not in self._entries:
-            self._entries[rows] = self.study.entry(rows)
+            found = [study.entry(rows) for study in self.studies]
+            self._entries[rows] = max(found, key=lambda entry: entry.prediction.tokens_per_s.value)
         return self._entries[rows]
 
     def point(self, cache: MeasuredCache, load: int) -> KVPoint:
@@ -145,7 +157,7 @@ class _Admission:
             rows, entry = fits, None
         policy = None if entry is None else entry.policy
         return KVPoint(
-            workload=self.study.workload, load=load, cache=cache.name, bits=cache.format.bits,
+            workload=self.studies[0].workload, load=load, cache=cache.name, bits=cache.format.bits,
             most_rows=self.most(policy), rows=rows, policy=policy,
             tokens_per_s=None if entry is None else entry.prediction.tokens_per_s,
             perplexity_ratio=cache.perplexity_ratio, best=False,

@@ -8,45 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
-    "HOUSE",
-    "HOUSE_DRAFT",
-    "HOUSE_TARGET",
-    "NO_DRAFT",
-    "AsJson",
-    "Batches",
-    "BenchFiles",
-    "Config",
-    "CostFile",
-    "DatastoreFile",
-    "DeviceFile",
-    "DeviceName",
-    "Draft",
-    "DraftConfig",
-    "Dtype",
-    "FitFile",
-    "Kv",
-    "KvDtype",
-    "KvTokens",
-    "LanguageFile",
-    "Limit",
-    "MeasuredFile",
-    "MemoryShare",
-    "Output",
-    "PlanFile",
-    "Processors",
-    "Prompts",
+    "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
+    "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "Kv", "KvDtype",
+    "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors", "Prompts",
     "Quantization",
-    "RecordFile",
-    "Seed",
-    "ServedDtype",
-    "Split",
-    "Target",
-    "Temperature",
-    "TensorParallel",
-    "TraceFile",
-    "ValidationFile",
-    "Validities",
-    "Workloads",
+    "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
+    "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -122,7 +89,6 @@ TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
 FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`, or acceptance from `reader import`.")]
 CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
-RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]
 Config = Annotated[
     str, typer.Option("--model", help="The target: config.json, its folder, or a known name such as Qwen3-32B.")
