@@ -115,7 +115,7 @@ def _reading(cost: Cost, cache: MeasuredCache) -> Cost:
 
 
 def _limits(cache: MeasuredCache, among: Sequence[MeasuredCache]) -> list[int | None]:
-    """Largest trees that a cache is searched for: its buffer's, or any; and those of the caches that it is held against.
+    """Largest trees that a cache is searched for: its buffer's, or any; and those of the caches beside it.
 
     A search among fewer policies may find a better one: no cache is to lose by that.
     """
