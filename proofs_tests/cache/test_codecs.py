@@ -70,7 +70,7 @@ def _plain_integers(codec: IntegerCodec, record: NDArray[np.uint8]) -> NDArray[n
     bits=st.integers(1, 4),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_grid_records_say_what_the_plain_form_reads(chunk: int, shape: tuple[int, int], bits: int, seed: int) -> None:
     rng, turn = np.random.default_rng(seed), grouping(*shape)
     codec = GridCodec(chunk, shape[0] * shape[1], turn, rng.standard_normal((4**bits, 2)).astype(np.float32))
@@ -81,7 +81,7 @@ def test_grid_records_say_what_the_plain_form_reads(chunk: int, shape: tuple[int
 
 
 @given(chunk=st.integers(1, 9), channels=st.integers(1, 50), bits=st.integers(1, 8), seed=st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_integer_records_say_what_the_plain_form_reads(chunk: int, channels: int, bits: int, seed: int) -> None:
     rng, codec = np.random.default_rng(seed), IntegerCodec(chunk, channels, bits)
     numbers = (rng.standard_normal((chunk, channels)) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)

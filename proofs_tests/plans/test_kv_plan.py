@@ -44,7 +44,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return trace(tmp_path_factory.mktemp("kv") / "trace.json")
 
 
-def planned(recorded: Trace, read_s: float, loads: tuple[int, ...] = (1, 4, 32)) -> KVPlan:
+@pytest.fixture(scope="module")
+def plan(recorded: Trace) -> KVPlan:
+    return planned(recorded, 1e-9, (1, 4, 32))
+
+
+def planned(recorded: Trace, read_s: float, loads: tuple[int, ...]) -> KVPlan:
     slots = max(prompt.prompt_tokens for prompt in recorded.prompts) + 48
     return plan_caches(
         fit(recorded), cost(), recorded, caches(read_s), kv_bytes=int(5.5 * (slots + 32) * 4 * VALUES), loads=loads,
@@ -52,8 +57,8 @@ def planned(recorded: Trace, read_s: float, loads: tuple[int, ...] = (1, 4, 32))
     )  # fmt: skip
 
 
-def test_a_small_cache_wins_where_requests_wait_and_the_plain_one_where_all_fit(recorded: Trace) -> None:
-    found = {(point.load, point.cache): point for point in planned(recorded, read_s=1e-9).points}
+def test_a_small_cache_wins_where_requests_wait_and_the_plain_one_where_all_fit(plan: KVPlan) -> None:
+    found = {(point.load, point.cache): point for point in plan.points}
     assert found[1, "plain"].best and found[4, "plain"].best
     assert found[32, "int4"].best and not found[32, "plain"].best
     assert found[32, "plain"].rows == found[32, "plain"].most_rows < found[32, "int4"].rows
@@ -62,11 +67,11 @@ def test_a_small_cache_wins_where_requests_wait_and_the_plain_one_where_all_fit(
 
 
 def test_a_cache_that_reads_slowly_never_wins(recorded: Trace) -> None:
-    assert all(point.best == (point.cache == "plain") for point in planned(recorded, read_s=1e-3).points)
+    assert all(point.best == (point.cache == "plain") for point in planned(recorded, 1e-3, (1, 32)).points)
 
 
-def test_rows_are_what_the_bytes_admit_under_the_points_own_policy(recorded: Trace) -> None:
-    plan, told = planned(recorded, 1e-9, (64,)), {"plain": PLAIN, "int4": SMALL}
+def test_rows_are_what_the_bytes_admit_under_the_points_own_policy(recorded: Trace, plan: KVPlan) -> None:
+    told = {"plain": PLAIN, "int4": SMALL}
     longest = max(prompt.prompt_tokens for prompt in recorded.prompts) + 48
     for point in plan.points:
         assert point.policy is not None and point.tokens_per_s is not None
@@ -98,6 +103,7 @@ def test_documents_that_do_not_belong_together_are_refused(recorded: Trace, tmp_
         KVCaches.read(path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_planner_finds(recorded: Trace, tmp_path: Path) -> None:
     fit(recorded).write(tmp_path / "fit.json")
     cost().write(tmp_path / "cost.json")
