@@ -127,7 +127,7 @@ def _kept_schemes(model: LeanModel, spans: NDArray[np.int64], window: Window, ke
 
 
 def measure(
-    folder: str, dtype: str, fit_tokens: int, judge_tokens: int, context: int, length: int, kept: Path
+    folder: str, dtype: str, fit_tokens: int, judge_tokens: int, context: int, length: int, most: int | None, kept: Path
 ) -> dict[str, Any]:
     """All rows, controls and layers."""
     model, window = load_model(folder, dtype), Window()
@@ -140,7 +140,7 @@ def measure(
         if isinstance(scheme, Aqua):
             file = kept / f"errors.{name.replace(':', '_').replace(' ', '_')}.npy"
             layers[name] = _kept(file, lambda scheme=scheme: relative_errors(model, scheme, *clean())).tolist()
-    found = _all_judged(model, {"plain": None, **chosen}, spans.judge, context, kept)
+    found = _all_judged(model, {"plain": None, **chosen}, spans.judge[:most], context, kept)
     plain, rows = found["plain"], []
     for name, nats in found.items():
         scheme = chosen.get(name)
@@ -197,11 +197,12 @@ def main() -> None:
     options.add_argument("--judge-tokens", type=int, default=16384)
     options.add_argument("--context", type=int, default=1024)
     options.add_argument("--length", type=int, default=2048)
+    options.add_argument("--spans", type=int, help="only so many of the spans to judge by")
     options.add_argument("--kept", type=Path, default=Path("out/kv_cache"))
     options.add_argument("--reads", type=int, nargs="*", default=[], help="contexts at which reads are timed")
     options.add_argument("--name", default="kv_cache", help="of the result")
     asked = options.parse_args()
-    sizes = asked.fit_tokens, asked.judge_tokens, asked.context, asked.length
+    sizes = asked.fit_tokens, asked.judge_tokens, asked.context, asked.length, asked.spans
     result = measure(asked.target, asked.dtype, *sizes, asked.kept)
     result["reads"] = [row for dtype in ("float32", "bfloat16") for row in reads(asked.target, asked.reads, dtype)]
     print(write_report(asked.name, result))
