@@ -21,7 +21,7 @@ from reader_theory.documents.plan import Plan
 from reader_theory.documents.policy import DATASTORE, RETRIEVAL, Chain, Grown, Policy
 from reader_theory.errors import DocumentError, require
 from reader_theory.trees.batch import TokenTrees
-from runtime.drafters.chains import offered_chains
+from runtime.drafters.chains import NO_LIMIT, below, offered_chains
 from runtime.drafters.growing import growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.water import kept_sizes
@@ -83,7 +83,7 @@ class Proposer:
         if most_tokens is not None and most_tokens < self.most_tokens:
             _log.warning("the plan drafts up to %d tokens, the engine takes %d", self.most_tokens, most_tokens)
             self.most_tokens = most_tokens
-        self._vocabulary = vocabulary
+        self._limit = NO_LIMIT if vocabulary is None else vocabulary
         self.rows = Followed(datastore if stored else None)
         self._warm_up()
 
@@ -152,11 +152,12 @@ class Proposer:
         rows, indices = self._live(texts)
         if rows and isinstance(policy, Chain):
             for row, chain in zip(rows, self._looked_up(policy, indices, room[rows]), strict=True):
-                found[row] = self._legal(chain)
+                found[row] = chain.tolist()
         elif rows and isinstance(policy, Grown):
             grown = self._grown(policy, indices, np.minimum(room[rows], self.most_tokens), single=True)
-            for row, tokens, size in zip(rows, grown.tokens, grown.sizes.tolist(), strict=True):
-                found[row] = self._legal(tokens[:size])
+            sizes = below(grown.tokens, grown.sizes, self._limit)
+            for row, tokens, size in zip(rows, grown.tokens, sizes.tolist(), strict=True):
+                found[row] = tokens[:size].tolist()
         return found
 
     def _trees(self, policy: Policy, texts: Texts, room: Ints) -> TokenTrees:
@@ -183,7 +184,7 @@ class Proposer:
 
     def _looked_up(self, policy: Chain, indices: list[RetrievalIndex], room: Ints) -> list[NDArray[np.int32]]:
         most = np.minimum(room, self.most_tokens)
-        return offered_chains(indices, policy, most, beside=_stored(policy))[0]
+        return offered_chains(indices, policy, most, beside=_stored(policy), limit=self._limit)[0]
 
     def _grown(self, policy: Any, indices: list[RetrievalIndex], most: Ints, *, single: bool) -> GrownBatch:
         """Trees, or paths, of a policy without a drafter: as our engine grows them."""
@@ -192,20 +193,14 @@ class Proposer:
         grown = growing(indices, np.maximum(budgets, 1), policy.price, laws.addresses, single=single)()
         return grown._replace(sizes=kept_sizes(grown.chances, grown.sizes, budgets, policy.share))
 
-    def _legal(self, chain: NDArray[np.int32]) -> list[int]:
-        """A chain up to its first token that the engine does not know."""
-        if self._vocabulary is None or not chain.size or int(chain.max()) < self._vocabulary:
-            return chain.tolist()
-        return chain[: int(np.argmax(chain >= self._vocabulary))].tolist()
-
     def _pruned(self, trees: TokenTrees) -> TokenTrees:
         """Trees without tokens that the engine does not know, and what hangs below them."""
-        if self._vocabulary is None or int(trees.tokens[:, 1:].max(initial=0)) < self._vocabulary:
+        if int(trees.tokens[:, 1:].max(initial=0)) < self._limit:
             return trees
         kept = np.arange(trees.tokens.shape[1]) < trees.counts[:, None]
         rows = np.arange(len(trees))
         for node in range(1, trees.tokens.shape[1]):
-            kept[:, node] &= (trees.tokens[:, node] < self._vocabulary) & kept[rows, trees.parents[:, node]]
+            kept[:, node] &= (trees.tokens[:, node] < self._limit) & kept[rows, trees.parents[:, node]]
         return trees.keep(kept)
 
     def _warm_up(self) -> None:

@@ -57,7 +57,7 @@ def follow_many(addresses, texts, lengths, left):
 
 
 @lean()
-def chain_many(addresses, caps, most, out, matches, made, path):
+def chain_many(addresses, caps, most, limit, out, matches, made, path):
     """The chain of each row's own text.
 
     Parameters
@@ -68,6 +68,8 @@ def chain_many(addresses, caps, most, out, matches, made, path):
         Longest chain by match length, from 0 on; the last for longer ones.
     most : (B,) int64
         Longest chain of each row.
+    limit : int
+        A chain ends before the first token that is not below it.
     out : (B, S + K) int32
         A row's chain stands from S, its tree's depth limit, on.
     matches, made : (B,) int64
@@ -79,4 +81,7 @@ def chain_many(addresses, caps, most, out, matches, made, path):
         header = int64_at(addresses[row], tree.HEADER)
         matches[row] = header[tree.MATCH]
         cap = min(caps[min(matches[row], caps.size - 1)], most[row])
-        made[row] = tree.chain(header, cap, out[row], path) if cap > 0 else 0
+        count, start = tree.chain(header, cap, out[row], path) if cap > 0 else 0, header[tree.MAX_DEPTH]
+        made[row] = 0
+        while made[row] < count and out[row, start + made[row]] < limit:
+            made[row] += 1
