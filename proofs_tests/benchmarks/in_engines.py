@@ -142,11 +142,10 @@ def in_vllm(study: Study) -> dict[str, Any]:
         return study.worker(stack, "vllm_worker.py", *options)
 
     with ExitStack() as stack:
-        own = {name: started(stack, name) for name in ("plain", f"ngram:{DRAFTS}", f"suffix:{DRAFTS}")}
-        costs = {
-            "here": study.cost("this machine", _vllm_steps(study, own), args.batch),
-            CARD: study.cost(CARD, (), args.batch),
-        }
+        own = {name: started(stack, name) for name in ("plain", *(f"{peer}:{DRAFTS}" for peer in args.peers))}
+        costs = {CARD: study.cost(CARD, (), args.batch)}
+        if f"ngram:{DRAFTS}" in own:
+            costs["here"] = study.cost("this machine", _vllm_steps(study, own), args.batch)
         plans = {name: study.plan(cost, args.batch, f"vllm_{name}") for name, cost in costs.items()}
         for workload in args.workloads:
             with ExitStack() as turn:
@@ -447,6 +446,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8, help="a workload")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--peers", nargs="*", default=["ngram", "suffix"], help="vLLM's own; steps here are its ngram's"
+    )
     parser.add_argument("--audited-tokens", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/in_engines"))
