@@ -1,4 +1,4 @@
-"""Targets of 8 and 4 bits: the weights are what their codes say, one module tree serves them all, drafts change no text."""
+"""Targets of 8 and 4 bits: weights are what their codes say, both forwards are one model, drafts change no text."""
 
 from __future__ import annotations
 
