@@ -8,20 +8,21 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
-    "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
-    "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "KvDtype",
-    "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors", "Prompts",
-    "Quantization",
-    "RecordFile", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
-    "ValidationFile", "Validities", "Workloads",
+    "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles",
+    "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile",
+    "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors",
+    "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel",
+    "TraceFile", "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
 SMOLLM2_HEAD = "smollm2-head"
-HOUSE: dict[str, Literal["target", "draft", "smollm2_head"]] = {
+HOUSE_DIFFUSION = "house-diffusion"
+HOUSE: dict[str, Literal["target", "draft", "smollm2_head", "diffusion"]] = {
     HOUSE_TARGET: "target",
     HOUSE_DRAFT: "draft",
     SMOLLM2_HEAD: "smollm2_head",
+    HOUSE_DIFFUSION: "diffusion",
 }
 """Models that ship, and their folders."""
 
@@ -83,7 +84,6 @@ TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
 FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`, or acceptance from `reader import`.")]
 CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
-RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]
 Config = Annotated[
     str, typer.Option("--model", help="The target: config.json, its folder, or a known name such as Qwen3-32B.")

@@ -13,6 +13,7 @@ from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.cost import cost
 from runtime.cli.demo import demo
+from runtime.cli.diffuse import diffuse
 from runtime.cli.export_head import export_head
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
@@ -26,6 +27,7 @@ from runtime.cli.show import show
 from runtime.cli.sweep import sweep
 from runtime.cli.train_head import train_head
 from runtime.cli.validate import validate
+from runtime.cli.watch import watch
 
 __all__ = ["app", "main"]
 
@@ -48,9 +50,11 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "sweep": sweep,
     "advise": advise,
+    "watch": watch,
     "export": export.command,
     "import": import_.command,
     "grammar-gap": grammar_gap,
+    "diffuse": diffuse,
     "latency": latency.command,
     "audit": audit,
     "inflate": inflate,
