@@ -196,6 +196,6 @@ def _product_of_8(held: Codes) -> Product:
         rows = x.bfloat16().contiguous()
         if len(rows) >= MANY:
             return (functional.linear(rows, codes.bfloat16()).float() * scales).to(x.dtype)
-        return torch._weight_int8pack_mm(rows, codes, scales).to(x.dtype)
+        return torch.ops.aten._weight_int8pack_mm(rows, codes, scales).to(x.dtype)
 
     return product
