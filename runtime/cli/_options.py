@@ -8,20 +8,21 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
-    "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles", "Config", "CostFile",
-    "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile", "KvDtype",
-    "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors", "Prompts",
-    "Quantization",
-    "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile",
-    "ValidationFile", "Validities", "Workloads",
+    "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles",
+    "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile",
+    "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors",
+    "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel",
+    "TraceFile", "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
 SMOLLM2_HEAD = "smollm2-head"
-HOUSE: dict[str, Literal["target", "draft", "smollm2_head"]] = {
+HOUSE_DIFFUSION = "house-diffusion"
+HOUSE: dict[str, Literal["target", "draft", "smollm2_head", "diffusion"]] = {
     HOUSE_TARGET: "target",
     HOUSE_DRAFT: "draft",
     SMOLLM2_HEAD: "smollm2_head",
+    HOUSE_DIFFUSION: "diffusion",
 }
 """Models that ship, and their folders."""
 

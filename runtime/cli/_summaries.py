@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from reader_theory.documents import Cost, CostTable, Document, Plan, RunRecord, Trace, Validation
+    from reader_theory.documents.diffusion import DiffusionRun
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.schedule import ServingSchedule
@@ -37,6 +38,7 @@ def rows_of(document: Document) -> Rows:
         "imported_acceptance": _imported,
         "serving_schedule": _schedule,
         "self_draft": _self_draft,
+        "diffusion_run": _diffusion_run,
     }
     return summarise[document.kind](document)
 
@@ -244,3 +246,28 @@ def _schedule(told: ServingSchedule) -> Rows:
         }
         for cell in told.cells
     ]
+
+
+def _diffusion_run(run: DiffusionRun) -> Rows:
+    """The run, predicted beside measured, then what other windows were predicted to take."""
+    predicted = run.candidates[0] if run.candidates else None
+    own = {
+        "window": run.window,
+        "steps": run.steps,
+        "one_at_a_time": run.drawn,
+        "rounds": run.rounds,
+        "forwards": run.forwards,
+        "predicted_rounds": predicted and predicted.rounds,
+        "predicted_forwards": predicted and predicted.forwards,
+        f"predicted_{run.cost_unit}_speed_up": predicted and predicted.speed_up,
+    }
+    others = [
+        {
+            "window": each.window,
+            "predicted_rounds": each.rounds,
+            "predicted_forwards": each.forwards,
+            f"predicted_{run.cost_unit}_speed_up": each.speed_up,
+        }
+        for each in run.candidates[1:]
+    ]
+    return [own, *others]

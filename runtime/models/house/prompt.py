@@ -37,7 +37,7 @@ class Prompt:
     sha: str
 
 
-def house_folder(name: Literal["target", "draft", "smollm2_head"]) -> Path:
+def house_folder(name: Literal["target", "draft", "smollm2_head", "diffusion"]) -> Path:
     """Folder of a house model, for ``from_pretrained``."""
     return _HERE / name
 
