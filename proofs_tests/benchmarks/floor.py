@@ -25,7 +25,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
 from runtime.models.load import DTYPES, load_model
-from runtime.models.quantised import QUANTISED
+from runtime.models.low_bits import QUANTISED
 
 ROWS, BATCHES, CONTEXT = (1, 2, 4, 8, 16, 32), (1, 4, 8), 128
 RESULTS = Path(__file__).parent / "results" / "floor.json"

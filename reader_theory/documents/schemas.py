@@ -30,6 +30,8 @@ _HOMES = {
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",
     "diffusion_run": "reader_theory.documents.diffusion:DiffusionRun",
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
+    "kv_caches": "reader_theory.documents.kv_caches:KVCaches",
+    "kv_plan": "reader_theory.documents.kv_plan:KVPlan",
 }
 
 

@@ -10,9 +10,9 @@ import typer
 __all__ = [
     "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles",
     "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile",
-    "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile", "Processors",
-    "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature", "TensorParallel",
-    "TraceFile", "ValidationFile", "Validities", "Workloads",
+    "Kv", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile",
+    "Processors", "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature",
+    "TensorParallel", "TraceFile", "ValidationFile", "Validities", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
@@ -43,6 +43,14 @@ DatastoreFile = Annotated[
 ]
 Dtype = Annotated[
     str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64, int8, int4.")
+]
+Kv = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="Cache of the target's keys and values: plain, int8, int4, or NAME=FILE of one from `reader kv fit`, such "
+        "as aqua:2.15=out/kv.json.",
+    ),
 ]
 Processors = Annotated[
     list[str] | None,

@@ -13,7 +13,7 @@ from runtime.models.base import LanguageModel
 from runtime.models.check import SelfCheck
 from runtime.models.layers import refuse_by_configuration
 from runtime.models.lean import LeanModel, Weights, is_lean
-from runtime.models.quantised import QUANTISED, drop_codes, quantise
+from runtime.models.low_bits import QUANTISED, drop_codes, quantise
 from runtime.models.transformers import TransformersModel, load_transformers
 
 __all__ = ["DTYPES", "load_model", "load_tokenizer", "wrap"]

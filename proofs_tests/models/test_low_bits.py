@@ -22,7 +22,7 @@ from runtime.models.house import house_folder
 from runtime.models.inputs import teacher_forced
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_model, wrap
-from runtime.models.quantised import GROUP, LARGEST, QUANTISED, Codes, PackedCodes, QuantisedLinear, quantise
+from runtime.models.low_bits import GROUP, LARGEST, QUANTISED, Codes, PackedCodes, QuantisedLinear, quantise
 from runtime.models.transformers import TransformersModel
 
 BITS = sorted(QUANTISED.values())
