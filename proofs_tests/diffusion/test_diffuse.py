@@ -54,10 +54,10 @@ def test_count_plan_run(folder: Path, tmp_path: Path) -> None:
     counted, planned = tmp_path / "counted.json", tmp_path / "run.json"
     assert reader(*asked(folder, "--window", 4, "--output", counted)).exit_code == 0
     done = reader(*asked(folder, "--acceptance", counted, "--seed", 1, "--output", planned, "--json"))
-    told, run = json.loads(done.output), DiffusionRun.read(planned)
+    told, run = json.loads(done.stdout), DiffusionRun.read(planned)
     assert done.exit_code == 0 and told["lossless"] is True and run.window == run.candidates[0].window <= 4
     assert told["rows"][0]["predicted_rounds"]["value"] == run.candidates[0].rounds.value
-    assert all(len(text.tokens) == 6 and sum(text.rounds) <= sum(text.drawn) for text in run.texts)
+    assert all(text.text and len(text.tokens) == 6 and sum(text.rounds) <= sum(text.drawn) for text in run.texts)
     assert reader(*asked(folder, "--acceptance", counted, "--window", 3, "--output", planned)).exit_code == 0
     assert DiffusionRun.read(planned).window == 3
 
@@ -75,7 +75,7 @@ def test_a_plan_by_seconds_and_an_assumed_acceptance(folder: Path, tmp_path: Pat
 def test_independent_places_are_called_lossy(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     done = reader(*asked(folder, "--sampling", "parallel_lossy", "--output", out, "--json"))
-    assert json.loads(done.output)["lossless"] is False and not DiffusionRun.read(out).lossless
+    assert json.loads(done.stdout)["lossless"] is False and not DiffusionRun.read(out).lossless
 
 
 BAD: dict[str, tuple[list[object], str]] = {

@@ -35,6 +35,7 @@ class DiffusedText(Frozen):
     workload: str
     source: str = ""
     tokens: Counts
+    text: str | None = Field(default=None, description="of the tokens, where a tokenizer was at hand")
     drawn: Counts = Field(description="tokens drawn: rounds, and forwards, of one token at a time")
     rounds: Counts
     forwards: Counts

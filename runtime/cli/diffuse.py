@@ -83,7 +83,8 @@ def diffuse(
     quiet()
     with progress_bars() as progress:
         model = load_masked(source_of(name), kind, mask_token=mask_token)
-        chosen = load_prompt_tokens(prompts, tokenizer_of(name), workloads=workload, split=split, limit=limit)
+        tokenizer = tokenizer_of(name)
+        chosen = load_prompt_tokens(prompts, tokenizer, workloads=workload, split=split, limit=limit)
         candidates: tuple[WindowCandidate, ...] = ()
         if known is not None:
             longest = max(len(prompt.tokens) for prompt in chosen) + new_tokens
@@ -91,7 +92,7 @@ def diffuse(
             params = replace(params, window=candidates[0].window)
         run = run_diffusion(
             Denoiser(model), chosen, params, target=name, dtype=kind, candidates=candidates, progress=progress,
-            cost_unit="rounds" if cost == "rounds" else "seconds",
+            cost_unit="rounds" if cost == "rounds" else "seconds", tokenizer=tokenizer,
         )  # fmt: skip
     run.write(output)
     show_document(run, output, as_json=as_json)
