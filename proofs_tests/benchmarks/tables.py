@@ -1,4 +1,4 @@
-"""Tables of README and docs/results.md from the kept results, between markers: no number there is typed by hand.
+"""Tables of README and docs from the kept results, between markers: no number there is typed by hand.
 
 python -m proofs_tests.benchmarks.tables          rewrite them
 python -m proofs_tests.benchmarks.tables --check  fail if they are out of date
@@ -19,6 +19,7 @@ from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
+TABLED = (README, RESULT_TABLES, HOUSE / "docs" / "judge.md")
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
@@ -171,6 +172,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "planner": tables_theory.planner,
     "search": tables_theory.search,
     "documents": tables_theory.documents,
+    "judge": tables_theory.judge,
     "gpu_card": tables_gpu.card,
     "gpu_short": tables_gpu.short,
 }
@@ -194,10 +196,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    stale = [path.name for path in (README, RESULT_TABLES) if rewritten(path.read_text()) != path.read_text()]
+    stale = [path.name for path in TABLED if rewritten(path.read_text()) != path.read_text()]
     if args.check:
         sys.exit(f"out of date: {', '.join(stale)}; run this module without --check" if stale else 0)
-    for path in (README, RESULT_TABLES):
+    for path in TABLED:
         path.write_text(rewritten(path.read_text()))
 
 

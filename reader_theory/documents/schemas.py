@@ -29,6 +29,9 @@ _HOMES = {
     "validation": "reader_theory.documents.validation:Validation",
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
+    "mined_mismatches": "reader_theory.documents.judge:MinedMismatches",
+    "judge": "reader_theory.documents.judge:Judge",
+    "judge_curve": "reader_theory.documents.judge:JudgeCurve",
 }
 
 

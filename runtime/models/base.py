@@ -32,8 +32,8 @@ class Output:
     logits : (B, Q, V), or (B, 1, V) after the last token alone
         Of the model's dtype.
     hidden : one (B, Q, d) tensor for each layer asked for, in that order
-        The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; of all Q tokens
-        even where logits are of the last alone.
+        The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; past the last layer
+        what the output head reads. Of all Q tokens even where logits are of the last alone.
     """
 
     logits: torch.Tensor
@@ -58,6 +58,8 @@ class LanguageModel(ABC):
     """Its end-of-sequence tokens, as its generation configuration has them."""
     features: tuple[int, ...] = ()
     """Layers of a target whose hidden states it drafts from; none for a model that needs its own tokens alone."""
+    final_layer: int | None = None
+    """Where `hidden` is what its output head reads: the number of its layers; None for one that does not give it."""
 
     @abstractmethod
     def new_cache(self, rows: int, slots: int) -> RowCache:
@@ -85,8 +87,8 @@ class LanguageModel(ABC):
             Written in the slots that `begin` named.
         last_only : bool
             Only the logits after the last token, as a prompt needs.
-        hidden : layers, each in 0 .. L - 1
-            Whose inputs are to be given too.
+        hidden : layers, each in 0 .. L
+            Whose inputs are to be given too; L for that of the output head, where `final_layer` is L.
         """
 
     def give(self, cache: RowCache, row: int, start: int, hidden: torch.Tensor) -> None:
