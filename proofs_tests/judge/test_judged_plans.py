@@ -39,7 +39,7 @@ def curve(*points: JudgePoint, **changes: Any) -> JudgeCurve:
     """Lossless chains of 4 and 8, a judge that loses more the more it accepts, and a baseline that loses much."""
     told = points or (
         point("lossless", 0.0, 4, 2.5, 0.0), point("lossless", 0.0, 8, 2.6, 0.0),
-        point("file", 0.1, 8, 4.0, 0.3), point("file", 0.3, 8, 5.0, 1.2), point("file", 0.6, 8, 6.5, 6.0),
+        point("file", 0.1, 8, 5.6, 0.3), point("file", 0.3, 8, 6.5, 1.2), point("file", 0.6, 8, 7.5, 6.0),
         point("random", 0.5, 8, 7.0, 0.0),
     )  # fmt: skip
     fields: dict[str, Any] = {
@@ -86,9 +86,9 @@ def test_a_judged_step_costs_its_parts_and_what_the_judge_forwards(alternatives:
     plain = COST.model().parts(StepConditions(batch=4, context=100.0))
     found = plan.entries[0].prediction
     assert found.speed_up.value == pytest.approx(
-        (5.0 / found.step_s.value) / (1.0 / sum(float(each) for each in plain.values()))
+        (6.5 / found.step_s.value) / (1.0 / sum(float(each) for each in plain.values()))
     )
-    assert found.tokens_per_s.low < found.tokens_per_s.value == pytest.approx(4 * 5.0 / found.step_s.value)
+    assert found.tokens_per_s.low < found.tokens_per_s.value == pytest.approx(4 * 6.5 / found.step_s.value)
 
 
 def test_one_threshold_serves_all_batches_and_the_frontier_has_all_points() -> None:

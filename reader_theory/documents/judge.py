@@ -16,7 +16,7 @@ from reader_theory.errors import DocumentError, require
 from reader_theory.estimate import Estimate
 
 __all__ = [
-    "MINED_COLUMNS", "QUESTIONS", "FrontierPoint", "Judge", "JudgeCurve", "JudgePoint", "Judged", "MinedMismatches",
+    "QUESTIONS", "FrontierPoint", "Judge", "JudgeCurve", "JudgePoint", "Judged", "MinedMismatches",
     "ModelProbe",
 ]  # fmt: skip
 

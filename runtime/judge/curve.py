@@ -22,7 +22,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.judge.questions import Asked, FinalAnswer
 from runtime.models.base import LanguageModel
 
-__all__ = ["BASELINE_POINTS", "FILE", "LOSSLESS", "Ran", "Trial", "points_of"]
+__all__ = ["BASELINE_POINTS", "FILE", "Ran", "Trial", "points_of"]
 
 LOSSLESS = "lossless"
 FILE = "file"

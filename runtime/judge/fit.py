@@ -12,7 +12,7 @@ from reader_theory.documents.judge import Judge, MinedMismatches
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 
-__all__ = ["QUANTILES", "STRENGTHS", "fit_judge"]
+__all__ = ["fit_judge"]
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 2, 15))
 """C of the logistic regressions that are tried."""

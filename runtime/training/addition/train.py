@@ -19,7 +19,7 @@ from runtime.training.house.optimisation import Optimisers
 from runtime.training.house.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer
 from runtime.training.house.train import save_half
 
-__all__ = ["SHAPES", "build_tokenizer", "train_pair_member"]
+__all__ = ["SHAPES", "train_pair_member"]
 
 SHAPES = {
     "target": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 320},
