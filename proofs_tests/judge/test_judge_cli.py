@@ -31,7 +31,7 @@ def made(*words: object) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mined, fitted, measured and planned on few questions of the pair that ships."""
     house = tmp_path_factory.mktemp("judge")
-    ran("judge", "mine", "--limit", 32, "--output", house / "mined.json")
+    ran("judge", "mine", "--limit", 16, "--output", house / "mined.json")
     ran("judge", "fit", house / "mined.json", "--features", "drafted", "--output", house / "judge.json")
     # few questions make wide intervals: a generous budget is what this loop is about, not the judge's quality
     ran(
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_stage_writes_its_document(folder: Path) -> None:
     mined, judge = MinedMismatches.read(folder / "mined.json"), Judge.read(folder / "judge.json")
-    assert mined.target == "addition-target" and len(mined.questions) <= 32
+    assert mined.target == "addition-target" and len(mined.questions) <= 16
     assert judge.features == "drafted" and judge.mined == mined.fingerprint()
     curve = JudgeCurve.read(folder / "curve.json")
     assert [(each.judge, each.threshold) for each in curve.points] == [("lossless", 0.0), ("file", 0.2), ("file", 1.1)]

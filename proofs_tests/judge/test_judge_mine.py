@@ -79,7 +79,7 @@ def test_the_text_after_a_splice_is_the_targets_own_and_states_are_those_of_its_
                 assert course.output[each.position] == each.draft_token
                 last = each is course.mismatches[-1]
                 rest = course.output[each.position + 1 :] if last else []
-                assert not last or rest == generated(tiny_model("llama"), prefix, len(rest))
+                assert not rest or rest == generated(tiny_model("llama"), prefix, len(rest))
             else:
                 assert course.output[each.position] == each.target_token
     assert spliced > 3
@@ -172,9 +172,10 @@ def test_too_little_to_fit_is_refused(tmp_path: Path) -> None:
 def test_a_judge_is_written_and_read_whole(tmp_path: Path) -> None:
     judge = fit_judge(mined(tmp_path))
     assert Judge.read(judge.write(tmp_path / "judge.json")) == judge
-    broken = judge.model_dump() | {"scale": (0.0,) * 5}
-    with pytest.raises(DocumentError, match="positive scale"):
-        Judge.model_validate(broken)
+    for broken in ({"scale": (0.0,) * 5}, {"mean": (0.0,) * 4}, {"intercept": float("nan")}):
+        judge.model_copy(update=broken).write(tmp_path / "judge.json")
+        with pytest.raises(DocumentError, match=r"judge\.json"):
+            Judge.read(tmp_path / "judge.json")
 
 
 def test_mined_columns_of_other_models_are_refused(tmp_path: Path) -> None:

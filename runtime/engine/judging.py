@@ -104,7 +104,7 @@ class Judging:
         raise why or InvalidInputError(
             "a judge must be used with the draft that it was fitted for",
             got="an engine without a draft model",
-            fix=f"Pass it as the draft: {judge.draft}.",
+            fix=f"Pass {judge.draft} as the draft, or fit a judge for other models with `reader judge`.",
         )
 
     def importance(
@@ -218,8 +218,8 @@ def _forwarded(
     `first` is 1 for a model whose cache holds the root already.
     """
     start = np.zeros(rows, dtype=np.int64) if written is None else written
-    whole = max(len(each.tokens) for each in nodes.values()) - first
-    parents = np.full((rows, max(whole, 1)), -1, dtype=np.int64)
+    whole = max(int(start.max()), *(len(each.tokens) - first for each in nodes.values()))
+    parents = np.full((rows, whole), -1, dtype=np.int64)
     counts = np.zeros(rows, dtype=np.int64)
     for row, each in nodes.items():
         above = np.array(each.parents[first:]) - first

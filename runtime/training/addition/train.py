@@ -111,7 +111,7 @@ def train_pair_member(name: str, work: Path, destination: Path, minutes: float, 
         step += 1
         if step % REPORT_STEPS == 0:
             digits = _digits_right(tokenizer, logits, labels[:, 1:])
-            print(f"step {step}  {done:4.0%}  loss {float(loss):.4f}  digits right {digits:.4f}", flush=True)
+            print(f"step {step}  {done:4.0%}  loss {loss.item():.4f}  digits right {digits:.4f}", flush=True)
         if time.process_time() - saved > CHECKPOINT_S:
             saved = time.process_time()
             _keep(checkpoint, model, optimisers, used + saved - started, step)
