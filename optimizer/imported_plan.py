@@ -105,12 +105,16 @@ def drafter_counted(cost: Cost, drafter: str | None) -> str:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a chain of one length does: tokens a step, share of steps with a draft, tokens drafted in such a step."""
+    """What a chain of one length does: tokens a step, share of steps with a draft, tokens drafted in such a step.
+
+    ``accepted``: (length,) share of all steps that accept 1, 2, ... tokens or more.
+    """
 
     tokens: float
     draws: Floats
     coverage: float
     drafted: float
+    accepted: tuple[float, ...] = ()
 
 
 class ImportedStudy:
@@ -146,10 +150,12 @@ class ImportedStudy:
         counted = 1.0 + float(self.shares.sum())
         for length in range(1, min(self.told.depth, self.max_depth) + 1):
             # what runs cannot express of the counted length is carried over to the others in proportion to theirs
-            tokens = 1 + (float(runs.tokens_per_step(length)) - 1) * (counted - 1) / max(whole - 1, 1e-9)
-            draws = 1 + (drawn.tokens_per_step(length) - 1) * (counted - 1) / max(whole - 1, 1e-9)
+            carried = (counted - 1) / max(whole - 1, 1e-9)
+            accepted = np.minimum(runs.shares(length) * carried, 1.0)
+            tokens = 1 + (float(runs.tokens_per_step(length)) - 1) * carried
+            draws = 1 + (drawn.tokens_per_step(length) - 1) * carried
             cover = float(runs.coverage(length, self.told.coverage, longest))
-            found.append(Acceptance(tokens, draws, cover, self._drafted(length)))
+            found.append(Acceptance(tokens, draws, cover, self._drafted(length), tuple(accepted.tolist())))
         return found
 
     def _drafted(self, length: int) -> float:
@@ -220,7 +226,8 @@ class ImportedStudy:
         """The best length, 0 where none is worth it, and every one's rate."""
         weighed = [
             Candidate(
-                policy=self.policy(k), tokens_per_step=each.tokens, tokens_per_s=self.rate(k, batch, context)
+                policy=self.policy(k), tokens_per_step=each.tokens, tokens_per_s=self.rate(k, batch, context),
+                accepted=each.accepted,
             )
             for k, each in enumerate(self.lengths)
         ]  # fmt: skip
@@ -288,7 +295,7 @@ class ImportedStudy:
                 step_s=interval(steps, sum(terms.values()), 0.95),
                 tokens_per_s=interval(rows * each.draws / steps, rate, 0.95),
                 speed_up=interval(self._gains(best, batch, context), gain, 0.95) if best else _one(),
-                nodes_per_step=each.coverage * each.drafted, terms_s=dict(terms),
+                nodes_per_step=each.coverage * each.drafted, terms_s=dict(terms), accepted=each.accepted,
             ),
             price=self._price(best, batch, context), upper_bound_tokens_per_s=weighed[0].tokens_per_s, gap=0.0,
             solver=f"every chain to depth {len(self.lengths) - 1}, by counted acceptance", certified=False,

@@ -256,12 +256,17 @@ def _chains(solved: _Solved, b: int, c: int) -> tuple[Candidate, ...]:
     room = int(problem.most_nodes()[b, c])
     weighed: list[Candidate] = []
     for length in range(min(problem.depth, problem.nodes, room) + 1):
-        tokens = 1.0 + float(np.cumprod(table[:length, 0]).sum())
+        accepted = np.cumprod(table[:length, 0])
+        tokens = 1.0 + float(accepted.sum())
         step_s = float(problem.draft_s[b, c, length] + problem.verify_s[b, c, length])
         if problem.objective.allows(tokens, step_s):
             chain = policy_of(TokenTree.chain(length), drafter=solved.drafter)
             rate = problem.batches[b] * tokens / step_s
-            weighed.append(Candidate(policy=chain, tokens_per_step=tokens, tokens_per_s=rate))
+            weighed.append(
+                Candidate(
+                    policy=chain, tokens_per_step=tokens, tokens_per_s=rate, accepted=tuple(accepted.tolist())
+                )
+            )  # fmt: skip
     return tuple(weighed)
 
 

@@ -381,6 +381,7 @@ class Study:
             speed_up=gain,
             nodes_per_step=weighed.result.nodes_per_step,
             terms_s=by_rows[-1].terms_s,
+            accepted=tuple(weighed.result.accepted_by_depth.tolist()),
         )
 
     def _by_rows(self, weighed: Weighed, batch: int, context: float) -> list[StepForecast]:
@@ -497,6 +498,7 @@ def _candidate(weighed: Weighed, tokens_per_s: float, spread: Mapping[Policy, fl
         tokens_per_step=weighed.result.tokens_per_step,
         tokens_per_s=tokens_per_s,
         spread=float(spread[weighed.policy]),
+        accepted=tuple(weighed.result.accepted_by_depth.tolist()),
     )
 
 

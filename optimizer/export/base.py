@@ -35,6 +35,8 @@ class ExportOptions:
         Export the nearest that the engine runs where it cannot run the plan.
     dynamic_tree : bool
         A tree that the engine grows itself, as deep, wide and large as the plan's.
+    synthetic : bool
+        Have the engine accept by chance, as often at each depth as planned: for its time, before a drafter is trained.
     weigh : Weigher, optional
         Weighs every policy that the engine runs, not only those that the plan kept.
     """
@@ -44,6 +46,7 @@ class ExportOptions:
     max_batch: int | None = None
     nearest: bool = False
     dynamic_tree: bool = False
+    synthetic: bool = False
     weigh: Weigher | None = None
 
 
@@ -215,6 +218,7 @@ def _check(exporter: Exporter, options: ExportOptions) -> None:
         "method": options.method is not None,
         "max_batch": options.max_batch is not None,
         "dynamic_tree": options.dynamic_tree,
+        "synthetic": options.synthetic,
     }
     for name, told in given.items():
         takers = [kind.name for kind in EXPORTERS if name in kind.takes]

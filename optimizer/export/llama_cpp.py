@@ -22,6 +22,7 @@ from optimizer.export.lengths import (
     static_chains,
 )
 from optimizer.export.settle import Family
+from optimizer.export.synthetic import synthetic_note, synthetic_rates
 from reader_theory.documents import Chain, PlanEntry, Policy
 
 __all__ = ["LlamaCpp"]
@@ -35,6 +36,7 @@ class LlamaCpp(Exporter):
     """
 
     name = "llama.cpp"
+    takes = frozenset({"synthetic"})
     one_entry = True
 
     def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
@@ -62,17 +64,21 @@ class LlamaCpp(Exporter):
         length = drafted_tokens(policy)
         if not length:
             return {}
+        synthetic: dict[str, Any] = {}
+        if options.synthetic:
+            synthetic["spec-synth-rates"] = ",".join(f"{rate:.6g}" for rate in synthetic_rates(settled.choices))
         if (retrieved := policy.retrieved) is not None:
             return {"spec-type": "ngram-simple", "spec-ngram-simple-size-n": retrieved.min_match,
                     "spec-ngram-simple-size-m": length}  # fmt: skip
         return {"spec-draft-model": draft_model(settled.plan), "spec-draft-n-max": length, "spec-draft-n-min": 0,
-                "spec-draft-p-min": 0.0}  # fmt: skip
+                "spec-draft-p-min": 0.0, **synthetic}  # fmt: skip
 
     def notes(self, settled: Settled, options: ExportOptions) -> list[str]:
         """What it takes for a model."""
         if settled.policies[0].retrieved is not None:
             return []
-        return ["--spec-draft-model takes a GGUF file: convert the draft first"]
+        synthetic = synthetic_note(settled.choices, synthetic_rates(settled.choices)) if options.synthetic else []
+        return ["--spec-draft-model takes a GGUF file: convert the draft first", *synthetic]
 
     def command_line(self, config: Any, files: Mapping[str, str]) -> str:
         """The server's command."""

@@ -50,6 +50,13 @@ class Choice:
         )  # fmt: skip
 
     @property
+    def accepted(self) -> tuple[float, ...]:
+        """Share of steps that accept 1, 2, ... tokens or more; empty where the plan does not tell."""
+        if self.exact and self.entry.prediction.accepted:
+            return self.entry.prediction.accepted
+        return next((each.accepted for each in self.entry.candidates if each.policy == self.policy), ())
+
+    @property
     def share(self) -> float:
         """Tokens per second over those of the plan's own choice; those of plain decoding when unknown."""
         if self.exact:

@@ -26,6 +26,7 @@ from optimizer.export.lengths import (
     static_chains,
 )
 from optimizer.export.settle import Family
+from optimizer.export.synthetic import synthetic_note, synthetic_rates
 from reader_theory.documents import Chain, PlanEntry, Policy
 
 __all__ = ["Vllm"]
@@ -43,7 +44,7 @@ class Vllm(Exporter):
     """
 
     name = "vllm"
-    takes = frozenset({"method", "max_batch"})
+    takes = frozenset({"method", "max_batch", "synthetic"})
 
     def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
         """One a method, and one a shared parameter of it: the shortest match of ngram; all that suffix is told."""
@@ -87,12 +88,15 @@ class Vllm(Exporter):
         ends = batch_ends(settled.choices, options.max_batch)
         if len(set(lengths)) > 1:
             config["num_speculative_tokens_per_batch_size"] = _ranges(ends, lengths)
+        if options.synthetic:
+            rates = synthetic_rates(settled.choices)
+            config |= {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}
         return config
 
     def notes(self, settled: Settled, options: ExportOptions) -> list[str]:
         """What each method needs, and when the schedule by batch is dropped."""
         method = options.method or "draft_model"
-        notes: list[str] = []
+        notes = synthetic_note(settled.choices, synthetic_rates(settled.choices)) if options.synthetic else []
         if settled.family.startswith("suffix"):
             notes.append("`suffix` needs a package, pip install arctic-inference==0.1.1, and the first model runner")
         elif settled.family == "neural" and method == "mtp":

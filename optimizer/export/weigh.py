@@ -44,7 +44,10 @@ def weigher(plan: Plan, fit: AcceptanceFit, cost: Cost, trace: Trace) -> Weigher
         for policy, result in zip(possible, results, strict=True):
             step = step_forecast(cost, policy, result, entry.batch, context)
             per_s = entry.batch * result.tokens_per_step / step.step_s
-            found.append(Candidate(policy=policy, tokens_per_step=result.tokens_per_step, tokens_per_s=per_s))
+            accepted = tuple(result.accepted_by_depth.tolist())
+            found.append(
+                Candidate(policy=policy, tokens_per_step=result.tokens_per_step, tokens_per_s=per_s, accepted=accepted)
+            )
         return found
 
     return weigh

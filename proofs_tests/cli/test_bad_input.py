@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from optimizer.imported_plan import plan_imported
 from optimizer.plan import make_plan
 from proofs_tests.importers.test_import_metrics import COUNTS, scrape
 from proofs_tests.plans.plan_examples import cost, fit, trace
@@ -50,6 +51,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     told = ImportedAcceptance.from_counts(COUNTS, engine="vllm", source="m")
     told.write(folder / "acceptance.json")
+    plan_imported(told, costs, batches=(1,), drafter="draft").write(folder / "served.json")
     (folder / "metrics.txt").write_text(scrape(COUNTS[0]))
     (folder / "grid.toml").write_text('model = ["Qwen3-8B"]\ndrafter = ["none"]\ndevice = ["h100"]\nbatch = [1]\n')
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -63,6 +65,7 @@ CONFIG = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "n
 BENCH = {"completed": 10, "median_itl_ms": 20.0, "total_input_tokens": 800, "total_output_tokens": 200,
          "request_throughput": 1.0, "mean_e2el_ms": 900.0, "request_rate": 1.0}  # fmt: skip
 
+WRITES = ("plan", "fit", "cost", "import", "export", "watch", "validate")
 OPTIONS = ["--batch", "1", "--resamples", "100", "--max-nodes", "3", "--max-depth", "2"]
 
 
@@ -94,6 +97,8 @@ def lines(folder: Path, out: Path) -> dict[str, list[object]]:
         "advise": ["advise", "--engine", "vllm", *served, "--metrics", "FILE"],
         "latency": ["latency", "FILE"],
         "validate": ["validate", fine["plan"], "FILE", *last],
+        "watch": ["watch", "FILE", "--prometheus", folder / "metrics.txt", "--once", *last],
+        "watch metrics": ["watch", folder / "served.json", "--prometheus", "FILE", "--once", *last],
         "report": ["report", "FILE", fine["plan"], fine["plan"], "-o", out / "x.html"],
         "run": ["run", "FILE", *last],
         "sweep": ["sweep", "FILE", *last],
@@ -261,6 +266,15 @@ NUMBERS = ("0", "-1", "1e400", "nan", "inf", "1.5", "x", "", str(10**30), "9" * 
         "import N METRICS",
         "import vllm METRICS --only N",
         "advise --engine vllm --model Qwen3-8B --draft ngram --metrics METRICS --rate N",
+        "watch SERVED --prometheus METRICS --once --every N",
+        "watch SERVED --prometheus METRICS --once --refit-drafts N",
+        "watch SERVED --prometheus METRICS --once --half-life N",
+        "watch SERVED --prometheus METRICS --once --off-loss N",
+        "watch SERVED --prometheus METRICS --once --kv-tokens N",
+        "watch SERVED --prometheus METRICS --once --context N",
+        "watch SERVED --prometheus METRICS --once --only N",
+        "watch SERVED --prometheus N --once",
+        "validate SERVED BENCH --batch N",
         "advise --engine N --model Qwen3-8B --draft ngram --metrics METRICS",
         "advise --engine vllm --model Qwen3-8B --draft ngram --metrics METRICS --num-steps N",
         "latency BENCH --drafted N",
@@ -273,11 +287,12 @@ NUMBERS = ("0", "-1", "1e400", "nan", "inf", "1.5", "x", "", str(10**30), "9" * 
 )
 def test_every_number_may_be_anything(house: Path, tmp_path: Path, line: str) -> None:
     names = {"FIT": "fit.json", "COST": "cost.json", "TRACE": "trace.json", "PLAN": "plan.json", "GRID": "grid.toml",
-             "ACC": "acceptance.json", "METRICS": "metrics.txt", "BENCH": "bench.json"}  # fmt: skip
+             "ACC": "acceptance.json", "METRICS": "metrics.txt", "BENCH": "bench.json",
+             "SERVED": "served.json"}  # fmt: skip
     where = {name: str(house / file) for name, file in names.items()} | {"OUTL": str(tmp_path / "x.jsonl")}
     words = [where.get(word, word) for word in line.split()]
     small = ["--max-nodes", "2"] if words[0] == "plan" and "--trace" in words and "--max-nodes" not in words else []
-    last = ["-o", str(tmp_path / "x.json")] if words[0] in ("plan", "fit", "cost", "import", "export") else []
+    last = ["-o", str(tmp_path / "x.json")] if words[0] in WRITES else []
     rng = np.random.default_rng(len(line))
     for number in rng.permutation(NUMBERS)[:5]:
         asked = [str(number) if word == "N" else word for word in words]
@@ -286,7 +301,9 @@ def test_every_number_may_be_anything(house: Path, tmp_path: Path, line: str) ->
         ends_well(*asked, *small, *(() if "-o" in words else last))
 
 
-@pytest.mark.parametrize("command", ["plan", "fit", "cost", "export", "import", "report", "record", "run", "calibrate"])
+@pytest.mark.parametrize(
+    "command", ["plan", "fit", "cost", "export", "import", "report", "record", "run", "calibrate", "watch", "validate"]
+)
 def test_every_output_is_checked_before_the_work(house: Path, tmp_path: Path, command: str) -> None:
     (tmp_path / "taken.json").mkdir()
     (tmp_path / "file").write_text("mine")
@@ -300,6 +317,8 @@ def test_every_output_is_checked_before_the_work(house: Path, tmp_path: Path, co
         "record": ["record"],
         "run": ["run", house / "plan.json"],
         "calibrate": ["calibrate"],
+        "watch": ["watch", house / "served.json", "--prometheus", house / "metrics.txt", "--once"],
+        "validate": ["validate", house / "served.json", house / "bench.json"],
     }[command]
     outputs = ["x.txt", "x", "", ".", "taken.json", "file/x.json", "a" * 300 + ".json", "/proc/x.json",
                "/dev/full", "x\x00.json", "/proc/self/mem.json", "a" * 300 + "/x.json"]  # fmt: skip

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer.advice import acceptance_scaled
+from optimizer.imported_plan import ImportedStudy, plan_of
+from optimizer.sensitivity import sensitivity, sensitivity_imported
 from proofs_tests.documents import documents_examples as examples
+from proofs_tests.plans.plan_examples import cost
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Plan, RunCell, RunRecord, Trace, TracePrompt
 from reader_theory.documents.fit import AcceptanceFit
+from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
+from reader_theory.served import ServedRun, validate_served
+from reader_theory.trees import to_svg
 from reader_theory.validate import validate
+from runtime.cli._report_advice import advice_of
 from runtime.report.html import Part, is_lossy, render_report, write_report
 from runtime.report.numbers import number
 
@@ -159,6 +167,75 @@ def test_each_policy_is_drawn_once_and_off_is_said(page: str) -> None:
     assert page.count("Draft tree of policy") == 2
     assert "off: nothing is drafted" in page
     assert "the draft model rests where it is at least 4 long" in page
+
+
+def test_the_gain_comes_first_predicted_beside_measured(part: Part, page: str) -> None:
+    first = page[page.index("<section") : page.index("What was chosen")]
+    assert first.index("Speed-up over plain decoding") < 600
+    entry, row = part.plan.entries[0], part.validation.of("speed_up")[0]
+    assert (
+        f"{number(entry.prediction.speed_up.value)} &times; predicted, {number(row.measured)} &times; measured" in first
+    )
+
+
+def test_chains_are_one_line_and_trees_are_drawn(plan: Plan, tmp_path: Path) -> None:
+    made = examples.plan(examples.entry(1, examples.CHAIN_3), examples.entry(8, examples.RETRIEVAL))
+    record = run_of(made, tmp_path / "run.json")
+    page = render_report([Part(made, record, validate(made, record))])
+    checked(page)
+    assert re.findall(r'<ol class="chain">(.*?)</ol>', page)[0].count("<li") == 3
+    assert "Draft tree of policy" not in page
+    assert "nothing is drafted" not in page
+
+
+def test_trees_lie_on_their_side() -> None:
+    picture = to_svg(examples.TREE.tree)
+    across, down = zip(*re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', picture), strict=True)
+    assert len(set(across)) == examples.TREE.tree.depth + 1, "a column a level"
+    assert float(across[0]) == min(map(float, across)), "the root at the left"
+    assert max(map(float, down)) <= 100, "small"
+
+
+def test_what_to_paste_what_it_costs_and_what_would_change_it_are_told(tmp_path: Path) -> None:
+    policies = {1: examples.CHAIN_3, 8: examples.OFF}
+    made = examples.plan(*(examples.entry(b, p, 2.0 if b == 1 else 1.0, 100.0 if b == 1 else 60.0)
+                           for b, p in policies.items()))  # fmt: skip
+    record = run_of(made, tmp_path / "run.json")
+    priced = examples.cost().model_copy(update={"kv_tokens": {"off": 9000, "draft": 8000}})
+    advice = advice_of(made, None, priced, None)
+    page = render_report([Part(made, record, validate(made, record), cost=priced, advice=advice)])
+    checked(page)
+    assert "vllm serve ... --speculative-config" in page
+    assert "8,000 tokens" in page and "9,000 tokens" in page
+    assert re.search(r"<td>batch 8</td><td>off</td><td>1.00</td>", page)
+
+
+def test_sensitivity_is_what_the_planner_says_when_asked_there() -> None:
+    """Candidates under 10 % more acceptance, against the study behind them planned anew."""
+    told = ImportedAcceptance.from_reached(
+        [1e6], [[1e6, 7e5, 4.2e5]], [[7e5, 4.2e5, 2.1e5]], engine="vllm", source="metrics", workload="chat"
+    )
+    study = ImportedStudy(told, cost(), "draft", 3, risk=1.0)
+    made = plan_of(study, [(1, 64), (4, 64)], new_tokens=8)
+    anew = {each.condition: each for each in sensitivity_imported(study, made)}
+    assert {"acceptance -10 %", "acceptance +10 %", "batch 4", "context 1024"} <= set(anew)
+    for factor in (0.9, 1.1):
+        entry = acceptance_scaled(study, factor).entry(1, 64)
+        found = anew[f"acceptance {100 * (factor - 1):+.0f} %"]
+        assert (found.policy, found.speed_up) == (entry.policy, entry.prediction.speed_up.value)
+    plain = {each.condition: each for each in sensitivity(made)}
+    assert plain["acceptance +10 %"].speed_up > plain["acceptance -10 %"].speed_up
+    assert plain["batch 4, context 64"].policy == made.entry("chat", 4).policy
+
+
+def test_a_benchmark_is_reported_without_a_run() -> None:
+    made = examples.plan(examples.entry(1, examples.CHAIN_3, 2.0, 100.0))
+    runs = [ServedRun("a", 1.0, 50.0, 95.0, 0.021, 2.0, 3.0), ServedRun("b", 1.0, 50.0, 60.0, 1 / 60)]
+    validation = validate_served(made, runs, workload="chat", record="0" * 16)
+    page = render_report([Part(made, None, validation)])
+    checked(page)
+    assert "1.58 &times; measured" in page
+    assert "Where a step" not in page
 
 
 def test_a_plan_alone_with_its_run_is_enough(part: Part) -> None:

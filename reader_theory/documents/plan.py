@@ -31,6 +31,9 @@ class Prediction(Frozen):
     speed_up: Estimate = Field(description="over plain decoding at the same batch on the same engine")
     nodes_per_step: float = Field(description="mean verified draft nodes a row and step")
     terms_s: dict[str, float] = Field(description="mean seconds a step of each named term")
+    accepted: tuple[float, ...] = Field(
+        default=(), description="share of a row's steps that accept 1, 2, ... tokens or more; empty where not known"
+    )
 
 
 class Candidate(Frozen):
@@ -41,6 +44,9 @@ class Candidate(Frozen):
     tokens_per_s: float
     spread: float = Field(
         default=0.0, ge=0, description="standard error of `tokens_per_s` over it, from document to document"
+    )
+    accepted: tuple[float, ...] = Field(
+        default=(), description="share of a row's steps that accept 1, 2, ... tokens or more; empty where not known"
     )
 
 

@@ -153,6 +153,7 @@ def _entry(cell: ScheduleCell, solver: str) -> PlanEntry:
             speed_up=rate.scaled(gain / rate.value),
             nodes_per_step=float(cell.policy.most_nodes) if cell.nodes_per_step is None else cell.nodes_per_step,
             terms_s={"step": step_s},
+            accepted=next((each.accepted for each in cell.candidates if each.policy == cell.policy), ()),
         ),
         price=max(cell.price, 0.0),
         upper_bound_tokens_per_s=cell.tokens_per_s / (1 - cell.gap),

@@ -13,7 +13,7 @@ from reader_theory.trees.tree import TokenTree
 __all__ = ["layout", "to_svg"]
 
 FloatArray = NDArray[np.float64]
-_STEP_X, _STEP_Y, _MARGIN, _RADIUS = 34.0, 52.0, 22.0, 11.0
+_ACROSS, _DOWN, _MARGIN, _RADIUS = 34.0, 19.0, 10.0, 7.5
 _LOW, _HIGH = np.array([231.0, 238.0, 247.0]), np.array([28.0, 82.0, 143.0])
 _OTHER = "#c96a28"
 
@@ -36,7 +36,7 @@ def layout(tree: TokenTree) -> FloatArray:
 
 
 def to_svg(tree: TokenTree, probability: ArrayLike | None = None, labels: Sequence[str] | None = None) -> str:
-    """The tree as an SVG picture.
+    """The tree as a small SVG picture, on its side: the root at the left, a level a column.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def to_svg(tree: TokenTree, probability: ArrayLike | None = None, labels: Sequen
     str
         An ``<svg>`` element. Nodes of another source than the first node's have a dashed orange rim.
     """
-    place = layout(tree) * (_STEP_X, _STEP_Y) + _MARGIN
+    place = layout(tree)[:, ::-1] * (_ACROSS, _DOWN) + _MARGIN
     width, height = place.max(axis=0) + _MARGIN
     drafted = range(1, len(tree))
     edges = [_edge(place[tree.parents[node]], place[node]) for node in drafted]
@@ -60,7 +60,7 @@ def to_svg(tree: TokenTree, probability: ArrayLike | None = None, labels: Sequen
     root = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS / 2}" fill="#333"><title>root</title></circle>'
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="10" text-anchor="middle">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="8" text-anchor="middle">'
     )
     return "\n".join([head, *edges, root, *nodes, "</svg>"])
 
@@ -83,5 +83,5 @@ def _node(tree: TokenTree, node: int, at: FloatArray, shade: float | None, label
     title = f"node {node}: {tree.sources[node]}, rank {tree.ranks[node]}, depth {tree.depths[node]}{chance}"
     fill = f"rgb({red},{green},{blue})"
     circle = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{_RADIUS}" fill="{fill}" {rim}/>'
-    caption = f'<text x="{at[0]:.1f}" y="{at[1] + 3.5:.1f}" fill="{ink}">{escape(text)}</text>'
+    caption = f'<text x="{at[0]:.1f}" y="{at[1] + 2.8:.1f}" fill="{ink}">{escape(text)}</text>'
     return f"<g><title>{escape(title)}</title>{circle}{caption}</g>"

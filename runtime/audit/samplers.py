@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from urllib.error import URLError
-from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import OpenerDirector, Request
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from reader_theory.errors import InvalidInputError, require
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.loopback import loopback_opener
 
 __all__ = ["Sampler", "assisted", "engine_sampler", "server"]
 
 Ints = NDArray[np.int64]
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 PATIENCE_S = 120.0
 
 
@@ -86,14 +85,8 @@ def server(url: str, model: str, params: SamplingParams, end_tokens: Sequence[in
     InvalidInputError
         If the address is not on loopback; later, if the server does not answer, or does not tell token ids.
     """
-    parts = urlsplit(url)
-    require(
-        parts.scheme == "http" and parts.hostname in LOOPBACK,
-        "`url` must be http on this machine's loopback",
-        got=repr(url),
-        fix="Run the server here, or forward its port: http://127.0.0.1:8000/v1.",
-    )
-    ask = _asking(f"{url.rstrip('/')}/completions")
+    opener = loopback_opener(url, "http://127.0.0.1:8000/v1")
+    ask = _asking(opener, f"{url.rstrip('/')}/completions")
     body: dict[str, Any] = {
         "model": model, "max_tokens": params.max_new_tokens, "temperature": params.temperature, "top_p": params.top_p,
         "top_k": params.top_k or -1, "return_token_ids": True, "return_tokens": True, "logprobs": 0,
@@ -107,9 +100,7 @@ def server(url: str, model: str, params: SamplingParams, end_tokens: Sequence[in
     return sample
 
 
-def _asking(url: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    opener = build_opener(ProxyHandler({}))
-
+def _asking(opener: OpenerDirector, url: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def ask(body: dict[str, Any]) -> dict[str, Any]:
         request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:

@@ -13,7 +13,7 @@ __all__ = [
     "ADDITION_DRAFT", "ADDITION_TARGET", "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson",
     "Batches", "BenchFiles", "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft",
     "DraftConfig", "Dtype", "FitFile", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile",
-    "MemoryShare", "Output", "PlanFile", "Processors", "Prompts", "Quantization", "RecordFile", "Seed",
+    "MemoryShare", "Output", "PlanFile", "Processors", "Prompts", "Quantization", "Seed",
     "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile", "ValidationFile",
     "Validities", "Verification", "Workloads",
 ]  # fmt: skip
@@ -109,7 +109,6 @@ FitFile = Annotated[
 ]
 CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
-RecordFile = Annotated[Path, typer.Argument(help="RunRecord, from `reader run`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]
 Config = Annotated[
     str, typer.Option("--model", help="The target: config.json, its folder, or a known name such as Qwen3-32B.")

@@ -133,6 +133,7 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
     from optimizer.plan import make_plan
     from reader_theory.documents import Stamp
     from reader_theory.validate import validate
+    from runtime.cli._report_advice import advice_of
     from runtime.measure.calibrate import calibrate_cost
     from runtime.measure.run import run_plan
     from runtime.report.html import Part
@@ -161,7 +162,8 @@ def _half(run: _Run, models: Models, dtype: str, seconds: float, output: Path) -
     validation = validate(plan, record)
     validation.write(output / "validation.json")
     parameters = "" if name != "house-inflated" else ", the same function at about 80 million parameters"
-    return Part(plan, record, validation, run.fit, cost, run.trace, title=f"{name}, {dtype}{parameters}")
+    advice = advice_of(plan, run.fit, cost, run.trace)
+    return Part(plan, record, validation, run.fit, cost, run.trace, f"{name}, {dtype}{parameters}", advice)
 
 
 def _limited(prompts: list[PromptTokens], limit: int) -> list[PromptTokens]:
@@ -178,6 +180,7 @@ def _rows(part: Part) -> list[dict[str, Any]]:
     from runtime.cli._summaries import lossless_in_words
 
     rows: list[dict[str, Any]] = []
+    assert part.record is not None, "the demo runs its plans"
     for cell in part.record.cells:
         found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
         rows.append(

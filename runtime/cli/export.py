@@ -42,6 +42,10 @@ def command(
     dynamic_tree: Annotated[
         bool, typer.Option(help="A tree that the engine grows itself, as deep, wide and large as the plan's.")
     ] = False,
+    synthetic: Annotated[
+        bool,
+        typer.Option(help="Accept by chance, as often at each depth as planned: to time it before a drafter is there."),
+    ] = False,
     fit: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +69,7 @@ def command(
     planned = _planned(plan, context)
     chosen = _workload(planned, workload)
     weigh = _weigher(planned, fit, cost, trace)
-    asked = ExportOptions(method, batch, max_batch, nearest, dynamic_tree, weigh)
+    asked = ExportOptions(method, batch, max_batch, nearest, dynamic_tree, synthetic, weigh)
     made = export(planned, engine, chosen, asked)
     files = _write(path, exporter.files(made.config))
     facts = {

@@ -26,6 +26,7 @@ from runtime.cli.show import show
 from runtime.cli.sweep import sweep
 from runtime.cli.train_head import train_head
 from runtime.cli.validate import validate
+from runtime.cli.watch import watch
 
 __all__ = ["app", "main"]
 
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "sweep": sweep,
     "advise": advise,
+    "watch": watch,
     "export": export.command,
     "import": import_.command,
     "grammar-gap": grammar_gap,

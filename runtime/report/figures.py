@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reader_theory.documents import Comparison, Cost, CostTable, Plan, Policy, RunRecord, Validation
 from reader_theory.documents.fit import AcceptanceFit, CalibrationFit, RankTableFit, WorkloadFit
@@ -13,7 +14,8 @@ from reader_theory.trees import TokenTree, to_svg
 from runtime.report.svg import COLOURS, MARKERS, figure_svg, tree_svg
 
 __all__ = [
-    "acceptance_figure", "comparison_figure", "cost_figure", "reliability_figure", "terms_figure", "tree_figure",
+    "acceptance_figure", "chain_line", "comparison_figure", "cost_figure", "reliability_figure", "terms_figure",
+    "tree_figure",
 ]  # fmt: skip
 
 SHOWN_RANKS, SHOWN_CHAIN = 4, 10
@@ -75,6 +77,26 @@ def _logarithmic(ax: Any) -> None:
 
 def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
     """The tree that a policy drafts, shaded by the chance that a step emits each node; retrieval dashed."""
+    drawn, probability = drawn_tree(policy, fitted)
+    described = f"Draft tree of policy {policy.name}: {drawn.nodes} nodes, depth {drawn.depth}."
+    return tree_svg(to_svg(drawn, probability), described)
+
+
+def chain_line(policy: Policy, fitted: WorkloadFit | None) -> list[tuple[str, float | None]] | None:
+    """A chain's tokens in order, each with the chance that a step emits it, where it is known; None for a tree.
+
+    Long look-ups end in a last word that says how far they go.
+    """
+    drawn, probability = drawn_tree(policy, fitted)
+    if not drawn.nodes or not drawn.is_chain or drawn.ranks.any():
+        return None
+    words = [(str(depth), None if probability is None else float(probability[depth])) for depth in drawn.depths[1:]]
+    longest = policy.most_nodes
+    return [*words, *([(f"... {longest}", None)] if longest > drawn.nodes else [])]
+
+
+def drawn_tree(policy: Policy, fitted: WorkloadFit | None) -> tuple[TokenTree, NDArray[np.float64] | None]:
+    """Tree and retrieved chain in one, and the chances of its nodes where the fit tells all of them."""
     tree, probability = policy.tree, np.ones(1)
     asked = None if fitted is None or policy.asks is None else fitted.ranks(policy.asks)
     known = fitted is not None and (asked is not None or not tree.nodes)
@@ -87,12 +109,10 @@ def tree_figure(policy: Policy, fitted: WorkloadFit | None) -> str:
         ranks += chain.ranks[1:].tolist()
         sources += chain.sources[1:]
         looked_up = None if fitted is None else fitted.drafters.get(policy.retrieved.drafter)
-        known = known and looked_up is not None
+        known = known and looked_up is not None and looked_up.matched is not None
         if known and looked_up is not None and looked_up.matched is not None:
             probability = np.concatenate([probability, looked_up.matched.model.path_probability(chain)[1:]])
-    drawn = TokenTree(parents, ranks, sources=sources)
-    described = f"Draft tree of policy {policy.name}: {drawn.nodes} nodes, depth {drawn.depth}."
-    return tree_svg(to_svg(drawn, probability if known else None), described)
+    return TokenTree(parents, ranks, sources=sources), probability if known else None
 
 
 def acceptance_figure(fit: AcceptanceFit) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from reader_theory.documents import Cost, Plan, PlanEntry, RunRecord, Trace, Validation
+from reader_theory.documents import Comparison, Cost, Plan, PlanEntry, RunRecord, Trace, Validation
 from reader_theory.documents.base import Document, write_atomically
 from reader_theory.documents.fit import AcceptanceFit, WorkloadFit
 from reader_theory.errors import require
 from reader_theory.rules import RULES
 from runtime.report import figures
+from runtime.report.advice import Advice
 from runtime.report.numbers import interval, number
 
 __all__ = ["Part", "write_report"]
@@ -33,23 +34,28 @@ class Part:
 
     Parameters
     ----------
+    record : RunRecord, optional
+        None where a benchmark of another engine was validated.
     fit, cost, trace : documents, optional
         Each adds its figures.
+    advice : Advice
+        What to paste, what it costs in memory, what would change the answer.
     title : str
         Heading of the section; target and type when left out.
     """
 
     plan: Plan
-    record: RunRecord
+    record: RunRecord | None
     validation: Validation
     fit: AcceptanceFit | None = None
     cost: Cost | None = None
     trace: Trace | None = None
     title: str = ""
+    advice: Advice = field(default_factory=Advice)
 
     def __post_init__(self) -> None:
         found = (self.validation.plan, self.validation.record)
-        needed = (self.plan.fingerprint(), self.record.fingerprint())
+        needed = (self.plan.fingerprint(), found[1] if self.record is None else self.record.fingerprint())
         require(
             found == needed,
             "`validation` must be of this plan and this record",
@@ -89,16 +95,18 @@ def is_lossy(document: Plan | RunRecord) -> bool:
 def _section(part: Part) -> dict[str, Any]:
     plan, record = part.plan, part.record
     return {
-        "title": part.title or f"{record.target}, {record.dtype}",
+        "title": part.title or f"{plan.target}, {plan.dtype}",
         "facts": _facts(part),
-        "lossy": is_lossy(plan) or is_lossy(record),
-        "verification": record.verification,
-        "summary": list(_summary(part)),
+        "lossy": is_lossy(plan) or (record is not None and is_lossy(record)),
+        "verification": (record or plan).verification,
+        "headlines": list(_headlines(part)),
+        "summary": list(_summary(part) if record is not None else _served(part)),
+        "advice": part.advice,
         "notes": part.validation.notes,
         "comparison": _safe(figures.comparison_figure(part.validation)),
         "comparisons": list(_comparisons(part.validation)),
         "coverage": _coverage(part.validation),
-        "terms": _safe(figures.terms_figure(plan, record)),
+        "terms": "" if record is None else _safe(figures.terms_figure(plan, record)),
         "trees": list(_trees(part)),
         "acceptance": _safe(figures.acceptance_figure(part.fit)) if part.fit else "",
         "reliability": _safe(figures.reliability_figure(part.fit)) if part.fit else "",
@@ -118,20 +126,58 @@ def _safe(svg: str) -> Any:
 
 
 def _facts(part: Part) -> dict[str, str]:
-    record = part.record
+    told = part.record or part.plan
     return {
-        "Target": record.target,
-        "Drafters": ", ".join(f"{name} ({model})" if model else name for name, model in record.drafters.items()),
-        "Device": record.device,
-        "Weights": record.dtype,
-        "Decoding": "greedy" if record.temperature == 0 else f"sampled at temperature {record.temperature:g}",
-        "Verification": f"{record.verification} ({'LOSSY' if is_lossy(record) else 'lossless'})",
-        "Output tokens": f"at most {record.new_tokens} a request",
+        "Target": told.target,
+        "Drafters": ", ".join(f"{name} ({model})" if model else name for name, model in told.drafters.items()),
+        "Device": told.device,
+        "Weights": told.dtype,
+        "Decoding": "greedy" if told.temperature == 0 else f"sampled at temperature {told.temperature:g}",
+        "Verification": f"{told.verification} ({'LOSSY' if is_lossy(told) else 'lossless'})",
+        "Output tokens": f"at most {told.new_tokens} a request",
     }
+
+
+def _headlines(part: Part) -> Iterator[dict[str, str]]:
+    """The speed-up of each workload at its smallest batch: measured, where it was, and predicted."""
+    for workload in part.plan.workloads:
+        entry = min((e for e in part.plan.entries if e.workload == workload), key=lambda e: e.batch)
+        if entry.policy.kind == "off":
+            told = {"policy": "nothing is worth drafting", "measured": "", "predicted": ""}
+            yield {"workload": workload, "batch": str(entry.batch), **told}
+            continue
+        rows = [row for row in part.validation.of("speed_up") if (row.workload, row.batch) == (workload, entry.batch)]
+        yield {
+            "workload": workload, "batch": str(entry.batch), "policy": entry.policy.name,
+            "measured": number(rows[0].measured) if rows else "",
+            "predicted": interval(entry.prediction.speed_up),
+        }  # fmt: skip
+
+
+def _served(part: Part) -> Iterator[dict[str, str]]:
+    """One row an entry that a benchmark measured."""
+    cells: dict[tuple[str, int, str], dict[str, Comparison]] = {}
+    for row in part.validation.comparisons:
+        cells.setdefault((row.workload, row.batch, row.policy.name), {})[row.quantity] = row
+    for (workload, batch, policy), rows in cells.items():
+        told = {
+            name: ("-", "not measured") if name not in rows else (
+                interval(rows[name].predicted), number(rows[name].measured)
+            )
+            for name in ("speed_up", "tokens_per_step", "tokens_per_s")
+        }  # fmt: skip
+        yield {
+            "workload": workload, "batch": str(batch), "policy": policy,
+            "predicted_speed_up": told["speed_up"][0], "speed_up": told["speed_up"][1],
+            "predicted_step": told["tokens_per_step"][0], "measured_step": told["tokens_per_step"][1],
+            "predicted_rate": told["tokens_per_s"][0], "measured_rate": told["tokens_per_s"][1],
+            "check": _CHECKS["not_checked"],
+        }  # fmt: skip
 
 
 def _summary(part: Part) -> Iterator[dict[str, str]]:
     """One row a cell: what was chosen, predicted and measured."""
+    assert part.record is not None, "a run has cells"
     for cell in part.record.cells:
         found = part.plan.entry(cell.workload, cell.batch, cell.context_tokens).prediction
         gain = cell.times_plain
@@ -183,13 +229,16 @@ def _trees(part: Part) -> Iterator[dict[str, Any]]:
                 others.setdefault(entry.policy, _others(entry))
         for policy, at in batches.items():
             fixed = policy.fixed is not None or policy.retrieved is not None
-            drawn = _safe(figures.tree_figure(policy, _fit_of(part.fit, workload))) if fixed else ""
+            fitted = _fit_of(part.fit, workload)
+            line = figures.chain_line(policy, fitted) if fixed else None
+            drawn = _safe(figures.tree_figure(policy, fitted)) if fixed and line is None else ""
             heads = ", ".join(map(str, sorted(at)))
             yield {
                 "workload": workload,
                 "batches": heads,
                 "policy": policy.name,
                 "svg": drawn,
+                "chain": [{"word": word, "chance": chance} for word, chance in line or ()],
                 "rule": f"{policy.in_words} {others[policy]}".strip(),
             }
 

@@ -1,6 +1,7 @@
 """llama.cpp on the CPU as a peer: ``python llama_worker.py GGUF METHOD ROWS THREADS``.
 
-METHOD is plain, or the name of a speculative type of llama.cpp, such as ngram_simple.
+METHOD is plain, the name of a speculative type of llama.cpp, such as ngram_simple, or draft_simple:K:RATES:GGUF: K
+tokens of the draft in a file, accepted by chance at unconditional RATES, a comma between them.
 
 Needs the `xllamacpp` wheel in the environment that runs it (`make engines`); imports nothing of this package.
 """
@@ -27,10 +28,19 @@ def main() -> None:
     params.model.path = gguf
     params.n_parallel, params.n_ctx = int(rows), 1024 * int(rows)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
-    if method != "plain":
-        params.speculative.types = [
-            getattr(xllamacpp.common_speculative_type, f"COMMON_SPECULATIVE_TYPE_{method.upper()}")
-        ]
+    name, *told = method.split(":", 3)
+    if name != "plain":
+        kind = f"COMMON_SPECULATIVE_TYPE_{name.upper()}"
+        params.speculative.types = [getattr(xllamacpp.common_speculative_type, kind)]
+    if told:
+        length, rates, draft = told
+        params.speculative.draft.mparams.path = draft
+        params.speculative.draft.n_max, params.speculative.draft.n_min, params.speculative.draft.p_min = (
+            int(length),
+            0,
+            0.0,
+        )
+        params.speculative.synth_rates = [float(rate) for rate in rates.split(",")]
     server = xllamacpp.Server(params)
     pool = ThreadPoolExecutor(int(rows))
 
@@ -43,7 +53,8 @@ def main() -> None:
         done = list(pool.map(lambda tokens: one(tokens, max_tokens, end), prompts))
         seconds = time.perf_counter() - start
         return {"tokens": None, "counts": [each["usage"]["completion_tokens"] for each in done],
-                "texts": [each["choices"][0]["text"] for each in done], "seconds": seconds}  # fmt: skip
+                "texts": [each["choices"][0]["text"] for each in done], "seconds": seconds,
+                "timings": [each["timings"] for each in done]}  # fmt: skip
 
     serve(generate, {"engine": "llama.cpp", "version": version("xllamacpp"), "method": method, "gguf": Path(gguf).name})
 
