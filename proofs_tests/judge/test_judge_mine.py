@@ -137,7 +137,7 @@ def mined(folder: Path, seed: int = 0, questions: int = 30, each: int = 12) -> M
 
 def test_the_judge_is_scikit_learns_and_no_question_is_on_both_sides(tmp_path: Path) -> None:
     told = mined(tmp_path)
-    judge = fit_judge(told)
+    judge = fit_judge(told, features="difference")
     assert not set(judge.held_out) & set(judge.fitted_on)
     assert set(judge.held_out) | set(judge.fitted_on) == set(told.questions)
     columns, labels = told.columns, told.columns["important"]
@@ -159,7 +159,7 @@ def test_the_judge_is_scikit_learns_and_no_question_is_on_both_sides(tmp_path: P
 
 
 def test_labels_that_states_do_not_tell_are_not_told(tmp_path: Path) -> None:
-    blind = fit_judge(mined(tmp_path), features="drafted")
+    blind = fit_judge(mined(tmp_path))
     assert blind.features == "drafted" and blind.auc.low < 0.6
 
 

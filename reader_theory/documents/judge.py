@@ -121,7 +121,7 @@ class Judge(Document):
     target_probe: ModelProbe
     draft_probe: ModelProbe
     features: Literal["difference", "drafted"] = Field(
-        default="difference",
+        default="drafted",
         description="final states at the draft's token less those at the target's, or at the draft's token alone",
     )
     mean: tuple[float, ...]

@@ -85,7 +85,7 @@ def fit(
             help="difference: states at the draft's token less those at the target's; drafted: the former alone, "
             "which saves a forward of the target a step."
         ),
-    ] = "difference",
+    ] = "drafted",
     held_out: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the questions held out.")] = 0.25,
     seed: options.Seed = 0,
     output: options.Output = Path("out/judge.json"),
@@ -93,7 +93,7 @@ def fit(
 ) -> None:
     """A classifier of mismatches: standardised states, logistic regression, the best ROC-AUC on held-out questions.
 
-    Example: reader judge fit out/mismatches.json --features drafted
+    Example: reader judge fit out/mismatches.json
     """
     output_path(output, ".json")
     from reader_theory.documents.judge import MinedMismatches

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 def fit_judge(
     mined: MinedMismatches,
     *,
-    features: Literal["difference", "drafted"] = "difference",
+    features: Literal["difference", "drafted"] = "drafted",
     held_out: float = HELD_OUT,
     seed: int = 0,
 ) -> Judge:
@@ -35,7 +35,8 @@ def fit_judge(
     Parameters
     ----------
     features : {"difference", "drafted"}
-        States at the draft's token less those at the target's, or alone: these save a forward of the target a step.
+        States at the draft's token less those at the target's, or alone. Alone they save a forward of the target a
+        step, and tell more: of a difference no line tells both a swap and its reverse from what does not matter.
     held_out : float, in (0, 1)
         Share of the questions that choose C, tell the ROC-AUC, and give the thresholds.
 

@@ -21,7 +21,7 @@ __all__ = ["NUMBER", "Asked", "FinalAnswer", "house_part", "house_questions", "r
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 """The last number of a text, where nobody says what its final answer is."""
-HOUSE_PARTS = {"mine": (0, 400), "curve": (400, 600), "test": (1000, 600)}
+HOUSE_PARTS = {"mine": (0, 200), "curve": (200, 200), "test": (400, 400)}
 """First of the house's questions for mining, for choosing a threshold and for judging the choice, and how many."""
 
 
