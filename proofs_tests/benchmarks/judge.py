@@ -68,7 +68,7 @@ def told(ran: Ran, lossless: Ran) -> dict[str, Any]:
 
 
 def chosen_threshold(trial: Trial, judge: Judge, drafts: int) -> float:
-    """The largest of the judge's thresholds that loses at most half the budget on questions of its own, by bisection."""
+    """The largest of the judge's thresholds that loses at most half the budget on its questions, by bisection."""
     thresholds = [0.0, *sorted(set(judge.thresholds))]
     low, high = 0, len(thresholds)
     while high - low > 1:
