@@ -72,7 +72,7 @@ def test_the_target_is_right_and_the_draft_is_weaker(trial: Trial) -> None:
     own, drafted = trial.own, trial.run(8, "random", 1.01)  # above 1 the draft writes all but the first token
     assert own.right.mean() >= 0.98
     assert drafted.right.mean() < own.right.mean() - 0.1
-    assert drafted.alpha == 1.0
+    assert drafted.alpha > 0.95, "but for the steps in which an output ends"
 
 
 def test_a_training_run_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

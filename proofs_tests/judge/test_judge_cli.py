@@ -20,7 +20,7 @@ PAIR = ("--target", "addition-target", "--draft", "addition-draft")
 def ran(*words: object, code: int = 0) -> str:
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == code, done.output + str(done.exception)
-    return done.output
+    return done.stdout
 
 
 def made(*words: object) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_each_stage_writes_its_document(folder: Path) -> None:
     assert judge.features == "drafted" and judge.mined == mined.fingerprint()
     curve = JudgeCurve.read(folder / "curve.json")
     assert [(each.judge, each.threshold) for each in curve.points] == [("lossless", 0.0), ("file", 0.2), ("file", 1.1)]
-    assert curve.points[-1].alpha == 1.0
+    assert curve.points[-1].alpha > 0.95 > curve.points[0].alpha
     plan = Plan.read(folder / "plan.json")
     assert plan.verification == "judge_lossy" and plan.judged is not None and plan.judged.quality_budget == 100
 

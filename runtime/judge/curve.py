@@ -54,7 +54,7 @@ class Ran:
 
     @property
     def alpha(self) -> float:
-        """Share of the looked-at drafted tokens that were accepted: a step looks at one that is not, unless none is."""
+        """Share of the looked-at drafted tokens that were accepted: a step that stops short looks at one more."""
         accepted = int(self.accepted.sum())
         return accepted / max(accepted + int(self.steps.sum()) - self.whole, 1)
 
