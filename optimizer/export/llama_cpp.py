@@ -32,11 +32,12 @@ __all__ = ["LlamaCpp"]
 class LlamaCpp(Exporter):
     """Flags without their dashes, empty when the plan drafts nothing.
 
+    A draft model alone drafts nothing: the type of speculation is said as well, ``draft-simple`` unless `method` says.
     A draft is cut neither by its own probability nor to a least length, so that every step drafts what the plan says.
     """
 
     name = "llama.cpp"
-    takes = frozenset({"synthetic"})
+    takes = frozenset({"method", "synthetic"})
     one_entry = True
 
     def families(self, policies: Iterable[Policy], options: ExportOptions) -> Mapping[str, Family]:
@@ -70,8 +71,9 @@ class LlamaCpp(Exporter):
         if (retrieved := policy.retrieved) is not None:
             return {"spec-type": "ngram-simple", "spec-ngram-simple-size-n": retrieved.min_match,
                     "spec-ngram-simple-size-m": length}  # fmt: skip
-        return {"spec-draft-model": draft_model(settled.plan), "spec-draft-n-max": length, "spec-draft-n-min": 0,
-                "spec-draft-p-min": 0.0, **synthetic}  # fmt: skip
+        method = self.format.choice("method", options.method or "draft-simple", "methods")
+        return {"spec-type": method, "spec-draft-model": draft_model(settled.plan), "spec-draft-n-max": length,
+                "spec-draft-n-min": 0, "spec-draft-p-min": 0.0, **synthetic}  # fmt: skip
 
     def notes(self, settled: Settled, options: ExportOptions) -> list[str]:
         """What it takes for a model."""

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_gpu, tables_theory
+from proofs_tests.benchmarks import tables_diffusion, tables_gpu, tables_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
-TABLED = (README, RESULT_TABLES, HOUSE / "docs" / "judge.md")
+PAGES = (README, RESULT_TABLES, *(HOUSE / "docs" / name for name in ("diffusion.md", "judge.md")))
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
@@ -173,10 +173,13 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": tables_theory.search,
     "documents": tables_theory.documents,
     "judge": tables_theory.judge,
+    "diffusion": tables_diffusion.rounds,
+    "diffusion_likelihood": tables_diffusion.likelihood,
     "gpu_card": tables_gpu.card,
     "gpu_short": tables_gpu.short,
 }
-FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card"}
+FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card",
+         "diffusion_likelihood": "diffusion"}  # fmt: skip
 """Tables whose result has another name."""
 
 
@@ -196,10 +199,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    stale = [path.name for path in TABLED if rewritten(path.read_text()) != path.read_text()]
+    stale = [path.name for path in PAGES if rewritten(path.read_text()) != path.read_text()]
     if args.check:
         sys.exit(f"out of date: {', '.join(stale)}; run this module without --check" if stale else 0)
-    for path in TABLED:
+    for path in PAGES:
         path.write_text(rewritten(path.read_text()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from jsonschema import Draft202012Validator
 from optimizer.export import ExportOptions, engine_format, export
 from optimizer.imported_plan import plan_imported
 from proofs_tests.documents.documents_examples import CHAIN_3, OFF, RETRIEVAL, entry, plan
+from proofs_tests.house.test_house_rules import HOUSE
 from proofs_tests.plans.plan_examples import cost
 from reader_theory.documents import Plan, PlanEntry, Policy, policy_of
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
 from reader_theory.trees.tree import TokenTree
+
+ENGINES = HOUSE / ".venv-engines"
+SPECULATIVE = next(iter(ENGINES.glob("lib/python3*/site-packages/vllm/config/speculative.py")), None)
 
 
 def accepting(
@@ -41,6 +46,7 @@ def exported(engine: str, made: Plan, **options: Any) -> tuple[Any, list[float],
     else:
         rates = [float(rate) for rate in told["spec-synth-rates"].split(",")]
         assert len(rates) == told["spec-draft-n-max"], "llama.cpp refuses another length"
+        assert told["spec-type"] == "draft-simple", "a draft model alone drafts nothing there"
     assert all(0 <= rate <= 1 for rate in rates)
     assert all(later <= earlier for earlier, later in pairwise(rates)), "both refuse rates that increase"
     return told, rates, found.notes
@@ -80,6 +86,24 @@ def test_a_plan_from_counters_gives_the_rates_of_its_chain() -> None:
         assert len(each.accepted) == each.policy.most_nodes
         assert 1 + sum(each.accepted) == pytest.approx(each.tokens_per_step, abs=1e-6)
     assert chosen.prediction.accepted == next(c.accepted for c in chosen.candidates if c.policy == chosen.policy)
+
+
+@pytest.mark.skipif(SPECULATIVE is None, reason="vLLM is not installed in .venv-engines: `make engines`")
+def test_the_installed_vllm_takes_the_rates_and_refuses_others() -> None:
+    """Its own check, taken out of its source, as the engine applies it."""
+    assert SPECULATIVE is not None, "skipped otherwise"
+    name = "_resolve_synthetic_acceptance_rates"
+    tree = ast.parse(SPECULATIVE.read_text())
+    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+    found.decorator_list = []
+    scope: dict[str, Any] = {}
+    exec(compile(ast.Module([found], []), str(SPECULATIVE), "exec"), scope)
+    for accepted in ((0.8, 0.5, 0.3), (1.0, 1.0, 0.0), (0.7, 0.7, 0.7)):
+        config, rates, _ = exported("vllm", plan(accepting(1, CHAIN_3, accepted)))
+        assert scope[name](config["num_speculative_tokens"], rates, None) == rates
+    for bad in ([0.5, 0.6, 0.1], [0.5, 0.4], [1.1, 0.5, 0.2]):
+        with pytest.raises(ValueError):
+            scope[name](3, bad, None)
 
 
 def test_look_ups_are_refused_because_no_rate_makes_them_find_a_draft() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from proofs_tests.benchmarks.tables import README, TABLED, rewritten
+from proofs_tests.benchmarks.tables import PAGES, README, rewritten
 
 ROOT = Path(__file__).parents[2]
 TEXT = README.read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-@pytest.mark.parametrize("path", TABLED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_tables_are_those_of_the_kept_results(path: Path) -> None:
     text = path.read_text()
     assert "<!-- table: " in text
@@ -25,7 +25,7 @@ def test_a_newcomer_can_read_it_in_one_sitting() -> None:
     assert len(README.read_bytes()) <= 9000
 
 
-@pytest.mark.parametrize("path", TABLED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_file_it_names_exists(path: Path) -> None:
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     named = re.findall(r"`((?:reader_theory|optimizer|runtime|proofs_tests|notebooks|docs)/[\w./]+)`", text)

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import scipy
 
 from proofs_tests.house.test_house_rules import HOUSE
 from proofs_tests.live.test_watch_cli import planned
@@ -267,6 +268,8 @@ def test_vllm_itself_drafts_what_the_watch_says(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text(
         "\n".join(f"[{group}]\n" + "\n".join(f"{n} = {v}" for n, v in each.items()) for group, each in points.items())
     )
+    for needed in (p for p in Path(scipy.__file__).parents[1].glob("scipy*") if p.name in ("scipy", "scipy.libs")):
+        (info.parent / needed.name).symlink_to(needed)  # ours needs it, vLLM does not
     path = os.pathsep.join([str(HOUSE), str(info.parent)])
     done = subprocess.run(
         [ENGINES / "bin/python", Path(__file__).with_name("vllm_worker.py"), MODEL, plan, tmp_path],

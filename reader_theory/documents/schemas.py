@@ -28,6 +28,7 @@ _HOMES = {
     "run_record": "reader_theory.documents.run_record:RunRecord",
     "validation": "reader_theory.documents.validation:Validation",
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",
+    "diffusion_run": "reader_theory.documents.diffusion:DiffusionRun",
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
     "mined_mismatches": "reader_theory.documents.judge:MinedMismatches",
     "judge": "reader_theory.documents.judge:Judge",

@@ -13,6 +13,7 @@ from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.target_only import TargetOnly
 from reader_theory.rules.traversal import Traversal
 from reader_theory.rules.typical import TypicalLossy
+from reader_theory.rules.window import WindowRejection
 from reader_theory.rules.without_replacement import WithoutReplacement
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TypicalLossy",
     "Verified",
     "VerifyUniforms",
+    "WindowRejection",
     "WithoutReplacement",
     "verify_batch",
 ]

@@ -16,7 +16,7 @@ from reader_theory.rules.laws import as_laws
 from reader_theory.rules.pick import pick_token
 from reader_theory.rules.streams import Stream, VerifyUniforms
 
-__all__ = ["At", "FollowingRule", "Rule", "Verified", "verify_batch", "walk_down"]
+__all__ = ["At", "FollowingRule", "Rule", "Verified", "check_uniforms", "verify_batch", "walk_down"]
 
 At = Callable[[Stream, int], NDArray[Any]]
 """(stream, count) -> that many numbers of that stream which belong to one position."""
@@ -167,8 +167,8 @@ class Rule(ABC):
             fix="Cut padding, and keep the root's law in row 0.",
         )
         draft.check(laws.shape[1])
-        _check_uniforms("acceptance", uniforms.acceptance, len(draft.tree))
-        _check_uniforms("recovery", uniforms.recovery, len(draft.tree))
+        check_uniforms("acceptance", uniforms.acceptance, len(draft.tree))
+        check_uniforms("recovery", uniforms.recovery, len(draft.tree))
         if "coupling" in self.streams:
             _check_noise(uniforms.coupling, draft.tree.depth, laws.shape[1])
 
@@ -232,7 +232,8 @@ def _check_noise(noise: NDArray[Any] | None, depth: int, vocabulary: int) -> Non
     )
 
 
-def _check_uniforms(name: str, values: NDArray[Any], count: int) -> None:
+def check_uniforms(name: str, values: NDArray[Any], count: int) -> None:
+    """Refuse what is not `count` numbers in [0, 1)."""
     right = np.ndim(values) == 1 and len(values) == count
     inside = right and not bool(np.any(values < 0)) and not bool(np.any(values >= 1))
     if not inside:

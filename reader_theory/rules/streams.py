@@ -18,8 +18,8 @@ from reader_theory.errors import require
 
 __all__ = ["Stream", "VerifyUniforms", "coupling_uniforms", "stream_uniforms", "verify_uniforms"]
 
-Stream = Literal["drafting", "acceptance", "recovery", "coupling"]
-STREAMS: dict[Stream, int] = {"drafting": 0, "acceptance": 1, "recovery": 2, "coupling": 3}
+Stream = Literal["drafting", "acceptance", "recovery", "coupling", "remasking"]
+STREAMS: dict[Stream, int] = {"drafting": 0, "acceptance": 1, "recovery": 2, "coupling": 3, "remasking": 4}
 """Every stream and its place in the generator's counter."""
 
 
@@ -58,7 +58,7 @@ def stream_uniforms(
     ----------
     seed, request, step : int, in [0, 2**64)
         Whose numbers these are; the same triple gives the same numbers on every machine and in every batch.
-    stream : {"drafting", "acceptance", "recovery", "coupling"}
+    stream : {"drafting", "acceptance", "recovery", "coupling", "remasking"}
         What they are for.
     shape : int or tuple of int
         How many.

@@ -10,7 +10,8 @@ import typer
 from runtime.models.house.prompt import HouseModel
 
 __all__ = [
-    "ADDITION_DRAFT", "ADDITION_TARGET", "HOUSE", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson",
+    "ADDITION_DRAFT", "ADDITION_TARGET", "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT",
+    "AsJson",
     "Batches", "BenchFiles", "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft",
     "DraftConfig", "Dtype", "FitFile", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile",
     "MemoryShare", "Output", "PlanFile", "Processors", "Prompts", "Quantization", "Seed",
@@ -20,6 +21,7 @@ __all__ = [
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
 SMOLLM2_HEAD = "smollm2-head"
+HOUSE_DIFFUSION = "house-diffusion"
 ADDITION_TARGET, ADDITION_DRAFT = "addition-target", "addition-draft"
 HOUSE: dict[str, HouseModel] = {
     HOUSE_TARGET: "target",
@@ -27,6 +29,7 @@ HOUSE: dict[str, HouseModel] = {
     SMOLLM2_HEAD: "smollm2_head",
     ADDITION_TARGET: "addition/target",
     ADDITION_DRAFT: "addition/draft",
+    HOUSE_DIFFUSION: "diffusion",
 }
 """Models that ship, and their folders."""
 

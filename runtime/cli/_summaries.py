@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from reader_theory.documents import Cost, CostTable, Document, Plan, RunRecord, Trace, Validation
+    from reader_theory.documents.diffusion import DiffusionRun
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.judge import Judge, JudgeCurve, MinedMismatches
@@ -41,6 +42,7 @@ def rows_of(document: Document) -> Rows:
         "mined_mismatches": _mined,
         "judge": _judge,
         "judge_curve": _curve,
+        "diffusion_run": _diffusion_run,
     }
     return summarise[document.kind](document)
 
@@ -271,3 +273,28 @@ def _schedule(told: ServingSchedule) -> Rows:
         }
         for cell in told.cells
     ]
+
+
+def _diffusion_run(run: DiffusionRun) -> Rows:
+    """The run, predicted beside measured, then what other windows were predicted to take."""
+    predicted = run.candidates[0] if run.candidates else None
+    own = {
+        "window": run.window,
+        "steps": run.steps,
+        "one_at_a_time": run.drawn,
+        "rounds": run.rounds,
+        "forwards": run.forwards,
+        "predicted_rounds": predicted and predicted.rounds,
+        "predicted_forwards": predicted and predicted.forwards,
+        f"predicted_{run.cost_unit}_speed_up": predicted and predicted.speed_up,
+    }
+    others = [
+        {
+            "window": each.window,
+            "predicted_rounds": each.rounds,
+            "predicted_forwards": each.forwards,
+            f"predicted_{run.cost_unit}_speed_up": each.speed_up,
+        }
+        for each in run.candidates[1:]
+    ]
+    return [own, *others]

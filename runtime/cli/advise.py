@@ -24,7 +24,7 @@ __all__ = ["advise"]
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm", "llama.cpp")
 _METHODS = {"vllm": ("eagle3", "draft_model"), "sglang": ("EAGLE3", "STANDALONE"),
-            "tensorrt-llm": ("Eagle3", "Draft_Target")}  # fmt: skip
+            "tensorrt-llm": ("Eagle3", "Draft_Target"), "llama.cpp": ("draft-eagle3", "draft-simple")}  # fmt: skip
 """How an engine runs an EAGLE-3 head, and any other model that drafts."""
 
 

@@ -13,6 +13,7 @@ from runtime.cli.audit import audit
 from runtime.cli.calibrate import calibrate
 from runtime.cli.cost import cost
 from runtime.cli.demo import demo
+from runtime.cli.diffuse import diffuse
 from runtime.cli.export_head import export_head
 from runtime.cli.fetch import fetch
 from runtime.cli.fit import fit
@@ -53,6 +54,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.command,
     "import": import_.command,
     "grammar-gap": grammar_gap,
+    "diffuse": diffuse,
     "latency": latency.command,
     "audit": audit,
     "inflate": inflate,

@@ -83,13 +83,15 @@ def evaluating(model: Any) -> Generator[None]:
             module.training = True
 
 
-def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu") -> Any:
-    """`AutoModelForCausalLM.from_pretrained` for a local folder or a hub name: safetensors only, no remote code."""
-    from transformers import AutoModelForCausalLM
+def load_transformers(
+    folder: str | Path, dtype: torch.dtype, device: str = "cpu", kind: str = "AutoModelForCausalLM"
+) -> Any:
+    """`from_pretrained` of that class for a local folder or a hub name: safetensors only, no remote code."""
+    import transformers
 
     check_name(folder)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, kind).from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
         model, info = loaded
@@ -97,7 +99,7 @@ def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu
         if isinstance(error, RuntimeError) and "allocate memory" in str(error):
             raise
         raise InvalidInputError(
-            "`target` and `draft` must be folders or hub names that AutoModelForCausalLM.from_pretrained takes",
+            f"`target` and `draft` must be folders or hub names that {kind}.from_pretrained takes",
             got=f"{str(folder)!r}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
             fix="Check the path; weights must be safetensors, quantised ones need their library, and models that need "
             "remote code are not run.",
@@ -108,7 +110,8 @@ def load_transformers(folder: str | Path, dtype: torch.dtype, device: str = "cpu
         got=f"{type(model).__name__}",
         fix="Choose a causal language model.",
     )
-    odd = {key: sorted(map(str, info.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    told = ("missing_keys", "mismatched_keys", *(("unexpected_keys",) if kind == "AutoModelForCausalLM" else ()))
+    odd = {key: sorted(map(str, info.get(key) or ())) for key in told}  # pretraining heads beside a masked model's
     require(
         not any(odd.values()),
         "a checkpoint must hold the weights of its model, all of them and no others",

@@ -1,4 +1,4 @@
-"""Scripts of the house models: ``python -m runtime.models.house prepare | train | distil | evaluate | prompts``."""
+"""Scripts of the house models: ``python -m runtime.models.house STAGE``, one of `STAGES`."""
 
 import argparse
 import json
@@ -7,11 +7,17 @@ from typing import Any
 
 from runtime.models.house.prompt import house_folder
 
+STAGES = ("prepare", "train", "distil", "diffusion", "evaluate", "prompts")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime.models.house", description=__doc__)
-    parser.add_argument("stage", choices=["prepare", "train", "distil", "evaluate", "prompts"])
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("out/house"), help="folder of the prepared corpus")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="folder of a tokenizer that `prepare` takes instead of a new one"
+    )
+    parser.add_argument("--diffusion", type=Path, default=house_folder("diffusion"), help="folder of the masked model")
     parser.add_argument("--target", type=Path, default=house_folder("target"), help="folder of the target")
     parser.add_argument("--draft", type=Path, default=house_folder("draft"), help="folder of the draft")
     parser.add_argument("--shape", choices=["target", "draft"], default="target", help="what `train` trains")
@@ -32,7 +38,7 @@ def main() -> None:
     if a.stage == "prepare":
         from runtime.training.house.prepare import prepare
 
-        print(json.dumps(prepare(a.work), indent=2))
+        print(json.dumps(prepare(a.work, a.tokenizer), indent=2))
     elif a.stage == "train":
         from runtime.models.house.shapes import DRAFT, TARGET
         from runtime.training.house.train import Regime, train
@@ -46,6 +52,11 @@ def main() -> None:
 
         regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed)
         distil_draft(a.work, a.target, a.draft, regime, a.written_rows, a.start)
+    elif a.stage == "diffusion":
+        from runtime.training.house.masked import train_masked
+        from runtime.training.house.train import Regime
+
+        train_masked(a.work, a.target, a.diffusion, Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed))
     elif a.stage == "evaluate":
         from runtime.training.house.evaluate import evaluate
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 WORKLOADS = ("code", "copy", "prose")
-HouseModel = Literal["target", "draft", "smollm2_head", "addition/target", "addition/draft"]
+HouseModel = Literal["target", "draft", "smollm2_head", "diffusion", "addition/target", "addition/draft"]
 _HERE = Path(__file__).parent
 
 

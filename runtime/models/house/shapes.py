@@ -1,4 +1,4 @@
-"""Shapes of the two house models, as ordinary Llama configurations."""
+"""Shapes of the house models, as ordinary Llama configurations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,8 @@ from runtime.training.house.tokenizer import LONGEST_CONTEXT, VOCABULARY
 TARGET = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
 INTERMEDIATE = {256: 704, 128: 384}
+MASKED_INTERMEDIATE = 640
+"""MLP units of the diffusion model: the target's but for its least, so that it ships in 8 MB."""
 Shape = Mapping[str, int]
 
 
@@ -30,3 +32,17 @@ def fresh_model(shape: Shape, seed: int) -> Any:
     config.update(dict(shape))
     torch.manual_seed(seed)
     return LlamaForCausalLM(config)
+
+
+def masked_config(causal: Any) -> Any:
+    """Configuration of the diffusion model beside the causal one that it is trained from."""
+    from transformers import LlamaConfig
+
+    told = causal.to_dict() | {
+        "vocab_size": causal.vocab_size + 1,
+        "intermediate_size": MASKED_INTERMEDIATE,
+        "is_causal": False,
+        "mask_token_id": causal.vocab_size,
+        "shifted_logits": True,
+    }
+    return LlamaConfig(**told)

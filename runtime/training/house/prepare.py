@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.training.house.corpus import documents
-from runtime.training.house.tokenizer import encode_stream, load_tokenizer, train_tokenizer
+from runtime.training.house.tokenizer import encode_stream, load_tokenizer, save_tokenizer, train_tokenizer
 from runtime.training.house.windows import HEADERS, CopyMaterial, name_tokens
 
 PARTS = ("train", "validation", "heldout")
 
 
-def prepare(work: Path) -> dict[str, Any]:
+def prepare(work: Path, tokenizer_folder: Path | None = None) -> dict[str, Any]:
     """Write ``tokenizer/``, ``train.npy``, ``validation.npy``, ``heldout.npy`` and ``heldout.jsonl`` into ``work``.
 
-    Returns the counts of files, bytes and tokens of each part.
+    The tokenizer is the one of `tokenizer_folder`, for a model that goes on from another, or else a new one. Returns
+    the counts of files, bytes and tokens of each part.
     """
     corpus = documents()
-    train = [document.text for document in corpus if document.part == "train"]
-    tokenizer = train_tokenizer(train, work / "tokenizer")
+    if tokenizer_folder is None:
+        tokenizer = train_tokenizer([one.text for one in corpus if one.part == "train"], work / "tokenizer")
+    else:
+        tokenizer = save_tokenizer(load_tokenizer(tokenizer_folder).backend_tokenizer, work / "tokenizer")
     counts: dict[str, Any] = {}
     for part in PARTS:
         texts = [document.text for document in corpus if document.part == part]

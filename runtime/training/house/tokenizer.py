@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "<|mask|>"
 VOCABULARY = 4096
 LONGEST_CONTEXT = 2048
 
@@ -33,10 +34,23 @@ def save_tokenizer(raw: Any, folder: Path) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=LONGEST_CONTEXT
     )
+    return _write(fast, folder)
+
+
+def add_mask(source: Path, folder: Path) -> Any:
+    """Write the tokenizer of `source` with a mask token, numbered after all others, into `folder`."""
+    fast = load_tokenizer(source)
+    fast.add_special_tokens({"mask_token": MASK})
+    return _write(fast, folder)
+
+
+def _write(fast: Any, folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
+    for name in ("is_local", "local_files_only"):  # of the folder that it came from
+        settings.pop(name, None)
     settings.update(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     return load_tokenizer(folder)
