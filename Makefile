@@ -63,10 +63,11 @@ real: $(STAMP)
 ENGINES := .venv-engines
 engines: $(ENGINES)/.installed
 
-$(ENGINES)/.installed: proofs_tests/benchmarks/engines/requirements.txt
+$(ENGINES)/.installed: proofs_tests/benchmarks/engines/requirements.txt proofs_tests/benchmarks/engines/sources.txt
 	$(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) torch==2.13.0
 	$(ENGINES)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $<
+	$(ENGINES)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps -r proofs_tests/benchmarks/engines/sources.txt
 	$(ENGINES)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec  # they do not fit a CPU build of torch
 	@touch $@
 

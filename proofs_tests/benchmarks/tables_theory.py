@@ -142,11 +142,12 @@ def judge(result: dict[str, Any]) -> str:
         facts = [row["features"], str(row["drafts"])]
         own = row["lossless"]
         rows.append([*facts, "lossless", "", "", f"{own['tokens_per_round']:.2f}", "1", f"{own['score']:.1%}", "0", ""])
+        at = {"threshold": row["threshold"]}
         for name, shown in (("file", "judge"), *((each, each) for each in ("random", "confidence", "top_k"))):
-            told = row[name]
+            told = {**at, **row[name]}
             below = _span(told["points_below_judge"], 1) if "points_below_judge" in told else ""
             rows.append(
-                [*facts, shown, f"{told.get('threshold', row['threshold']):.3g}", f"{told['alpha']:.1%}", f"{told['tokens_per_round']:.2f}",
+                [*facts, shown, f"{told['threshold']:.3g}", f"{told['alpha']:.1%}", f"{told['tokens_per_round']:.2f}",
                  _span(told["times_lossless"], 2), f"{told['score']:.1%}", _span(told["points_lost"], 1), below]
             )  # fmt: skip
     areas = {row["features"]: row["auc"] for row in result["rows"]}

@@ -21,7 +21,12 @@ Grow = Callable[[], GrownBatch]
 
 
 def growing(
-    indices: Sequence[RetrievalIndex], budgets: NDArray[np.int64], price: float, laws: NDArray[np.int64]
+    indices: Sequence[RetrievalIndex],
+    budgets: NDArray[np.int64],
+    price: float,
+    laws: NDArray[np.int64],
+    *,
+    single: bool = False,
 ) -> Grow:
     """A call that grows the trees of a batch.
 
@@ -34,6 +39,8 @@ def growing(
         Path probability that a node must pass.
     laws : (B,) int64
         Addresses of each row's laws.
+    single : bool
+        Only the likeliest token of every node is followed: the trees are chains.
     """
     count = len(indices)
     own, shared = np.array([index.addresses for index in indices], np.int64).T.copy()
@@ -45,7 +52,7 @@ def growing(
 
     def grow() -> GrownBatch:
         with locks:
-            kernel.grow_many(own, shared, laws, budgets, floor, numbers, chances, made, 0, count)
+            kernel.grow_many(own, shared, laws, budgets, floor, single, numbers, chances, made, 0, count)
         return grown
 
     return grow

@@ -23,7 +23,7 @@ from runtime.drafters.growing import Grow, growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
-from runtime.drafters.water import level_sizes
+from runtime.drafters.water import kept_sizes
 from runtime.models.inputs import forward_trees
 from runtime.retrieval.index import GrownBatch, RetrievalIndex
 
@@ -148,10 +148,7 @@ class GrownDrafter(Drafter):
         if asked:
             self._ask(policy, static, reach, laws, grow)
         grown = grow()
-        sizes = np.where(most > 0, grown.sizes, 0)
-        if policy.share is not None:
-            sizes = level_sizes(grown.chances, sizes, int(policy.share * int((most > 0).sum())))
-        return grown._replace(sizes=sizes), asked
+        return grown._replace(sizes=kept_sizes(grown.chances, grown.sizes, most, policy.share)), asked
 
     def _laws(self, policy: Grown, static: TokenTree | None, rows: int) -> NeuralLaws:
         """Empty laws; those of the step before where it had as many rows under the same policy."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reader_theory.documents.policy import OFFERS, SourceMap
 from runtime.retrieval.bodies import laws as kernel
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["NeuralLaws", "gridded"]
 
@@ -75,7 +78,7 @@ class NeuralLaws:
 
         Where V is below the width, the rest is token 0 with probability 0, which nothing offers.
         """
-        best = torch.softmax(logits.float(), dim=-1).topk(min(self.width, logits.shape[-1]), dim=-1)
+        best = logits.float().softmax(dim=-1).topk(min(self.width, logits.shape[-1]), dim=-1)
         missing = ((0, 0), (0, 0), (0, self.width - best.values.shape[-1]))
         tokens = np.pad(best.indices.cpu().numpy().astype(np.int32), missing)
         chances = np.fmax(best.values.cpu().numpy().astype(np.float64), 0.0)  # NaN is no chance

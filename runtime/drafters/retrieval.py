@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
+from runtime.drafters.chains import offered_chains
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import RetrievalIndex
 
@@ -65,18 +66,9 @@ class RetrievalDrafter(Drafter):
         return self.stores.get(tenant)
 
     def propose(self, policy: Any, rows: Sequence[Row], spare: Sequence[int]) -> Proposal:
-        found: list[Any] = []
-        matches: list[int] = []
-        for index, row, left in zip(self.indices, rows, spare, strict=False):
-            chain, match = (), index.match_length
-            if self.datastore is not None:
-                chain, match = index.likeliest(policy.max_tokens)
-            cap = max(min(policy.cap(match), row.room - 1, left), 0)
-            if self.datastore is None and cap > 0:
-                chain = index.chain(cap)
-            found.append(chain[:cap])
-            matches.append(match)
-        sure = np.array(matches, dtype=np.int64)
+        most = np.array([min(row.room - 1, left) for row, left in zip(rows, spare, strict=True)], dtype=np.int64)
+        beside = self.datastore is not None
+        found, sure = offered_chains(self.indices[: len(rows)], policy, most, beside=beside)
         if not any(map(len, found)):
             return roots_alone(rows, sure)
         return Proposal(gathered(rows, found, name=self.name), matches=sure)

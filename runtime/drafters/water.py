@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["level_sizes"]
+__all__ = ["kept_sizes", "level_sizes"]
+
+
+def kept_sizes(
+    chances: NDArray[np.float64], sizes: NDArray[np.int64], most: NDArray[np.int64], share: float | None
+) -> NDArray[np.int64]:
+    """(B,) nodes that rows keep of grown trees: none where `most` (B,) is 0, and `share` a row in the mean."""
+    held = np.where(most > 0, sizes, 0)
+    return held if share is None else level_sizes(chances, held, int(share * int((most > 0).sum())))
 
 
 def level_sizes(chances: NDArray[np.float64], sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:

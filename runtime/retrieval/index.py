@@ -173,6 +173,11 @@ class RetrievalIndex:
         self._index.extend(tokens)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the request's text."""
+        return len(self._index)
+
+    @property
     def match_length(self) -> int:
         """Tokens of the longest suffix of the request's text that occurred in it before; 0 for none."""
         return self._index.match_length
@@ -338,7 +343,7 @@ def grow_batch(
     chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
 
     def part(low: int, high: int) -> None:
-        kernel.grow_many(own, shared, beside, most, floor, numbers, chances, made, low, high)
+        kernel.grow_many(own, shared, beside, most, floor, False, numbers, chances, made, low, high)
 
     edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
     cuts = list(pairwise(edges))

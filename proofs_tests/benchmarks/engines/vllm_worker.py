@@ -1,8 +1,9 @@
 """vLLM on the CPU as a peer: ``python vllm_worker.py FOLDER DTYPE METHOD ROWS THREADS``.
 
-METHOD is plain, ngram:K, suffix:K or eagle3:K:FOLDER of a head.
+METHOD is plain, ngram:K, suffix:K, eagle3:K:FOLDER of a head, or ours:K:PLAN:WORKLOAD.
 
-Runs in its own environment (`make engines`), so that it imports nothing of this package.
+Runs in its own environment (`make engines`), so that it imports nothing of this package, but for ``ours``: vLLM then
+imports our proposer from the path.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ def main() -> None:
     elif name == "eagle3":
         count, _, head = drafts.partition(":")
         speculative = {"speculative_config": {"method": "eagle3", "model": head, "num_speculative_tokens": int(count)}}
+    elif name == "ours":
+        count, plan, workload = drafts.split(":")
+        proposer = {"method": "custom_class", "model": "runtime.plugins.vllm.VllmProposer"}
+        speculative = {
+            "speculative_config": {**proposer, "num_speculative_tokens": int(count)},
+            "additional_config": {"reader": {"plan": plan, "workload": workload}},
+        }
     llm = LLM(
         folder, dtype=dtype, enforce_eager=True, max_model_len=1024, max_num_seqs=int(rows), disable_log_stats=False,
         enable_prefix_caching=False, **speculative,
@@ -61,17 +69,30 @@ def main() -> None:
         return found
 
     llm.llm_engine.step = timed
+    emissions: list[int] = []
+    core = llm.llm_engine.engine_core
+    heard = core.get_output
 
-    def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=end is None)
+    def counted() -> Any:
+        found = heard()
+        emissions.append(sum(bool(each.new_token_ids) for each in found.outputs))
+        return found
+
+    core.get_output = counted
+
+    def generate(
+        prompts: list[list[int]], max_tokens: int, end: int | None, temperature: float = 0.0
+    ) -> dict[str, Any]:
+        params = SamplingParams(temperature=temperature, max_tokens=max_tokens, ignore_eos=end is None)
         steps.clear()
+        emissions.clear()
         start = time.perf_counter()
         done = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
         seconds = time.perf_counter() - start
         tokens = [list(each.outputs[0].token_ids) for each in done]
         return {"tokens": tokens, "counts": [len(t) for t in tokens], "texts": [each.outputs[0].text for each in done],
                 "seconds": seconds, "metrics": _metrics(llm), "counters": _counters(llm),
-                "steps": list(steps)}  # fmt: skip
+                "steps": list(steps), "row_steps": sum(emissions) - len(tokens)}  # fmt: skip
 
     serve(generate, {"engine": "vllm", "version": version, "method": method, "dtype": dtype})
 

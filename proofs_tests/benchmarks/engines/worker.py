@@ -39,9 +39,11 @@ class Worker:
         )  # fmt: skip
         self.about: dict[str, Any] = self._read()
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
-        """Greedy continuations of all prompts at once."""
-        asked = {"prompts": [list(map(int, p)) for p in prompts], "max_tokens": max_tokens, "end": end}
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, end: int | None, **options: float
+    ) -> dict[str, Any]:
+        """Greedy continuations of all prompts at once; `options` are the worker's own, such as a temperature."""
+        asked = {"prompts": [list(map(int, p)) for p in prompts], "max_tokens": max_tokens, "end": end, **options}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()

@@ -261,7 +261,7 @@ def grow(address, shared_at, laws, budget, price, single, numbers, chances):
 
 
 @njit(nogil=True)
-def grow_many(addresses, shared, laws, budgets, prices, numbers, chances, made, first, last):
+def grow_many(addresses, shared, laws, budgets, prices, single, numbers, chances, made, first, last):
     """`grow` for requests `first` .. `last` - 1, whose headers' addresses are given; outputs are rows.
 
     `shared` has for each the address of what it shares with others: requests of several stores may stand side by side.
@@ -272,7 +272,7 @@ def grow_many(addresses, shared, laws, budgets, prices, numbers, chances, made, 
     scratch, most, column = np.empty(words, np.int64), chances.shape[1], chances.size
     for request in range(first, last):
         made[request] = fill(
-            addresses[request], shared[request], laws[request], budgets[request], prices[request], False,
+            addresses[request], shared[request], laws[request], budgets[request], prices[request], single,
             numbers.ctypes.data + 4 * most * request, column, chances.ctypes.data + 8 * most * request, scratch,
         )  # fmt: skip
 

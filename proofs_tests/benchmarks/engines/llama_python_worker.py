@@ -1,0 +1,75 @@
+"""llama-cpp-python on the CPU: ``python llama_python_worker.py GGUF METHOD THREADS``.
+
+METHOD is plain, lookup:K (its own prompt lookup, at most K tokens) or ours:PLAN:WORKLOAD. One request at a time.
+
+Needs `llama-cpp-python` in the environment that runs it (`make engines`).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker import serve
+
+
+def draft_of(method: str) -> Any:
+    """The draft model of a `Llama`; None for plain decoding."""
+    name, _, rest = method.partition(":")
+    if name == "lookup":
+        from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+        return LlamaPromptLookupDecoding(num_pred_tokens=int(rest))
+    if name == "ours":
+        from runtime.plugins.llama_cpp import LlamaDraft
+
+        plan, _, workload = rest.partition(":")
+        return LlamaDraft.from_plan(plan, workload=workload)
+    return None
+
+
+def main() -> None:
+    gguf, method, threads = sys.argv[1:4]
+    import llama_cpp
+
+    options: dict[str, Any] = {"n_ctx": 1536, "n_threads": int(threads), "n_threads_batch": int(threads)}
+    llama = llama_cpp.Llama(gguf, draft_model=draft_of(method), verbose=False, **options)
+    steps: list[tuple[float, int, int]] = []
+    inner = llama.eval
+
+    def timed(tokens: Any) -> None:
+        context, start = llama.n_tokens, time.perf_counter()
+        inner(tokens)
+        steps.append((time.perf_counter() - start, len(tokens), context))
+
+    llama.eval = timed
+
+    def one(prompt: list[int], max_tokens: int, end: int | None) -> tuple[list[int], list[tuple[float, int, int]]]:
+        found: list[int] = []
+        llama.reset()
+        steps.clear()
+        for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
+            found.append(token)
+            if token == end or len(found) == max_tokens:
+                break
+        return found, list(steps)
+
+    def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
+        start = time.perf_counter()
+        made = [one(prompt, max_tokens, end) for prompt in prompts]
+        seconds = time.perf_counter() - start
+        tokens = [found for found, _ in made]
+        return {
+            "tokens": tokens, "counts": list(map(len, tokens)), "texts": None, "seconds": seconds,
+            "steps": [told for _, told in made],
+        }  # fmt: skip
+
+    about = {"engine": "llama-cpp-python", "version": llama_cpp.__version__, "method": method, "gguf": Path(gguf).name}
+    serve(generate, about)
+
+
+if __name__ == "__main__":
+    main()

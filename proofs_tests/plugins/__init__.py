@@ -1,0 +1,1 @@
+"""Proposers inside other engines, driven by batches in those engines' own shapes."""
