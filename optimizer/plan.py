@@ -117,6 +117,12 @@ def make_plan(
         fix="Fit this trace, or pass the trace that was fitted.",
     )
     require(
+        trace.kv == cost.kv,
+        "`trace` and `cost` must be of one cache of the target",
+        got=f"--kv {trace.kv} in the trace, --kv {cost.kv} in the cost",
+        fix="Record and calibrate with the same --kv.",
+    )
+    require(
         0 <= risk <= 1 and evaluations >= 1,
         "`risk` must lie in [0, 1], and `evaluations` be >= 1",
         got=f"risk {risk}, {evaluations} evaluations",
@@ -138,6 +144,7 @@ def make_plan(
     return Plan(
         stamp=Stamp.now(seed=seed),
         target=cost.target,
+        kv=cost.kv,
         drafters={name: each.model for name, each in served.drafters.items()},
         device=cost.device,
         dtype=cost.dtype,

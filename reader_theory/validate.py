@@ -25,6 +25,12 @@ def validate(plan: Plan, record: RunRecord) -> Validation:
         got=f"a run of plan {record.plan}, and plan {plan.fingerprint()}",
         fix="Pass the plan that was run, or run this one.",
     )
+    require(
+        record.kv == plan.kv,
+        "`record` must be a run with the cache that was planned for",
+        got=f"--kv {record.kv}, and a plan for --kv {plan.kv}",
+        fix="Run the plan without --kv, or calibrate and plan with it.",
+    )
     rows: list[Comparison] = []
     notes: list[str] = []
     for number, cell in enumerate(record.cells):

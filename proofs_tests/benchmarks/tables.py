@@ -19,7 +19,7 @@ from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
-PAGES = (README, RESULT_TABLES, *(HOUSE / "docs" / name for name in ("diffusion.md", "judge.md")))
+PAGES = (README, RESULT_TABLES, *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md")))
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
@@ -162,6 +162,19 @@ def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
+def kv_cache(result: dict[str, Any]) -> str:
+    """Bits and perplexity of each cache; what is not a cache but a control stands last."""
+    rows = []
+    for row in result["rows"]:
+        over = f"{row['ratio']:.3f} ± {2 * row['standard_error'] * row['ratio']:.3f}"
+        rows.append([
+            row["cache"], f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['perplexity']:.3f}", over
+        ])  # fmt: skip
+    header = ["cache", "bits a value", "of a row of 2,048 tokens", "perplexity", "over plain"]
+    words = f"{result['scored_tokens']:,} tokens, each after at least {result['context_at_least']:,} others."
+    return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
@@ -173,6 +186,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": tables_theory.search,
     "documents": tables_theory.documents,
     "judge": tables_theory.judge,
+    "kv_cache": kv_cache,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
     "gpu_card": tables_gpu.card,

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from optimizer.advice import acceptance_scaled
+from optimizer.export import EXPORTERS
 from optimizer.imported_plan import ImportedStudy, plan_of
 from optimizer.sensitivity import sensitivity, sensitivity_imported
 from proofs_tests.documents import documents_examples as examples
 from proofs_tests.plans.plan_examples import cost
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import Plan, RunCell, RunRecord, Trace, TracePrompt
+from reader_theory.documents import Plan, Policy, RunCell, RunRecord, Trace, TracePrompt
 from reader_theory.documents.fit import AcceptanceFit
 from reader_theory.documents.imported import ImportedAcceptance
 from reader_theory.errors import InvalidInputError
@@ -208,6 +209,16 @@ def test_what_to_paste_what_it_costs_and_what_would_change_it_are_told(tmp_path:
     assert "vllm serve ... --speculative-config" in page
     assert "8,000 tokens" in page and "9,000 tokens" in page
     assert re.search(r"<td>batch 8</td><td>off</td><td>1.00</td>", page)
+
+
+@pytest.mark.parametrize("policy", [examples.OFF, examples.CHAIN_3, examples.TREE, examples.RETRIEVAL, examples.GROWN])
+def test_every_engine_has_something_to_paste_or_a_reason(policy: Policy) -> None:
+    """Whatever the plan: what the engine takes, with the loss if it is another; or why it takes nothing."""
+    names = [kind.name for kind in EXPORTERS]
+    made = examples.plan(examples.entry(1, policy, 1.5, 90.0))
+    told = advice_of(made, None, None, None, names).paste
+    assert len(told) == len(names)
+    assert all(each.text or each.loses.startswith("not this plan") for each in told)
 
 
 def test_sensitivity_is_what_the_planner_says_when_asked_there() -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from proofs_tests.kernels import kernel_cases as cases
-from runtime.kernels import commit, merge, tree_inputs, verify
+from runtime.cache.quantised.codec import GridCodec, IntegerCodec
+from runtime.cache.quantised.hadamard import grouping
+from runtime.kernels import commit, dequantise, merge, tree_inputs, verify
 
 Outputs = list[torch.Tensor]
 Call = Callable[[], Outputs]
@@ -30,6 +32,8 @@ def calls(rng: np.random.Generator, device: str = "cpu") -> dict[str, Call]:
     found: dict[str, Call] = {
         "merge_candidates": lambda: list(merge.merge_candidates(**offered, nodes=nodes, price=0.2)),
     }
+    found["integer_numbers"] = _integers(rng, device)
+    found["grid_numbers"] = _grid(rng, device)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         logits = walk["logits"].to(dtype)
         found[f"verify_target_only {dtype}"] = lambda x=logits: list(
@@ -39,6 +43,25 @@ def calls(rng: np.random.Generator, device: str = "cpu") -> dict[str, Call]:
         found[f"fill_tree_inputs {dtype}"] = _tree_inputs(rng, dtype, device)
         found[f"commit {dtype}"] = _commit(rng, dtype, device)
     return found
+
+
+def _integers(rng: np.random.Generator, device: str) -> Call:
+    chunk, channels, bits = (int(rng.integers(1, most)) for most in (5, 40, 9))
+    codec = IntegerCodec(chunk, channels, bits)
+    records = [codec.encode(rng.normal(size=(chunk, channels)).astype(np.float32)) for _ in range(3)]
+    held = torch.from_numpy(np.stack(records)).to(device)
+    return lambda: [dequantise.integer_numbers(held, chunk, channels, bits)]
+
+
+def _grid(rng: np.random.Generator, device: str) -> Call:
+    chunk, bits = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+    turn = grouping(*((1, 8), (3, 4), (1, 20), (3, 64), (1, 512))[int(rng.integers(5))])
+    channels = turn.order * int(rng.integers(1, 3))
+    grid = rng.normal(size=(2**bits, 2)).astype(np.float32)
+    codec = GridCodec(chunk, channels, turn, grid)
+    records = [codec.encode(rng.normal(size=(chunk, channels)).astype(np.float32)) for _ in range(3)]
+    held, points, base = (torch.from_numpy(x).to(device) for x in (np.stack(records), grid, turn.base))
+    return lambda: [dequantise.grid_numbers(held, chunk, channels, bits, points, base, turn.order)]
 
 
 def _tree_inputs(rng: np.random.Generator, dtype: torch.dtype, device: str) -> Call:

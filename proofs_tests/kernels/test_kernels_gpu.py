@@ -16,7 +16,7 @@ import torch
 
 from proofs_tests.kernels.cuda_emulator import Emulator, compiler
 from proofs_tests.kernels.kernel_twins import calls, equal
-from runtime.kernels import commit, merge, tree_inputs, verify
+from runtime.kernels import commit, dequantise, merge, tree_inputs, verify
 from runtime.kernels.gpu import _launch
 
 HOUSE = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_cuda_sources_do_what_the_cpu_twin_does(name: str, emulator: Emulator, m
 
 def through_the_gpu_door(patch: pytest.MonkeyPatch, emulator: Emulator) -> None:
     patch.setattr(_launch, "launch", emulator.launch)
-    for door in (verify, commit, tree_inputs, merge):
+    for door in (verify, commit, tree_inputs, merge, dequantise):
         patch.setattr(door, "on_gpu", lambda *arrays: True)
     plain = commit.KVPool.of
 

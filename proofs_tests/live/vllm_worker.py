@@ -36,7 +36,6 @@ def main() -> None:
         scheduler_cls="runtime.live.vllm_scheduler.LiveScheduler",
     )  # fmt: skip
     engine = LLMEngine.from_engine_args(args, stat_loggers=list(factories))
-    engine.logger_manager.log_engine_initialized()
     started = json.loads(schedule.read_text())["num_speculative_tokens_per_batch_size"]
     texts: dict[str, Any] = {}
     for i in range(4):

@@ -152,6 +152,7 @@ class Cost(Document):
     schema_version: int = 4
     device: str
     target: str
+    kv: str = Field(default="plain", description="cache of the target, as `--kv` names it")
     dtype: str
     target_forward: CostTable
     drafters: dict[str, DrafterCost] = Field(

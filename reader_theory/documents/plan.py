@@ -94,6 +94,7 @@ class Plan(Document):
     kind: Literal["plan"] = "plan"
     schema_version: int = 3
     target: str
+    kv: str = Field(default="plain", description="cache of the target, as `--kv` names it")
     drafters: dict[str, str | None] = Field(description="what each drafter runs, by name; None for look-ups")
     device: str
     dtype: str

@@ -103,6 +103,7 @@ class RunRecord(Document):
     kind: Literal["run_record"] = "run_record"
     schema_version: int = 5
     target: str
+    kv: str = Field(default="plain", description="cache of the target, as `--kv` names it")
     drafters: dict[str, str | None] = Field(description="what each drafter ran, by name; None for look-ups")
     device: str
     dtype: str

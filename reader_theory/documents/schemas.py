@@ -33,6 +33,8 @@ _HOMES = {
     "mined_mismatches": "reader_theory.documents.judge:MinedMismatches",
     "judge": "reader_theory.documents.judge:Judge",
     "judge_curve": "reader_theory.documents.judge:JudgeCurve",
+    "kv_caches": "reader_theory.documents.kv_caches:KVCaches",
+    "kv_plan": "reader_theory.documents.kv_plan:KVPlan",
 }
 
 

@@ -111,6 +111,7 @@ class Trace(Document):
     kind: Literal["trace"] = "trace"
     schema_version: int = 3
     target: str
+    kv: str = Field(default="plain", description="cache of the target, as `--kv` names it")
     temperature: float
     drafters: dict[str, TraceDrafter] = Field(description="by name, which policies ask for them by")
     prompts: tuple[TracePrompt, ...]

@@ -3,6 +3,7 @@
 from reader_theory.memory.budget import MemoryBudget, largest_batch, memory_budget
 from reader_theory.memory.kv import kv_bits, kv_bytes_per_token, token_capacity
 from reader_theory.memory.layout import Layout, reserved_tokens
+from reader_theory.memory.quantised import KVFormat, Window
 from reader_theory.memory.rearrangement import (
     best_period,
     per_row_overhead,
@@ -11,8 +12,10 @@ from reader_theory.memory.rearrangement import (
 from reader_theory.memory.scratch import activation_bytes, logit_bytes
 
 __all__ = [
+    "KVFormat",
     "Layout",
     "MemoryBudget",
+    "Window",
     "activation_bytes",
     "best_period",
     "kv_bits",

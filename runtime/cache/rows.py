@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.memory import KVFormat
 from runtime.kernels.commit import KVPool, commit
 from runtime.kernels.tree_inputs import TreeInputs
 
@@ -140,7 +141,7 @@ class RowCache(Cache):
         What memory is held for; grows when a forward needs it, and is set by `fit`.
     """
 
-    def __init__(self, layers: int, rows: int, slots: int) -> None:
+    def __init__(self, layers: int, rows: int, slots: int, layer: Callable[[RowCache], RowLayer] = RowLayer) -> None:
         require(
             rows >= 1 and slots >= 2,
             "`rows` and `slots` must be at least 1 and 2",
@@ -158,8 +159,13 @@ class RowCache(Cache):
         self.inputs: dict[tuple[int, int], TreeInputs] = {}
         self._held: list[torch.Tensor | None] = []
         self._pooled: list[KVPool] = []
-        self.stores = [RowLayer(self) for _ in range(layers)]
+        self.stores = [layer(self) for _ in range(layers)]
         super().__init__(layers=list(self.stores))
+
+    @property
+    def reach(self) -> int:
+        """Most tokens of a row that one forward may take, and most that its last may lie beyond the committed ones."""
+        return self.slots
 
     def begin(
         self,
@@ -209,7 +215,13 @@ class RowCache(Cache):
         kept : (B,) int64
             How many of them count.
         """
-        lengths = self.lengths[: len(kept)]
+        self._committed(path, kept)
+
+    def _committed(self, path: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+        self._keep(self.lengths[: len(kept)], path, kept)
+
+    def _keep(self, lengths: NDArray[np.int64], path: NDArray[np.int64], kept: NDArray[np.int64]) -> None:
+        """Move the accepted entries behind the first `lengths` slots of each row, and count them in."""
         pools = self._pools()
         for pool in pools[1:]:
             _commit(pool, lengths.copy(), path, kept)
@@ -249,6 +261,22 @@ class RowCache(Cache):
                 assert layer.keys is not None and layer.values is not None
                 layer.keys[row, :, start:] = 0
                 layer.values[row, :, start:] = 0
+
+    def masked(self, mask: torch.Tensor, positions: torch.Tensor, hidden: float) -> torch.Tensor:
+        """The mask of the forward that `begin` aimed, given its (B, Q) positions: for a cache that shows more slots."""
+        return mask
+
+    @property
+    def format(self) -> KVFormat:
+        """The bytes that it takes; known after the first forward."""
+        values = sum(
+            tensor.shape[1] * tensor.shape[3]
+            for layer in self.stores
+            if layer.is_initialized
+            for tensor in (layer.keys, layer.values)
+            if tensor is not None
+        )
+        return KVFormat(name="plain", values_per_token=values, token_bytes=self.kv_bytes_per_token())
 
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token takes over all layers; 0 before the first forward."""

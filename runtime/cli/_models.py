@@ -98,17 +98,26 @@ def source_of(name: str) -> str:
     return str(house_folder(HOUSE[name]))
 
 
-def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, progress: Progress) -> Models:
+def load_models(
+    target: str | None, drafts: Sequence[str] | None, dtype: str, progress: Progress, kv: str | None = None
+) -> Models:
     """Load what the options name; drafts in float32, where they are faster on a CPU.
+
+    Parameters
+    ----------
+    kv : str, optional
+        Cache of the target's keys and values, as ``--kv`` names it.
 
     Raises
     ------
     InvalidInputError
         If a folder or hub name cannot be loaded, or the vocabularies differ.
     """
+    from runtime.cache.quantised.files import PLAIN, scheme_of
     from runtime.models.load import load_model
+    from runtime.models.quantised import quantised
 
-    names = named(target, drafts)
+    names, scheme = named(target, drafts), scheme_of(kv or PLAIN)
     quiet()
     most = 2 + len(names[1])
     progress("load models", 0, most)
@@ -125,7 +134,7 @@ def load_models(target: str | None, drafts: Sequence[str] | None, dtype: str, pr
             fix="Pass a draft of the same tokenizer, or `--draft none` for retrieval only.",
         )
     progress("load models", most, most)
-    return Models(big, small, tokenizer, names)
+    return Models(big if scheme is None else quantised(big, scheme), small, tokenizer, names)
 
 
 def _draft(folder: str, target: LanguageModel, tokenizer: Any) -> Draft:

@@ -13,7 +13,7 @@ __all__ = [
     "ADDITION_DRAFT", "ADDITION_TARGET", "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT",
     "AsJson",
     "Batches", "BenchFiles", "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft",
-    "DraftConfig", "Dtype", "FitFile", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile",
+    "DraftConfig", "Dtype", "FitFile", "Kv", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile",
     "MemoryShare", "Output", "PlanFile", "Processors", "Prompts", "Quantization", "Seed",
     "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile", "ValidationFile",
     "Validities", "Verification", "Workloads",
@@ -49,6 +49,14 @@ DatastoreFile = Annotated[
     Path | None, typer.Option("--datastore", help="Past outputs to look up as well, from `reader datastore build`.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
+Kv = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="Cache of the target's keys and values: plain, int8, int4, or NAME=FILE of one from `reader kv fit`, such "
+        "as aqua:2.15=out/kv.json.",
+    ),
+]
 Processors = Annotated[
     list[str] | None,
     typer.Option(

@@ -58,10 +58,12 @@ def _paste(plan: Plan, engine: str, workload: str) -> Iterator[Paste]:
     except InvalidInputError as error:
         yield Paste(exporter.format.title, workload, "", f"not this plan: {error.rule}; {error.fix}")
         return
-    named = {suffix: f"{engine}{suffix}" for suffix in exporter.files(made.config)}
-    line = exporter.command_line(made.config, named)
-    text = line if engine in ("vllm", "llama.cpp") or not made.config else f"{line}\n{json.dumps(made.config)}"
-    yield Paste(exporter.format.title, workload, text, _loses(made), made.notes)
+    written = exporter.files(made.config)
+    line = exporter.command_line(made.config, {suffix: f"{engine}{suffix}" for suffix in written})
+    beside = [
+        f"{engine}{suffix}: {json.dumps(part)}" for suffix, part in written.items() if f"{engine}{suffix}" in line
+    ]
+    yield Paste(exporter.format.title, workload, "\n".join([line, *beside]), _loses(made), made.notes)
 
 
 def _loses(made: Exported) -> str:

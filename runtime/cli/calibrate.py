@@ -18,6 +18,7 @@ CONTEXTS, TOKENS, BATCHES = (128, 512), (1, 2, 3, 5, 9, 17, 33), (1, 2, 4, 8)
 def calibrate(
     target: options.Target = None,
     draft: options.Draft = None,
+    kv: options.Kv = None,
     datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
@@ -50,7 +51,7 @@ def calibrate(
     from runtime.models.base import LanguageModel
 
     with progress_bars() as progress:
-        models = load_models(target, draft, dtype or "float32", progress)
+        models = load_models(target, draft, dtype or "float32", progress, kv)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
         sizes = tokens or TOKENS
         cost = calibrate_cost(

@@ -13,7 +13,8 @@ from runtime.cli import _options as options
 from runtime.cli._shared import Progress, guarded, output_path, progress_bars, show_document
 
 if TYPE_CHECKING:
-    from optimizer.solvers.evolve import Evolution
+    from optimizer.solvers.evolve import Evolution, Fitness, Space
+    from reader_theory.documents.kv_caches import KVCaches
     from reader_theory.documents.self_draft import LayerChoice
     from runtime.measure.prompts import PromptTokens
     from runtime.measure.self_draft import Answer, SelfDrafting
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Search by evolution: which of a target's own layers draft best for it.")
+app = typer.Typer(
+    no_args_is_help=True, help="Search by evolution: layers that draft for their own target, bits of its cache."
+)
 
 
 @app.command("self-draft")
@@ -122,15 +125,25 @@ def _searched(
     fitness: SelfDrafting, budget: int, generations: int, offspring: int, seed: int, file: Path, progress: Progress
 ) -> Evolution:
     """A search for the layers to leave out, from where it was interrupted."""
-    from optimizer.solvers.evolve import Evolution, LevelSpace, evolve
+    from optimizer.solvers.evolve import LevelSpace
+
+    space, told = LevelSpace(fitness.layers, 2, budget), f"search, {budget} layers left out"
+    return _resumed(space, fitness, generations, offspring, seed, file, told, progress)
+
+
+def _resumed(
+    space: Space, fitness: Fitness, generations: int, offspring: int, seed: int, file: Path, told: str,
+    progress: Progress,
+) -> Evolution:  # fmt: skip
+    """A search that is kept in a file after each generation, from where it was interrupted."""
+    from optimizer.solvers.evolve import Evolution, evolve
 
     def after(state: Evolution) -> bool:
         state.save(file)
-        progress(f"search, {budget} layers left out", state.generation, generations)
+        progress(told, state.generation, generations)
         return False
 
     begun = Evolution.load(file) if file.exists() else None
-    space = LevelSpace(fitness.layers, 2, budget)
     return evolve(space, fitness, generations=generations, offspring=offspring, seed=seed, begun=begun, after=after)
 
 
@@ -147,3 +160,73 @@ def _judged(
         rivals.append(judge.choice(f"one-shot, {budget} left out", fitness.one_shot(len(kept))))
     ours.sort(key=lambda choice: -choice.speed_up.value)
     return (*ours, *rivals)
+
+
+@app.command("kv")
+@guarded
+def kv(
+    target: Annotated[str, typer.Argument(help="The target whose caches were fitted.")],
+    caches: Annotated[Path, typer.Option(help="KVCaches, from `reader kv fit`.")] = Path("out/kv.json"),
+    bits: Annotated[float, typer.Option(help="A number in the mean, scales on top: the budget of bytes.")] = 2.5,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Text to search on; repeatable. The running Python's help when left out.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=2, help="First tokens of a span, which are not scored.")] = 384,
+    length: Annotated[int, typer.Option(min=16, help="Of a span of text.")] = 640,
+    tokens: Annotated[int, typer.Option(min=64, help="Of text to search on.")] = 16384,
+    judge_tokens: Annotated[int, typer.Option(min=8, help="Other ones, that only judge.")] = 4096,
+    generations: Annotated[int, typer.Option(min=1, help="Of the search.")] = 40,
+    offspring: Annotated[int, typer.Option(min=2, help="Children a generation.")] = 16,
+    seed: options.Seed = 0,
+    output: options.Output = Path("out/kv-evolved.json"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Search for the bits of each layer's keys and values within a budget; held-out text judges it and even bits.
+
+    Goes on where it was interrupted. Then: reader run out/plan.json --kv evolved:2.58=out/kv-evolved.json
+
+    Example: reader evolve kv out/models/smollm2 --caches out/kv.json --bits 2.5
+    """
+    output_path(output, ".json")
+    from optimizer.solvers.evolve import LevelSpace
+    from reader_theory.documents.kv_caches import KVCaches
+    from runtime.cache.quantised.files import scheme_of
+    from runtime.cache.quantised.scheme import Aqua
+    from runtime.cli._models import load_models
+    from runtime.cli.kv import show_caches
+    from runtime.measure.kv import judge_caches, library_texts, read_texts, spans_of
+    from runtime.measure.kv_bits import LEVELS, KVBits, steps_within
+    from runtime.models.lean import LeanModel
+    from runtime.models.quantised import quantised
+
+    known = KVCaches.read(caches)
+    budget, fitted = steps_within(known.layers, bits), scheme_of(f"{_predicted(known)}={caches}")
+    assert isinstance(fitted, Aqua)
+    with progress_bars() as progress:
+        models = load_models(target, [options.NO_DRAFT], known.dtype, progress)
+        quantised(models.target, fitted)  # refuses what the caches were not fitted to
+        assert isinstance(models.target, LeanModel)
+        texts = read_texts(data, models.tokenizer) if data else library_texts(models.tokenizer)
+        spans = spans_of(texts, length, tokens, judge_tokens, context)
+        fitness = KVBits(models.target, fitted, spans.fit, context)
+        file = output.with_suffix(".search.json")
+        space = LevelSpace(2 * known.layers, LEVELS, budget)
+        found = _resumed(space, fitness, generations, offspring, seed, file, "search, bits a layer", progress)
+        document = judge_caches(
+            models.target, fitness.rivals(found.parent, spans.fit), spans, output, target=models.names[0],
+            dtype=known.dtype, context=context, seed=seed, progress=progress,
+        )  # fmt: skip
+    file.unlink(missing_ok=True)
+    show_caches(document, output, as_json)
+
+
+def _predicted(known: KVCaches) -> str:
+    """The cache of fewest bits whose layers are predicted."""
+    names = {cache.format.bits: cache.name for cache in known.caches if cache.predicted}
+    require(
+        bool(names),
+        "`--caches` must have one with predictors",
+        got=", ".join(cache.name for cache in known.caches),
+        fix="Fit them with `reader kv fit`.",
+    )
+    return names[min(names)]

@@ -67,6 +67,16 @@ def plan(
     kv_tokens: Annotated[
         int | None, typer.Option(min=1, max=10**12, help="With --rate: capacity of the cache, as engines log it.")
     ] = None,
+    kv_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--kv-bytes", min=1, help="Bytes for keys and values: weigh caches against loads (--batch) instead."
+        ),
+    ] = None,
+    kv: Annotated[
+        str | None,
+        typer.Option("--kv", help="With --kv-bytes: all=FILE or NAME=FILE, from `reader kv fit`; all when left out."),
+    ] = None,
     grid: Annotated[
         Path | None,
         typer.Option(help="TOML of axes (model, drafter, device, batch, context, workload): plan each combination."),
@@ -91,10 +101,12 @@ def plan(
     Example: reader plan out/fit.json out/cost.json --batch 1 --batch 8 --max-nodes 64
     """
     _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
+    _check_kv(kv_bytes, kv, {"--grid": grid, "--rate": rate, "--context": context, "--drafter": drafter})
     if grid is not None:
         _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes or 32, max_depth or 8, workers, scheduler, as_json)
         return
-    path = output_path(output or Path("out/plan.json" if rate is None else "out/schedule.json"), ".json")
+    usual = "out/kv_plan.json" if kv_bytes else "out/plan.json" if rate is None else "out/schedule.json"
+    path = output_path(output or Path(usual), ".json")
     from optimizer.imported_plan import plan_imported
     from optimizer.imported_schedule import schedule_imported
     from reader_theory.documents import Cost, Trace
@@ -115,7 +127,7 @@ def plan(
         fix="Leave it out: plans from a fit or from counts are lossless.",
     )
     if isinstance(fitted, ImportedAcceptance):
-        _check_imported(fitted, workload, trace=trace, datastore=datastore)
+        _check_imported(fitted, workload, trace=trace, datastore=datastore, kv_bytes=kv_bytes)
         if rate is not None:
             schedule = schedule_imported(
                 fitted, costs, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, drafter=drafter,
@@ -134,6 +146,9 @@ def plan(
             fix="Leave it out.")  # fmt: skip
     recorded = Trace.read(trace or Path("out/trace.json"))
     served = _served(costs, recorded, datastore)
+    if kv_bytes is not None:
+        _plan_kv(fitted, costs, recorded, kv_bytes, kv, served, path, as_json, batch, workload, new_tokens, taken, seed)
+        return
     if rate is not None:
         from optimizer.load_schedule import serving_schedule
 
@@ -202,9 +217,14 @@ def _judged(
 
 
 def _check_imported(
-    told: ImportedAcceptance, workload: list[str] | None, *, trace: Path | None, datastore: Path | None
+    told: ImportedAcceptance,
+    workload: list[str] | None,
+    *,
+    trace: Path | None,
+    datastore: Path | None,
+    kv_bytes: int | None,
 ) -> None:
-    stray = {"--trace": trace is not None, "--datastore": datastore is not None}
+    stray = {"--trace": trace is not None, "--datastore": datastore is not None, "--kv-bytes": kv_bytes is not None}
     stray["--workload"] = bool(workload) and workload != [told.workload]
     named = [name for name, given in stray.items() if given]
     require(
@@ -260,6 +280,59 @@ def _check(
             got=", ".join(stray),
             fix="Leave it out, or give the other.",
         )
+
+
+def _check_kv(kv_bytes: int | None, kv: str | None, others: dict[str, object]) -> None:
+    stray = [name for name, value in others.items() if value and kv_bytes is not None]
+    stray += ["--kv"] if kv is not None and kv_bytes is None else []
+    require(
+        not stray,
+        "`--kv` must go with `--kv-bytes`, and that without --grid, --rate, --context and --drafter",
+        got=", ".join(stray),
+        fix="Leave it out; a plan is of the cache that its cost was calibrated with.",
+    )
+
+
+def _plan_kv(
+    fit: AcceptanceFit, cost: Cost, trace: Trace, kv_bytes: int, kv: str | None, drafters: list[str], path: Path,
+    as_json: bool, loads: list[int] | None, workloads: list[str] | None, new_tokens: int | None, risk: float, seed: int,
+) -> None:  # fmt: skip
+    """Weigh caches under loads, and show who wins where."""
+    from optimizer.kv_plan import plan_caches
+    from reader_theory.documents.kv_caches import KVCaches
+    from runtime.drafters.neural import CATCH_UP
+
+    name, _, file = (kv or "all=out/kv.json").partition("=")
+    caches = KVCaches.read(file or "out/kv.json")
+    longest = max(prompt.output_tokens for prompt in trace.prompts)
+    with progress_bars() as progress:
+        planned = plan_caches(
+            fit, cost, trace, caches, kv_bytes=kv_bytes, loads=loads or (1, 4, 16, 64), workloads=workloads,
+            names=None if name == "all" else ["plain", name], drafters=drafters, new_tokens=new_tokens or longest,
+            least_scratch=CATCH_UP, risk=risk, seed=seed, progress=progress,
+        )  # fmt: skip
+    planned.write(path)
+    rows = [
+        {
+            "workload": point.workload,
+            "load": point.load,
+            "cache": point.cache,
+            "bits": point.bits,
+            "most_rows": point.most_rows,
+            "rows": point.rows,
+            "policy": "none fits" if point.policy is None else point.policy.name,
+            "tokens_per_s": 0.0 if point.tokens_per_s is None else point.tokens_per_s.value,
+            "perplexity": f"x {point.perplexity_ratio.value:.3f}",
+            "best": point.best,
+        }
+        for point in planned.points
+    ]
+    facts = {"kind": planned.kind, "path": str(path), "fingerprint": planned.fingerprint()}
+    show_rows(rows, as_json=as_json, facts=facts, title=f"caches within {kv_bytes:,} bytes, by load")
+    if not as_json:
+        print(f"{planned.kind} written to {path}")
+    if not any(point.best for point in planned.points):
+        raise typer.Exit(ExitCode.NOT_MET)
 
 
 def _show_schedule(schedule: ServingSchedule, path: Path, as_json: bool) -> None:

@@ -16,6 +16,7 @@ __all__ = ["record"]
 def record(
     target: options.Target = None,
     draft: options.Draft = None,
+    kv: options.Kv = None,
     datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
@@ -47,7 +48,7 @@ def record(
     from runtime.measure.replay import grown_family
 
     with progress_bars() as progress:
-        models = load_models(target, draft, dtype or "float32", progress)
+        models = load_models(target, draft, dtype or "float32", progress, kv)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split=split, limit=limit)
         store = opened_for(models, datastore)
         trace = record_trace(

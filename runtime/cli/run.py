@@ -17,6 +17,7 @@ def run(
     plan: options.PlanFile = Path("out/plan.json"),
     target: options.Target = None,
     draft: options.Draft = None,
+    kv: options.Kv = None,
     datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
@@ -60,7 +61,7 @@ def run(
     rule, parameters = planned_rule(planned, verification)
     with progress_bars() as progress:
         names = target or planned.target, draft or drafts_planned(planned)
-        models = load_models(*names, dtype or planned.dtype, progress)
+        models = load_models(*names, dtype or planned.dtype, progress, kv or planned.kv)
         wanted = sorted({planned.entry(name, 1).workload for name in workload or planned.workloads})
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=wanted, split=split, limit=limit)
         tasks = planned_tasks(planned, chosen, workloads=workload, batches=batch)

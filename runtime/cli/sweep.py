@@ -21,6 +21,7 @@ def sweep(
     plan: options.PlanFile = Path("out/plan.json"),
     target: options.Target = None,
     draft: options.Draft = None,
+    kv: options.Kv = None,
     datastore: options.DatastoreFile = None,
     prompts: options.Prompts = None,
     workload: options.Workloads = None,
@@ -45,7 +46,7 @@ def sweep(
     planned = _narrowed(Plan.read(plan), workload)
     with progress_bars() as progress:
         names = target or planned.target, draft or drafts_planned(planned)
-        models = load_models(*names, dtype or planned.dtype, progress)
+        models = load_models(*names, dtype or planned.dtype, progress, kv or planned.kv)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=planned.workloads, split=split, limit=limit)
         record = sweep_policies(
             models.target, models.drafts, planned, chosen, batches=batch or (1, 2, 4, 8), path=output, repeats=repeats,

@@ -46,7 +46,7 @@ def note_laws(
     held = [int(cache.lengths[first_row + b]) - len(request.prompt) for b, request in enumerate(requests)]
     room = slots - max(int(length) for length in cache.lengths[first_row : first_row + len(requests)])
     asking = max(sum(bool(each) for each in wanted), 1)
-    budget = min(max(NODES // asking, 64), room)
+    budget = min(max(NODES // asking, 64), room, cache.reach)
     pieces = [
         split_trie([output[base:] for output in outputs], budget) for base, outputs in zip(held, wanted, strict=True)
     ]

@@ -28,7 +28,7 @@ from runtime.engine.counters import KEPT, Counters, EngineCounters, StepTiming
 from runtime.engine.processors import NoLaw
 from runtime.engine.request import Completion, Request, Streams
 from runtime.engine.sampling import SamplingParams
-from runtime.engine.scheduler import Scheduler, is_out_of_memory, slots_within
+from runtime.engine.scheduler import Scheduler, formats_of, is_out_of_memory, rows_within, slots_within
 from runtime.engine.step import Backend, Eager, features_of, first_token, own_pick
 from runtime.kernels.verify import Walks
 from runtime.models.base import LanguageModel
@@ -126,11 +126,16 @@ class Engine:
         if datastore is not None:
             datastore.admit(Vocabulary(target.vocabulary, fingerprint_of(tokenizer) if datastore.tokenizer else ""))
         self.backend = _backend(backend)(target, self.drafters, max_batch, self.max_context)
+        most_rows = None
         if kv_bytes is not None:
             caches = [(model, one.cache) for one in self.drafters.values() if (model := one.model) and one.cache]
-            within = slots_within(kv_bytes, [(target, self.cache), *caches])
-            kv_tokens = within if kv_tokens is None else min(kv_tokens, within)
-        self.scheduler = Scheduler(self.backend.max_batch, kv_tokens)
+            formats = formats_of([(target, self.cache), *caches])
+            if target.scheme is None:
+                within = slots_within(kv_bytes, formats)
+                kv_tokens = within if kv_tokens is None else min(kv_tokens, within)
+            else:
+                most_rows = rows_within(kv_bytes, formats)
+        self.scheduler = Scheduler(self.backend.max_batch, kv_tokens, most_rows)
         self.rows, self.waiting = self.scheduler.rows, self.scheduler.waiting
         self.timings: deque[StepTiming] = deque(maxlen=KEPT)
         self.forwards: tuple[NDArray[np.int64], ...] = ()
@@ -149,6 +154,7 @@ class Engine:
         plan: Plan | str | Path | None = None,
         workload: str | None = None,
         dtype: str = "float32",
+        kv: str = "plain",
         **options: Any,
     ) -> Engine:
         """An engine over folders or hub names that transformers' `from_pretrained` takes.
@@ -165,14 +171,21 @@ class Engine:
             out).
         dtype : str
             Of the target's weights, as torch names it; the draft runs in float32 on a CPU, where it is faster.
+        kv : str
+            Cache of the target's keys and values: ``"plain"``, ``"int8"``, ``"int4"``, or ``"NAME=FILE"`` of one that
+            `reader kv fit` made.
         """
+        from runtime.cache.quantised.files import scheme_of
         from runtime.drafters.load import load_draft
         from runtime.models.load import load_model, load_tokenizer
+        from runtime.models.quantised import quantised
 
+        scheme = scheme_of(kv)
         loaded = Plan.read(plan) if isinstance(plan, str | Path) else plan
         policy = OFF if loaded is None else _schedule_of(loaded, workload)
         big, tokenizer = load_model(target, dtype), load_tokenizer(target)
         small = None if draft is None else load_draft(draft, big, tokenizer)
+        big = big if scheme is None else quantised(big, scheme)
         return cls(big, small, policy=policy, tokenizer=tokenizer, **options)
 
     def use(self, policy: Policy | Plan | PolicyChoice) -> None:
@@ -428,7 +441,7 @@ class Engine:
     def _note(self, requests: Sequence[Request], wanted: list[list[tuple[int, ...]]], first_row: int = 0) -> None:
         """Have the target's laws that languages ask about noted."""
         if any(wanted):
-            slots = self.cache.slots if self.scheduler.kv_tokens is None else self.cache.held_slots
+            slots = self.cache.held_slots if self.scheduler.bounded else self.cache.slots
             note_laws(self.target, self.cache, requests, wanted, first_row=first_row, slots=slots)
 
     def _look_ahead(self, rows: Sequence[Request], trees: TokenTrees) -> None:
@@ -501,10 +514,11 @@ class Engine:
     def _spare(self) -> list[int]:
         """Draft nodes that each row has slots for, also beside the widest tree of the batch."""
         cache, lengths = self.cache, [request.length for request in self.rows]
-        if self.scheduler.kv_tokens is None:
+        if not self.scheduler.bounded:
             spare = [cache.slots - length for length in lengths]
         else:  # within memory that was bounded, a policy may ask for more than its rows were planned for
             spare = [max(cache.held_slots - max(lengths), 0)] * len(lengths)
+        spare = [min(most, cache.reach) for most in spare]
         return [0 if request.suspect else most for request, most in zip(self.rows, spare, strict=True)]
 
     def _take(self, walks: Walks, hidden: torch.Tensor | None) -> list[int]:
@@ -566,7 +580,7 @@ class Engine:
             self.scheduler.drop(request)
 
     def _join(self, request: Request) -> None:
-        row, bounded = len(self.rows), self.scheduler.kv_tokens is not None
+        row, bounded = len(self.rows), self.scheduler.bounded
         slots = self.scheduler.slots([*self.rows, request])
         self.backend.hold(row + 1, slots, bounded=bounded)
         self.cache.lengths[row] = 0

@@ -150,7 +150,7 @@ class Judging:
         if any(drafter.pending[row] for row in own):
             drafter.take_in(len(rows), reach)
         caches = (cache, drafter.cache)
-        room = min(each.slots - int(each.lengths[: len(rows)].max()) for each in caches) - width
+        room = min(min(each.slots - int(each.lengths[: len(rows)].max()), each.reach + 1) for each in caches) - width
         nodes: dict[int, _Nodes] = {}
         for row, tokens in own.items():
             tree, judge = _tree_of(trees, row), looks_at(rows[row])

@@ -6,19 +6,19 @@ And memory as an engine meets it: how many token slots a budget in bytes buys, a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from reader_theory.errors import require
-from reader_theory.memory import Layout, reserved_tokens, token_capacity
+from reader_theory.memory import KVFormat, Layout, reserved_tokens, token_capacity
 from runtime.cache.rows import RowCache, compact
 from runtime.engine.request import Request
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import prefill
 
-__all__ = ["Scheduler", "is_out_of_memory", "slots_within"]
+__all__ = ["Scheduler", "formats_of", "is_out_of_memory", "rows_within", "slots_within"]
 
 _DENSE = Layout(kind="rectangular")
 
@@ -35,21 +35,30 @@ class Scheduler:
         Most rows.
     kv_tokens : int, optional
         Token slots that all rows together may hold, scratch included; no bound when left out.
+    most_rows : callable (slots) -> int, optional
+        Rows of so many slots that fit in a budget of bytes, where a row's bytes are not so much a slot.
     """
 
-    def __init__(self, max_batch: int, kv_tokens: int | None = None) -> None:
+    def __init__(
+        self, max_batch: int, kv_tokens: int | None = None, most_rows: Callable[[int], int] | None = None
+    ) -> None:
         require(
             max_batch >= 1 and (kv_tokens is None or kv_tokens >= 2),
             "`max_batch` must be at least 1, and a bound on KV tokens at least 2",
             got=(max_batch, kv_tokens),
             fix="Give room for one row of a prompt and a token.",
         )
-        self.max_batch, self.kv_tokens = max_batch, kv_tokens
+        self.max_batch, self.kv_tokens, self.most_rows = max_batch, kv_tokens, most_rows
         self.rows: list[Request] = []
         self.waiting: deque[Request] = deque()
         self.finished: Counter[str] = Counter()
         self.scratch = 1
         self.peak_tokens = 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether memory bounds who runs together."""
+        return self.kv_tokens is not None or self.most_rows is not None
 
     def slots(self, requests: Sequence[Request]) -> int:
         """Slots that each row needs if these run together: prompt, output and scratch of the longest."""
@@ -68,7 +77,8 @@ class Scheduler:
     def fits(self, requests: Sequence[Request]) -> bool:
         """Whether these requests may run together."""
         allowed = self.kv_tokens is None or self.reserved(requests) <= self.kv_tokens
-        return len(requests) <= self.max_batch and allowed
+        room = self.most_rows is None or len(requests) <= self.most_rows(self.slots(requests))
+        return len(requests) <= self.max_batch and allowed and room
 
     def next(self) -> Request | None:
         """Take the first waiting request, if it fits beside those that run."""
@@ -97,21 +107,26 @@ class Scheduler:
     def too_large(self, request: Request) -> str:
         """How a request ends that will never fit."""
         need = self.reserved([request])
-        return f"error: prompt, new tokens and scratch must fit in {self.kv_tokens} token slots. Got {need}"
+        within = "the bytes of the cache" if self.kv_tokens is None else f"{self.kv_tokens} token slots"
+        return f"error: prompt, new tokens and scratch must fit in {within}. Got {need}"
 
     def count(self, request: Request) -> None:
         """Note how `request` ended."""
         self.finished[(request.finish or "cancelled").partition(":")[0]] += 1
 
 
-def slots_within(kv_bytes: int, models: Sequence[tuple[LanguageModel, RowCache]]) -> int:
-    """Token slots that `kv_bytes` hold when each model keeps its own keys and values of every token."""
-    each = 0
+def formats_of(models: Sequence[tuple[LanguageModel, RowCache]]) -> list[KVFormat]:
+    """The bytes that each model's cache takes."""
     for model, cache in models:
         if not cache.kv_bytes_per_token():
             prefill(model, cache, np.zeros(1, dtype=np.int64), 0)
             cache.lengths[0] = 0
-        each += cache.kv_bytes_per_token()
+    return [cache.format for _, cache in models]
+
+
+def slots_within(kv_bytes: int, formats: Sequence[KVFormat]) -> int:
+    """Token slots that `kv_bytes` hold when each model keeps its own keys and values of every token as they are."""
+    each = sum(one.token_bytes for one in formats)
     require(
         kv_bytes >= 2 * each,
         "`kv_bytes` must hold the keys and values of at least two tokens",
@@ -119,6 +134,18 @@ def slots_within(kv_bytes: int, models: Sequence[tuple[LanguageModel, RowCache]]
         fix="Give what is left of the device's memory after weights and activations.",
     )
     return token_capacity(kv_bytes, each, page_tokens=1)
+
+
+def rows_within(kv_bytes: int, formats: Sequence[KVFormat]) -> Callable[[int], int]:
+    """How many rows `kv_bytes` hold, by their slots, when some cache is quantised."""
+    shared = sum(one.shared_bytes for one in formats)
+    require(
+        kv_bytes > shared,
+        "`kv_bytes` must hold what a quantised cache needs for all rows",
+        got=f"{kv_bytes} bytes, and {shared} of predictors and grids",
+        fix="Give more bytes, or use --kv int8 or --kv int4, which need none.",
+    )
+    return lambda slots: (kv_bytes - shared) // sum(one.row_bytes(slots) for one in formats)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reader_theory.errors import require
 from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
 from reader_theory.rules.greedy import Greedy
@@ -124,6 +125,12 @@ class Eager(Backend):
     def check(self, policy: Any) -> None:
         for cache in self.caches:  # memory is taken when it is needed
             cache.slots = max(cache.slots, self.max_context + 2 * (1 + policy.most_nodes))
+        require(
+            policy.most_nodes <= self.cache.reach,
+            "a policy's drafts must fit in the buffer of the target's cache",
+            got=f"{policy.name}, up to {policy.most_nodes} nodes; the buffer takes {self.cache.reach}",
+            fix="Plan with --max-nodes no larger, or open the cache with a larger buffer.",
+        )
 
     def hold(self, rows: int, slots: int, *, bounded: bool) -> None:
         for cache in self.caches:

@@ -159,6 +159,7 @@ def trace_of(
     fields: dict[str, Any] = dict(
         stamp=Stamp.now(seed=seed),
         target=called[0],
+        kv=target.kv,
         temperature=temperature,
         drafters=ranked | lookups,
         prompts=tuple(
@@ -232,7 +233,13 @@ def _task(called: str, target: LanguageModel, prompts: Sequence[PromptLike], par
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(np.asarray(prompt.tokens, dtype=np.int64).tobytes() + b"|")
-    return {"target": called, "dtype": str(target.dtype), "prompts": digest.hexdigest(), "params": repr(params)}
+    return {
+        "target": called,
+        "kv": target.kv,
+        "dtype": str(target.dtype),
+        "prompts": digest.hexdigest(),
+        "params": repr(params),
+    }
 
 
 def _outputs(

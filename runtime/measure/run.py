@@ -264,6 +264,7 @@ def measure_cells(
         {"cell": np.array(numbers, dtype=np.int32), **columns_of(steps)},
         stamp=Stamp.now(seed=seed),
         target=names[0],
+        kv=target.kv,
         drafters={**names[1], **({} if datastore is None else {DATASTORE: datastore.name or None})},
         device=Stamp.now().machine,
         dtype=dtype,

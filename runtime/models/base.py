@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 
+from runtime.cache.quantised.scheme import Scheme
 from runtime.cache.rows import RowCache
 
 __all__ = ["LanguageModel", "Output", "hidden_value"]
@@ -60,6 +61,14 @@ class LanguageModel(ABC):
     """Layers of a target whose hidden states it drafts from; none for a model that needs its own tokens alone."""
     final_layer: int | None = None
     """Where `hidden` is what its output head reads: the number of its layers; None for one that does not give it."""
+
+    scheme: Scheme | None = None
+    """How its caches write what has left their buffer; None for caches that keep all as it is."""
+
+    @property
+    def kv(self) -> str:
+        """The kind of its caches, as ``--kv`` names it."""
+        return "plain" if self.scheme is None else self.scheme.named
 
     @abstractmethod
     def new_cache(self, rows: int, slots: int) -> RowCache:

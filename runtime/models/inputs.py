@@ -71,7 +71,7 @@ def run_trees(
     width = cache.begin(starts, queries, first_row, whole=1 if alone else WHOLE)
     inputs = _inputs(cache, batch, queries, model.dtype)
     mask = inputs.fill(width, tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
-    mask = None if alone else mask
+    mask = None if alone else cache.masked(mask, inputs.positions, hidden_value(model.dtype))
     if cache.start is None:
         cache.slot_index = inputs.slots
     if model.device.type == "cpu":
@@ -141,9 +141,13 @@ def _forced(model: LanguageModel, cache: RowCache, tokens: NDArray[np.int64], st
     """Logits after each token from `start` on."""
     if start:
         prefill(model, cache, tokens[:start], 0)
-    chain = tokens[start:]
-    parents = np.arange(len(chain), dtype=np.int64)[None] - 1
-    return forward_trees(model, cache, chain[None], parents, np.array([len(chain)]))[0]
+    each: list[torch.Tensor] = []
+    for first in range(start, len(tokens), cache.reach):
+        chain = tokens[first : first + cache.reach]
+        parents, kept = np.arange(len(chain), dtype=np.int64)[None] - 1, np.array([len(chain)])
+        each.append(forward_trees(model, cache, chain[None], parents, kept)[0])
+        cache.lengths[0] += len(chain)
+    return torch.cat(each)
 
 
 def run_prompt(
@@ -156,16 +160,19 @@ def run_prompt(
 ) -> Output:
     """The same: logits after the last token, (1, 1, V), and the hidden states of all, (1, len(tokens), d) a layer."""
     outputs: list[Output] = []
+    chunk = min(chunk, cache.reach)
     for start in range(0, len(tokens), chunk):
         part = tokens[start : start + chunk]
         base = int(cache.lengths[row])
         width = cache.begin([base], len(part), first_row=row)
         seen = np.arange(width)[None, :] <= (base + np.arange(len(part)))[:, None]
         mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(hidden_value(model.dtype))))
+        positions = torch.from_numpy((base + np.arange(len(part)))[None])
+        mask = cache.masked(mask[None, None].to(model.dtype), positions, hidden_value(model.dtype))
         out = model.forward(
             torch.from_numpy(part[None]).to(model.device),
-            torch.from_numpy((base + np.arange(len(part)))[None]).to(model.device),
-            mask[None, None].to(model.device, model.dtype),
+            positions.to(model.device),
+            mask.to(model.device),
             cache,
             last_only=True,
             hidden=hidden,

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.activations import SiLUActivation
 
 from reader_theory.errors import require
+from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
@@ -246,11 +247,14 @@ class LeanModel(LanguageModel):
     def part(self, layers: Sequence[int], name: str) -> LeanModel:
         """The same with some of its layers alone; the weights are the same."""
         part = copy(self)
-        part.layers, part.name = [self.layers[i] for i in layers], name
+        part.layers, part.name, part.scheme = [self.layers[i] for i in layers], name, None
         return part
 
     def new_cache(self, rows: int, slots: int) -> RowCache:
-        cache = RowCache(len(self.layers), rows, slots)
+        if self.scheme is None:
+            cache = RowCache(len(self.layers), rows, slots)
+        else:
+            cache = QuantisedCache(len(self.layers), rows, slots, self.scheme, self.rotations)
         empty = torch.zeros((0, self.kv_heads, 0, self.head_dim), dtype=self.dtype, device=self.device)
         for layer in cache.stores:
             layer.lazy_initialization(empty, empty)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reader_theory.errors import InvalidInputError, require
+from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output, hidden_value
 from runtime.models.layers import longest_positions, masks_by_kind, refuse_by_configuration, sizes_by_kind
@@ -37,7 +38,9 @@ class TransformersModel(LanguageModel):
         self.name = name or config.model_type
 
     def new_cache(self, rows: int, slots: int) -> RowCache:
-        return RowCache(self.layers, rows, slots)
+        if self.scheme is None:
+            return RowCache(self.layers, rows, slots)
+        return QuantisedCache(self.layers, rows, slots, self.scheme)
 
     @torch.inference_mode()
     def forward(

@@ -95,6 +95,12 @@ class Graphs(Backend):
         *,
         contexts: Sequence[int] | None = None,
     ) -> None:
+        require(
+            target.scheme is None,
+            "a quantised cache must be run by the eager backend",
+            got=f"{target.scheme.name if target.scheme else ''} with static shapes",
+            fix='Open the engine with backend="eager".',
+        )
         self.target, self.drafters, self.device = target, drafters, target.device
         self.features, self.judging = features_of(drafters), Judging(target, drafters)
         self.max_context, self.fallbacks = max_context, []

@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["THREADS", "launch", "source_of"]
 
-SOURCES = ("tree_inputs", "verify", "commit", "merge")
+SOURCES = ("tree_inputs", "verify", "commit", "merge", "dequantise")
 """CUDA sources of this folder; each is compiled behind `common.cu`."""
 THREADS = 256
 """Threads a block; at most MAX_THREADS of `common.cu`."""

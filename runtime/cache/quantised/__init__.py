@@ -1,0 +1,1 @@
+"""Caches that hold keys and values in few bits, and read like any other."""
