@@ -25,6 +25,7 @@ from runtime.engine.sampling import SamplingParams
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import forward_trees, prefill
 from runtime.models.load import DTYPES, load_model
+from runtime.models.low_bits import QUANTISED
 
 ROWS, BATCHES, CONTEXT = (1, 2, 4, 8, 16, 32), (1, 4, 8), 128
 RESULTS = Path(__file__).parent / "results" / "floor.json"
@@ -111,8 +112,9 @@ def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, A
     from transformers import AutoModelForCausalLM
 
     ours = load_model(folder, dtype)
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval()
-    size = sum(each.numel() * each.element_size() for each in theirs.parameters())
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, torch.bfloat16)).eval()
+    bits = {name: 8.0 * each.itemsize for name, each in DTYPES.items()} | QUANTISED
+    size = int(sum(each.numel() for each in theirs.parameters()) * bits[dtype] / 8)
     prompts = np.random.default_rng(0).integers(10, ours.vocabulary, (max(BATCHES), CONTEXT)).tolist()
     cache = ours.new_cache(1, CONTEXT + max(ROWS))
     prefill(ours, cache, np.array(prompts[0]), 0)
@@ -123,7 +125,7 @@ def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, A
         for batch in BATCHES:
             found[f"ours, batch {batch}"] = tokens_per_s(ours, prompts[:batch], options.tokens)
             found[f"transformers, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
-        if options.vllm:
+        if options.vllm and dtype in DTYPES:
             peer = vllm_per_s(options.vllm, folder, dtype, prompts, options.tokens)
             found |= {f"vLLM, batch {batch}": rate for batch, rate in peer.items()}
         if options.llama:
@@ -157,7 +159,7 @@ def main() -> None:
     """Print the figures, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=list(DTYPES))
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=[*DTYPES, *QUANTISED])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--vllm", metavar="PYTHON")

@@ -54,10 +54,10 @@ def test_count_plan_run(folder: Path, tmp_path: Path) -> None:
     counted, planned = tmp_path / "counted.json", tmp_path / "run.json"
     assert reader(*asked(folder, "--window", 4, "--output", counted)).exit_code == 0
     done = reader(*asked(folder, "--acceptance", counted, "--seed", 1, "--output", planned, "--json"))
-    told, run = json.loads(done.output), DiffusionRun.read(planned)
+    told, run = json.loads(done.stdout), DiffusionRun.read(planned)
     assert done.exit_code == 0 and told["lossless"] is True and run.window == run.candidates[0].window <= 4
     assert told["rows"][0]["predicted_rounds"]["value"] == run.candidates[0].rounds.value
-    assert all(len(text.tokens) == 6 and sum(text.rounds) <= sum(text.drawn) for text in run.texts)
+    assert all(text.text and len(text.tokens) == 6 and sum(text.rounds) <= sum(text.drawn) for text in run.texts)
     assert reader(*asked(folder, "--acceptance", counted, "--window", 3, "--output", planned)).exit_code == 0
     assert DiffusionRun.read(planned).window == 3
 
@@ -75,13 +75,14 @@ def test_a_plan_by_seconds_and_an_assumed_acceptance(folder: Path, tmp_path: Pat
 def test_independent_places_are_called_lossy(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     done = reader(*asked(folder, "--sampling", "parallel_lossy", "--output", out, "--json"))
-    assert json.loads(done.output)["lossless"] is False and not DiffusionRun.read(out).lossless
+    assert json.loads(done.stdout)["lossless"] is False and not DiffusionRun.read(out).lossless
 
 
 BAD: dict[str, tuple[list[object], str]] = {
     "window 0": (["--window", 0], "`window` must be a whole number from 1"),
     "a negative window": (["--window", -3], "`window` must be a whole number from 1"),
     "steps beyond the length": (["--steps", 7], "`steps` must be at most the number of masked tokens"),
+    "a sharpness below 1": (["--sharpen", 0.5], "`sharpen` must be a number from 1 to 8"),
     "no steps": (["--steps", 0], "`steps` must be a whole number from 1"),
     "no new tokens": (["--new-tokens", 0], "`new_tokens` must be a whole number"),
     "prompts too long": (["--new-tokens", 200], "prompt and new tokens must fit the model's 256 positions"),
@@ -116,7 +117,7 @@ def test_bad_input_ends_in_a_message_and_writes_nothing(case: str, folder: Path,
 def test_counts_of_a_run_that_asked_otherwise_are_refused(folder: Path, tmp_path: Path) -> None:
     counted = tmp_path / "counted.json"
     assert reader(*asked(folder, "--window", 2, "--output", counted)).exit_code == 0
-    for words in (["--temperature", 0.5], ["--steps", 3], ["--drafts", "step"], ["--new-tokens", 7]):
+    for words in (["--temperature", 0.5], ["--steps", 3], ["--sharpen", 2], ["--drafts", "step"], ["--new-tokens", 7]):
         done = reader(*asked(folder, "--acceptance", counted, "--output", tmp_path / "run.json", *words))
         assert done.exit_code == 2 and "asked for the same" in done.stderr
     done = reader(*asked(folder, "--acceptance", counted, "--window", 9, "--output", tmp_path / "run.json"))

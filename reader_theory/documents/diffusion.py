@@ -35,6 +35,7 @@ class DiffusedText(Frozen):
     workload: str
     source: str = ""
     tokens: Counts
+    text: str | None = Field(default=None, description="of the tokens, where a tokenizer was at hand")
     drawn: Counts = Field(description="tokens drawn: rounds, and forwards, of one token at a time")
     rounds: Counts
     forwards: Counts
@@ -73,6 +74,7 @@ class DiffusionRun(Document):
     window: int = Field(ge=1)
     drafts: Literal["round", "step"]
     sampling: Literal["chain", "parallel_lossy"]
+    sharpen: float = Field(default=1.0, ge=1, le=8, description="exponent of the laws that drafts were drawn from")
     lossless: bool = Field(description="whether each denoising step has exactly the law of its chain")
     temperature: float = Field(ge=0)
     top_k: int = Field(ge=0)
@@ -100,5 +102,5 @@ class DiffusionRun(Document):
 
     def asked(self) -> dict[str, object]:
         """What acceptance depends on: a plan from these counts holds for runs that ask the same."""
-        names = ("target", "dtype", "new_tokens", "steps", "drafts", "temperature", "top_k", "top_p")
+        names = ("target", "dtype", "new_tokens", "steps", "drafts", "sharpen", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}

@@ -48,7 +48,9 @@ Draft = Annotated[
 DatastoreFile = Annotated[
     Path | None, typer.Option("--datastore", help="Past outputs to look up as well, from `reader datastore build`.")
 ]
-Dtype = Annotated[str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the target's weights: float32, bfloat16, float16, float64, int8, int4.")
+]
 Kv = Annotated[
     str | None,
     typer.Option(

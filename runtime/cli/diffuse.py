@@ -52,6 +52,9 @@ def diffuse(
     sampling: Annotated[
         str, typer.Option(help="chain: the law of each step; parallel_lossy: places drawn independently, another law.")
     ] = "chain",
+    sharpen: Annotated[
+        float, typer.Option(help="Exponent of the drafts' laws: changes how often they are kept, not the texts' law.")
+    ] = 1.0,
     temperature: options.Temperature = 1.0,
     top_k: Annotated[int, typer.Option(help="0 keeps all tokens.")] = 0,
     top_p: Annotated[float, typer.Option(help="1 keeps all tokens.")] = 1.0,
@@ -75,7 +78,7 @@ def diffuse(
 
     params = DiffusionParams(
         new_tokens=new_tokens, steps=steps, window=UNPLANNED if window is None else window, drafts=drafts,
-        sampling=sampling, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        sampling=sampling, sharpen=sharpen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
     )  # fmt: skip
     name, kind = target or options.HOUSE_DIFFUSION, dtype or "float32"
     known = _acceptance(acceptance, params, name, kind)
@@ -83,7 +86,8 @@ def diffuse(
     quiet()
     with progress_bars() as progress:
         model = load_masked(source_of(name), kind, mask_token=mask_token)
-        chosen = load_prompt_tokens(prompts, tokenizer_of(name), workloads=workload, split=split, limit=limit)
+        tokenizer = tokenizer_of(name)
+        chosen = load_prompt_tokens(prompts, tokenizer, workloads=workload, split=split, limit=limit)
         candidates: tuple[WindowCandidate, ...] = ()
         if known is not None:
             longest = max(len(prompt.tokens) for prompt in chosen) + new_tokens
@@ -91,7 +95,7 @@ def diffuse(
             params = replace(params, window=candidates[0].window)
         run = run_diffusion(
             Denoiser(model), chosen, params, target=name, dtype=kind, candidates=candidates, progress=progress,
-            cost_unit="rounds" if cost == "rounds" else "seconds",
+            cost_unit="rounds" if cost == "rounds" else "seconds", tokenizer=tokenizer,
         )  # fmt: skip
     run.write(output)
     show_document(run, output, as_json=as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +31,13 @@ def run_diffusion(
     dtype: str,
     candidates: Sequence[WindowCandidate] = (),
     cost_unit: str = "rounds",
+    tokenizer: Any = None,
     progress: Progress = lambda label, done, total: None,
 ) -> DiffusionRun:
     """A text after each prompt, with what it took; the first candidate is the prediction for this run."""
     texts: list[DiffusedText] = []
     for prompt, done in zip(prompts, denoiser.texts([each.tokens for each in prompts], params), strict=True):
-        texts.append(_text(prompt, done))
+        texts.append(_text(prompt, done, tokenizer))
         progress("texts", len(texts), len(prompts))
     return DiffusionRun.model_validate(
         {
@@ -43,7 +45,7 @@ def run_diffusion(
             "target": target,
             "dtype": dtype,
             **{name: getattr(params, name) for name in ("new_tokens", "steps", "window", "drafts", "sampling")},
-            **{name: getattr(params, name) for name in ("lossless", "temperature", "top_k", "top_p")},
+            **{name: getattr(params, name) for name in ("lossless", "sharpen", "temperature", "top_k", "top_p")},
             "cost_unit": cost_unit,
             "candidates": tuple(candidates),
             **{name: _mean(texts, name) for name in ("rounds", "forwards", "drawn")},
@@ -52,13 +54,14 @@ def run_diffusion(
     )
 
 
-def _text(prompt: PromptTokens, done: Filled) -> DiffusedText:
+def _text(prompt: PromptTokens, done: Filled, tokenizer: Any) -> DiffusedText:
     tally = done.tally
     return DiffusedText(
         prompt=prompt.id,
         workload=prompt.workload,
         source=prompt.source,
         tokens=tuple(done.text_tokens),
+        text=None if tokenizer is None else tokenizer.decode(done.text_tokens),
         drawn=tuple(tally.drawn.tolist()),
         rounds=tuple(tally.rounds.tolist()),
         forwards=tuple(tally.forwards.tolist()),

@@ -21,13 +21,14 @@ from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.rows import RowCache
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
+from runtime.models.low_bits import Codes, PackedCodes, QuantisedLinear
 from runtime.models.memory import give_back, trim
 
 __all__ = ["LeanModel", "Weights", "is_lean"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
-PLAIN = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList, SiLUActivation, torch.nn.SiLU)
+PLAIN = (torch.nn.Linear, QuantisedLinear, torch.nn.Embedding, torch.nn.ModuleList, SiLUActivation, torch.nn.SiLU)
 
 Weights = Literal["copy", "follow", "take"]
 
@@ -117,11 +118,11 @@ class _Weight:
 @dataclass(frozen=True)
 class _Layer:
     norm_in: Any
-    qkv: AdaptiveLinear | FollowingLinear
-    out: AdaptiveLinear | FollowingLinear
+    qkv: AdaptiveLinear | FollowingLinear | PackedCodes
+    out: AdaptiveLinear | FollowingLinear | PackedCodes
     norm_mlp: Any
-    gate_up: AdaptiveLinear | FollowingLinear
-    down: AdaptiveLinear | FollowingLinear
+    gate_up: AdaptiveLinear | FollowingLinear | PackedCodes
+    down: AdaptiveLinear | FollowingLinear | PackedCodes
     norm_q: Any
     norm_k: Any
 
@@ -131,12 +132,9 @@ def _pair_order(head_dim: int) -> torch.Tensor:
     return torch.stack((half, half + head_dim // 2), dim=1).flatten()
 
 
-def _paired(projection: Any, head_dim: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias with the rows of each head in rotary pairs."""
-    order = _pair_order(head_dim)
-    weight = projection.weight.data.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1)
-    bias = None if projection.bias is None else projection.bias.data.unflatten(0, (-1, head_dim))[:, order].flatten()
-    return weight, bias
+def _pairs(outputs: int, head_dim: int) -> torch.Tensor:
+    """Order of a projection's outputs that puts those of each head in rotary pairs."""
+    return torch.arange(outputs).unflatten(0, (-1, head_dim))[:, _pair_order(head_dim)].flatten()
 
 
 class LeanModel(LanguageModel):
@@ -165,7 +163,6 @@ class LeanModel(LanguageModel):
         self._order = _pair_order(self.head_dim).to(self.device) if weights == "follow" else None
         self._untouched = _Untouched(model) if weights == "follow" else None
         self.rotations = self._rotations(model)
-        tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
         total = sum(each.numel() * each.element_size() for each in model.parameters())
         options: dict[str, Any] = {"adaptive": adaptive, "spare_bytes": min(1 << 26, max(total // 24, 1 << 23))}
         options["others"] = model.model.embed_tokens.weight.data
@@ -174,20 +171,37 @@ class LeanModel(LanguageModel):
             self.head = FollowingLinear([model.lm_head], adaptive=adaptive)
             self.layers = [self._following(layer, adaptive) for layer in model.model.layers]
             return
-        self.layers = [self._layer(layer, options) for layer in model.model.layers]
         self.embedding = _Weight(model.model.embed_tokens.weight.data)
+        self.layers = [self._layer(layer, options) for layer in model.model.layers]
         self.norm = _Weight(model.model.norm.weight.data)
-        self.head = AdaptiveLinear(model.lm_head.weight.data, in_rows=tied, **options)
-        self._let_go(self.head, model.lm_head)
+        self.head = self._product([model.lm_head], options)
 
-    def _let_go(self, made: AdaptiveLinear, *modules: Any) -> None:
-        """Where weights are taken, give back what has been joined or packed into another."""
+    def _product(
+        self, modules: Sequence[Any], options: dict[str, Any], paired: int = 0
+    ) -> AdaptiveLinear | PackedCodes:
+        """The product of linear modules side by side, the outputs of the first `paired` in rotary pairs.
+
+        Taken weights are given back where they are packed or joined.
+        """
+        orders = [
+            _pairs(module.out_features, self.head_dim) if i < paired else slice(None)
+            for i, module in enumerate(modules)
+        ]
+        parts = list(zip(modules, orders, strict=True))
+        biases = [module.bias.data[order] for module, order in parts if module.bias is not None]
+        bias = torch.cat(biases) if biases else None
+        if isinstance(modules[0], QuantisedLinear):
+            return PackedCodes(Codes.stacked([module.taken().rows(order) for module, order in parts]), bias)
+        weights = [module.weight.data[order] for module, order in parts]
+        tied = weights[0].data_ptr() == self.embedding.weight.data_ptr()
+        made = AdaptiveLinear(weights[0] if len(weights) == 1 else torch.cat(weights), bias, in_rows=tied, **options)
         if self.weights == "take":
             for module in modules:
                 if made.weight is None or made.weight.data_ptr() != module.weight.data_ptr():
                     give_back(module.weight.data)
                 module.weight = None
             trim()
+        return made
 
     def _following(self, layer: Any, adaptive: bool) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -204,20 +218,10 @@ class LeanModel(LanguageModel):
 
     def _layer(self, layer: Any, options: dict[str, Any]) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        q, q_bias = _paired(attention.q_proj, self.head_dim)
-        k, k_bias = _paired(attention.k_proj, self.head_dim)
-        bias = None
-        if q_bias is not None and k_bias is not None:
-            bias = torch.cat((q_bias, k_bias, attention.v_proj.bias.data))
-        qkv = AdaptiveLinear(torch.cat((q, k, attention.v_proj.weight.data)), bias, **options)
-        self._let_go(qkv, attention.q_proj, attention.k_proj, attention.v_proj)
-        out_bias = None if attention.o_proj.bias is None else attention.o_proj.bias.data
-        out = AdaptiveLinear(attention.o_proj.weight.data, out_bias, **options)
-        self._let_go(out, attention.o_proj)
-        gate_up = AdaptiveLinear(torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), **options)
-        self._let_go(gate_up, mlp.gate_proj, mlp.up_proj)
-        down = AdaptiveLinear(mlp.down_proj.weight.data, **options)
-        self._let_go(down, mlp.down_proj)
+        qkv = self._product([attention.q_proj, attention.k_proj, attention.v_proj], options, paired=2)
+        out = self._product([attention.o_proj], options)
+        gate_up = self._product([mlp.gate_proj, mlp.up_proj], options)
+        down = self._product([mlp.down_proj], options)
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         order = _pair_order(self.head_dim)
         norm_q, norm_k = (None if norm is None else _Weight(norm.weight.data[order]) for norm in norms)

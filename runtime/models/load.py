@@ -13,6 +13,7 @@ from runtime.models.base import LanguageModel
 from runtime.models.check import SelfCheck
 from runtime.models.layers import refuse_by_configuration
 from runtime.models.lean import LeanModel, Weights, is_lean
+from runtime.models.low_bits import QUANTISED, drop_codes, quantise
 from runtime.models.transformers import TransformersModel, load_transformers
 
 __all__ = ["DTYPES", "load_model", "load_tokenizer", "wrap"]
@@ -32,21 +33,25 @@ def load_model(
 
     Parameters
     ----------
-    dtype : {"float32", "bfloat16", "float16", "float64"}
+    dtype : {"float32", "bfloat16", "float16", "float64", "int8", "int4"}
+        The last two quantise the weights of linear layers on the CPU, and compute the rest in bfloat16: see `quantise`.
+        The target is then the quantised model.
     forward : {"auto", "lean", "transformers"}
         "auto" takes the lean forward wherever the family has one.
     check : bool
         Whether the model has to pass its `SelfCheck` first.
     """
+    known = (*DTYPES, *QUANTISED)
     require(
-        dtype in DTYPES,
-        f"`dtype` must be one of {', '.join(DTYPES)}",
+        dtype in known,
+        f"`dtype` must be one of {', '.join(known)}",
         got=repr(dtype),
-        fix="Use float32 for exact comparisons, bfloat16 for speed on large models.",
+        fix="Use float32 for exact comparisons, bfloat16 for speed on large models, int8 for speed on a CPU.",
     )
-    return wrap(
-        load_transformers(folder, DTYPES[dtype], device), forward, Path(folder).name, weights="take", check=check
-    )
+    model = load_transformers(folder, DTYPES.get(dtype, torch.bfloat16), device)
+    if dtype in QUANTISED:
+        quantise(model, dtype)
+    return wrap(model, forward, Path(folder).name, weights="take", check=check)
 
 
 def wrap(
@@ -79,6 +84,7 @@ def wrap(
     if trial is not None:
         trial.compare(wrapped)
         passed.add(lean)
+    drop_codes(model)
     return wrapped
 
 

@@ -10,7 +10,6 @@ Choices lie in ``reader-theory/products.json`` in the user's cache folder, by pr
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import tempfile
@@ -38,6 +37,8 @@ MARGIN = 1.1
 """How many times faster than torch's own product another must be to be taken: less is within the noise."""
 PACKED_ROWS = 8
 """Rows that oneDNN is told to expect; it is right for any number."""
+DECODED = 32
+"""Most rows of a step for which a layout is chosen: a plain token, a draft tree, a small batch of either."""
 
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -78,7 +79,8 @@ class Choice:
     rows : a name of `ROW_PRODUCTS` a bucket
         The faster product where the weight lies in rows.
     layout : `ROWS`, or a name of `LAYOUTS`
-        The fastest over all buckets.
+        The one whose worst bucket, of up to `DECODED` rows, is the least times slower than the fastest of that bucket:
+        a weight lies in one layout, and what a row of verification costs decides a plan as much as a plain step.
     """
 
     rows: tuple[str, ...] = ("linear",)
@@ -124,21 +126,24 @@ def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None
     tried = {name: [pack(one, name) for one in plain] for name in LAYOUTS}
     packed = {name: kept for name, made in tried.items() if len(kept := [one for one in made if one]) == len(made)}
     chosen, end, repeats = list[str](), perf_counter() + SECONDS, True
-    gain = dict.fromkeys(packed, 0.0)
+    worst = dict.fromkeys((ROWS, *packed), 1.0)
     for size in ROW_BUCKETS:
         x = torch.randn(size, weight.shape[1]).to(weight.dtype)
         runs = {name: partial(_run, product, x, plain) for name, product in ROW_PRODUCTS.items()}
         runs |= {name: partial(_run_packed, x, products) for name, products in packed.items()}
         timed = _seconds(runs, others, end)
         if timed is None:
-            return Choice(layout=next(iter(packed), ROWS)), False
+            repeats = False
+            break
         seconds, repeats = timed[0], repeats and timed[1]
         seconds["linear"] /= MARGIN
         chosen.append(min(ROW_PRODUCTS, key=seconds.__getitem__))
-        for name in packed:
-            gain[name] += math.log(seconds[chosen[-1]] / seconds[name])
-    best = max(gain, key=gain.__getitem__, default=ROWS)
-    return Choice(tuple(chosen), best if gain.get(best, 0.0) > 0 else ROWS), repeats
+        taken = {ROWS: seconds[chosen[-1]]} | {name: seconds[name] for name in packed}
+        if size <= DECODED:
+            worst = {name: max(worst[name], taken[name] / min(taken.values())) for name in worst}
+    if not chosen:  # no time at all: what is packed for 16 bits wins nearly everywhere, and for 32 seldom by much
+        return Choice(layout=ROWS if weight.element_size() > 2 else next(iter(packed), ROWS)), False
+    return Choice(tuple(chosen), min(worst, key=worst.__getitem__)), repeats
 
 
 def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:

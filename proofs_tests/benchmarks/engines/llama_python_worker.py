@@ -31,10 +31,23 @@ def draft_of(method: str) -> Any:
     return None
 
 
+def without_repacked_weights(library: Any) -> None:
+    """Keep weights as they are: the layout for AMX faults on virtual machines that name AMX and lack its state."""
+    defaults = library.llama_model_default_params
+
+    def plain() -> Any:
+        params = defaults()
+        params.use_extra_bufts = False
+        return params
+
+    library.llama_model_default_params = plain
+
+
 def main() -> None:
     gguf, method, threads = sys.argv[1:4]
     import llama_cpp
 
+    without_repacked_weights(llama_cpp.llama_cpp)
     options: dict[str, Any] = {"n_ctx": 1536, "n_threads": int(threads), "n_threads_batch": int(threads)}
     llama = llama_cpp.Llama(gguf, draft_model=draft_of(method), verbose=False, **options)
     steps: list[tuple[float, int, int]] = []
