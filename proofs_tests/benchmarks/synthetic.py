@@ -3,7 +3,7 @@
     python -m proofs_tests.benchmarks.synthetic [--tokens N] [--prompts N] [--settings N]
 
 Needs `make engines` and the real model of `make real`. The draft is the first layers of the target, whatever they say:
-Chance accepts. The cost is the models' configurations on this machine, held to steps of plain decoding and of drafts of
+chance accepts. The cost is the models' configurations on this machine, held to steps of plain decoding and of drafts of
 2 and 6 tokens that are never accepted. Then, for each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth,
 batch 1 or 4): a plan, its export to llama.cpp with ``--synthetic``, its run, and `reader validate` on what the server
 timed. None of the 12 is among what the cost was held to.

@@ -165,13 +165,12 @@ def _interval(e: dict[str, float]) -> str:
 def kv_cache(result: dict[str, Any]) -> str:
     """Bits and perplexity of each cache; what is not a cache but a control stands last."""
     rows = []
-    for row in result["rows"]:
-        over = f"{row['ratio']:.3f} ± {2 * row['standard_error'] * row['ratio']:.3f}"
-        rows.append([
-            row["cache"], f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['perplexity']:.3f}", over
-        ])  # fmt: skip
-    header = ["cache", "bits a value", "of a row of 2,048 tokens", "perplexity", "over plain"]
-    words = f"{result['scored_tokens']:,} tokens, each after at least {result['context_at_least']:,} others."
+    for row in sorted(result["rows"], key=lambda row: -row["scored_tokens"]):
+        spread = f" ± {2 * row['standard_error'] * row['ratio']:.3f}" if row["standard_error"] else ""
+        sizes = [f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['scored_tokens']:,}"]
+        rows.append([row["cache"], *sizes, f"{row['perplexity']:.3f}", f"{row['ratio']:.3f}{spread}"])
+    header = ["cache", "bits a value", "of a row of 2,048 tokens", "tokens", "perplexity", "over plain on the same"]
+    words = f"each token after at least {result['context_at_least']:,} others."
     return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
 
 

@@ -82,7 +82,6 @@ BAD: dict[str, tuple[list[object], str]] = {
     "window 0": (["--window", 0], "`window` must be a whole number from 1"),
     "a negative window": (["--window", -3], "`window` must be a whole number from 1"),
     "steps beyond the length": (["--steps", 7], "`steps` must be at most the number of masked tokens"),
-    "a sharpness below 1": (["--sharpen", 0.5], "`sharpen` must be a number from 1 to 8"),
     "no steps": (["--steps", 0], "`steps` must be a whole number from 1"),
     "no new tokens": (["--new-tokens", 0], "`new_tokens` must be a whole number"),
     "prompts too long": (["--new-tokens", 200], "prompt and new tokens must fit the model's 256 positions"),
@@ -117,7 +116,7 @@ def test_bad_input_ends_in_a_message_and_writes_nothing(case: str, folder: Path,
 def test_counts_of_a_run_that_asked_otherwise_are_refused(folder: Path, tmp_path: Path) -> None:
     counted = tmp_path / "counted.json"
     assert reader(*asked(folder, "--window", 2, "--output", counted)).exit_code == 0
-    for words in (["--temperature", 0.5], ["--steps", 3], ["--sharpen", 2], ["--drafts", "step"], ["--new-tokens", 7]):
+    for words in (["--temperature", 0.5], ["--steps", 3], ["--drafts", "step"], ["--new-tokens", 7]):
         done = reader(*asked(folder, "--acceptance", counted, "--output", tmp_path / "run.json", *words))
         assert done.exit_code == 2 and "asked for the same" in done.stderr
     done = reader(*asked(folder, "--acceptance", counted, "--window", 9, "--output", tmp_path / "run.json"))

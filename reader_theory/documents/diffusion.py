@@ -74,7 +74,6 @@ class DiffusionRun(Document):
     window: int = Field(ge=1)
     drafts: Literal["round", "step"]
     sampling: Literal["chain", "parallel_lossy"]
-    sharpen: float = Field(default=1.0, ge=1, le=8, description="exponent of the laws that drafts were drawn from")
     lossless: bool = Field(description="whether each denoising step has exactly the law of its chain")
     temperature: float = Field(ge=0)
     top_k: int = Field(ge=0)
@@ -102,5 +101,5 @@ class DiffusionRun(Document):
 
     def asked(self) -> dict[str, object]:
         """What acceptance depends on: a plan from these counts holds for runs that ask the same."""
-        names = ("target", "dtype", "new_tokens", "steps", "drafts", "sharpen", "temperature", "top_k", "top_p")
+        names = ("target", "dtype", "new_tokens", "steps", "drafts", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}

@@ -52,9 +52,6 @@ def diffuse(
     sampling: Annotated[
         str, typer.Option(help="chain: the law of each step; parallel_lossy: places drawn independently, another law.")
     ] = "chain",
-    sharpen: Annotated[
-        float, typer.Option(help="Exponent of the drafts' laws: changes how often they are kept, not the texts' law.")
-    ] = 1.0,
     temperature: options.Temperature = 1.0,
     top_k: Annotated[int, typer.Option(help="0 keeps all tokens.")] = 0,
     top_p: Annotated[float, typer.Option(help="1 keeps all tokens.")] = 1.0,
@@ -78,7 +75,7 @@ def diffuse(
 
     params = DiffusionParams(
         new_tokens=new_tokens, steps=steps, window=UNPLANNED if window is None else window, drafts=drafts,
-        sampling=sampling, sharpen=sharpen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        sampling=sampling, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
     )  # fmt: skip
     name, kind = target or options.HOUSE_DIFFUSION, dtype or "float32"
     known = _acceptance(acceptance, params, name, kind)

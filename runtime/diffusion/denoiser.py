@@ -186,7 +186,7 @@ class Denoiser:
             filled[masked] = _draw(laws, uniforms("drafting", len(masked)))
             return filled
         filled[masked[0]] = pick_token(laws[0], uniforms("recovery", 1)[0])
-        offers, done = _sharpened(laws[1:], params.sharpen), 1
+        offers, done = laws[1:], 1
         drafts = _draw(offers, uniforms("drafting", len(masked) - 1)) if whole else []
         while done < len(masked):
             size = min(params.window, len(masked) - done)
@@ -194,7 +194,7 @@ class Denoiser:
             emitted, laws = self._round(filled, masked[done:], (drafts[:size], offers[:size]), params, uniforms, count)
             filled[masked[done : done + len(emitted)]] = emitted
             done += len(emitted)
-            offers = offers[len(emitted) :] if whole else _sharpened(laws[len(emitted) - 1, 1:], params.sharpen)
+            offers = offers[len(emitted) :] if whole else laws[len(emitted) - 1, 1:]
             drafts = drafts[len(emitted) :]
         return filled
 
@@ -265,14 +265,6 @@ def _ahead(places: NDArray[np.int64], rows: int, params: DiffusionParams) -> NDA
     """(rows, 1 + w) places that each forward of a round is asked for: its own, then the window after it."""
     wanted = np.arange(rows)[:, None] + np.arange(params.window + 1)
     return places[np.minimum(wanted, len(places) - 1)]
-
-
-def _sharpened(laws: NDArray[Any], power: float) -> NDArray[Any]:
-    """Laws to a power, exact for fractions and whole powers."""
-    if power == 1:
-        return laws
-    raised = laws**power
-    return raised / raised.sum(-1, keepdims=True)
 
 
 def _draw(laws: Any, uniforms: NDArray[Any]) -> list[int]:

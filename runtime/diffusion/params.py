@@ -36,9 +36,6 @@ class DiffusionParams:
     sampling : {"chain", "parallel_lossy"}
         ``chain`` draws each token given all those before it, p(X0^i | X_t, X0^{<i}): the law of the step. The other
         draws all places of a step independently of each other, as fast decoders do, which is another law.
-    sharpen : float, in [1, 8]
-        Exponent of the laws that drafts are drawn from, which sum to 1 again: a place's own law knows the tokens before
-        it and is surer than a draft that does not. The law of the text does not depend on it.
     temperature, top_k, top_p
         As in `SamplingParams`: part of the law of each place.
     seed : int, in [0, 2**64)
@@ -55,7 +52,6 @@ class DiffusionParams:
     window: int = 8
     drafts: str = "round"
     sampling: str = "chain"
-    sharpen: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -69,13 +65,6 @@ class DiffusionParams:
             require(
                 value in known, f"`{name}` must be one of {', '.join(known)}", got=repr(value), fix=f"Use {known[0]}."
             )
-        number = isinstance(self.sharpen, int | float) and not isinstance(self.sharpen, bool)
-        require(
-            number and 1 <= self.sharpen <= 8,
-            "`sharpen` must be a number from 1 to 8",
-            got=repr(self.sharpen),
-            fix="1 draws drafts from the model's own laws.",
-        )
         _ = self.token_law
         self.check_masked(self.new_tokens)
 

@@ -45,7 +45,7 @@ def run_diffusion(
             "target": target,
             "dtype": dtype,
             **{name: getattr(params, name) for name in ("new_tokens", "steps", "window", "drafts", "sampling")},
-            **{name: getattr(params, name) for name in ("lossless", "sharpen", "temperature", "top_k", "top_p")},
+            **{name: getattr(params, name) for name in ("lossless", "temperature", "top_k", "top_p")},
             "cost_unit": cost_unit,
             "candidates": tuple(candidates),
             **{name: _mean(texts, name) for name in ("rounds", "forwards", "drawn")},
