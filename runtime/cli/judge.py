@@ -135,6 +135,10 @@ def curve(
     with progress_bars() as progress:
         models, small = _pair(target or told.target, draft or [told.draft], dtype, progress)
         from runtime.judge.curve import BASELINE_POINTS, Trial, points_of
+        from runtime.models.states import check_probe
+
+        check_probe(models.target, told.target_probe, "target")
+        check_probe(small, told.draft_probe, "draft")
 
         asked, final = _asked(questions, answer, models, "curve", limit)
         _unseen(asked, told.fitted_on + told.held_out)
