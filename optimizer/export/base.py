@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from optimizer.export.formats import EngineFormat, engine_format
 from optimizer.export.settle import Choice, Family, entries_of, settle, weighed_policies
 from reader_theory.documents import Candidate, Plan, PlanEntry, Policy
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import InvalidInputError, UnsupportedByEngineError, require
 from reader_theory.registry import Registry
 
 __all__ = ["EXPORTERS", "ExportOptions", "Exported", "Exporter", "Settled", "Weigher", "export"]
@@ -171,6 +171,13 @@ def export(plan: Plan, engine: str, workload: str, options: ExportOptions | None
         If the engine cannot run the plan and ``nearest`` is false; the message states the nearest and its loss.
     """
     asked = options or ExportOptions()
+    require(
+        plan.judged is None,
+        "a plan with a judge must be run by this package's engine",
+        got=f"{plan.verification}, for {engine}",
+        fix="Plan without a judge: no other engine verifies by one.",
+        error=UnsupportedByEngineError,
+    )
     exporter = EXPORTERS[engine]()
     _check(exporter, asked)
     exporter.check(plan, workload)

@@ -163,10 +163,11 @@ def measure(
 def findings(rows: Sequence[dict[str, Any]], layers: dict[str, Any]) -> dict[str, Any]:
     """Share of the gap that prediction closes at each width, and layers in which it is nearer than the direct form."""
     more = {row["cache"]: row["nats_more"] for row in rows}
+    scored = {row["cache"]: row["scored_tokens"] for row in rows}
     pairs = [(d, a) for d in more if d.startswith("direct:") for a in more if a == f"aqua:{d.partition(':')[2]}"]
     nearer = {a: (np.array(layers[a])[1:] < np.array(layers[d])[1:]).sum(axis=0).tolist() for d, a in pairs}
     return {
-        "gap_closed": {a: 1 - more[a] / more[d] for d, a in pairs},
+        "gap_closed": {a: 1 - more[a] / more[d] for d, a in pairs if scored[a] == scored[d]},
         "layers_nearer_than_direct": nearer,
         "layers_predicted": len(next(iter(layers.values()))) - 1,
     }

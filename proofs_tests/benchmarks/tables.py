@@ -19,7 +19,7 @@ from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
-PAGES = (README, RESULT_TABLES, HOUSE / "docs" / "diffusion.md", HOUSE / "docs" / "compression.md")
+PAGES = (README, RESULT_TABLES, *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md")))
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
@@ -165,13 +165,12 @@ def _interval(e: dict[str, float]) -> str:
 def kv_cache(result: dict[str, Any]) -> str:
     """Bits and perplexity of each cache; what is not a cache but a control stands last."""
     rows = []
-    for row in result["rows"]:
-        over = f"{row['ratio']:.3f} ± {2 * row['standard_error'] * row['ratio']:.3f}"
-        rows.append([
-            row["cache"], f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['perplexity']:.3f}", over
-        ])  # fmt: skip
-    header = ["cache", "bits a value", "of a row of 2,048 tokens", "perplexity", "over plain"]
-    words = f"{result['scored_tokens']:,} tokens, each after at least {result['context_at_least']:,} others."
+    for row in sorted(result["rows"], key=lambda row: -row["scored_tokens"]):
+        spread = f" ± {2 * row['standard_error'] * row['ratio']:.3f}" if row["standard_error"] else ""
+        sizes = [f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['scored_tokens']:,}"]
+        rows.append([row["cache"], *sizes, f"{row['perplexity']:.3f}", f"{row['ratio']:.3f}{spread}"])
+    header = ["cache", "bits a value", "of a row of 2,048 tokens", "tokens", "perplexity", "over plain on the same"]
+    words = f"each token after at least {result['context_at_least']:,} others."
     return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
 
 
@@ -185,6 +184,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "planner": tables_theory.planner,
     "search": tables_theory.search,
     "documents": tables_theory.documents,
+    "judge": tables_theory.judge,
     "kv_cache": kv_cache,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,

@@ -131,3 +131,40 @@ def documents(result: dict[str, Any]) -> str:
         for row in result.get("documents", [])
     ]
     return _table(["documents", "prompts of each", "by documents", "by prompts, sources unknown"], rows)
+
+
+def judge(result: dict[str, Any]) -> str:
+    """A judge and its baselines at equal acceptance: tokens a round, what it is over lossless, what is lost."""
+    header = ["features", "drafts", "rule", "threshold", "accepted", "tokens a round", "over lossless", "right",
+              "points lost", "points below the judge"]  # fmt: skip
+    rows: list[list[str]] = []
+    for row in result["rows"]:
+        facts = [row["features"], str(row["drafts"])]
+        own = row["lossless"]
+        rows.append([*facts, "lossless", "", "", f"{own['tokens_per_round']:.2f}", "1", f"{own['score']:.1%}", "0", ""])
+        at = {"threshold": row["threshold"]}
+        for name, shown in (("file", "judge"), *((each, each) for each in ("random", "confidence", "top_k"))):
+            told = {**at, **row[name]}
+            below = _span(told["points_below_judge"], 1) if "points_below_judge" in told else ""
+            rows.append(
+                [*facts, shown, f"{told['threshold']:.3g}", f"{told['alpha']:.1%}", f"{told['tokens_per_round']:.2f}",
+                 _span(told["times_lossless"], 2), f"{told['score']:.1%}", _span(told["points_lost"], 1), below]
+            )  # fmt: skip
+    areas = {row["features"]: row["auc"] for row in result["rows"]}
+    held = "; ".join(f"{name} {_span((a['value'], a['low'], a['high']), 3)}" for name, a in areas.items())
+    counts = result["questions"]
+    spared = any(not any(row["file"]["points_lost"]) for row in result["rows"])
+    most = (
+        f" No answer in {counts['test']} lost: with 95 % at most {300 / counts['test']:.2g} points." if spared else ""
+    )
+    notes = (
+        f"{counts['mine']} questions mined, {counts['curve']} to choose the threshold on, {counts['test']} to judge "
+        f"the choice; the target is right on {result['target_right']:.1%} of the last. ROC-AUC held out: {held}. "
+        f"{result['rows'][0]['important']:.0%} of {result['rows'][0]['mismatches']:,} mismatches were important."
+    )
+    return _table(header, rows) + "\n\n" + notes + most
+
+
+def _span(told: Any, digits: int) -> str:
+    value, low, high = told
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

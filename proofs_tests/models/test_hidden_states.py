@@ -1,4 +1,7 @@
-"""A forward gives the residual stream before the layers asked for, as transformers counts them, of every node."""
+"""A forward gives the residual stream before the layers asked for, as transformers counts them, of every node.
+
+Past the last layer that is what the output head reads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from proofs_tests.tiny import random_prompts, tiny_model
 from runtime.models.inputs import run_prompt, run_trees
 from runtime.models.load import Forward, wrap
 
-LAYERS = (1, 0)
+LAYERS = (1, 0, 2)
 
 
 @pytest.mark.parametrize(("family", "forward"), [("llama", "lean"), ("llama", "transformers"), ("gpt2", "auto")])

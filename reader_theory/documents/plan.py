@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Document, Frozen
 from reader_theory.documents.cost import Reference
+from reader_theory.documents.judge import Judged
 from reader_theory.documents.policy import DRAFT, Policy
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import DocumentError, InvalidInputError, require
 from reader_theory.estimate import Estimate
 
-__all__ = ["RISK", "Candidate", "Plan", "PlanEntry", "Prediction"]
+__all__ = ["JUDGED", "RISK", "Candidate", "Plan", "PlanEntry", "Prediction"]
 
+JUDGED = "judge_lossy"
+"""The rule that a plan names when it has a judge."""
 RISK = 0.1
 """Greatest chance of being no faster than plain decoding that is taken where nobody says another."""
 
@@ -96,7 +99,7 @@ class Plan(Document):
     device: str
     dtype: str
     temperature: float
-    verification: str = Field(description="rule that the prediction is for: greedy or target_only")
+    verification: str = Field(description="rule that the prediction is for: greedy, target_only, or judge_lossy")
     fit: str = Field(description="fingerprint of the AcceptanceFit")
     cost: str = Field(description="fingerprint of the Cost")
     prompts_per_workload: int = Field(
@@ -110,7 +113,21 @@ class Plan(Document):
         default=RISK, ge=0, le=1, description="greatest chance of being no faster than plain decoding that is taken"
     )
     notes: tuple[str, ...] = Field(default=(), description="what is assumed, and where it comes from")
+    judged: Judged | None = Field(
+        default=None, exclude_if=lambda each: each is None, description="LOSSY: the judge, where a plan has one"
+    )
     entries: tuple[PlanEntry, ...]
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require(
+            (self.verification == JUDGED) == (self.judged is not None),
+            f"a plan must be verified by {JUDGED} where it has a judge, and nowhere else",
+            got=f"{self.verification}, {'a' if self.judged else 'no'} judge",
+            fix="Plan again: `reader plan CURVE COST --quality-budget POINTS` makes the plans with a judge.",
+            error=DocumentError,
+        )
+        return self
 
     @property
     def draft(self) -> str | None:

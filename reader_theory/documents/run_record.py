@@ -109,6 +109,9 @@ class RunRecord(Document):
     dtype: str
     temperature: float
     verification: str
+    rule_parameters: dict[str, float | str] = Field(
+        default_factory=dict, exclude_if=lambda each: not each, description="the rule's own, where any were set"
+    )
     lossless: bool
     law: str = Field(default="target", description="what was drawn from: the target, or under a language")
     plan: str | None = Field(description="fingerprint of the Plan that was run")

@@ -31,6 +31,9 @@ _HOMES = {
     "head_inspection": "reader_theory.documents.head_inspection:HeadInspection",
     "diffusion_run": "reader_theory.documents.diffusion:DiffusionRun",
     "self_draft": "reader_theory.documents.self_draft:SelfDraft",
+    "mined_mismatches": "reader_theory.documents.judge:MinedMismatches",
+    "judge": "reader_theory.documents.judge:Judge",
+    "judge_curve": "reader_theory.documents.judge:JudgeCurve",
     "kv_caches": "reader_theory.documents.kv_caches:KVCaches",
     "kv_plan": "reader_theory.documents.kv_plan:KVPlan",
 }

@@ -1,4 +1,4 @@
-"""Verification rules: lossless ones, and one that is not and says so; each is found in `RULES` by its name."""
+"""Verification rules: lossless ones, and two that are not and say so; each is found in `RULES` by its name."""
 
 from reader_theory.registry import Registry
 from reader_theory.rules.base import FollowingRule, Rule, Verified, verify_batch
@@ -7,6 +7,7 @@ from reader_theory.rules.chain import ChainRejection
 from reader_theory.rules.draft_law import DraftLaw, Scheme
 from reader_theory.rules.greedy import Greedy
 from reader_theory.rules.gumbel import GumbelCoupled
+from reader_theory.rules.judge import JudgeLossy
 from reader_theory.rules.multi_round import MultiRound
 from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.target_only import TargetOnly
@@ -23,6 +24,7 @@ __all__ = [
     "FollowingRule",
     "Greedy",
     "GumbelCoupled",
+    "JudgeLossy",
     "MultiRound",
     "Rule",
     "Scheme",
@@ -49,5 +51,6 @@ for _rule in (
     Traversal(),
     GumbelCoupled(),
     TypicalLossy(),
+    JudgeLossy(),
 ):
     RULES.register(_rule)

@@ -31,7 +31,8 @@ class Verified:
     accepted : tuple of int
         Drafted nodes along the accepted path, from the root's child down; not the first nodes in general.
     emitted : tuple of int
-        Their tokens, then one that the target chose: a correction or a bonus. Without it after a cut.
+        Their tokens, then one that the target chose: a correction or a bonus. Without it after a cut, and after a leaf
+        where the rule adds nothing.
     """
 
     accepted: tuple[int, ...]
@@ -68,6 +69,8 @@ class Rule(ABC):
         Streams of uniforms that the rule reads.
     decodes : {"sampling", "greedy"}
         Whether the law kept is the target's, or that of its most likely token.
+    adds_after_leaf : bool
+        Whether a path that is accepted down to a leaf is followed by one more token, a bonus.
     """
 
     name: ClassVar[str]
@@ -76,6 +79,7 @@ class Rule(ABC):
     schemes: ClassVar[frozenset[Scheme]] = frozenset(SCHEMES)
     streams: ClassVar[frozenset[Stream]] = frozenset()
     decodes: ClassVar[Literal["sampling", "greedy"]] = "sampling"
+    adds_after_leaf: ClassVar[bool] = True
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -141,8 +145,12 @@ class Rule(ABC):
         """
         laws = as_laws(target, "target")
         self._check(draft, laws, uniforms)
-        path, last = self._walk(draft, laws, uniforms)
-        return Verified(tuple(path), (*(int(draft.tokens[node]) for node in path), last))
+        return self._verified(draft, *self._walk(draft, laws, uniforms))
+
+    @staticmethod
+    def _verified(draft: DraftLaw, path: Sequence[int], last: int | None) -> Verified:
+        added = () if last is None else (last,)
+        return Verified(tuple(path), (*(int(draft.tokens[node]) for node in path), *added))
 
     def _check(self, draft: DraftLaw, laws: NDArray[Any], uniforms: VerifyUniforms) -> None:
         require(
@@ -165,8 +173,8 @@ class Rule(ABC):
             _check_noise(uniforms.coupling, draft.tree.depth, laws.shape[1])
 
     @abstractmethod
-    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int]:
-        """Accepted nodes from the root's child down, and the token that the target adds."""
+    def _walk(self, draft: DraftLaw, target: NDArray[Any], uniforms: VerifyUniforms) -> tuple[list[int], int | None]:
+        """Accepted nodes from the root's child down, and the token that the target adds, if any."""
 
 
 class FollowingRule(Rule):

@@ -72,14 +72,20 @@ def _verified(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], forks
 
 
 def _verify(rule: Rule, case: Case, draft: DraftLaw, rows: NDArray[Any], uniforms: VerifyUniforms) -> Verified:
-    """Verify with inputs that nobody may write to, and check that the outcome is a path and one token more."""
+    """Verify with inputs that nobody may write to, and check that the outcome is a path and one token more.
+
+    After a leaf there is none where the rule says that it adds nothing there.
+    """
     rows.setflags(write=False)
     verified = rule.verify(draft, rows, uniforms)
     parents = [0, *verified.accepted[:-1]][: len(verified.accepted)]
     path = [int(draft.tree.parents[node]) for node in verified.accepted] == parents
     tokens = tuple(int(draft.tokens[node]) for node in verified.accepted)
     told = f"{rule.name} on {case} gave {verified} for tokens {draft.tokens.tolist()}"
-    assert path and verified.emitted[:-1] == tokens, f"what is emitted must be an accepted path and one token: {told}"
+    at_leaf = bool(tokens) and not draft.tree.children(verified.accepted[-1])
+    added = 1 if rule.adds_after_leaf or not at_leaf else 0
+    right = verified.emitted[: len(tokens)] == tokens and len(verified.emitted) == len(tokens) + added
+    assert path and right, f"what is emitted must be an accepted path and one token: {told}"
     assert 0 <= verified.emitted[-1] < case.vocabulary, f"the last token must lie in the vocabulary: {told}"
     return verified
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from runtime.models.house.prompt import HouseModel
+
 __all__ = [
-    "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT", "AsJson", "Batches", "BenchFiles",
-    "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft", "DraftConfig", "Dtype", "FitFile",
-    "Kv", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile", "MemoryShare", "Output", "PlanFile",
-    "Processors", "Prompts", "Quantization", "Seed", "ServedDtype", "Split", "Target", "Temperature",
-    "TensorParallel", "TraceFile", "ValidationFile", "Validities", "Workloads",
+    "ADDITION_DRAFT", "ADDITION_TARGET", "HOUSE", "HOUSE_DIFFUSION", "HOUSE_DRAFT", "HOUSE_TARGET", "NO_DRAFT",
+    "AsJson",
+    "Batches", "BenchFiles", "Config", "CostFile", "DatastoreFile", "DeviceFile", "DeviceName", "Draft",
+    "DraftConfig", "Dtype", "FitFile", "Kv", "KvDtype", "KvTokens", "LanguageFile", "Limit", "MeasuredFile",
+    "MemoryShare", "Output", "PlanFile", "Processors", "Prompts", "Quantization", "Seed",
+    "ServedDtype", "Split", "Target", "Temperature", "TensorParallel", "TraceFile", "ValidationFile",
+    "Validities", "Verification", "Workloads",
 ]  # fmt: skip
 
 HOUSE_TARGET, HOUSE_DRAFT, NO_DRAFT = "house-target", "house-draft", "none"
 SMOLLM2_HEAD = "smollm2-head"
 HOUSE_DIFFUSION = "house-diffusion"
-HOUSE: dict[str, Literal["target", "draft", "smollm2_head", "diffusion"]] = {
+ADDITION_TARGET, ADDITION_DRAFT = "addition-target", "addition-draft"
+HOUSE: dict[str, HouseModel] = {
     HOUSE_TARGET: "target",
     HOUSE_DRAFT: "draft",
     SMOLLM2_HEAD: "smollm2_head",
+    ADDITION_TARGET: "addition/target",
+    ADDITION_DRAFT: "addition/draft",
     HOUSE_DIFFUSION: "diffusion",
 }
 """Models that ship, and their folders."""
@@ -82,6 +89,24 @@ Validities = Annotated[
         "between them.",
     ),
 ]
+
+
+def complete_rule(incomplete: str) -> list[tuple[str, str]]:
+    """Rules that begin so, for the shell: a lossy one says so."""
+    from reader_theory.rules import RULES
+
+    told = {rule.name: "lossless" if rule.lossless else "LOSSY: changes the text" for rule in RULES}
+    return [(name, help) for name, help in told.items() if name.startswith(incomplete)]
+
+
+Verification = Annotated[
+    str | None,
+    typer.Option(
+        help="Rule of sampled requests, such as target_only, traversal or typical_lossy; target_only when left out. A "
+        "plan with a judge brings its own.",
+        autocompletion=complete_rule,
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many prompts a workload.")]
 Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, max=65536, help="Rows at once; repeatable.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
@@ -89,7 +114,12 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything ran
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 TraceFile = Annotated[Path, typer.Argument(help="Trace, from `reader record`.")]
-FitFile = Annotated[Path, typer.Argument(help="AcceptanceFit, from `reader fit`, or acceptance from `reader import`.")]
+FitFile = Annotated[
+    Path,
+    typer.Argument(
+        help="AcceptanceFit, from `reader fit`; acceptance from `reader import`; a curve from `reader judge curve`."
+    ),
+]
 CostFile = Annotated[Path, typer.Argument(help="Cost, from `reader calibrate` or `reader cost`.")]
 PlanFile = Annotated[Path, typer.Argument(help="Plan, from `reader plan`.")]
 ValidationFile = Annotated[Path, typer.Argument(help="Validation, from `reader validate`.")]

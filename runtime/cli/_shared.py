@@ -44,6 +44,7 @@ _EXTRAS = {
     "jinja2": "notebooks",
     "cvxpy": "plan",
     "llguidance": "grammar",
+    "sklearn": "judge",
 }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.head_inspection import HeadInspection
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.judge import Judge, JudgeCurve, MinedMismatches
     from reader_theory.documents.schedule import ServingSchedule
     from reader_theory.documents.self_draft import SelfDraft
 
@@ -40,6 +41,9 @@ def rows_of(document: Document) -> Rows:
         "serving_schedule": _schedule,
         "self_draft": _self_draft,
         "head_inspection": _inspection,
+        "mined_mismatches": _mined,
+        "judge": _judge,
+        "judge_curve": _curve,
         "diffusion_run": _diffusion_run,
     }
     return summarise[document.kind](document)
@@ -56,6 +60,7 @@ def facts_of(document: Document) -> dict[str, Any]:
         "dtype",
         "temperature",
         "verification",
+        "rule_parameters",
         "lossless",
         "engine",
         "notes",
@@ -243,6 +248,28 @@ def _self_draft(told: SelfDraft) -> Rows:
         }
         for choice in told.choices
     ]
+
+
+def _mined(told: MinedMismatches) -> Rows:
+    columns = told.columns
+    return [
+        {
+            "questions": len(told.questions),
+            "unanswered": told.unanswered,
+            "mismatches": len(columns["important"]),
+            "important": float(columns["important"].mean()),
+        }
+    ]
+
+
+def _judge(told: Judge) -> Rows:
+    named = ("features", "mismatches", "important", "regularisation", "auc")
+    sides = {"fitted_on": len(told.fitted_on), "held_out": len(told.held_out)}
+    return [{**{name: getattr(told, name) for name in named}, **sides}]
+
+
+def _curve(told: JudgeCurve) -> Rows:
+    return [dict(point) for point in told.points]
 
 
 def _schedule(told: ServingSchedule) -> Rows:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from runtime.cli import datastore, evolve, export, import_, kv, latency
+from runtime.cli import datastore, evolve, export, import_, judge, kv, latency
 from runtime.cli._shared import guarded
 from runtime.cli.advise import advise
 from runtime.cli.audit import audit
@@ -69,6 +69,7 @@ for name, command in _COMMANDS.items():
     app.command(name)(guarded(command))
 app.add_typer(datastore.app, name="datastore")
 app.add_typer(evolve.app, name="evolve")
+app.add_typer(judge.app, name="judge")
 app.add_typer(kv.app, name="kv")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reader_theory.documents import Cost, Plan, Trace
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.judge import JudgeCurve
     from reader_theory.documents.schedule import ServingSchedule
 
 __all__ = ["plan"]
@@ -26,6 +27,10 @@ def plan(
     trace: Annotated[Path | None, typer.Option(help="The Trace that was fitted; out/trace.json when left out.")] = None,
     drafter: Annotated[
         str | None, typer.Option(help="Of imported acceptance: which drafter of the cost was counted.")
+    ] = None,
+    quality_budget: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With a JudgeCurve: points of task score, of 100, that may be lost. LOSSY."),
     ] = None,
     datastore: options.DatastoreFile = None,
     batch: options.Batches = None,
@@ -91,6 +96,8 @@ def plan(
 ) -> None:
     """Choose what to draft for each workload and batch; "off" and chains are among the candidates.
 
+    From a curve of `reader judge curve`, under a quality budget, the plan may be LOSSY; it then says so.
+
     Example: reader plan out/fit.json out/cost.json --batch 1 --batch 8 --max-nodes 64
     """
     _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
@@ -104,10 +111,21 @@ def plan(
     from optimizer.imported_schedule import schedule_imported
     from reader_theory.documents import Cost, Trace
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.judge import JudgeCurve
     from reader_theory.documents.plan import RISK
 
     taken = RISK if risk is None else risk
     fitted, costs = read_acceptance_document(fit), Cost.read(cost)
+    if isinstance(fitted, JudgeCurve):
+        _check_curve(quality_budget, rate=rate, trace=trace, datastore=datastore, workload=workload, context=context)
+        _judged(fitted, costs, quality_budget, batch or [1, 2, 4, 8], drafter, path, as_json)
+        return
+    require(
+        quality_budget is None,
+        "`--quality-budget` must go with a curve of `reader judge curve`",
+        got=f"a document of kind {fitted.kind!r}",
+        fix="Leave it out: plans from a fit or from counts are lossless.",
+    )
     if isinstance(fitted, ImportedAcceptance):
         _check_imported(fitted, workload, trace=trace, datastore=datastore, kv_bytes=kv_bytes)
         if rate is not None:
@@ -153,15 +171,49 @@ def plan(
     _show_plan(chosen, path, as_json)
 
 
-def read_acceptance_document(path: Path) -> AcceptanceFit | ImportedAcceptance:
-    """Acceptance that was fitted to a trace, or counted by an engine."""
+def read_acceptance_document(path: Path) -> AcceptanceFit | ImportedAcceptance | JudgeCurve:
+    """Acceptance that was fitted to a trace, counted by an engine, or that of a judge by threshold."""
     from reader_theory.documents import read_document
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
+    from reader_theory.documents.judge import JudgeCurve
 
-    read = read_document(path, {"acceptance_fit": AcceptanceFit, "imported_acceptance": ImportedAcceptance})
-    assert isinstance(read, AcceptanceFit | ImportedAcceptance), "no other kind is read"
+    kinds = {"acceptance_fit": AcceptanceFit, "imported_acceptance": ImportedAcceptance, "judge_curve": JudgeCurve}
+    read = read_document(path, kinds)
+    assert isinstance(read, AcceptanceFit | ImportedAcceptance | JudgeCurve), "no other kind is read"
     return read
+
+
+def _check_curve(budget: float | None, **others: object) -> None:
+    """Refuse a curve without a budget, or with what means nothing to it."""
+    require(
+        budget is not None,
+        "a curve of `reader judge curve` must be planned with a `--quality-budget`: a judge is lossy",
+        got="none",
+        fix="Say how many points of task score, of 100, may be lost: --quality-budget 2.",
+    )
+    stray = [f"--{name}" for name, given in others.items() if given]
+    require(
+        not stray,
+        "a curve must be planned for its own questions, without a load, trace or datastore",
+        got=", ".join(stray),
+        fix="Leave it out.",
+    )
+
+
+def _judged(
+    curve: JudgeCurve, cost: Cost, budget: float | None, batches: list[int], drafter: str | None, path: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Plan under a quality budget, and show the frontier that was chosen from."""
+    from optimizer.judged_plan import frontier_of, plan_judged
+
+    assert budget is not None, "`_check_curve` has looked"
+    planned = plan_judged(curve, cost, budget, batches=batches, drafter=drafter)
+    if not as_json:
+        points = frontier_of(curve, cost, budget, batches=batches, drafter=drafter)
+        show_rows([dict(point) for point in points], as_json=False, title="frontier: LOSSY but for lossless and off")
+    _show_plan(planned, path, as_json)
 
 
 def _check_imported(
@@ -301,9 +353,13 @@ def _grid(
     as_json: bool,
 ) -> None:  # fmt: skip
     output_path(output, ".jsonl")
+    from reader_theory.documents.judge import JudgeCurve
     from runtime.cli._grid import plan_grid, rows_of
 
     fitted = read_acceptance_document(fit)
+    require(fitted.kind != "judge_curve", "`--grid` must be given fitted or counted acceptance", got="a judge's curve",
+            fix="Plan the curve by itself, with a --quality-budget.")  # fmt: skip
+    assert not isinstance(fitted, JudgeCurve), "refused above"
     with progress_bars() as progress:
         done = plan_grid(
             file, fitted, max_nodes=max_nodes, max_depth=max_depth, workers=workers, scheduler=scheduler,

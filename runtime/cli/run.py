@@ -26,9 +26,7 @@ def run(
     batch: options.Batches = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell, there and back beside plain decoding.")] = 2,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="The plan's when left out.")] = None,
-    verification: Annotated[
-        str, typer.Option(help="Rule of sampled requests, such as target_only, traversal or typical_lossy.")
-    ] = "target_only",
+    verification: options.Verification = None,
     compare_plain: Annotated[bool, typer.Option(help="Decode the same requests without drafts as well.")] = True,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an output; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the model's end tokens.")] = False,
@@ -57,9 +55,10 @@ def run(
         processors_of,
         read_for,
     )
-    from runtime.measure.run import measure_cells, planned_tasks
+    from runtime.measure.run import measure_cells, planned_rule, planned_tasks
 
     planned = Plan.read(plan)
+    rule, parameters = planned_rule(planned, verification)
     with progress_bars() as progress:
         names = target or planned.target, draft or drafts_planned(planned)
         models = load_models(*names, dtype or planned.dtype, progress, kv or planned.kv)
@@ -69,7 +68,8 @@ def run(
         record = measure_cells(
             models.target, models.drafts, tasks, chosen, path=output, new_tokens=planned.new_tokens, repeats=repeats,
             temperature=planned.temperature if temperature is None else temperature, seed=seed,
-            verification=verification, compare_plain=compare_plain, plan=planned.fingerprint(), names=models.names,
+            verification=rule, rule_parameters=parameters, compare_plain=compare_plain,
+            plan=planned.fingerprint(), names=models.names,
             dtype=dtype or planned.dtype, datastore=opened_for(models, datastore), progress=progress,
             stop=tuple(stop or ()), ignore_eos=ignore_eos, tokenizer=models.tokenizer,
             processors=processors_of(processor),

@@ -146,7 +146,7 @@ class Counters:
                 for parent in trees.parents[row, 1:count].tolist():
                     depths.append(depths[parent] + 1)
                 told = [1] * count if sources is None else sources[row, :count].tolist()
-                path = walks.path[row, 1 : min(walks.kept[row], tokens + 1)].tolist()
+                path = [node for node in walks.path[row, 1 : tokens + 1].tolist() if node >= 0]
                 self._offered.update((names[code], depth) for code, depth in zip(told[1:], depths[1:], strict=True))
                 self._accepted.update((names[told[node]], depths[node]) for node in path)
         self._later.clear()

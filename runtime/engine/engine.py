@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.documents import Off, Plan, Policy
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.rules.judge import JudgeLossy
 from reader_theory.trees import TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter
@@ -269,7 +270,7 @@ class Engine:
             )
             self._numbers += 1
             request.tenant = tenant
-            request.finish = request.refusal(self.target.vocabulary, self.max_context)
+            request.finish = request.refusal(self.target.vocabulary, self.max_context) or self._unjudged(request)
             if request.finish is None and not self.scheduler.fits([request]):
                 request.finish = self.scheduler.too_large(request)
             if request.finish is None:
@@ -277,6 +278,17 @@ class Engine:
             else:
                 self.scheduler.count(request)
             return request
+
+    def _unjudged(self, request: Request) -> str | None:
+        """How a request ends whose judge is not of this engine's models; None where it is."""
+        rule = request.params.rule
+        if not isinstance(rule, JudgeLossy) or rule.classifier is None:
+            return None
+        try:
+            self.backend.judging.drafter_of(rule.classifier)
+        except InvalidInputError as error:
+            return f"error: {error}"
+        return None
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -519,7 +531,9 @@ class Engine:
                 continue
             kept = request.emit(tokens[:accepted])
             request.steps += 1
-            request.accepted += min(accepted - 1, len(kept))
+            added = request.params.rule.adds_after_leaf
+            nodes = accepted - 1 if added else int((walks.path[row] > 0).sum())
+            request.accepted += min(nodes, len(kept))
             request.suspect = False
             each.append(len(kept))
             for drafter in self.drafters.values():

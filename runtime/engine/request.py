@@ -15,6 +15,7 @@ from reader_theory.grammar import Validity
 from reader_theory.rules.base import At
 from reader_theory.rules.draft_law import Scheme
 from reader_theory.rules.greedy import Greedy
+from reader_theory.rules.judge import JudgeLossy
 from reader_theory.rules.streams import Stream, stream_uniforms
 from reader_theory.rules.target_only import TargetOnly
 from runtime.engine import grammar  # noqa: F401  # registers its processor
@@ -135,6 +136,18 @@ class Request:
         """Whether kernels walk its drafts: greedy on the model's own logits, or target only on the plain softmax."""
         rule, law = type(self.params.rule), self.token_law
         return (rule is TargetOnly and law.plain) or (rule is Greedy and law.follows)
+
+    @property
+    def judged(self) -> bool:
+        """Whether a fitted judge verifies it."""
+        rule = self.params.rule
+        return isinstance(rule, JudgeLossy) and rule.classifier is not None
+
+    def read_law(self, logits: Any, prefixes: Sequence[Sequence[int]] | None) -> Any:
+        """(n, V) laws its rule reads: at temperature 1 where it decodes greedily and reads more than that."""
+        if not self.params.greedy:
+            return self.token_law(logits, prefixes)
+        return self.token_law.log_scores(logits, prefixes).softmax(dim=-1)
 
     @property
     def scheme(self) -> Scheme:

@@ -62,12 +62,17 @@ class Scheduler:
 
     def slots(self, requests: Sequence[Request]) -> int:
         """Slots that each row needs if these run together: prompt, output and scratch of the longest."""
-        return max((request.most_tokens for request in requests), default=0) + self.scratch
+        return max((request.most_tokens for request in requests), default=0) + self._scratch(requests)
 
     def reserved(self, requests: Sequence[Request]) -> int:
         """Token slots that these requests hold together."""
         lengths = [request.most_tokens for request in requests]
-        return int(reserved_tokens(_DENSE, lengths, tree_tokens=self.scratch, tokens_per_step=self.scratch))
+        scratch = self._scratch(requests)
+        return int(reserved_tokens(_DENSE, lengths, tree_tokens=scratch, tokens_per_step=scratch))
+
+    def _scratch(self, requests: Sequence[Request]) -> int:
+        """Of every row: rows beside one whose judge reads the target's own tokens too need room for these."""
+        return self.scratch * (2 if any(request.judged for request in requests) else 1)
 
     def fits(self, requests: Sequence[Request]) -> bool:
         """Whether these requests may run together."""

@@ -2,7 +2,7 @@
 
 A backend runs them. This file has the one that calls each model as it is; `runtime.engine.graphs` has the one in
 static shapes. Greedy, target-only and Gumbel-coupled rows follow the target's own tokens down a tree, whoever drafted
-it. Rules that need the law of the draft, and the lossy one, go through their verifier.
+it. Rules that need the law of the draft, and lossy ones, go through their verifier.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from reader_theory.rules.base import FollowingRule
 from reader_theory.rules.draft_law import DraftLaw
+from reader_theory.rules.greedy import Greedy
+from reader_theory.rules.judge import JudgeLossy
 from reader_theory.rules.streams import VerifyUniforms
 from reader_theory.rules.target_only import TargetOnly
 from reader_theory.trees import TokenTree, TokenTrees
 from runtime.cache.rows import RowCache
 from runtime.drafters.base import Drafter, Proposal
 from runtime.drafters.parts import Part, proposed
+from runtime.engine.judging import Judging, looks_at
 from runtime.engine.processors import NoLaw
 from runtime.engine.request import Request
 from runtime.engine.scheduler import is_out_of_memory
@@ -40,7 +45,7 @@ __all__ = [
 
 _SCRATCH = 1024
 """Slots of a row beyond its context at least: nodes, and padding to the widest tree of a batch."""
-_TARGET_ONLY = TargetOnly()
+_TARGET_ONLY, _GREEDY = TargetOnly(), Greedy()
 
 
 class Verified(NamedTuple):
@@ -69,12 +74,15 @@ class Backend(ABC):
         Most rows; fewer than were asked for where memory is missing.
     fallbacks : list of str
         What was cut because memory ran out.
+    judging : Judging
+        What fitted judges ask of the models.
     """
 
     name: str
     cache: RowCache
     max_batch: int
     fallbacks: list[str]
+    judging: Judging
 
     @abstractmethod
     def check(self, policy: Any) -> None:
@@ -108,7 +116,7 @@ class Eager(Backend):
         self, target: LanguageModel, drafters: Mapping[str, Drafter], max_batch: int, max_context: int
     ) -> None:
         self.target, self.max_batch, self.max_context, self.fallbacks = target, max_batch, max_context, []
-        self.features = features_of(drafters)
+        self.features, self.judging = features_of(drafters), Judging(target, drafters)
         self.cache = target.new_cache(max_batch, max_context + _SCRATCH)
         for name, drafter in drafters.items():
             drafter.open(name, max_batch, max_context + _SCRATCH)
@@ -116,7 +124,7 @@ class Eager(Backend):
 
     def check(self, policy: Any) -> None:
         for cache in self.caches:  # memory is taken when it is needed
-            cache.slots = max(cache.slots, self.max_context + 1 + policy.most_nodes)
+            cache.slots = max(cache.slots, self.max_context + 2 * (1 + policy.most_nodes))
         require(
             policy.most_nodes <= self.cache.reach,
             "a policy's drafts must fit in the buffer of the target's cache",
@@ -138,10 +146,14 @@ class Eager(Backend):
 
     def verify(self, rows: Sequence[Request], proposal: Proposal) -> Verified:
         trees = proposal.trees
-        out = run_trees(self.target, self.cache, *trees.arrays, hidden=self.features)
-        forwarded = perf_counter()
-        walks, bad = walk_rows(rows, proposal, out.logits)
-        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad, along(out.hidden, walks.path))
+        final = () if all(looks_at(request) is None for request in rows) else (self.target.final_layer or 0,)
+        out = run_trees(self.target, self.cache, *trees.arrays, hidden=(*self.features, *final))
+        forwarded, count = perf_counter(), len(self.features)
+        judge = partial(
+            self.judging.importance, rows, trees, cache=self.cache, states=out.hidden[-1] if final else None
+        )
+        walks, bad = walk_rows(rows, proposal, out.logits, judge)
+        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad, along(out.hidden[:count], walks.path))
 
     def commit(self, walks: Walks) -> None:
         self.cache.commit(walks.path, walks.kept)
@@ -164,10 +176,13 @@ def along(hidden: Sequence[torch.Tensor], path: Any) -> torch.Tensor | None:
 # ---- what each row keeps and emits
 
 
-def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor) -> tuple[Walks, Mapping[int, str]]:
+def walk_rows(
+    requests: Sequence[Request], proposal: Proposal, logits: torch.Tensor, judge: Judge
+) -> tuple[Walks, Mapping[int, str]]:
     """Path and emitted tokens of each row, as NumPy arrays, and rows that have none; (B, Q, V) logits after each node.
 
     Rows that follow the target's own tokens, most likely or drawn from a plain softmax, are walked by one kernel.
+    Those that a fitted judge verifies are looked at by `judge` together.
     """
     trees, laws = proposal.trees, proposal.laws
     compiled = [r.follows and (laws is None or laws[row] is None) for row, r in enumerate(requests)]
@@ -181,16 +196,17 @@ def walk_rows(requests: Sequence[Request], proposal: Proposal, logits: torch.Ten
     if any(compiled):
         found = unsound(logits, walks)
         bad = {row: f"error: {unsound_logits(requests[row])}" for row in found if compiled[row]}
-    for row, done in enumerate(compiled):
-        if done:
-            continue
-        try:
-            path, emitted = _walk(requests[row], trees, row, laws[row] if laws else None, logits[row])
-        except NoLaw as error:
-            bad[row] = f"error: {error}"
-            continue
-        walks.kept[row] = len(path)
-        walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
+    others = [row for row, done in enumerate(compiled) if not done]
+    read: dict[int, _Read] = {}
+    for row in others:
+        with _noted(bad, row):
+            read[row] = _read(requests[row], trees, row, laws[row] if laws else None, logits[row])
+    told = _told(requests, read, judge)
+    for row in read:
+        with _noted(bad, row):
+            path, emitted = _walk(requests[row], trees, row, read[row], logits[row], told.get(row))
+            walks.kept[row] = len(emitted)
+            walks.path[row, : len(path)], walks.emitted[row, : len(emitted)] = path, emitted
     for row in bad:
         walks.kept[row] = 0
     return walks, bad
@@ -237,7 +253,29 @@ def _fetched(walks: Walks) -> Walks:
 
 
 _Path = tuple[list[int], list[int]]
-"""Nodes whose cache entries are kept, the root first, and the tokens that the row emits."""
+"""Accepted nodes, the root first, and the tokens that the row emits: the cache keeps as many entries."""
+
+_Read = tuple[DraftLaw, NDArray[Any]] | None
+"""A row's draft and the laws after its nodes; None for a rule that follows the target's tokens."""
+
+Judge = Callable[[Mapping[int, Sequence[int]]], Mapping[int, NDArray[np.float64]]]
+"""From the target's own tokens after each node of some rows to P(important) of these nodes."""
+
+
+@contextmanager
+def _noted(bad: dict[int, str], row: int) -> Generator[None]:
+    """Logits that are no law's are the fault of that row alone."""
+    try:
+        yield
+    except NoLaw as error:
+        bad[row] = f"error: {error}"
+
+
+def _told(requests: Sequence[Request], read: Mapping[int, _Read], judge: Judge) -> Mapping[int, NDArray[np.float64]]:
+    """P(important) of the nodes of rows that a fitted judge verifies; all of them where its threshold decides alone."""
+    judged = {row: each for row, each in read.items() if each is not None and requests[row].judged}
+    asked = {row: each[1].argmax(-1).tolist() for row, each in judged.items() if looks_at(requests[row]) is not None}
+    return {row: np.ones(len(each[1])) for row, each in judged.items()} | dict(judge(asked) if asked else {})
 
 
 def first_token(request: Request, logits: torch.Tensor) -> int:
@@ -245,20 +283,40 @@ def first_token(request: Request, logits: torch.Tensor) -> int:
     return _token_after(request, logits, request.prompt.tolist(), 0)
 
 
-def _walk(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Path:
-    """Walk one row's draft, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
+def _read(request: Request, trees: TokenTrees, row: int, law: DraftLaw | None, logits: torch.Tensor) -> _Read:
+    """A row's draft and laws, given (Q, V) logits after each node, the root first; Q is at least the draft's nodes."""
     tree, rule = trees[row], request.params.rule
     if law is None and not isinstance(rule, FollowingRule) and "deterministic" in rule.schemes:
         law = DraftLaw(tree, "deterministic")
     if law is None:
-        return tree.follow(_own_token(request, tree, logits))
+        return None
     prefixes = _prefixes(request.text, tree) if request.reads_prefix else None
-    nodes, step = len(law.tree), request.steps + 1
+    nodes = len(law.tree)
     _check_sound(request, logits[:nodes])
     with own_fault(request):
-        laws = request.token_law(logits[:nodes], prefixes).numpy(force=True)
-    uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
-    verified = rule.verify(law, laws, uniforms)
+        return law, request.read_law(logits[:nodes], prefixes).numpy(force=True)
+
+
+def _walk(
+    request: Request,
+    trees: TokenTrees,
+    row: int,
+    read: _Read,
+    logits: torch.Tensor,
+    importance: NDArray[np.float64] | None,
+) -> _Path:
+    """Walk one row's draft."""
+    rule = request.params.rule
+    if read is None:
+        tree = trees[row]
+        return tree.follow(_own_token(request, tree, logits))
+    law, laws = read
+    nodes, step = len(law.tree), request.steps + 1
+    if importance is not None and isinstance(rule, JudgeLossy):
+        verified = rule.judged(law, laws, importance)
+    else:
+        uniforms = VerifyUniforms(request.streams("acceptance", step, nodes), request.streams("recovery", step, nodes))
+        verified = rule.verify(law, laws, uniforms)
     return [0, *verified.accepted], list(verified.emitted)
 
 
@@ -285,7 +343,7 @@ def _token_after(request: Request, logits: torch.Tensor, text: list[int], positi
 def own_pick(request: Request) -> Callable[[Any, int], int]:
     """The target's own token from its (V,) law at an output position: by the request's rule and numbers."""
     rule = request.params.rule
-    follows = rule if isinstance(rule, FollowingRule) else _TARGET_ONLY
+    follows = rule if isinstance(rule, FollowingRule) else _GREEDY if rule.decodes == "greedy" else _TARGET_ONLY
     return lambda law, position: follows.next_token(law, request.numbers_at(position))
 
 

@@ -24,7 +24,8 @@ class Walks(NamedTuple):
     Attributes
     ----------
     path : (B, Q) int64
-        Nodes on the accepted path, 0 first; what a cache keeps. -1 beyond `kept`.
+        Nodes on the accepted path, 0 first; what a cache keeps. -1 beyond `kept`, but for the last node of a path to
+        which the rule adds no token: it is emitted, and is the root of the next step.
     kept : (B,) int64
         Nodes on the path, the root included; also the number of tokens that the row emits.
     emitted : (B, Q) int64

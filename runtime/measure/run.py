@@ -16,13 +16,17 @@ from scipy.stats import t as student
 
 from reader_theory.cost.pace import Pace, smoothed_pace
 from reader_theory.documents import Off, Plan, Policy, RequestRecord, RunCell, RunRecord, Stamp
+from reader_theory.documents.judge import Judge
+from reader_theory.documents.plan import JUDGED
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
 from reader_theory.grammar import Language
+from reader_theory.rules.judge import JudgeLossy
 from reader_theory.serving.rounds import requests_to_run
 from runtime.engine.counters import EngineCounters, StepTiming, columns_of
 from runtime.engine.engine import Engine
+from runtime.engine.judging import Judging
 from runtime.engine.processors import Processor
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
@@ -33,7 +37,7 @@ from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 
-__all__ = ["CellRun", "Task", "measure_cells", "planned_tasks", "run_plan", "speed_ups"]
+__all__ = ["CellRun", "Task", "measure_cells", "planned_rule", "planned_tasks", "run_plan", "speed_ups"]
 
 Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
 
@@ -94,7 +98,7 @@ def run_plan(
     batches: Sequence[int] | None = None,
     repeats: int = 1,
     temperature: float | None = None,
-    verification: str = "target_only",
+    verification: str | None = None,
     seed: int = 0,
     compare_plain: bool = True,
     datastore: Datastore | None = None,
@@ -112,12 +116,14 @@ def run_plan(
         Times each cell is run, there and back; its decoding time is the median.
     temperature : float, optional
         The plan's when left out.
-    verification : str
-        Rule of sampled requests; a lossy one is named so in the record.
+    verification : str, optional
+        Rule of sampled requests, target_only when left out; a lossy one is named so in the record. That of a judged
+        plan is its own.
     compare_plain : bool
         Decode the same requests without drafts as well, beside each run of the plan, and hold the outputs against each
         other.
     """
+    rule, parameters = planned_rule(plan, verification)
     return measure_cells(
         target,
         draft,
@@ -127,7 +133,8 @@ def run_plan(
         new_tokens=plan.new_tokens,
         repeats=repeats,
         temperature=plan.temperature if temperature is None else temperature,
-        verification=verification,
+        verification=rule,
+        rule_parameters=parameters,
         seed=seed,
         compare_plain=compare_plain,
         datastore=datastore,
@@ -136,6 +143,32 @@ def run_plan(
         dtype=plan.dtype,
         progress=progress,
     )
+
+
+def planned_rule(plan: Plan, asked: str | None = None) -> tuple[str, dict[str, float | str]]:
+    """Rule and parameters to run a plan with: a judge is reached through a plan that was made with one alone.
+
+    Raises
+    ------
+    InvalidInputError
+        If a judge is asked for and the plan has none, or its file is not the one that was planned with.
+    """
+    require(
+        asked != JUDGED or plan.judged is not None,
+        f"{JUDGED} must be run by a plan that was made for it: it is lossy",
+        got=f"a plan for {plan.verification}",
+        fix="Plan with the quality you give up: `reader plan CURVE COST --quality-budget POINTS`.",
+    )
+    if plan.judged is None or asked not in (None, JUDGED):
+        return asked or "target_only", {}
+    found = Judge.read(plan.judged.judge).fingerprint()
+    require(
+        found == plan.judged.fingerprint,
+        "a judged plan must be run with the judge that it was made with",
+        got=f"`{plan.judged.judge}`, which is {found} now, where the plan has {plan.judged.fingerprint}",
+        fix="Restore the file, or measure and plan again: `reader judge curve`, `reader plan`.",
+    )
+    return JUDGED, {"threshold": plan.judged.threshold, "judge": plan.judged.judge}
 
 
 def planned_tasks(
@@ -170,6 +203,7 @@ def measure_cells(
     dtype: str,
     names: tuple[str, Mapping[str, str | None]],
     verification: str = "target_only",
+    rule_parameters: Mapping[str, float | str] | None = None,
     repeats: int = 1,
     seed: int = 0,
     compare_plain: bool = True,
@@ -200,6 +234,7 @@ def measure_cells(
         max_new_tokens=new_tokens,
         seed=seed,
         verification=verification,
+        rule_parameters=rule_parameters or {},
         stop=stop,
         ignore_eos=ignore_eos,
         processors=processors,
@@ -208,6 +243,7 @@ def measure_cells(
         **(penalties or {}),  # pyright: ignore[reportArgumentType]
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
+    bench.check()
     runs: dict[Task, list[CellRun]] = {}
     visits = _visits(tasks, repeats, compare_plain)
     for done, task in enumerate(visits):
@@ -219,7 +255,8 @@ def measure_cells(
     pace = smoothed_pace(bench.readings)
     plain = {task: runs.get(_plain(task)) if compare_plain else None for task in tasks}
     gains = speed_ups({task: (runs[task], beside) for task, beside in plain.items() if beside}, pace)
-    cells = [_cell(task, runs[task], plain[task], gains.get(task), pace, target, temperature) for task in tasks]
+    held = temperature if params.lossless else None
+    cells = [_cell(task, runs[task], plain[task], gains.get(task), pace, target, held) for task in tasks]
     steps = [step for task in tasks for step in runs[task][0].steps]
     numbers = [number for number, task in enumerate(tasks) for _ in runs[task][0].steps]
     return RunRecord.create(
@@ -233,6 +270,7 @@ def measure_cells(
         dtype=dtype,
         temperature=temperature,
         verification=params.rule.name,
+        rule_parameters=dict(rule_parameters or {}),
         lossless=params.lossless,
         law=params.law,
         plan=plan,
@@ -291,6 +329,13 @@ class _Bench:
         self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
         self.reference, self.readings = ReferenceStep(target), list[float]()
+
+    def check(self) -> None:
+        """Refuse a judge of other models before anything runs."""
+        rule = self.params.rule
+        if isinstance(rule, JudgeLossy) and rule.classifier is not None:
+            drafters = {name: drafter_of(each) for name, each in self.drafts.items()}
+            Judging(self.target, drafters).drafter_of(rule.classifier)
 
     def run(self, task: Task) -> CellRun:
         chosen = [prompt for prompt in self.prompts if prompt.workload == task.workload]
@@ -354,7 +399,7 @@ def _cell(
     speed_up: Estimate | None,
     pace: Pace,
     target: LanguageModel,
-    temperature: float,
+    temperature: float | None,
 ) -> RunCell:
     first, times = runs[0], [run.decode_s for run in runs]
     return RunCell(
@@ -379,8 +424,13 @@ def _cell(
     )
 
 
-def _compare(ours: list[Request], plain: list[Request], target: LanguageModel, temperature: float) -> Lossless:
-    """Whether drafts changed the output; a first difference is forgiven only at a near tie of the target's logits."""
+def _compare(ours: list[Request], plain: list[Request], target: LanguageModel, temperature: float | None) -> Lossless:
+    """Whether drafts changed the output; a first difference is forgiven only at a near tie of the target's logits.
+
+    Not looked at under a lossy rule, which has no temperature here.
+    """
+    if temperature is None:
+        return "not_checked"
     different = [(a, b) for a, b in zip(ours, plain, strict=True) if a.output != b.output]
     if not different:
         return "greedy_identical" if temperature == 0 else "sampled"

@@ -34,8 +34,8 @@ class Output:
     logits : (B, Q, V), or (B, 1, V) after the last token alone
         Of the model's dtype.
     hidden : one (B, Q, d) tensor for each layer asked for, in that order
-        The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; of all Q tokens
-        even where logits are of the last alone.
+        The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; past the last layer
+        what the output head reads. Of all Q tokens even where logits are of the last alone.
     """
 
     logits: torch.Tensor
@@ -62,6 +62,8 @@ class LanguageModel(ABC):
     """Depths that one forward of it drafts, its tokens from `vocabulary` on standing for masks; 0 for one a forward."""
     features: tuple[int, ...] = ()
     """Layers of a target whose hidden states it drafts from; none for a model that needs its own tokens alone."""
+    final_layer: int | None = None
+    """Where `hidden` is what its output head reads: the number of its layers; None for one that does not give it."""
 
     scheme: Scheme | None = None
     """How its caches write what has left their buffer; None for caches that keep all as it is."""
@@ -97,8 +99,8 @@ class LanguageModel(ABC):
             Written in the slots that `begin` named.
         last_only : bool
             Only the logits after the last token, as a prompt needs.
-        hidden : layers, each in 0 .. L - 1
-            Whose inputs are to be given too.
+        hidden : layers, each in 0 .. L
+            Whose inputs are to be given too; L for that of the output head, where `final_layer` is L.
         """
 
     def give(self, cache: RowCache, row: int, start: int, hidden: torch.Tensor) -> None:

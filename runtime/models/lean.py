@@ -244,6 +244,10 @@ class LeanModel(LanguageModel):
         half = self.head_dim // 2
         return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
 
+    @property
+    def final_layer(self) -> int:
+        return len(self.layers)
+
     def part(self, layers: Sequence[int], name: str) -> LeanModel:
         """The same with some of its layers alone; the weights are the same."""
         part = copy(self)
@@ -287,9 +291,13 @@ class LeanModel(LanguageModel):
             h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
             x = layer.down.onto(x, functional.silu(gate) * up)
-        if last_only:
+        whole = self.final_layer in hidden
+        if last_only and not whole:
             x = x.view(batch, queries, -1)[:, -1]
         x = functional.rms_norm(x, x.shape[-1:], self.norm.weight, self.eps)
+        if whole:
+            before[self.final_layer] = x.view(batch, queries, -1)
+            x = before[self.final_layer][:, -1] if last_only else x
         logits = self.head(x).view(batch, -1, self.vocabulary)
         return Output(logits, tuple(before[i] for i in hidden))
 

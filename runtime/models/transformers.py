@@ -33,7 +33,7 @@ class TransformersModel(LanguageModel):
         self.config = config
         self.vocabulary = int(config.vocab_size)
         self.max_positions = longest_positions(model)
-        self.layers = int(config.num_hidden_layers)
+        self.layers = self.final_layer = int(config.num_hidden_layers)
         self.dtype, self.device = model.dtype, model.device
         self.name = name or config.model_type
 

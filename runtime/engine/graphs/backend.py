@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from runtime.drafters.parts import Part, after, parts_of, proposed
 from runtime.engine.graphs.buckets import Bucket, Buckets, powers_up_to
 from runtime.engine.graphs.drafting import StaticDrafting
 from runtime.engine.graphs.verifying import StaticLogits, StaticVerifying
+from runtime.engine.judging import Judging
 from runtime.engine.request import Request
 from runtime.engine.step import Backend, Verified, along, features_of, unsound_logits, walk_rows
 from runtime.kernels.commit import KVPool
@@ -100,7 +102,7 @@ class Graphs(Backend):
             fix='Open the engine with backend="eager".',
         )
         self.target, self.drafters, self.device = target, drafters, target.device
-        self.features = features_of(drafters)
+        self.features, self.judging = features_of(drafters), Judging(target, drafters)
         self.max_context, self.fallbacks = max_context, []
         self.slots = max_context + SCRATCH
         sizes = sorted({min(size, self.slots) for size in (*(contexts or powers_up_to(self.slots, 256)), self.slots)})
@@ -294,7 +296,8 @@ class Graphs(Backend):
             raise _NoRoom(bucket, str(error)) from error
         forwarded = perf_counter()
         self._committed = False
-        walks, bad = walk_rows(rows, proposal, out.logits)
+        judge = partial(self.judging.importance, rows, proposal.trees, cache=self.cache)
+        walks, bad = walk_rows(rows, proposal, out.logits, judge)
         return Verified(proposal, walks, forwarded, bucket.nodes, bad, along(out.hidden, walks.path))
 
     def _verify_queued(self, rows: Sequence[Request], queued: _Queued) -> Verified:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 WORKLOADS = ("code", "copy", "prose")
+HouseModel = Literal["target", "draft", "smollm2_head", "diffusion", "addition/target", "addition/draft"]
 _HERE = Path(__file__).parent
 
 
@@ -37,7 +38,7 @@ class Prompt:
     sha: str
 
 
-def house_folder(name: Literal["target", "draft", "smollm2_head", "diffusion"]) -> Path:
+def house_folder(name: HouseModel) -> Path:
     """Folder of a house model, for ``from_pretrained``."""
     return _HERE / name
 
