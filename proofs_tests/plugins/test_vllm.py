@@ -142,5 +142,5 @@ def test_ten_thousand_batches_of_vllms_own_input_batch_are_legal(tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["batches"] == 10_000 and told["proposed"] > 20_000 and told["wrong"] == 0 and told["held"] <= ROWS
+    assert told["batches"] == 10_000 and told["proposed"] > 10_000 and told["wrong"] == 0 and told["held"] <= ROWS
     assert np.isfinite(told["bytes"])

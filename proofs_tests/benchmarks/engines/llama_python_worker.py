@@ -48,7 +48,8 @@ def main() -> None:
     import llama_cpp
 
     without_repacked_weights(llama_cpp.llama_cpp)
-    options: dict[str, Any] = {"n_ctx": 1536, "n_threads": int(threads), "n_threads_batch": int(threads)}
+    options: dict[str, Any] = {"n_ctx": 1536, "n_batch": 1536}
+    options |= {"n_threads": int(threads), "n_threads_batch": int(threads)}
     llama = llama_cpp.Llama(gguf, draft_model=draft_of(method), verbose=False, **options)
     steps: list[tuple[float, int, int]] = []
     inner = llama.eval
