@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,7 +146,7 @@ def test_a_plan_that_drafts_nothing_feasible_exits_with_3(tmp_path: Path, monkey
     import optimizer.plan
 
     examples.written(tmp_path)
-    monkeypatch.setattr("runtime.cli.plan.read_acceptance_document", lambda _: None)
+    monkeypatch.setattr("runtime.cli.plan.read_acceptance_document", lambda _: SimpleNamespace(kind="acceptance_fit"))
     empty = examples.plan().model_copy(update={"entries": ()})
     monkeypatch.setattr(optimizer.plan, "make_plan", lambda *_, **__: empty)
     paths = [tmp_path / "fit.json", tmp_path / "cost.json", "--trace", tmp_path / "trace.json"]

@@ -49,7 +49,11 @@ class RankPaths:
         self.left: Ints = left if self.depth is None else np.minimum(left, self.depth)
 
     def best_first(self, starts: NDArray[np.intp], nodes: int, depth: int) -> TokenTree:
-        """The likeliest paths below `starts`, as a tree of up to `nodes` nodes in the order they are taken."""
+        """The likeliest paths below `starts`, as a tree of up to `nodes` nodes in the order they are taken.
+
+        No path is deeper than `depth`, or than ranks were recorded.
+        """
+        depth = depth if self.depth is None else min(depth, self.depth)
         parents, ranks = [-1], [0]
         heap: list[tuple[float, int, int, int, int]] = []
         reaching: list[NDArray[np.intp]] = [starts]
