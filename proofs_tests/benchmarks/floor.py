@@ -166,13 +166,12 @@ def main() -> None:
     parser.add_argument("--llama", metavar="GGUF")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    found = {dtype: measure(options.folder, dtype, options) for dtype in options.dtype}
-    document = {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    } | found
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=1) + "\n")
+    found: dict[str, Any] = {}
+    for dtype in options.dtype:
+        found[dtype] = measure(options.folder, dtype, options)
+        document = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(document, indent=1) + "\n")  # what is measured is kept
     for dtype, each in found.items():
         print(f"{dtype}: share of the floor at one row {each['share_of_floor']['median']:.2f}")
         for key, unit in (("forward_s", 1e3), ("forward_over_one_row", 1), ("tokens_per_s", 1), ("ours_over", 1)):
