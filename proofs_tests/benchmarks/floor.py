@@ -115,6 +115,7 @@ def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, A
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, torch.bfloat16)).eval()
     bits = {name: 8.0 * each.itemsize for name, each in DTYPES.items()} | QUANTISED
     size = int(sum(each.numel() for each in theirs.parameters()) * bits[dtype] / 8)
+    theirs_name = "transformers" if dtype in DTYPES else "transformers in bfloat16"
     prompts = np.random.default_rng(0).integers(10, ours.vocabulary, (max(BATCHES), CONTEXT)).tolist()
     cache = ours.new_cache(1, CONTEXT + max(ROWS))
     prefill(ours, cache, np.array(prompts[0]), 0)
@@ -124,7 +125,7 @@ def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, A
         found: dict[str, float] = {}
         for batch in BATCHES:
             found[f"ours, batch {batch}"] = tokens_per_s(ours, prompts[:batch], options.tokens)
-            found[f"transformers, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
+            found[f"{theirs_name}, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
         if options.vllm and dtype in DTYPES:
             peer = vllm_per_s(options.vllm, folder, dtype, prompts, options.tokens)
             found |= {f"vLLM, batch {batch}": rate for batch, rate in peer.items()}
