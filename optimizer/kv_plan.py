@@ -17,17 +17,11 @@ from reader_theory.documents.kv_caches import KVCaches, MeasuredCache
 from reader_theory.documents.kv_plan import KVPlan, KVPoint
 from reader_theory.documents.plan import RISK
 from reader_theory.errors import require
-from reader_theory.memory import KVFormat
+from reader_theory.memory import KVFormat, rows_admitted
 
 __all__ = ["plan_caches"]
 
 Progress = Callable[[str, int, int], None]
-
-
-def rows_admitted(formats: Sequence[KVFormat], kv_bytes: int, slots: int) -> int:
-    """Rows of `slots` slots whose target and drafts fit in `kv_bytes` together, as the engine admits them."""
-    shared = sum(each.shared_bytes for each in formats)
-    return max(kv_bytes - shared, 0) // sum(each.row_bytes(slots) for each in formats)
 
 
 def plan_caches(

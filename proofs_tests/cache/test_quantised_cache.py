@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from proofs_tests.tiny import POLICIES, VOCABULARY, random_prompts, tiny_model
 from reader_theory.documents import policy_of
 from reader_theory.errors import InvalidInputError
-from reader_theory.memory import KVFormat, Window
+from reader_theory.memory import KVFormat, Window, rows_admitted
 from reader_theory.trees import TokenTree
 from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.quantised.codec import Codec
@@ -249,7 +249,7 @@ def test_the_largest_batch_that_is_predicted_is_what_the_engine_admits(kind: str
     for rows in (1, 3, 7):
         for short in (0, 1):
             budget = told.shared_bytes + rows * told.row_bytes(slots) - short
-            predicted = told.largest_batch(budget, slots)
+            predicted = rows_admitted([told], budget, slots)
             assert predicted == rows - short
             if not predicted:
                 continue

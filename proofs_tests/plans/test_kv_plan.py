@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from optimizer.kv_plan import plan_caches, rows_admitted
+from optimizer.kv_plan import plan_caches
 from proofs_tests.documents.documents_examples import STAMP
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from reader_theory.documents import Trace
@@ -15,7 +15,7 @@ from reader_theory.documents.kv_caches import KVCaches, MeasuredCache
 from reader_theory.documents.kv_plan import KVPlan
 from reader_theory.errors import DocumentError, InvalidInputError
 from reader_theory.estimate import Estimate
-from reader_theory.memory import KVFormat, Window
+from reader_theory.memory import KVFormat, Window, rows_admitted
 from runtime.cli.main import app
 
 VALUES, LAYERS = 1024, 4

@@ -3,7 +3,7 @@
 from reader_theory.memory.budget import MemoryBudget, largest_batch, memory_budget
 from reader_theory.memory.kv import kv_bits, kv_bytes_per_token, token_capacity
 from reader_theory.memory.layout import Layout, reserved_tokens
-from reader_theory.memory.quantised import KVFormat, Window
+from reader_theory.memory.quantised import KVFormat, Window, rows_admitted
 from reader_theory.memory.rearrangement import (
     best_period,
     per_row_overhead,
@@ -26,5 +26,6 @@ __all__ = [
     "per_row_overhead",
     "rectangular_bytes_per_step",
     "reserved_tokens",
+    "rows_admitted",
     "token_capacity",
 ]

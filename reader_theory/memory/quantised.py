@@ -6,6 +6,7 @@ the chunk that a query sees quantised is decided by the query's position alone, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from reader_theory.documents.base import Frozen
 
-__all__ = ["KVFormat", "Window"]
+__all__ = ["KVFormat", "Window", "rows_admitted"]
 
 N = TypeVar("N", int, NDArray[np.int64])
 
@@ -105,6 +106,8 @@ class KVFormat(Frozen):
         view = (slots + self.window.chunk) * self.view_bytes if written else 0
         return written * self.chunk_bytes + kept * self.token_bytes + view
 
-    def largest_batch(self, kv_bytes: int, slots: int) -> int:
-        """Rows of `slots` slots that fit in `kv_bytes`."""
-        return max(kv_bytes - self.shared_bytes, 0) // self.row_bytes(slots)
+
+def rows_admitted(formats: Sequence[KVFormat], kv_bytes: int, slots: int) -> int:
+    """Rows of `slots` slots whose caches, those of a target and its drafts, fit in `kv_bytes` together."""
+    shared = sum(each.shared_bytes for each in formats)
+    return max(kv_bytes - shared, 0) // sum(each.row_bytes(slots) for each in formats)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from reader_theory.errors import require
-from reader_theory.memory import KVFormat, Layout, reserved_tokens, token_capacity
+from reader_theory.memory import KVFormat, Layout, reserved_tokens, rows_admitted, token_capacity
 from runtime.cache.rows import RowCache, compact
 from runtime.engine.request import Request
 from runtime.models.base import LanguageModel
@@ -145,7 +146,7 @@ def rows_within(kv_bytes: int, formats: Sequence[KVFormat]) -> Callable[[int], i
         got=f"{kv_bytes} bytes, and {shared} of predictors and grids",
         fix="Give more bytes, or use --kv int8 or --kv int4, which need none.",
     )
-    return lambda slots: (kv_bytes - shared) // sum(one.row_bytes(slots) for one in formats)
+    return partial(rows_admitted, formats, kv_bytes)
 
 
 def is_out_of_memory(error: Exception) -> bool:
