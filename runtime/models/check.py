@@ -137,7 +137,7 @@ class SelfCheck:
         for row, (mine, theirs) in enumerate(zip(found, self.expected, strict=True)):
             wrong = _first_wrong(mine, theirs, model.dtype)
             if wrong is not None:
-                raise _refusal(model, f"row {row}, entry {wrong[0]}: logits off by {wrong[1]:.2g} of the largest")
+                raise _refusal(model, f"row {row}, {_place(wrong[0])}: logits off by {wrong[1]:.2g} of the largest")
 
     def _found(self, model: LanguageModel) -> list[torch.Tensor]:
         cache = model.new_cache(2, max(map(len, self.prompts)) + 3 * len(PARENTS))
@@ -163,6 +163,14 @@ def _first_wrong(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -
         return None
     at = int(wrong.nonzero()[0, 0])
     return at, float(error[at])
+
+
+def _place(entry: int) -> str:
+    """What an entry of a row's logits stands for, and what it means that this one is the first to be off."""
+    step, at = divmod(entry, len(PARENTS) + 1)
+    if not entry:
+        return "after a prompt whose positions and mask are given"
+    return f"tree {step}, node {at - 1} (it counts slots of the cache, where positions and a mask are given)"
 
 
 def _line(error: Exception) -> str:
