@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -70,7 +70,8 @@ class CellRun:
 
     def kept(self) -> dict[str, Any]:
         """Itself in JSON's own types."""
-        return _plain(asdict(self))
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _plain(told | {name: list(map(asdict, told[name])) for name in ("steps", "requests")})
 
     @classmethod
     def taken_up(cls, kept: Mapping[str, Any]) -> CellRun:

@@ -178,15 +178,15 @@ def _params(config: Any, prompt_tokens: int, verification: str, stops: tuple[int
 
 def _check_inputs(input_ids: torch.Tensor, told: dict[str, Any]) -> None:
     """Refuse by name whatever a model would take beside tokens that are padded on their left."""
+    seen_by = told.pop("mm_encoder_outputs", None) or {}  # `generate` encodes pictures before it hands on
     other = [name for name, value in told.items() if value is not None and name not in _TEXT]
+    other += [f"pixel_values or the like, as {modality}" for modality in seen_by]
     mask, positions, cache = (told.get(name) for name in ("attention_mask", "position_ids", "past_key_values"))
-    seen = torch.ones_like(input_ids) if mask is None else mask
-    if seen.shape != input_ids.shape or not bool(((seen[:, 1:] != 0) >= (seen[:, :-1] != 0)).all()):
+    seen = torch.ones_like(input_ids) if mask is None else mask.ne(0).long()
+    if seen.shape != input_ids.shape or bool((seen.diff(dim=1) < 0).any()):
         other.append("attention_mask other than padding on the left")
-    elif positions is not None:
-        usual = seen.ne(0).cumsum(-1) - 1
-        if bool(((positions != usual) & seen.ne(0)).any()):
-            other.append("position_ids of its own")
+    elif positions is not None and not other and bool(((positions != seen.cumsum(-1) - 1) & (seen == 1)).any()):
+        other.append("position_ids of its own")
     if cache is not None and cache.get_seq_length():
         other.append("past_key_values that hold tokens")
     require(
