@@ -7,6 +7,9 @@ The result is written after each cell, and what it holds already is not run agai
 cut short; a text that differs is kept with its place and the gap between the two logits there.
 
     python -m proofs_tests.benchmarks.real_lossless out/models/smollm2 path/to/qwen path/to/gemma
+
+With ``--seconds`` a cell that is not through by then is kept with the prompts that it has, and completed by the next
+run.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -113,13 +118,16 @@ def cell(
     expected: list[list[int]],
     hf: Any,
     kept: Path,
+    until: float,
 ) -> dict[str, Any]:
     """One policy and batch: how many texts are equal, and where the others part."""
     (target, draft), tokens = served, len(expected[0])
-    done = answers(target, draft, policy, batch, prompts, tokens, kept)
+    done = answers(target, draft, policy, batch, prompts, tokens, kept, until)
+    prompts = [each for each in prompts if each.id in done]
     differ: list[dict[str, Any]] = []
     alone = 0
-    for number, (prompt, (found, _)) in enumerate(zip(prompts, done, strict=True)):
+    for number, prompt in enumerate(prompts):
+        found, _ = done[prompt.id]
         if found != expected[number]:
             expected[number], alone = generated(hf, [prompt], tokens)[0], alone + 1
         text = expected[number]
@@ -130,25 +138,33 @@ def cell(
             differ.append({"id": prompt.id, "position": at, "logit_gap": gap})
     return {"batch": batch, "equal": len(prompts) - len(differ), "of": len(prompts), "differ": differ,
             "compared_with_generate_alone": alone,
-            "tokens_per_step": sum(map(len, expected)) / sum(steps for _, steps in done)}  # fmt: skip
+            "tokens_per_step": tokens * len(done) / sum(steps for _, steps in done.values())}  # fmt: skip
 
 
 def answers(
-    target: Any, draft: Any, policy: Policy, batch: int, prompts: list[PromptTokens], tokens: int, kept: Path
-) -> list[tuple[list[int], int]]:
-    """Text and steps of each prompt, some prompts at a time; what an earlier run has kept is not run again."""
+    target: Any,
+    draft: Any,
+    policy: Policy,
+    batch: int,
+    prompts: list[PromptTokens],
+    tokens: int,
+    kept: Path,
+    until: float,
+) -> dict[str, tuple[list[int], int]]:
+    """Text and steps of the first prompts that are through by then; what an earlier run has kept is not run again."""
     longest = max(len(p.tokens) for p in prompts) + tokens + 2
     engine = Engine(target, draft, policy=policy, max_batch=batch, max_context=longest)
     params = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
     asked = {"prompts": [p.id for p in prompts], "tokens": tokens, "policy": policy.name, "batch": batch}
     with Journal(kept, asked) as journal:
-        left = [p for p in prompts if p.id not in journal.kept]
-        for start in range(0, len(left), TOGETHER):
-            part = left[start : start + TOGETHER]
+        for start in range(len(journal.kept), len(prompts), TOGETHER):
+            if journal.kept and monotonic() > until:
+                break
+            part = prompts[start : start + TOGETHER]
             for prompt, found in zip(part, engine.generate([p.tokens for p in part], params), strict=True):
                 journal.add(prompt.id, [[int(token) for token in found.tokens], found.steps])
             print(f"{policy.name}: {len(journal.kept)} of {len(prompts)} prompts", flush=True)
-        return [tuple(journal.kept[p.id]) for p in prompts]
+        return {name: (text, steps) for name, (text, steps) in journal.kept.items()}
 
 
 def checked(folder: Path, args: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -170,10 +186,12 @@ def checked(folder: Path, args: argparse.Namespace, results: dict[str, Any]) -> 
     told["forward"] = type(target).__name__
     for number, (name, policy, batch) in enumerate(CELLS):
         kept = args.scratch / f"{folder.name}.{number}.partial.jsonl"
-        if any((one["drafts"], one["batch"]) == (name, batch) for one in told["cells"]):
+        held = [one for one in told["cells"] if (one["drafts"], one["batch"]) == (name, batch)]
+        if any(one["of"] == len(prompts) for one in held):
             continue
         with first_layers(folder) if isinstance(policy, Union) else nullcontext() as draft:
-            found = cell((target, draft), policy, batch, prompts, expected, hf, kept)
+            found = cell((target, draft), policy, batch, prompts, expected, hf, kept, args.until)
+        told["cells"] = [one for one in told["cells"] if one not in held]
         told["cells"].append({"drafts": name, **found})
         print(folder.name, name, batch, f"{found['equal']} of {found['of']} equal", found["differ"], flush=True)
         write_report(NAME, {"results": results})
@@ -186,7 +204,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--longest", type=int, default=900, help="tokens of a prompt at most")
     parser.add_argument("--scratch", type=Path, default=Path("out/real_lossless"), help="where references are kept")
+    parser.add_argument("--seconds", type=float, default=inf, help="in which the last group of prompts may begin")
     args = parser.parse_args()
+    args.until = monotonic() + args.seconds
     kept = RESULTS / f"{NAME}.json"
     results: dict[str, Any] = json.loads(kept.read_text())["results"] if kept.exists() else {}
     for folder in args.folders:
