@@ -89,6 +89,6 @@ def batch_shape(rng: np.random.Generator, batch_tokens: int, done: float) -> tup
     return max(1, batch_tokens // length), length
 
 
-def cast_for(device: str) -> torch.autocast:
-    """bfloat16 autocast on a GPU, nothing on a CPU."""
-    return torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16, enabled=device != "cpu")
+def cast_for(device: str, everywhere: bool = False) -> torch.autocast:
+    """bfloat16 autocast on a GPU; on a CPU nothing, unless it is asked for everywhere: few have units for it."""
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=everywhere or device != "cpu")
