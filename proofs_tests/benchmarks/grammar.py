@@ -9,6 +9,7 @@ seconds and forwards of one text, exact and masked, in turn. ``--only`` takes so
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 from dataclasses import replace
@@ -44,11 +45,14 @@ def strings_of(language: Language, room: int) -> list[Text]:
 
 @torch.inference_mode()
 def by_plain_forwards(model: Any, prompt: list[int], strings: list[Text]) -> list[NDArray[Any]]:
-    """(T + 1, V) log laws along each string, one forward of the plain model a string."""
+    """(T + 1, V) log laws along each string, one forward of the plain model a string, behind one of the prompt."""
+    first = model(input_ids=torch.tensor([prompt]), use_cache=True)
     found: list[NDArray[Any]] = []
     for string in strings:
-        logits = model(input_ids=torch.tensor([[*prompt, *string]]), use_cache=False).logits[0, len(prompt) - 1 :]
-        found.append(torch.log_softmax(logits.double(), dim=-1).numpy())
+        behind = copy.deepcopy(first.past_key_values)
+        logits = model(input_ids=torch.tensor([string]), past_key_values=behind, use_cache=True).logits[0]
+        logits = torch.cat((first.logits[0, -1:], logits)).double()
+        found.append(torch.log_softmax(logits, dim=-1).numpy())
     return found
 
 

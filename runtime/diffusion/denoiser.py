@@ -253,7 +253,7 @@ class Denoiser:
             laws, ahead = self.model.look(rows, places[:, :1], places[:, 1:], params)
             return laws[:, 0], ahead
         laws = self.model.laws(rows, places, params)
-        return laws[:, 0], laws[:, 1:]
+        return laws[:, 0], list(laws[:, 1:])
 
     def _tokens(self, values: ArrayLike, name: str, new_tokens: int) -> NDArray[np.int64]:
         tokens, most = np.asarray(values), self.model.max_positions - new_tokens

@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
 from reader_theory.documents.base import write_atomically
-from runtime.diffusion.head import HEAD_FILE, SEEN, DraftHead
 from runtime.diffusion.load import see_both_ways
 from runtime.models.house.shapes import masked_config
 from runtime.training.house.optimisation import Optimisers, cast_for
@@ -35,8 +33,6 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 24, 224
 FILLED_SHARE = 0.5
 """Of the blocks that begin with tokens filled in."""
 SAVED_EVERY_S = 60.0
-HEAD_RANK = 48
-"""Of the draft head, so that both ship in 8 MB."""
 RATES = (0.25, 0.5, 0.75, 1.0)
 """Mask rates at which validation looks."""
 PROBED_BLOCK, PROBED_ROWS = 64, 32
@@ -60,7 +56,6 @@ def made_from(target_folder: Path) -> Any:
     held["model.embed_tokens.weight"] = torch.cat([words, words.mean(0, keepdim=True)])
     held["lm_head.weight"] = held["model.embed_tokens.weight"]
     model.load_state_dict(held)
-    model.draft_head = DraftHead(config.hidden_size, HEAD_RANK)
     return model.train()
 
 
@@ -81,22 +76,16 @@ def masked_rows(rng: np.random.Generator, windows: NDArray[np.int64], rate: floa
 
 
 def masked_loss(model: Any, windows: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the masked tokens, in nats, (2,): given all that are not masked, and the draft head's."""
+    """Mean cross entropy of the masked tokens, in nats, given all others."""
     asked = windows.masked_fill(masked, model.config.mask_token_id)
     hidden = model.model(input_ids=asked, use_cache=False).last_hidden_state[:, :-1][masked[:, 1:]]
-    row, place = masked.nonzero(as_tuple=True)
-    before = torch.stack([windows[row, (place - 1 - back).clamp(min=0)] for back in range(SEEN)], 1)
-    drafted = model.draft_head(hidden, model.get_input_embeddings()(before))
-    logits = model.lm_head(torch.stack([hidden, drafted]))[..., : model.config.mask_token_id].float()
-    return torch.stack([nn.functional.cross_entropy(each, windows[masked]) for each in logits])
+    logits = model.lm_head(hidden)[:, : model.config.mask_token_id]
+    return nn.functional.cross_entropy(logits.float(), windows[masked])
 
 
 @torch.no_grad()
 def validation_losses(model: Any, stream: NDArray[np.uint16]) -> dict[str, float]:
-    """Loss in nats by mask rate over a block of 64 tokens at the end of evenly spaced rows, and of the draft head's.
-
-    ``last`` is that of a single masked token, the last.
-    """
+    """Loss in nats by mask rate over a block of 64 tokens at the end of evenly spaced rows; ``first``: of its first."""
     starts = np.linspace(0, len(stream) - LENGTH - 1, PROBED_ROWS).astype(np.int64)
     windows = torch.from_numpy(stream[starts[:, None] + np.arange(LENGTH)].astype(np.int64))
     rng, losses = np.random.default_rng(0), dict[str, float]()
@@ -104,11 +93,10 @@ def validation_losses(model: Any, stream: NDArray[np.uint16]) -> dict[str, float
     model.eval()
     for rate in RATES:
         masked = torch.from_numpy(block & (rng.random(windows.shape) < rate))
-        losses[f"{rate:g}"], drafts = masked_loss(model, windows.to(model.device), masked.to(model.device)).tolist()
-        losses[f"drafts {rate:g}"] = drafts
+        losses[f"{rate:g}"] = masked_loss(model, windows.to(model.device), masked.to(model.device)).item()
     last = torch.zeros(windows.shape, dtype=torch.bool)
     last[:, -1] = True
-    losses["last"] = masked_loss(model, windows.to(model.device), last.to(model.device))[0].item()
+    losses["last"] = masked_loss(model, windows.to(model.device), last.to(model.device)).item()
     model.train()
     return losses
 
@@ -133,8 +121,8 @@ def train_masked(work: Path, target_folder: Path, destination: Path, regime: Reg
         rng = np.random.default_rng([regime.seed, told["updates"]])
         windows = cut_windows(rng, stream, max(1, regime.batch_tokens // LENGTH), LENGTH, COPY_SHARE, material)
         masked = torch.from_numpy(masked_rows(rng, windows)).to(regime.device)
-        with cast_for(regime.device, everywhere=regime.bfloat16):
-            loss = masked_loss(model, torch.from_numpy(windows).to(regime.device), masked).sum()
+        with cast_for(regime.device):
+            loss = masked_loss(model, torch.from_numpy(windows).to(regime.device), masked)
         optimisers.step(loss, done)
         told["updates"] += 1
         if time.process_time() - saved > SAVED_EVERY_S:
@@ -151,7 +139,7 @@ def train_masked(work: Path, target_folder: Path, destination: Path, regime: Reg
 
 
 def _probe(model: Any, held: NDArray[np.uint16], told: dict[str, Any]) -> dict[str, float]:
-    losses = {name: round(loss, 4) for name, loss in validation_losses(model, held).items()}
+    losses = validation_losses(model, held)
     told["curve"].append({"updates": told["updates"], "seconds": round(told["spent_s"]), **losses})
     print(json.dumps(told["curve"][-1]), flush=True)
     return losses
@@ -164,11 +152,8 @@ def _keep(state: Path, model: Any, optimisers: Optimisers, told: dict[str, Any])
 
 
 def save_masked(model: Any, tokenizer_folder: Path, destination: Path) -> None:
-    """An ordinary folder in float16, its draft head and the tokenizer with its mask token beside it."""
-    destination.mkdir(parents=True, exist_ok=True)
+    """An ordinary folder in float16, with the tokenizer and its mask token beside it."""
     half = copy.deepcopy(model).to("cpu", torch.float16)
-    save_file(half.draft_head.state_dict(), destination / HEAD_FILE)
-    del half.draft_head
     half.save_pretrained(destination)
     add_mask(tokenizer_folder, destination)
     for path in destination.iterdir():

@@ -50,7 +50,7 @@ class Regime:
     dropout
         Share of what each block adds that is dropped in training.
     bfloat16
-        Whether a CPU computes in bfloat16 too, which one with units for it does faster. The diffusion model's alone.
+        Whether a CPU computes in bfloat16 too, which one with units for it does faster. Read by the draft head alone.
     """
 
     device: str = "cpu"
