@@ -160,7 +160,7 @@ def test_texts_are_likelier_at_every_number_of_steps(steps: int) -> None:
 def eight() -> dict[str, Any]:
     """A window of eight, predicted from the fit half, measured on the test half."""
     model, halves = load_masked(house_folder("diffusion")), (prompts_of("fit", 8), prompts_of("test", 8))
-    return window_rows(model, halves, DiffusionParams(new_tokens=32, steps=8), (8,))[0]
+    return window_rows(model, halves, DiffusionParams(new_tokens=32, steps=8, drafts="head"), (8,))[0]
 
 
 @pytest.mark.slow
@@ -172,4 +172,4 @@ def test_a_window_of_eight_takes_as_many_rounds_as_predicted(eight: dict[str, An
 @pytest.mark.slow
 @pytest.mark.xfail(reason="the house model keeps the first draft of a window about half of the time: not reached yet")
 def test_a_window_of_eight_takes_half_the_rounds_of_one_token_at_a_time(eight: dict[str, Any]) -> None:
-    assert eight["share_of_rounds"] <= 0.5
+    assert eight["share_of_rounds"]["value"] <= 0.5

@@ -61,17 +61,20 @@ def load_head(folder: str | Path, model: Any) -> DraftHead | None:
     path, width = Path(folder) / HEAD_FILE, int(model.config.get_text_config().hidden_size)
     if not path.is_file():
         return None
-    try:
-        held = load_file(path)
-    except Exception as error:  # its own class of error, which it does not export
-        held, told = {}, str(error)
-    else:
-        told = ", ".join(f"{name} {list(weight.shape)}" for name, weight in held.items())
-    rank = len(held.get("inner.weight", ()))
-    wanted = {"inner.weight": (rank, (1 + SEEN) * width), "outer.weight": (width, rank)}
+    reads = getattr(model.get_output_embeddings(), "in_features", None)
     require(
-        rank > 0 and {name: tuple(weight.shape) for name, weight in held.items()} == wanted,
-        f"{HEAD_FILE} must hold a draft head of its model: inner.weight (rank, {(1 + SEEN) * width}), "
+        "ForMaskedLM" not in type(model).__name__ and reads == width,
+        "a model with a draft head must be a decoder: its output head reads the state that the draft head corrects",
+        got=f"{type(model).__name__} with {path}",
+        fix="Take the file away: drafts of each round need no head.",
+    )
+    held, told = _held(path)
+    rank = held["inner.weight"].shape[0] if held.get("inner.weight", torch.tensor(0)).ndim == 2 else 0
+    wanted = {"inner.weight": (rank, (1 + SEEN) * width), "outer.weight": (width, rank)}
+    whole = {name: tuple(weight.shape) for name, weight in held.items() if bool(weight.isfinite().all())}
+    require(
+        rank > 0 and whole == wanted,
+        f"{HEAD_FILE} must hold a draft head of its model, finite: inner.weight (rank, {(1 + SEEN) * width}), "
         f"outer.weight ({width}, rank)",
         got=f"{told} in {path}",
         fix="Train the head with its model, or take the file away: drafts of each round need none.",
@@ -79,3 +82,12 @@ def load_head(folder: str | Path, model: Any) -> DraftHead | None:
     head = DraftHead(width, rank)
     head.load_state_dict(held)
     return head.to(model.device, model.dtype).eval()
+
+
+def _held(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Weights of a file, and what to say of them."""
+    try:
+        held = load_file(path)
+    except Exception as error:  # the library's own class of error, which it does not export
+        return {}, str(error)
+    return held, ", ".join(f"{name} {list(weight.shape)}" for name, weight in held.items()) or "nothing"
