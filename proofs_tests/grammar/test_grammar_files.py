@@ -167,11 +167,38 @@ def test_files_of_every_form_are_read(name: str, content: str, texts: set[str], 
     assert set(texts_of(read_language(tmp_path / name, tokenizer), tokenizer)) == texts
 
 
-@pytest.mark.parametrize("content", ["{", '{"regex": "a", "strings": ["b"]}', '{"strings": 5}', "[1, 2]", "3"])
-def test_a_file_that_states_no_language_is_refused(content: str, tokenizer: Any, tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_text(content)
+NO_LANGUAGES = {
+    "cut off": "{",
+    "two kinds": '{"regex": "a", "strings": ["b"]}',
+    "no list": '{"strings": 5}',
+    "numbers": "[1, 2]",
+    "a number": "3",
+    "nested too deeply": "[" * 100_000,
+    "half of a character": '["\\ud800"]',
+    "half of a character in a schema": '{"enum": ["\\ud800"]}',
+    "no number in a schema": '{"enum": [NaN]}',
+    "a whole number of 5000 digits": '{"enum": [' + "9" * 5000 + "]}",
+}
+
+
+@pytest.mark.parametrize("case", NO_LANGUAGES)
+def test_a_file_that_states_no_language_is_refused(case: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(NO_LANGUAGES[case])
     with pytest.raises(InvalidInputError, match=r"the file of a language|llguidance takes"):
         read_language(tmp_path / "bad.json", tokenizer)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_choice(encoding: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "choices.txt").write_text("yes\nno\n", encoding=encoding)
+    assert set(texts_of(read_language(tmp_path / "choices.txt", tokenizer), tokenizer)) == {"yes", "no"}
+
+
+@pytest.mark.parametrize("name", ["choices.txt", "choices.json"])
+def test_a_file_that_is_not_utf_8_is_refused_with_its_byte(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes('["\u00e9"]'.encode("latin-1"))
+    with pytest.raises(InvalidInputError, match="must be UTF-8 text"):
+        read_language(tmp_path / name, tokenizer)
 
 
 def test_the_gap_is_that_of_the_laws_by_plain_forwards(target: Any, tokenizer: Any) -> None:
