@@ -43,6 +43,17 @@ def strings_of(language: Language, room: int) -> list[Text]:
     return [path for path, done in zip(graph.paths, graph.complete, strict=True) if done]
 
 
+def in_float64(model: Any) -> Any:
+    """The plain model with norms that stay in float64: its own round to float32 on the way, whatever its type is."""
+    for module in list(model.modules()):
+        for name, norm in list(module.named_children()):
+            if type(norm).__name__.endswith("RMSNorm"):
+                wide = torch.nn.RMSNorm(norm.weight.shape[0], eps=norm.variance_epsilon, dtype=torch.float64)
+                wide.load_state_dict(norm.state_dict())
+                setattr(module, name, wide)
+    return model.eval()
+
+
 @torch.inference_mode()
 def by_plain_forwards(model: Any, prompt: list[int], strings: list[Text]) -> list[NDArray[Any]]:
     """(T + 1, V) log laws along each string, one forward of the plain model a string, behind one of the prompt."""
@@ -166,7 +177,7 @@ def main() -> None:
 
     tokenizer = load_tokenizer(options.folder)
     model = load_model(options.folder, "float64")
-    plain = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float64).eval()
+    plain = in_float64(AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float64))
     fast = None if options.skip_times else load_model(options.folder, "float32")
     rows = []
     for told in json.loads(LANGUAGES.read_text()):

@@ -169,7 +169,7 @@ def test_a_row_whose_first_token_is_masked_is_refused_where_its_law_would_stand_
         denoiser.fill([1, 2], DiffusionParams(steps=1))
 
 
-HEADED = dict(is_causal=False, mask_token_id=MASK, shifted_logits=True)
+HEADED: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK, "shifted_logits": True}
 
 
 def headed(folder: Path, outer: float) -> TransformersMasked:

@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from proofs_tests.benchmarks.grammar import (
+    by_library_masks,
+    by_plain_forwards,
+    distance,
+    enumerated,
+    in_float64,
+    strings_of,
+)
 from reader_theory.documents import Off, RunRecord
 from reader_theory.errors import InvalidInputError
 from reader_theory.grammar import Language, Trie, prefixes_of
@@ -218,6 +227,24 @@ def test_the_gap_is_that_of_the_laws_by_plain_forwards(target: Any, tokenizer: A
     parts = np.array(shares) / sum(shares)
     assert sum(abs(parts - [gap.faithful[string] for string in strings])) / 2 < 1e-5  # the house target runs in float32
     assert gap.mass == pytest.approx(sum(shares), rel=1e-3) and gap.total_variation > 0
+
+
+def test_in_float64_both_laws_are_those_of_separate_forwards_to_rounding(tokenizer: Any) -> None:
+    """As the benchmark on a real model has it: nothing on the way is narrower than the model."""
+    from transformers import AutoModelForCausalLM
+
+    made = AutoModelForCausalLM.from_pretrained(house_folder("target"), dtype=torch.float64)
+    plain, target = in_float64(made), load_model(house_folder("target"), "float64")
+    language = language_of(spec(strings=["return", "return None", "raise", "pass"]), tokenizer)
+    prompt = np.array(tokenizer("def f():\n    ")["input_ids"], dtype=np.int64)
+    end = int(tokenizer("\n", add_special_tokens=False)["input_ids"][0])
+    asked = SamplingParams(temperature=1.0, max_new_tokens=20, language=language, stop_token_ids=(end,))
+    gap = grammar_gap(target, prompt, asked)
+    strings, ends = strings_of(language, 19), tuple(sorted({end, *target.end_tokens}))
+    laws = by_plain_forwards(plain, prompt.tolist(), strings)
+    masked = by_library_masks(strings, laws, ends, tokenizer, every_spelling=False)
+    assert distance(gap.faithful, enumerated(strings, laws, ends)) < 1e-12
+    assert distance(gap.projected, masked) < 1e-12 < 1e-4 < gap.total_variation
 
 
 def test_a_record_says_which_law_it_is_of(target: Any, tokenizer: Any, tmp_path: Path) -> None:
