@@ -109,6 +109,7 @@ def measure(
             row
             for params in asked
             for drafts in DRAFTS
+            if drafts != "head" or model.head_sees
             for row in window_rows(model, halves, replace(params, drafts=drafts), windows)
         ],
         "likelihood": [likelihood_row(target, model, halves[1], replace(params, window=1)) for params in asked],

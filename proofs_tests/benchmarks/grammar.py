@@ -84,7 +84,8 @@ def by_library_masks(
 ) -> dict[Text, float]:
     """What masking by llguidance gives: allowed tokens by its matcher, renormalised, along each string.
 
-    Where a text has one spelling only, of the tokens that the matcher allows those count that begin one.
+    Where a text has one spelling only, of the tokens that the matcher allows those count that begin one. A spelling of
+    text that is forced, of which the matcher keeps one, has probability 0 where it is another.
     """
     from llguidance import LLMatcher
 
@@ -106,10 +107,11 @@ def by_library_masks(
             total = np.logaddexp.reduce(law[place, [*allowed, *ended]])
             if place == len(string):
                 score += np.logaddexp.reduce(law[place, list(ends)]) - total
-            else:
-                assert string[place] in allowed, "the library's mask holds every string of ours"
-                score += law[place, string[place]] - total
-                matcher.consume_token(string[place])
+                continue
+            score += law[place, string[place]] - total if string[place] in allowed else -np.inf
+            if score == -np.inf:
+                break
+            matcher.consume_token(string[place])
         found[string] = float(np.exp(score))
     return found
 
@@ -179,7 +181,7 @@ def main() -> None:
     model = load_model(options.folder, "float64")
     plain = in_float64(AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float64))
     fast = None if options.skip_times else load_model(options.folder, "float32")
-    rows = []
+    rows, path = [], options.output
     for told in json.loads(LANGUAGES.read_text()):
         if options.only and told["name"] not in options.only:
             continue
@@ -187,8 +189,9 @@ def main() -> None:
         rows.append(row)
         shown = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in row.items() if name != "most_changed"}
         print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+        path = write_report("grammar", {"folder": Path(options.folder).name, "rows": rows}, options.output)
     assert rows, "no language of that name"
-    print(write_report("grammar", {"folder": Path(options.folder).name, "rows": rows}, options.output))
+    print(path)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_texts_are_likelier_at_every_number_of_steps(steps: int) -> None:
 def eight() -> dict[str, Any]:
     """A window of eight, predicted from the fit half, measured on the test half."""
     model, halves = load_masked(house_folder("diffusion")), (prompts_of("fit", 8), prompts_of("test", 8))
-    return window_rows(model, halves, DiffusionParams(new_tokens=32, steps=8, drafts="head"), (8,))[0]
+    return window_rows(model, halves, DiffusionParams(new_tokens=32, steps=8), (8,))[0]
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_matcher_allows_only_what_the_list_does_and_all_where_text_is_not_forc
     """Where only one text can follow, the library keeps one of its spellings."""
     listed = language_of(spec(regex="(yes|no|none)", tokenisations="all"), tokenizer)
     matched = Matched(grammar_of("regex", "(yes|no|none)"), tokenizer)
-    waiting = [((), listed.start, matched.start)]
+    waiting: list[tuple[tuple[int, ...], Any, Any]] = [((), listed.start, matched.start)]
     for path, ours, theirs in waiting:
         assert listed.complete(ours) == matched.complete(theirs), path
         expected, found = set(listed.tokens(ours, 40).tolist()), set(matched.tokens(theirs, 40).tolist())
