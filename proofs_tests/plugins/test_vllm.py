@@ -28,7 +28,7 @@ PLANS = {
     "stored": [(1, STORED)],
     "grown": [(1, GROWN)],
     "grown from a store": [(1, STORED_GROWN)],
-    "own by batch": [(2, OWN), (6, SHORT), (12, Off())],
+    "own by batch": [(4, SHORT), (9, OWN), (12, Off())],
     "by batch": [(2, OWN), (6, SHORT), (9, GROWN), (12, Off())],
 }
 
