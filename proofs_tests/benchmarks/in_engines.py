@@ -15,8 +15,8 @@ llama
     Plain, its own prompt lookup, ours with as many drafts, and ours by a plan; of float32, since llama.cpp rounds what
     few-bit weights are multiplied with, so that a text hangs on how many tokens a step takes, its own lookup's too.
 sampled
-    vLLM at temperature 1 with our drafts, audited: every token against the target's own law. vLLM's `expand_kernel` for
-    the CPU is mended (`vllm_worker.py`): as released, no drafts at a temperature above 0 keep the law there.
+    vLLM at temperature 1 with our drafts, audited: every token against the target's own law; as released, where no drafts
+    at a temperature above 0 keep the law on a CPU, and with its `expand_kernel` mended (`vllm_worker.py`).
 rows
     Microseconds a row at batch 64 beside vLLM's n-gram proposer.
 
@@ -457,17 +457,20 @@ def in_rows(study: Study) -> dict[str, Any]:
 
 
 def sampled(study: Study) -> dict[str, Any]:
-    """vLLM at temperature 1 with our drafts: its tokens held against the target's own law."""
-    args, rows = study.args, 8
-    params = SamplingParams(temperature=1.0, max_new_tokens=16)
-    laws = LawsOf(study.model, params)
-    prompts = [p.tokens for p in study.tests if p.workload == args.workloads[0]][:rows]
+    """vLLM at temperature 1 with our drafts: its tokens held against the target's own law, as released and mended."""
     plan = Plan.read(study.plan(study.cost(CARD, (), [1]), [1], "sampled"))
     chains = _held_to(plan, Chain(min_match=1, offset=DRAFTS, factor=0, max_tokens=DRAFTS))
-    path = chains.write(args.work / "plan_sampled_chains.json")
+    path = chains.write(study.args.work / "plan_sampled_chains.json")
+    return {"as_released": _sampled(study, path), "mended": _sampled(study, path, "mended")}
+
+
+def _sampled(study: Study, plan: Path, *mended: str) -> dict[str, Any]:
+    args, rows = study.args, 8
+    params = SamplingParams(temperature=1.0, max_new_tokens=16)
+    prompts = [p.tokens for p in study.tests if p.workload == args.workloads[0]][:rows]
+    method = f"ours:{DRAFTS}:{plan}:{args.workloads[0]}"
+    options = (str(args.model), "float32", method, str(rows), str(args.threads), *mended)
     with ExitStack() as stack:
-        method = f"ours:{DRAFTS}:{path}:{args.workloads[0]}"
-        options = (str(args.model), "float32", method, str(rows), str(args.threads), "mended")
         worker = study.workers(stack, "vllm_worker.py", {"ours": options})["ours"]
         last: dict[str, Any] = {}
 
@@ -478,7 +481,9 @@ def sampled(study: Study) -> dict[str, Any]:
             )
             return last["tokens"]
 
-        done = audit(asked, laws, prompts, tokens=args.audited_tokens, error=0.01, tolerance=1e-3)
+        done = audit(
+            asked, LawsOf(study.model, params), prompts, tokens=args.audited_tokens, error=0.01, tolerance=1e-3
+        )
     finding = done.finding
     return {
         "verdict": "no fault found" if finding.lossless else "not lossless",
