@@ -15,8 +15,8 @@ llama
     Plain, its own prompt lookup, ours with as many drafts, and ours by a plan; of float32, since llama.cpp rounds what
     few-bit weights are multiplied with, so that a text hangs on how many tokens a step takes, its own lookup's too.
 sampled
-    vLLM at temperature 1 with our drafts, audited: every token against the target's own law; as released, where no drafts
-    at a temperature above 0 keep the law on a CPU, and with its `expand_kernel` mended (`vllm_worker.py`).
+    vLLM at temperature 1 with our drafts, audited: every token against the target's own law. As released, where no
+    drafts at a temperature above 0 keep the law on a CPU, and with its `expand_kernel` mended (`vllm_worker.py`).
 rows
     Microseconds a row at batch 64 beside vLLM's n-gram proposer.
 
