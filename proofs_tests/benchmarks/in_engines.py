@@ -53,7 +53,7 @@ from proofs_tests.benchmarks.vllm_plan import acceptance
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import replay
 from reader_theory.cost.tabulated import MeasuredStep, cost_of_step
-from reader_theory.documents import Chain, Cost, Plan, PlanEntry, Policy, Trace
+from reader_theory.documents import Chain, Cost, Grown, Plan, PlanEntry, Policy, Trace
 from reader_theory.errors import ReaderTheoryError
 from runtime.audit.run import LawsOf, audit
 from runtime.cli._predicted import served_by
@@ -347,7 +347,7 @@ def in_llama(study: Study, left: Sequence[str], rows: list[Row], keep: Keep) -> 
         own = started(stack, {name: name for name in ("plain", f"lookup:{LOOKUP}")})
         cost = study.cost("this machine", _llama_steps(study, own), [1])
         planned = study.plan(cost, [1], "llama")
-        equal = _held_to(Plan.read(planned), Chain(min_match=1, offset=LOOKUP, factor=0, max_tokens=LOOKUP))
+        equal = _held_to(Plan.read(planned), Grown(drafter=None, nodes=LOOKUP, price=0.0))
         plans = {"equal drafts": equal.write(args.work / "plan_llama_equal.json"), "planned": planned}
         for workload in in_time(study, left):
             with ExitStack() as turn:
