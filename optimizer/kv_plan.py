@@ -98,6 +98,12 @@ def _check(fit: AcceptanceFit, cost: Cost, trace: Trace, caches: KVCaches) -> No
         f"with --kv {cost.kv}, caches of {caches.target!r}",
         fix="Record, fit and calibrate without --kv, and fit the caches of that target.",
     )
+    require(
+        cost.dtype == caches.dtype,
+        "cost and caches must be of one dtype: it decides the bytes of every token that is kept as it is",
+        got=f"a cost in {cost.dtype}, caches in {caches.dtype}",
+        fix=f"Fit the caches with `reader kv fit --dtype {cost.dtype}`.",
+    )
 
 
 def _reading(cost: Cost, cache: MeasuredCache) -> Cost:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_diffusion, tables_gpu, tables_theory
+from proofs_tests.benchmarks import tables_compression, tables_diffusion, tables_gpu, tables_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
@@ -162,18 +162,6 @@ def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
-def kv_cache(result: dict[str, Any]) -> str:
-    """Bits and perplexity of each cache; what is not a cache but a control stands last."""
-    rows = []
-    for row in sorted(result["rows"], key=lambda row: -row["scored_tokens"]):
-        spread = f" ± {2 * row['standard_error'] * row['ratio']:.3f}" if row["standard_error"] else ""
-        sizes = [f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['scored_tokens']:,}"]
-        rows.append([row["cache"], *sizes, f"{row['perplexity']:.3f}", f"{row['ratio']:.3f}{spread}"])
-    header = ["cache", "bits a value", "of a row of 2,048 tokens", "tokens", "perplexity", "over plain on the same"]
-    words = f"each token after at least {result['context_at_least']:,} others."
-    return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
-
-
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
@@ -185,7 +173,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": tables_theory.search,
     "documents": tables_theory.documents,
     "judge": tables_theory.judge,
-    "kv_cache": kv_cache,
+    "kv_cache": tables_compression.kv_cache,
+    "kv_reads": tables_compression.kv_reads,
+    "kv_load": tables_compression.kv_load,
+    "kv_batch": tables_compression.kv_batch,
+    "self_draft": tables_compression.self_draft,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
     "gpu_card": tables_gpu.card,

@@ -95,6 +95,9 @@ def test_documents_that_do_not_belong_together_are_refused(recorded: Trace, tmp_
     quantised = cost().model_copy(update={"kv": "int8"})
     with pytest.raises(InvalidInputError, match="plain cache"):
         plan_caches(fit(recorded), quantised, recorded, caches(0.0), kv_bytes=10**6, new_tokens=48)
+    other = cost().model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(InvalidInputError, match=r"one dtype.*bfloat16.*reader kv fit --dtype bfloat16"):
+        plan_caches(fit(recorded), other, recorded, caches(0.0), kv_bytes=10**6, new_tokens=48)
     with pytest.raises(InvalidInputError, match=r"there are plain, int4"):
         caches(0.0).cache("int3")
     path = caches(0.0).write(tmp_path / "kv.json")
