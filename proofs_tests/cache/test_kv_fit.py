@@ -185,6 +185,15 @@ def test_more_bits_keep_the_text_better(fitted: Path) -> None:
     assert fitness.scheme((0, 1, 2, 3, 0, 0, 0, 0)).bits == ((1, 2), (3, 4), (1, 1), (1, 1))
 
 
+def test_a_context_within_the_buffer_is_refused_before_anything_is_fitted(fitted: Path, tmp_path: Path) -> None:
+    """All caches would look free of charge: nothing that is scored would be read in few bits."""
+    output, text = tmp_path / "kv.json", fitted.parent / "text"
+    words = ["kv", "fit", "house-target", "--data", str(text), *SIZES, "--output", str(output)]
+    words[words.index("--context") + 1] = "35"
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "--context 36" in done.output and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_evolve_writes_a_cache_of_the_budget_beside_an_even_one(fitted: Path, tmp_path: Path) -> None:
     text, output = fitted.parent / "text", tmp_path / "evolved.json"
