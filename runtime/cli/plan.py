@@ -308,8 +308,8 @@ def _plan_kv(
     with progress_bars() as progress:
         planned = plan_caches(
             fit, cost, trace, caches, kv_bytes=kv_bytes, loads=loads or (1, 4, 16, 64), workloads=workloads,
-            names=None if name == "all" else list(dict.fromkeys(("plain", name))), drafters=drafters, new_tokens=new_tokens or longest,
-            least_scratch=CATCH_UP, risk=risk, seed=seed, progress=progress,
+            names=None if name == "all" else list(dict.fromkeys(("plain", name))), drafters=drafters,
+            new_tokens=new_tokens or longest, least_scratch=CATCH_UP, risk=risk, seed=seed, progress=progress,
         )  # fmt: skip
     planned.write(path)
     rows = [
