@@ -166,6 +166,28 @@ def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
+def real_lossless(result: dict[str, Any]) -> str:
+    """Texts of real models that equal `generate`'s, and the greatest gap of two logits where one does not."""
+    header = ["model", "drafts", "batch", "texts equal", "largest gap of two logits where one parts", "tokens a step"]
+    rows = [
+        [
+            name,
+            cell["drafts"],
+            f"{cell['batch']}",
+            f"{cell['equal']} of {cell['of']}",
+            max((f"{each['logit_gap']:.1e}" for each in cell["differ"]), key=float, default=""),
+            f"{cell['tokens_per_step']:.2f}",
+        ]
+        for name, model in result["results"].items()
+        for cell in model["cells"]
+    ]
+    lengths = {f"{model['tokens']}" for model in result["results"].values()}
+    past = [f"{model['texts_past_the_window']} of {name}'s go past its window of {model['window']}"
+            for name, model in result["results"].items() if model["window"]]  # fmt: skip
+    words = "; ".join([f"Texts of {', '.join(sorted(lengths))} tokens, float32, greedy", *past])
+    return f"{_markdown(header, rows)}\n\n{words}. {_machine(result)}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
@@ -183,6 +205,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kv_load": tables_compression.kv_load,
     "kv_batch": tables_compression.kv_batch,
     "self_draft": tables_compression.self_draft,
+    "real_lossless": real_lossless,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
     "gpu_card": tables_gpu.card,
