@@ -146,7 +146,7 @@ def speed_up(result: dict[str, Any]) -> str:
 
 def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
-    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
+    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "grown tree")
     rows: list[list[str]] = []
     for name, part in result["results"].items():
         target, temperature, batch = name.replace("temperature ", "").replace("batch ", "").split(", ")

@@ -22,7 +22,6 @@ FOR_THE_PUBLIC = {
     "random_problem": "instances for the battery",
     "TableModel": "a model whose laws are known exactly: what proofs run the engine on",
     "load_parallel": "ranks of a tensor-parallel target, started by torchrun",
-    "forward_rectangle": "the cache that rows are compared with",
     "datastore_bytes": "how large a datastore will be, before it is built",
     "reserved_kv_slots": "what SGLang sets aside, for memory plans by hand",
     "growmap_of": "foreign trees, by hand",
