@@ -101,7 +101,7 @@ def test_documents_that_do_not_belong_together_are_refused(recorded: Trace, tmp_
     fitted = fit(recorded)
     for bad in ({"workloads": ["odd"]}, {"loads": (0,)}, {"loads": ()}, {"new_tokens": 0}, {"risk": 2.0}):
         options: dict[str, Any] = {"kv_bytes": 10**6, "new_tokens": 48} | bad
-        with pytest.raises(InvalidInputError, match="workload|loads"):
+        with pytest.raises(InvalidInputError, match=r"workload|loads"):
             plan_caches(fitted, cost(), recorded, caches(0.0), **options)
     path = caches(0.0).write(tmp_path / "kv.json")
     path.write_text(path.read_text().replace('"name": "int4"', '"name": "plain"'))
