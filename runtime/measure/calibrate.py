@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reader_theory.cost.pace import Pace
 from reader_theory.cost.terms import Forwards, StepConditions, StepModel
@@ -26,7 +27,7 @@ from runtime.measure.output_head import with_output_heads
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, models_of, names_of
 from runtime.measure.staircase import filled, stairs
-from runtime.measure.steady import STEPS, Meter, Stretch, level, paired, predictive, watch
+from runtime.measure.steady import STEPS, Meter, Stretch, level, middle_level, paired, predictive, watch
 from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
 
@@ -34,7 +35,9 @@ __all__ = ["Grid", "calibrate_bench", "calibrate_cost"]
 
 LEAST_REPEATS, MOST_REPEATS = 4, 40
 REPEATS, STAIRS = 5, 0.5
-"""Forwards of a point that is added where a curve bends, and the share of a table's time that such points may take."""
+"""Forwards that say whether a curve bends at a point, and the share of a table's time that the search may take."""
+CONFIRMED = 9
+"""Rounds in which the points that were added are visited afterwards: five forwards in a row may share a halt."""
 PATIENCE = 3
 """Times that a disturbed measurement is made in all, before it is refused."""
 TRIAL_S = 2.0
@@ -282,15 +285,15 @@ def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pac
     in the machine's pace. Intervals are for a policy and a run to come: how policies and batches differ, and how the
     pace moves.
     """
-    judged = [each for each in seen if each.policy in (Off(), *kinds.checks, *kinds.looked)]
-    levels = [(each, _level(open_cost, each)) for each in judged]
+    model = open_cost.model()
+    judged = [(each, _ratios(model, each)) for each in seen if each.policy in (Off(), *kinds.checks, *kinds.looked)]
     plain: dict[int, list[float]] = defaultdict(list)
-    for each, value in levels:
+    for each, ratios in judged:
         if each.policy.shape == "off":
-            plain[each.batch].append(value)
+            plain[each.batch].append(level(ratios))
     off = predictive([[float(np.mean(values)) for values in plain.values()]], beside=pace.spread)
     cells: dict[str, dict[Policy, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (policy, _), values in paired(levels).items():
+    for (policy, _), values in paired([(each, middle_level(ratios)) for each, ratios in judged]).items():
         cells["+".join(sorted(policy.drafters))][policy].append(float(np.mean(values)))
     kinds_of = {who: list(policies.values()) for who, policies in cells.items()}
     closures = {who: predictive(logs, beside=pace.spread).scaled(off.value) for who, logs in kinds_of.items()}
@@ -302,9 +305,9 @@ def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pac
     }
 
 
-def _level(cost: Cost, stretch: Stretch) -> float:
-    model = cost.model()
-    return level(np.array([s.timing.step_s / _summed(model, s) for s in stretch.steps]))
+def _ratios(model: StepModel, stretch: Stretch) -> NDArray[np.float64]:
+    """(steps,) measured over modelled seconds."""
+    return np.array([s.timing.step_s / _summed(model, s) for s in stretch.steps])
 
 
 def _table(
@@ -314,17 +317,17 @@ def _table(
     samples: Samples = {}
     troubles: list[Trouble] = []
     for _ in range(_attempts(seconds)):
-        before, samples = samples, _sampled(meter, who, grid, seconds, rng, progress)
+        before, samples = samples, _sampled(meter, who, grid.points, seconds, rng, progress)
         troubles = check_tables(who, samples, before)
         if not troubles:
             break
     table = _from_samples(grid, samples)
     if seconds < TRIAL_S:
         return table, troubles
-    return _with_stairs(meter, who, table, seconds), troubles
+    return _with_stairs(meter, who, table, seconds, rng), troubles
 
 
-def _with_stairs(meter: Meter, who: str, table: CostTable, seconds: float) -> CostTable:
+def _with_stairs(meter: Meter, who: str, table: CostTable, seconds: float, rng: np.random.Generator) -> CostTable:
     """The table with points where its curve over tokens bends, at the first context of every batch."""
     context, added = table.context[0], dict[tuple[int, int], float]()
     begun = meter.spent_s
@@ -338,6 +341,9 @@ def _with_stairs(meter: Meter, who: str, table: CostTable, seconds: float) -> Co
         each = (2 + REPEATS) * max(known.values())
         found = stairs(known, batch, measure, most=max(int(left / each), 0))
         added |= {(row, tokens): found[tokens] for tokens in found.keys() - known.keys()}
+    points = [(table.batch[row], tokens, context) for row, tokens in added]
+    samples = _sampled(meter, who, points, 0.0, rng, None, least=CONFIRMED)
+    added = {at: float(np.median(samples[point])) for at, point in zip(added, points, strict=True)}
     axis, grown = filled(table.values, list(table.tokens), added)
     grid = tuple(tuple(tuple(float(s) for s in line) for line in plane) for plane in grown)
     return CostTable.model_validate(table.model_dump() | {"tokens": tuple(axis), "seconds": grid})
@@ -354,15 +360,16 @@ def _now(meter: Meter, who: str, point: Point) -> float:
 
 
 def _sampled(
-    meter: Meter, who: str, grid: Grid, seconds: float, rng: np.random.Generator, progress: Progress | None
-) -> Samples:
-    """Seconds of every point at one pace, visited in shuffled rounds until the time is used."""
-    points, begun = grid.points, meter.spent_s
+    meter: Meter, who: str, points: Sequence[Point], seconds: float, rng: np.random.Generator,
+    progress: Progress | None, *, least: int = LEAST_REPEATS,
+) -> Samples:  # fmt: skip
+    """Seconds of every point at one pace, visited in shuffled rounds until the time is used, at least so many."""
+    begun = meter.spent_s
     raw: dict[Point, list[tuple[int, float]]] = {point: [] for point in points}
     for point in points:
         meter.forward(who, point)
     for turn in range(MOST_REPEATS):
-        if turn >= LEAST_REPEATS and meter.spent_s - begun >= seconds:
+        if turn >= least and meter.spent_s - begun >= seconds:
             break
         for index in rng.permutation(len(points)):
             raw[points[index]].append(meter.forward(who, points[index]))
@@ -403,9 +410,10 @@ def _beside(seen: Sequence[SeenStep]) -> dict[str, DrafterCost]:
 
 
 def _check_policies(*, drafted: bool) -> list[Policy]:
-    """What plans are made of: off, a tree, a retrieved chain, both at once, and trees that are grown anew."""
+    """What plans are made of: off, a tree, retrieved chains, both at once, and trees that are grown anew."""
     chain = Chain(min_match=1, offset=2, factor=1, max_tokens=12)
-    policies: list[Policy] = [Off(), chain, Grown(nodes=12, drafter=None)]
+    short = Chain(min_match=1, offset=0, factor=2, max_tokens=4)
+    policies: list[Policy] = [Off(), chain, short, Grown(nodes=12, drafter=None)]
     if not drafted:
         return policies
     small = Static.of(TokenTree.from_rank_paths([(0,), (1,), (0, 0)]))

@@ -1,8 +1,9 @@
 """Steady measuring: each kind of policy as it will run, a stretch at a time, with a fixed step beside every stretch.
 
-Stretches go off, A, B, ..., off, ..., B, A, off: what drifts evenly falls on all alike. The fixed step tells the pace
-of the machine, which is divided out of every time; what is left is the model's error, and a ratio of two policies is
-drawn from stretches of one round, so that both its ends have one pace.
+Stretches go off, A, off, B, off, ..., off, B, off, A, off: what drifts evenly falls on all alike, and plain decoding,
+an end of every ratio, is seen as often as all the rest. The fixed step tells the pace of the machine, which is divided
+out of every time; what is left is the model's error, and a ratio of two policies is drawn from stretches of one round,
+so that both its ends have one pace.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
+from scipy.stats import trim_mean
 
 from reader_theory.cost.pace import Pace, smoothed_pace
 from reader_theory.documents import Off, Policy
@@ -22,7 +24,7 @@ from runtime.engine.counters import StepTiming
 from runtime.measure.bench import Bench, Point, SeenStep
 from runtime.measure.prompts import Progress
 
-__all__ = ["STEPS", "Meter", "Stretch", "level", "paired", "predictive", "watch"]
+__all__ = ["STEPS", "Meter", "Stretch", "level", "middle_level", "paired", "predictive", "watch"]
 
 Floats = NDArray[np.float64]
 
@@ -122,7 +124,7 @@ def watch(
     label: str,
     progress: Progress | None,
 ) -> list[Stretch]:
-    """Stretches of off and of each policy, there and back, in a new order each round, until the time is used.
+    """Stretches of each policy between two of off, there and back, in a new order each round, until the time is used.
 
     Parameters
     ----------
@@ -142,7 +144,7 @@ def watch(
         begun, turn = meter.spent_s, 0
         while turn == 0 or meter.spent_s - begun < seconds:
             order = [others[int(i)] for i in rng.permutation(len(others))]
-            for policy in (Off(), *order, Off(), *order[::-1], Off()):
+            for policy in (Off(), *(each for other in (*order, *order[::-1]) for each in (other, Off()))):
                 found.append(meter.stretch(loaded, policy, batch, turn, steps))
             turn += 1
     if progress:
@@ -151,8 +153,13 @@ def watch(
 
 
 def level(ratios: Floats) -> float:
-    """Logarithm of the mean of ratios, but for those over `HALTED` times their median."""
+    """Logarithm of the mean of ratios, but for those over `HALTED` times their median: what a run will take."""
     return float(np.log(np.mean(ratios[ratios <= HALTED * np.median(ratios)])))
+
+
+def middle_level(ratios: Floats) -> float:
+    """Logarithm of the mean of their middle half: for a quotient, of which both ends have the same long tail."""
+    return float(np.log(trim_mean(ratios, 0.25)))
 
 
 def paired(levels: Sequence[tuple[Stretch, float]]) -> dict[tuple[Policy, int], list[float]]:
