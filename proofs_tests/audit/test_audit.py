@@ -172,3 +172,18 @@ def test_the_command_tells_lossless_from_planted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [["--engine", "none"], ["--engine", "server"], ["--plant", "no such bug"]])
 def test_the_command_refuses_what_it_does_not_know(wrong: list[str]) -> None:
     assert CliRunner().invoke(app, ["audit", *wrong, "--json"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--url", "http://127.0.0.1:1/v1"],
+        ["--engine", "transformers", "--verification", "block"],
+        ["--engine", "server", "--url", "http://127.0.0.1:1/v1", "--drafts", "2"],
+        ["--plant", "the most likely token", "--drafts", "2"],
+    ],
+)
+def test_an_option_that_the_audited_engine_would_ignore_is_refused(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["audit", *words, "--json"])
+    told = json.loads(done.stdout)["error"]
+    assert done.exit_code == 2 and "would ignore" in told["rule"] and told["got"] in words

@@ -138,7 +138,7 @@ def check_read(ctx: typer.Context, form: str, read: Collection[str]) -> None:
         not stray,
         f"`{ctx.info_name}` of {form} must be given no option that it would ignore",
         got=", ".join(stray),
-        fix=f"Leave it out, or ask for what reads it; here are read {', '.join(every[name] for name in sorted(read))}.",
+        fix=f"Leave it out, or ask for what reads it: `{ctx.command_path} --help`.",
     )
 
 

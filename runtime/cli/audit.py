@@ -11,7 +11,7 @@ import typer
 
 from reader_theory.errors import require
 from runtime.cli import _options as options
-from runtime.cli._shared import ExitCode, output_path, progress_bars, show_rows
+from runtime.cli._shared import ExitCode, check_read, output_path, progress_bars, show_rows
 
 if TYPE_CHECKING:
     from runtime.audit.run import Audited
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["audit"]
 
 
+_IGNORED = {
+    "ours": frozenset({"url", "served"}),
+    "transformers": frozenset({"url", "served", "verification"}),
+    "server": frozenset({"verification", "drafts"}),
+}
+"""Options that the audit of each engine has no use for."""
+_BY_AN_ENGINE = frozenset({"engine", "url", "served", "verification", "drafts"})
+
+
 def audit(
+    ctx: typer.Context,
     target: options.Target = None,
     draft: options.Draft = None,
     engine: Annotated[str, typer.Option(help="ours, transformers (assisted generation), or server.")] = "ours",
@@ -59,13 +69,14 @@ def audit(
     from runtime.engine.sampling import SamplingParams
     from runtime.measure.record import models_of
 
-    kinds = ("ours", "transformers", "server")
     require(
-        engine in kinds and (engine != "server" or bool(url)),
-        f"`--engine` must be one of {', '.join(kinds)}, a server with its `--url`",
-        got=engine if engine not in kinds else "no url",
+        engine in _IGNORED and (engine != "server" or bool(url)),
+        f"`--engine` must be one of {', '.join(_IGNORED)}, a server with its `--url`",
+        got=engine if engine not in _IGNORED else "no url",
         fix="For example --engine server --url http://127.0.0.1:8000/v1.",
     )
+    ignored = _IGNORED[engine] if plant is None else _BY_AN_ENGINE
+    check_read(ctx, f"engine {engine!r}" if plant is None else "a planted bug", ctx.params.keys() - ignored)
     params = SamplingParams(
         temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=new_tokens,
         verification=verification if engine == "ours" else "target_only",
