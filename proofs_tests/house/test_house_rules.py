@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,12 @@ AT_THE_TOP["optimizer"] = AT_THE_TOP["reader_theory"] | {"joblib"}
 
 def sources(*packages: str) -> list[Path]:
     return sorted(path for package in packages for path in (HOUSE / package).rglob("*.py"))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax of a file; whoever changes it takes a copy."""
+    return ast.parse(path.read_text())
 
 
 def module_name(path: Path) -> str:
