@@ -13,11 +13,12 @@ from proofs_tests.virtual import PLAIN, Clock, VirtualBench
 from reader_theory.cost import pace as paces
 from reader_theory.cost.pace import smoothed_pace
 from reader_theory.cost.terms import Forwards, StepConditions
-from reader_theory.documents import Chain, Cost, DraftForwards, Policy, Static
+from reader_theory.documents import Chain, Cost, CostTable, DraftForwards, Policy, Static
 from reader_theory.errors import DisturbedMachineError
 from reader_theory.trees import TokenTree
 from runtime.measure import steady
 from runtime.measure.calibrate import Grid, calibrate_bench
+from runtime.measure.in_situ import corrected_target
 from runtime.measure.steady import Meter
 
 FACTS = {"stamp": STAMP, "device": "virtual", "target": "a/target", "dtype": "float32"}
@@ -167,3 +168,15 @@ def test_stretches_go_there_and_back_with_a_reading_on_either_side() -> None:
     assert [stretch.reading for stretch in found] == list(range(13)) and len(meter.readings) == 14
     halved = replace(found[0], reading=0).at_pace(smoothed_pace([1.0, 1.0]))
     assert halved.steps[0].timing.step_s == pytest.approx(found[0].steps[0].timing.step_s)
+
+
+def test_one_step_of_a_number_of_tokens_does_not_move_the_table() -> None:
+    bench, policy = VirtualBench(seed=3), PLANNED[0]
+    seen = [s for s in bench.stretch(("draft",), policy, 2, 20) if s is not None]
+    table = CostTable(
+        batch=(2,), tokens=(1, 4, 9), context=(128,), seconds=(((0.01,), (0.02,), (0.04,)),), relative_spread=0.0
+    )
+    halted = replace(seen[0], timing=replace(seen[0].timing, width=8, target_s=1.0))
+    alone = corrected_target(table, seen)
+    assert corrected_target(table, [*seen, halted]) == alone
+    assert corrected_target(table, [*seen, *[halted] * len(seen)]) != alone

@@ -22,6 +22,9 @@ __all__ = ["corrected_draft", "corrected_target", "growing_term", "linear_term",
 
 Floats = NDArray[np.float64]
 
+ENOUGH = 0.25
+"""Steps that a number of tokens must have been seen in, over those of the number that was seen most."""
+
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
     """Off, and a policy for every number of verified tokens: bushy trees three deep, or retrieved chains."""
@@ -42,7 +45,8 @@ def _bush(nodes: int) -> TokenTree:
 def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
     """The table times, for each batch and number of tokens, the median of seen over tabulated seconds.
 
-    Between the numbers of tokens that were seen the factor is interpolated in their logarithm.
+    Between the numbers of tokens that were seen the factor is interpolated in their logarithm; a number that few steps
+    had, where a request was near its end, has no factor of its own.
     """
     seconds = table.values.copy()
     for i, batch in enumerate(table.batch):
@@ -51,7 +55,8 @@ def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
             continue
         widths = np.array([s.timing.width for s in mine])
         ratios = np.array([s.timing.target_s / float(table.at(batch, s.timing.width, s.context)) for s in mine])
-        at = np.unique(widths)
+        at, counts = np.unique(widths, return_counts=True)
+        at = at[counts >= ENOUGH * counts.max()]
         factors = np.array([np.median(ratios[widths == w]) for w in at])
         seconds[i] *= np.interp(np.log(table.tokens), np.log(at), factors)[:, None]
     return _with(table, seconds)
