@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 from threading import Thread
 from typing import Any
 
@@ -153,6 +154,36 @@ def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
         server("http://127.0.0.1:9/v1", "tiny", PARAMS)(PROMPTS, 0)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [], "text", None, {}, {"choices": {}}, {"choices": [None]}, {"choices": ["text"]}, {"choices": [{"tokens": 3}]},
+        {"choices": [{"token_ids": [1, "2"]}]}, {"choices": [{"token_ids": [1, True]}]},
+        {"choices": [{"token_ids": [1, VOCABULARY]}]}, {"choices": [{"token_ids": [-1]}]},
+        {"choices": [{"token_ids": list(range(PARAMS.max_new_tokens + 1))}]}, {"choices": [{"logprobs": ["a"]}]},
+        {"choices": [{"logprobs": {"tokens": ["token_id:²"]}}]},
+    ],
+)  # fmt: skip
+def test_an_answer_that_holds_no_text_of_the_target_is_refused(answer: Any) -> None:
+    with serving(lambda _: answer) as url, pytest.raises(InvalidInputError):
+        audited(server(url, "tiny", PARAMS), 100)
+
+
+@pytest.mark.parametrize("said", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"])
+def test_a_server_that_hangs_up_or_speaks_something_else_is_refused(said: bytes) -> None:
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(said)
+
+    with TCPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = Thread(target=listening.handle_request)
+        thread.start()
+        with pytest.raises(InvalidInputError, match="must answer"):
+            server(f"http://127.0.0.1:{listening.server_address[1]}/v1", "tiny", PARAMS)(PROMPTS, 0)
+        thread.join()
+
+
 def test_greedy_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="temperature"):
         LawsOf(wrap(models()[0]), SamplingParams())
@@ -169,21 +200,24 @@ def test_the_command_tells_lossless_from_planted(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["looks_like"] == "the most likely token"
 
 
-@pytest.mark.parametrize("wrong", [["--engine", "none"], ["--engine", "server"], ["--plant", "no such bug"]])
-def test_the_command_refuses_what_it_does_not_know(wrong: list[str]) -> None:
-    assert CliRunner().invoke(app, ["audit", *wrong, "--json"]).exit_code == 2
-
-
 @pytest.mark.parametrize(
-    "words",
+    "wrong",
     [
-        ["--url", "http://127.0.0.1:1/v1"],
-        ["--engine", "transformers", "--verification", "block"],
-        ["--engine", "server", "--url", "http://127.0.0.1:1/v1", "--drafts", "2"],
-        ["--plant", "the most likely token", "--drafts", "2"],
+        ["--engine", "none"], ["--engine", "server"], ["--plant", "no such bug"], ["--url", "http://127.0.0.1:1/v1"],
+        ["--engine", "server", "--url", "http://example.org/v1"],
+        ["--engine", "server", "--url", "http://127.0.0.1:1/v1", "--drafts", "3"],
+        ["--engine", "transformers", "--verification", "block"], ["--engine", "transformers", "--served-model", "a"],
+        ["--plant", "the most likely token", "--engine", "transformers"],
+        ["--plant", "the most likely token", "--drafts", "2"], ["--error", "nan"], ["--error", "0"],
+        ["--tolerance", "1"], ["--tolerance", "nan"], ["--output", "audit.txt"],
     ],
-)
-def test_an_option_that_the_audited_engine_would_ignore_is_refused(words: list[str]) -> None:
-    done = CliRunner().invoke(app, ["audit", *words, "--json"])
-    told = json.loads(done.stdout)["error"]
-    assert done.exit_code == 2 and "would ignore" in told["rule"] and told["got"] in words
+)  # fmt: skip
+def test_the_command_refuses_what_it_does_not_know_before_it_loads_a_model(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("runtime.cli._models.load_models", load)
+    done = CliRunner().invoke(app, ["audit", *wrong, "--json"])
+    assert done.exit_code == 2, done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from reader_theory.audit.evidence import Evidence
-from reader_theory.audit.suspects import SUSPECTS, Laws
+from reader_theory.audit.suspects import SUSPECTS, Laws, Suspect
 from reader_theory.errors import InvalidInputError
 
 Floats = NDArray[np.float64]
@@ -190,6 +191,19 @@ def test_rounding_within_the_tolerance_is_no_bug() -> None:
     noisy /= noisy.sum(axis=-1, keepdims=True)
     evidence = audited(lambda _w, x, g: [draw(noisy[x], g)], world, 5, 4_000, tolerance=0.05)
     assert evidence.finding().lossless
+
+
+@pytest.mark.parametrize("suspect", SUSPECTS, ids=lambda suspect: suspect.name)
+def test_the_law_of_a_bug_takes_memory_by_the_vocabulary_and_not_by_its_square(suspect: Suspect) -> None:
+    rows, size = 2, 50_000
+    target, draft = np.random.default_rng(0).dirichlet(np.ones(size), (2, rows))
+    laws = Laws(target, target, target, draft, draft)
+    tracemalloc.start()
+    law = suspect.law(laws)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert law.shape == (rows, size) and peak < 30 * law.nbytes
+    np.testing.assert_allclose(law.sum(axis=-1), 1, atol=1e-9)
 
 
 def test_the_bug_that_it_looks_like_is_named() -> None:

@@ -2,8 +2,8 @@
 
 ``python -m proofs_tests.benchmarks.diffusion`` writes ``results/diffusion.json``. Acceptance is counted on prompts of
 the ``fit`` half and predicts rounds and forwards on those of the ``test`` half, by denoising steps and windows; drafts
-of each round stand beside drafts of each step. At equal steps, the likelihood of texts under the house target: drawn by
-the chain, and each place independently. Rounds are counted, no time is taken.
+of each round stand beside drafts of each step and of the draft head. At equal steps, the likelihood of texts under the
+house target: drawn by the chain, and each place independently. Rounds are counted, no time is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from reader_theory.acceptance.intervals import bootstrap_prompts
 from reader_theory.acceptance.windows import CountedWindows
 from reader_theory.documents.diffusion import DiffusionRun
 from runtime.diffusion import Denoiser, DiffusionParams, load_masked
+from runtime.diffusion.params import DRAFTS
 from runtime.diffusion.run import run_diffusion
 from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.models.base import LanguageModel
@@ -62,6 +63,13 @@ def likelihood_row(target: LanguageModel, model: Any, prompts: Sequence[PromptTo
             "difference": gain.model_dump()}  # fmt: skip
 
 
+def share_of_rounds(run: DiffusionRun) -> dict[str, Any]:
+    """Rounds over those of one token at a time, with its interval over prompts."""
+    sums = np.array([[sum(text.rounds), sum(text.drawn)] for text in run.texts], dtype=np.float64)
+    found = bootstrap_prompts(sums, lambda each: each[..., 0] / each[..., 1])
+    return found.estimate(origin="measured").model_dump()
+
+
 def window_rows(
     model: Any, halves: tuple[list[PromptTokens], list[PromptTokens]], params: DiffusionParams, windows: Sequence[int]
 ) -> list[dict[str, Any]]:
@@ -74,11 +82,11 @@ def window_rows(
         rows.append({
             "steps": params.steps, "drafts": params.drafts, "window": window,
             "one_at_a_time": run.drawn.value, "rounds": run.rounds.model_dump(), "forwards": run.forwards.model_dump(),
-            "share_of_rounds": run.rounds.value / run.drawn.value,
+            "share_of_rounds": share_of_rounds(run),
             "predicted_rounds": told.rounds.model_dump(), "predicted_forwards": told.forwards.model_dump(),
             "error": told.rounds.value / run.rounds.value - 1, "acceptance": counted.table().round(4).tolist(),
         })  # fmt: skip
-        share = f"{rows[-1]['share_of_rounds']:.3f} of the rounds, predicted {rows[-1]['error']:+.1%}"
+        share = f"{rows[-1]['share_of_rounds']['value']:.3f} of the rounds, predicted {rows[-1]['error']:+.1%}"
         print(f"{params.steps} steps, drafts of each {params.drafts}, window {window}: {share}", flush=True)
     return rows
 
@@ -100,7 +108,8 @@ def measure(
         "windows": [
             row
             for params in asked
-            for drafts in ("round", "step")
+            for drafts in DRAFTS
+            if drafts != "head" or model.head_sees
             for row in window_rows(model, halves, replace(params, drafts=drafts), windows)
         ],
         "likelihood": [likelihood_row(target, model, halves[1], replace(params, window=1)) for params in asked],

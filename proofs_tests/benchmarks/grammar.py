@@ -9,6 +9,7 @@ seconds and forwards of one text, exact and masked, in turn. ``--only`` takes so
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 from dataclasses import replace
@@ -42,13 +43,27 @@ def strings_of(language: Language, room: int) -> list[Text]:
     return [path for path, done in zip(graph.paths, graph.complete, strict=True) if done]
 
 
+def in_float64(model: Any) -> Any:
+    """The plain model with norms that stay in float64: its own round to float32 on the way, whatever its type is."""
+    for module in list(model.modules()):
+        for name, norm in list(module.named_children()):
+            if type(norm).__name__.endswith("RMSNorm"):
+                wide = torch.nn.RMSNorm(norm.weight.shape[0], eps=norm.variance_epsilon, dtype=torch.float64)
+                wide.load_state_dict(norm.state_dict())
+                setattr(module, name, wide)
+    return model.eval()
+
+
 @torch.inference_mode()
 def by_plain_forwards(model: Any, prompt: list[int], strings: list[Text]) -> list[NDArray[Any]]:
-    """(T + 1, V) log laws along each string, one forward of the plain model a string."""
+    """(T + 1, V) log laws along each string, one forward of the plain model a string, behind one of the prompt."""
+    first = model(input_ids=torch.tensor([prompt]), use_cache=True)
     found: list[NDArray[Any]] = []
     for string in strings:
-        logits = model(input_ids=torch.tensor([[*prompt, *string]]), use_cache=False).logits[0, len(prompt) - 1 :]
-        found.append(torch.log_softmax(logits.double(), dim=-1).numpy())
+        behind = copy.deepcopy(first.past_key_values)
+        logits = model(input_ids=torch.tensor([string]), past_key_values=behind, use_cache=True).logits[0]
+        logits = torch.cat((first.logits[0, -1:], logits)).double()
+        found.append(torch.log_softmax(logits, dim=-1).numpy())
     return found
 
 
@@ -69,7 +84,8 @@ def by_library_masks(
 ) -> dict[Text, float]:
     """What masking by llguidance gives: allowed tokens by its matcher, renormalised, along each string.
 
-    Where a text has one spelling only, of the tokens that the matcher allows those count that begin one.
+    Where a text has one spelling only, of the tokens that the matcher allows those count that begin one. A spelling of
+    text that is forced, of which the matcher keeps one, has probability 0 where it is another.
     """
     from llguidance import LLMatcher
 
@@ -91,10 +107,11 @@ def by_library_masks(
             total = np.logaddexp.reduce(law[place, [*allowed, *ended]])
             if place == len(string):
                 score += np.logaddexp.reduce(law[place, list(ends)]) - total
-            else:
-                assert string[place] in allowed, "the library's mask holds every string of ours"
-                score += law[place, string[place]] - total
-                matcher.consume_token(string[place])
+                continue
+            score += law[place, string[place]] - total if string[place] in allowed else -np.inf
+            if score == -np.inf:
+                break
+            matcher.consume_token(string[place])
         found[string] = float(np.exp(score))
     return found
 
@@ -162,9 +179,9 @@ def main() -> None:
 
     tokenizer = load_tokenizer(options.folder)
     model = load_model(options.folder, "float64")
-    plain = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float64).eval()
+    plain = in_float64(AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float64))
     fast = None if options.skip_times else load_model(options.folder, "float32")
-    rows = []
+    rows, path = [], options.output
     for told in json.loads(LANGUAGES.read_text()):
         if options.only and told["name"] not in options.only:
             continue
@@ -172,8 +189,9 @@ def main() -> None:
         rows.append(row)
         shown = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in row.items() if name != "most_changed"}
         print("  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+        path = write_report("grammar", {"folder": Path(options.folder).name, "rows": rows}, options.output)
     assert rows, "no language of that name"
-    print(write_report("grammar", {"folder": Path(options.folder).name, "rows": rows}, options.output))
+    print(path)
 
 
 if __name__ == "__main__":

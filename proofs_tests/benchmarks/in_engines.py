@@ -12,13 +12,17 @@ vllm
     plan's interval and, step for step, with the replay of a trace of the same prompts; the acceptance that vLLM counted
     is imported and planned from again.
 llama
-    Plain, its own prompt lookup, ours with as many drafts, and ours by a plan.
+    Plain, its own prompt lookup, ours with as many drafts, and ours by a plan; of float32, since llama.cpp rounds what
+    few-bit weights are multiplied with, so that a text hangs on how many tokens a step takes, its own lookup's too.
 sampled
-    vLLM at temperature 1 with our drafts, audited: every token against the target's own law.
+    vLLM at temperature 1 with our drafts, audited: every token against the target's own law. As released, where no
+    drafts at a temperature above 0 keep the law on a CPU, and with its `expand_kernel` mended (`vllm_worker.py`).
 rows
     Microseconds a row at batch 64 beside vLLM's n-gram proposer.
 
-Each part is written as it is done, into what the file holds of the others.
+Each part is written as it is done, vllm and llama workload by workload, into what the file holds of the others. A
+workload that the file holds, asked alike, is not run again, and `--seconds` begins no other after so many: a long run
+may be done in pieces.
 """
 
 from __future__ import annotations
@@ -27,10 +31,13 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +47,13 @@ import torch
 from optimizer.imported_plan import plan_imported
 from optimizer.plan import make_plan
 from proofs_tests.benchmarks._report import RESULTS, write_report
+from proofs_tests.benchmarks.engines.gguf_file import write_gguf
 from proofs_tests.benchmarks.engines.worker import Worker
 from proofs_tests.benchmarks.vllm_plan import acceptance
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import replay
 from reader_theory.cost.tabulated import MeasuredStep, cost_of_step
-from reader_theory.documents import Chain, Cost, Plan, PlanEntry, Policy, Trace
+from reader_theory.documents import Chain, Cost, Grown, Plan, PlanEntry, Policy, Trace
 from reader_theory.errors import ReaderTheoryError
 from runtime.audit.run import LawsOf, audit
 from runtime.cli._predicted import served_by
@@ -61,6 +69,8 @@ LONGEST = 900
 """Tokens of a prompt: vLLM's worker serves texts of 1,024."""
 DRAFTS, LOOKUP = 8, 10
 """Tokens of vLLM's own drafts, and of llama.cpp's own prompt lookup."""
+LEAST = 2
+"""Times that each method is timed in vLLM, at least."""
 CARD = "h100"
 
 
@@ -69,6 +79,7 @@ class Study:
     """The model, its answers, and what is asked of it."""
 
     args: argparse.Namespace
+    began: float = field(default_factory=time.monotonic)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -114,7 +125,7 @@ class Study:
         """The plan of these step times, in a file."""
         plan = make_plan(
             fit_acceptance(self.fit, resamples=200), cost, self.fit, batches=batches, new_tokens=self.args.tokens,
-            prompts_per_workload=self.args.prompts, resamples=400,
+            prompts_per_workload=min(self.args.prompts, self.args.groups), resamples=400,
         )  # fmt: skip
         return plan.write(self.args.work / f"plan_{name}.json")
 
@@ -126,38 +137,58 @@ class Study:
             batches=batches, max_nodes=2 * DRAFTS,
         )  # fmt: skip
 
-    def worker(self, stack: ExitStack, script: str, *options: str) -> Worker:
-        """An engine in a process and an environment of its own, where our package is on the path."""
+    def workers(self, stack: ExitStack, script: str, options: Mapping[str, Sequence[str]]) -> dict[str, Worker]:
+        """Engines in processes and an environment of their own, where our package is on the path; by name."""
         environment = os.environ | {"PYTHONPATH": str(HOUSE), "NUMBA_CACHE_DIR": str(self.args.work / "numba")}
-        return stack.enter_context(Worker(self.args.python, script, *options, environment=environment))
+
+        def started(asked: Sequence[str]) -> Worker:
+            return stack.enter_context(Worker(self.args.python, script, *asked, environment=environment))
+
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(options, pool.map(started, options.values()), strict=True))
 
 
-def in_vllm(study: Study) -> dict[str, Any]:
-    """The loop closed in vLLM."""
-    args, rows = study.args, list[dict[str, Any]]()
-    most = max(args.batch)
+Row = dict[str, Any]
+Keep = Callable[[dict[str, Any]], None]
 
-    def started(stack: ExitStack, method: str) -> Worker:
-        options = (str(args.model), "float32", method, str(most), str(args.threads))
-        return study.worker(stack, "vllm_worker.py", *options)
+
+def in_time(study: Study, left: Sequence[str]) -> Iterator[str]:
+    """Workloads, as long as there is time to begin one."""
+    return takewhile(lambda _: time.monotonic() < study.began + study.args.seconds, left)
+
+
+def in_vllm(study: Study, left: Sequence[str], rows: list[Row], keep: Keep) -> None:
+    """The loop closed in vLLM, on the workloads that are left."""
+    args, most = study.args, max(study.args.batch)
+
+    def started(stack: ExitStack, methods: Mapping[str, str]) -> dict[str, Worker]:
+        asked = {
+            name: (str(args.model), "float32", method, str(most), str(args.threads)) for name, method in methods.items()
+        }
+        return study.workers(stack, "vllm_worker.py", asked)
 
     with ExitStack() as stack:
-        own = {name: started(stack, name) for name in ("plain", *(f"{peer}:{DRAFTS}" for peer in args.peers))}
+        own = started(stack, {name: name for name in ("plain", *(f"{peer}:{DRAFTS}" for peer in args.peers))})
         costs = {CARD: study.cost(CARD, (), args.batch)}
         if f"ngram:{DRAFTS}" in own:
             costs["here"] = study.cost("this machine", _vllm_steps(study, own), args.batch)
         plans = {name: study.plan(cost, args.batch, f"vllm_{name}") for name, cost in costs.items()}
-        for workload in args.workloads:
+        for workload in in_time(study, left):
             with ExitStack() as turn:
-                workers = dict(own)
-                for name, path in plans.items():
-                    drafted = max(entry.policy.most_nodes for entry in Plan.read(path).entries)
-                    workers[f"ours {name}"] = started(turn, f"ours:{max(drafted, 1)}:{path}:{workload}")
-                for batch in args.batch:
-                    rows.append(_vllm_row(study, workers, plans, costs, workload, batch))
+                most_of = {
+                    name: max(e.policy.most_nodes for e in Plan.read(path).entries) for name, path in plans.items()
+                }
+                ours = {
+                    f"ours {name}": f"ours:{max(most_of[name], 1)}:{path}:{workload}" for name, path in plans.items()
+                }
+                workers = own | started(turn, ours)
+                rows += [_vllm_row(study, workers, plans, costs, workload, batch) for batch in args.batch]
+            keep(_vllm_facts(rows))
+
+
+def _vllm_facts(rows: Sequence[Row]) -> dict[str, Any]:
     ours = [told for row in rows for told in row["ours"].values()]
     return {
-        "rows": rows,
         "texts_equal_to_plain": sum(sum(row["same_text"].values()) for row in rows),
         "texts": sum(row["prompts"] * len(row["same_text"]) for row in rows),
         "cells_of_ours": len(ours),
@@ -192,10 +223,11 @@ def _vllm_row(
 ) -> dict[str, Any]:  # fmt: skip
     args = study.args
     mine = [p for p in study.tests if p.workload == workload]
-    groups = [mine[i : i + batch] for i in range(0, len(mine) - batch + 1, batch)]
-    before = {name: worker.generate([[1, 2, 3]], 1, None)["counters"] for name, worker in workers.items()}
+    groups = [mine[i : i + batch] for i in range(0, len(mine) - batch + 1, batch)][: args.groups]
+    warm = [p.tokens.tolist() for p in groups[0]]
+    before = {name: worker.generate(warm, 8, None)["counters"] for name, worker in workers.items()}
     made: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in workers}
-    for repeat in range(args.repeats):
+    for repeat in range(max(args.repeats, -(-LEAST // len(groups)))):
         names = list(workers)[repeat % len(workers) :] + list(workers)[: repeat % len(workers)]
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for group in groups:
@@ -219,7 +251,9 @@ def _vllm_row(
         "prompts": sum(map(len, groups)),
         "same_text": _same(texts),
         "tokens_per_step": {name: _per_step(runs[0]) for name, runs in made.items()},
-        "tokens_per_s": {name: [_rate(run) for run in runs] for name, runs in made.items()},
+        "tokens_per_s": {name: [_decoding(answer) for run in runs for answer in run] for name, runs in made.items()},
+        "tokens_per_s_with_prompts": {name: [_rate(run) for run in runs] for name, runs in made.items()},
+        "over_plain": {name: _gain(made[name], made["plain"]) for name in made if name != "plain"},
         "ours": ours,
     }  # fmt: skip
 
@@ -285,32 +319,51 @@ def _rate(answers: list[dict[str, Any]]) -> float:
     return sum(sum(answer["counts"]) for answer in answers) / sum(answer["seconds"] for answer in answers)
 
 
-def in_llama(study: Study) -> dict[str, Any]:
-    """Our drafts in llama-cpp-python beside its own."""
-    args, rows = study.args, list[dict[str, Any]]()
-    (gguf,) = sorted(args.model.glob("*.gguf"))
+def _decoding(answer: dict[str, Any]) -> float:
+    """Tokens a second after the step that took in the prompts."""
+    return (sum(answer["counts"]) - len(answer["counts"])) / (answer["seconds"] - answer["steps"][0][0])
 
-    def started(stack: ExitStack, method: str) -> Worker:
-        return study.worker(stack, "llama_python_worker.py", str(gguf), method, str(args.threads))
+
+def _gain(runs: list[list[dict[str, Any]]], others: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """Tokens a second over another method's, group by group: both met the same moments of the machine."""
+    mine, beside = ([_decoding(answer) for run in each for answer in run] for each in (runs, others))
+    ratios = np.divide(mine, beside)
+    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+    return {"median": median, "quarter": low, "three_quarters": high, "times": len(ratios)}
+
+
+def in_llama(study: Study, left: Sequence[str], rows: list[Row], keep: Keep) -> None:
+    """Our drafts in llama-cpp-python beside its own, on the workloads that are left."""
+    args = study.args
+    gguf = args.work / f"{args.model.name}.f32.gguf"
+    if not gguf.exists():
+        write_gguf(args.model, gguf.with_suffix(".tmp")).replace(gguf)
+
+    def started(stack: ExitStack, methods: Mapping[str, str]) -> dict[str, Worker]:
+        asked = {name: (str(gguf), method, str(args.threads)) for name, method in methods.items()}
+        return study.workers(stack, "llama_python_worker.py", asked)
 
     with ExitStack() as stack:
-        own = {name: started(stack, name) for name in ("plain", f"lookup:{LOOKUP}")}
+        own = started(stack, {name: name for name in ("plain", f"lookup:{LOOKUP}")})
         cost = study.cost("this machine", _llama_steps(study, own), [1])
         planned = study.plan(cost, [1], "llama")
-        equal = _held_to(Plan.read(planned), Chain(min_match=1, offset=LOOKUP, factor=0, max_tokens=LOOKUP))
+        equal = _held_to(Plan.read(planned), Grown(drafter=None, nodes=LOOKUP, price=0.0))
         plans = {"equal drafts": equal.write(args.work / "plan_llama_equal.json"), "planned": planned}
-        for workload in args.workloads:
+        for workload in in_time(study, left):
             with ExitStack() as turn:
-                ours = {f"ours {name}": started(turn, f"ours:{path}:{workload}") for name, path in plans.items()}
+                ours = started(turn, {f"ours {name}": f"ours:{path}:{workload}" for name, path in plans.items()})
                 rows.append(_llama_row(study, own | ours, Plan.read(planned).entry(workload, 1), workload))
+            keep({"gguf": gguf.name, **_llama_facts(rows)})
+
+
+def _llama_facts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "gguf": gguf.name,
-        "rows": rows,
         "texts_equal_to_plain": sum(sum(row["same_text"].values()) for row in rows),
         "texts": sum(row["prompts"] * len(row["same_text"]) for row in rows),
         "tokens_a_step_at_least_lookup": sum(
             row["tokens_per_step"]["ours equal drafts"] >= row["tokens_per_step"][f"lookup:{LOOKUP}"] for row in rows
         ),
+        "least_over_the_better": min(row["over_the_better_of_plain_and_lookup"]["median"] for row in rows),
     }
 
 
@@ -349,7 +402,7 @@ def _llama_row(study: Study, workers: Mapping[str, Worker], entry: PlanEntry, wo
                 found[name].append(workers[name].generate([text], study.args.tokens, study.end))
         for name, answers in found.items():
             made[name].append(_pooled(answers))
-    rates = {name: [sum(run["counts"]) / run["seconds"] for run in runs] for name, runs in made.items()}
+    rates = {name: [_llama_rate(run) for run in runs] for name, runs in made.items()}
     lookup = f"lookup:{LOOKUP}"
     best = [max(pair) for pair in zip(rates["plain"], rates[lookup], strict=True)]
     ratio = [ours / other for ours, other in zip(rates["ours planned"], best, strict=True)]
@@ -361,6 +414,7 @@ def _llama_row(study: Study, workers: Mapping[str, Worker], entry: PlanEntry, wo
         "tokens_per_step": {name: _llama_per_step(runs[0]) for name, runs in made.items()},
         "drafted_per_step": {name: _drafted(runs[0]) for name, runs in made.items()},
         "tokens_per_s": rates,
+        "tokens_per_s_with_prompts": {name: [_rate([run]) for run in runs] for name, runs in made.items()},
         "over_the_better_of_plain_and_lookup": {"median": statistics.median(ratio), "all": ratio},
     }  # fmt: skip
 
@@ -372,6 +426,11 @@ def _pooled(answers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _llama_per_step(run: dict[str, Any]) -> float:
     return (sum(run["counts"]) - len(run["counts"])) / max(sum(len(told) - 1 for told in run["steps"]), 1)
+
+
+def _llama_rate(run: dict[str, Any]) -> float:
+    """Tokens a second after the prompts."""
+    return (sum(run["counts"]) - len(run["counts"])) / (run["seconds"] - sum(told[0][0] for told in run["steps"]))
 
 
 def _drafted(run: dict[str, Any]) -> float:
@@ -393,23 +452,26 @@ def in_rows(study: Study) -> dict[str, Any]:
     )
     one = plan.model_copy(update={"entries": plan.entries[:1]}).write(study.args.work / "plan_rows_equal.json")
     with ExitStack() as stack:
-        worker = study.worker(stack, "rows_worker.py", str(texts), str(one), "64", str(max(study.args.repeats, 3)))
-        return {name: value for name, value in worker.generate([], 0, None).items()}
+        asked = {"rows": (str(texts), str(one), "64", str(max(study.args.repeats, 3)))}
+        return study.workers(stack, "rows_worker.py", asked)["rows"].generate([], 0, None)
 
 
 def sampled(study: Study) -> dict[str, Any]:
-    """vLLM at temperature 1 with our drafts: its tokens held against the target's own law."""
-    args, rows = study.args, 8
-    params = SamplingParams(temperature=1.0, max_new_tokens=16)
-    laws = LawsOf(study.model, params)
-    prompts = [p.tokens for p in study.tests if p.workload == args.workloads[-1]][:rows]
+    """vLLM at temperature 1 with our drafts: its tokens held against the target's own law, as released and mended."""
     plan = Plan.read(study.plan(study.cost(CARD, (), [1]), [1], "sampled"))
     chains = _held_to(plan, Chain(min_match=1, offset=DRAFTS, factor=0, max_tokens=DRAFTS))
-    path = chains.write(args.work / "plan_sampled_chains.json")
+    path = chains.write(study.args.work / "plan_sampled_chains.json")
+    return {"as_released": _sampled(study, path), "mended": _sampled(study, path, "mended")}
+
+
+def _sampled(study: Study, plan: Path, *mended: str) -> dict[str, Any]:
+    args, rows = study.args, 8
+    params = SamplingParams(temperature=1.0, max_new_tokens=16)
+    prompts = [p.tokens for p in study.tests if p.workload == args.workloads[0]][:rows]
+    method = f"ours:{DRAFTS}:{plan}:{args.workloads[0]}"
+    options = (str(args.model), "float32", method, str(rows), str(args.threads), *mended)
     with ExitStack() as stack:
-        method = f"ours:{DRAFTS}:{path}:{args.workloads[-1]}"
-        options = (str(args.model), "float32", method, str(rows), str(args.threads))
-        worker = study.worker(stack, "vllm_worker.py", *options)
+        worker = study.workers(stack, "vllm_worker.py", {"ours": options})["ours"]
         last: dict[str, Any] = {}
 
         def asked(prompts: Sequence[Any], seed: int) -> list[list[int]]:
@@ -419,7 +481,9 @@ def sampled(study: Study) -> dict[str, Any]:
             )
             return last["tokens"]
 
-        done = audit(asked, laws, prompts, tokens=args.audited_tokens, error=0.01, tolerance=1e-3)
+        done = audit(
+            asked, LawsOf(study.model, params), prompts, tokens=args.audited_tokens, error=0.01, tolerance=1e-3
+        )
     finding = done.finding
     return {
         "verdict": "no fault found" if finding.lossless else "not lossless",
@@ -432,39 +496,60 @@ def sampled(study: Study) -> dict[str, Any]:
     }
 
 
-PARTS = {"vllm": in_vllm, "llama": in_llama, "rows": in_rows, "sampled": sampled}
+PIECES = {"vllm": in_vllm, "llama": in_llama}
+"""Parts that go workload by workload."""
+PARTS = {"rows": in_rows, "sampled": sampled}
+
+
+def run_part(study: Study, part: str) -> None:
+    """Run what the file does not hold yet of a part, and write it."""
+    args, kept = study.args, study.args.output / "in_engines.json"
+    names = ("tokens", "prompts", "fit_prompts", "threads", "repeats", "groups")
+    asked = {name: getattr(args, name) for name in names}
+
+    def write(found: dict[str, Any]) -> None:
+        held = json.loads(kept.read_text()) if kept.exists() else {}
+        parts = {name: held[name] for name in (*PIECES, *PARTS) if name in held}
+        write_report("in_engines", {**parts, part: {**asked, **found}}, args.output)
+        print(
+            json.dumps({part: {name: value for name, value in found.items() if name != "rows"}}, indent=1), flush=True
+        )
+
+    if part in PARTS:
+        return write(PARTS[part](study))
+    held = json.loads(kept.read_text()).get(part, {}) if kept.exists() else {}
+    rows: list[Row] = held["rows"] if asked.items() <= held.items() else []
+    left = [name for name in args.workloads if name not in {row["workload"] for row in rows}]
+    if left:
+        PIECES[part](study, left, rows, lambda facts: write({**facts, "rows": rows}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--parts", nargs="*", default=[*PIECES, *PARTS], choices=[*PIECES, *PARTS])
     parser.add_argument("--model", type=Path, default=Path("out/models/smollm2"))
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="of `make engines`")
     parser.add_argument("--workloads", nargs="*", default=["chat", "code", "math", "qa", "summarization"])
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4])
     parser.add_argument("--fit-prompts", type=int, default=16, help="a workload")
     parser.add_argument("--prompts", type=int, default=8, help="a workload")
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--groups", type=int, default=8, help="batches of prompts of a workload in vLLM, at most")
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--peers", nargs="*", default=["ngram", "suffix"], help="vLLM's own; steps here are its ngram's"
     )
     parser.add_argument("--audited-tokens", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no workload is begun")
     parser.add_argument("--work", type=Path, default=Path("out/in_engines"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
-    study, kept = Study(args), args.output / "in_engines.json"
+    study = Study(args)
     for part in args.parts:
-        found = PARTS[part](study)
-        held = json.loads(kept.read_text()) if kept.exists() else {}
-        parts = {name: held[name] for name in PARTS if name in held}
-        asked = {"tokens": args.tokens, "prompts": args.prompts, "threads": args.threads, "repeats": args.repeats}
-        path = write_report("in_engines", {**parts, part: {**asked, **found}}, args.output)
-        facts = {name: value for name, value in found.items() if name not in ("rows",)}
-        print(json.dumps({part: facts}, indent=1), path)
+        run_part(study, part)
 
 
 if __name__ == "__main__":

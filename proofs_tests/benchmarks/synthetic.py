@@ -6,7 +6,8 @@ Needs `make engines` and the real model of `make real`. The draft is the first l
 chance accepts. The cost is the models' configurations on this machine, held to steps of plain decoding and of drafts of
 2 and 6 tokens that are never accepted. Then, for each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth,
 batch 1 or 4): a plan, its export to llama.cpp with ``--synthetic``, its run, and `reader validate` on what the server
-timed. None of the 12 is among what the cost was held to.
+timed. None of the 12 is among what the cost was held to. Each is written as it is there; one that the file holds, of as
+many tokens, is not run again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from runtime.models.text import encode_text
 PROMPTS = Path("runtime/models/house/prompts/code.jsonl")
 LAYERS, BATCHES, HELD = 3, (1, 4), (2, 6)
 SETTINGS = tuple(product((1, 3, 5), (0.9, 0.6), BATCHES))
+ASKED = ("tokens", "prompts", "threads")
 DRAFTS = 1e9
 """So many that the planner takes the rates as they are."""
 
@@ -54,16 +56,26 @@ def main() -> None:
     tokenizer = load_tokenizer(str(args.model))
     texts = [prompt.text for prompt in read_prompt_file(PROMPTS, limit=args.prompts).prompts]
     prompts = [encode_text(tokenizer, text).tolist() for text in texts]
+    rows = held_rows(args)
+    done = {(row["drafts"], row["acceptance"], row["batch"]) for row in rows}
+    left = [setting for setting in SETTINGS[: args.settings] if setting not in done]
     with tempfile.TemporaryDirectory() as scratch:
         draft = first_layers(next(args.model.glob("*.gguf")), LAYERS, Path(scratch))
         cost = held_cost(args, draft, prompts)
-        rows = [row(args, draft, prompts, cost, *setting) for setting in SETTINGS[: args.settings]]
-    errors = [abs(each["error"]) for each in rows]
-    facts = {"settings": len(rows), "median_error": statistics.median(errors), "worst_error": max(errors)}
-    path = write_report(
-        "synthetic", {**facts, "tokens": args.tokens, "threads": args.threads, "rows": rows}, args.output
-    )
-    print(json.dumps(facts, indent=1), path)
+        for setting in left:
+            rows.append(row(args, draft, prompts, cost, *setting))
+            errors = [abs(each["error"]) for each in rows]
+            facts = {"settings": len(rows), "median_error": statistics.median(errors), "worst_error": max(errors)}
+            asked = {name: getattr(args, name) for name in ASKED}
+            write_report("synthetic", {**facts, **asked, "rows": rows}, args.output)
+            print(json.dumps(facts | {"setting": setting}), flush=True)
+
+
+def held_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Those of the file, where they were asked alike."""
+    kept = args.output / "synthetic.json"
+    held = json.loads(kept.read_text()) if kept.exists() else {}
+    return held["rows"] if all(held.get(name) == getattr(args, name) for name in ASKED) else []
 
 
 def first_layers(model: Path, layers: int, folder: Path) -> Path:

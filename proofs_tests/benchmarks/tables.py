@@ -19,7 +19,11 @@ from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
-PAGES = (README, RESULT_TABLES, *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md")))
+PAGES = (
+    README,
+    RESULT_TABLES,
+    *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md")),
+)
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
 
@@ -184,6 +188,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "planner": tables_theory.planner,
     "search": tables_theory.search,
     "documents": tables_theory.documents,
+    "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,
     "kv_cache": kv_cache,
     "diffusion": tables_diffusion.rounds,

@@ -15,11 +15,11 @@ def _interval(e: dict[str, float]) -> str:
 
 def rounds(result: dict[str, Any]) -> str:
     """By denoising steps, drafts and window."""
-    header = ["denoising steps", "drafts of each", "window", "one at a time", "rounds", "predicted", "error",
+    header = ["denoising steps", "drafts by", "window", "one at a time", "rounds", "predicted", "error",
               "share of rounds", "forwards"]  # fmt: skip
     rows = [
         [str(row["steps"]), row["drafts"], str(row["window"]), f"{row['one_at_a_time']:.1f}", _interval(row["rounds"]),
-         _interval(row["predicted_rounds"]), f"{row['error']:+.1%}", f"{row['share_of_rounds']:.2f}",
+         _interval(row["predicted_rounds"]), f"{row['error']:+.1%}", _interval(row["share_of_rounds"]),
          f"{row['forwards']['value']:.0f}"]
         for row in result["windows"]
     ]  # fmt: skip

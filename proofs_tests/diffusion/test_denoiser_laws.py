@@ -28,7 +28,7 @@ def distance(one: Law, other: Law) -> Fraction:
 
 
 def test_every_window_and_number_of_steps_has_the_law_of_the_chain_exactly() -> None:
-    """Windows of 1, 2 and 4, one to three denoising steps with re-masking, drafts of each round and of each step."""
+    """Windows of 1, 2 and 4, one to three denoising steps with re-masking, every way to draft."""
     check_denoiser(Denoiser)
 
 
@@ -57,10 +57,10 @@ def test_drawing_all_places_independently_is_another_law(steps: int) -> None:
 class SelfVerifying(Denoiser):
     """A planted bug: the forward that drafted "verifies" its own drafts, so that p = q and nothing is verified."""
 
-    def _laws(self, rows: Any, places: Any, params: Any, count: Any) -> Any:
+    def _look(self, rows: Any, places: Any, params: Any, count: Any) -> Any:
         if len(rows) > 1:
             rows = np.tile(rows[:1], (len(rows), 1))
-        return super()._laws(rows, places, params, count)
+        return super()._look(rows, places, params, count)
 
 
 class Resampling(WindowRejection):

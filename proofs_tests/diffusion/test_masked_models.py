@@ -11,6 +11,7 @@ import torch
 
 from reader_theory.errors import InvalidInputError
 from runtime.diffusion import Denoiser, DiffusionParams, load_masked
+from runtime.diffusion.head import HEAD_FILE
 from runtime.diffusion.load import TransformersMasked
 from runtime.models.house import house_folder
 from runtime.models.load import load_tokenizer
@@ -144,6 +145,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a token outside": ([[VOCABULARY]], {}, "each from 0 to 39"),
     "a text": (["text"], {}, "must hold at least one token"),
     "unknown drafts": ([[1]], {"drafts": "none"}, "`drafts` must be one of round, step"),
+    "drafts by a head that is not there": ([[1]], {"drafts": "head"}, "where a model has no draft head"),
     "unknown sampling": ([[1]], {"sampling": "parallel"}, "`sampling` must be one of chain, parallel_lossy"),
     "a negative temperature": ([[1]], {"temperature": -1.0}, "`temperature` must be a number"),
 }
@@ -165,6 +167,86 @@ def test_a_row_whose_first_token_is_masked_is_refused_where_its_law_would_stand_
         denoiser.fill([MASK, 1, MASK], DiffusionParams(steps=1))
     with pytest.raises(InvalidInputError, match="number of masked tokens"):
         denoiser.fill([1, 2], DiffusionParams(steps=1))
+
+
+HEADED: dict[str, Any] = {"is_causal": False, "mask_token_id": MASK, "shifted_logits": True}
+
+
+def headed(folder: Path, outer: float) -> TransformersMasked:
+    """A saved model with a draft head beside it, loaded again."""
+    from safetensors.torch import save_file
+
+    llama(**HEADED).save_pretrained(folder)
+    rng = torch.Generator().manual_seed(1)
+    held = {"inner.weight": torch.randn((4, 96), generator=rng), "outer.weight": torch.randn((32, 4), generator=rng)}
+    save_file({**held, "outer.weight": outer * held["outer.weight"]}, folder / HEAD_FILE)
+    return load_masked(folder)
+
+
+def test_one_forward_gives_laws_and_what_the_head_reads(tmp_path: Path) -> None:
+    """The laws are those without a head; a head that adds nothing drafts from the forward's own laws ahead."""
+    rows = np.array([[1, 2, MASK, MASK, 5, MASK], [1, 2, 3, MASK, 5, MASK]])
+    places = np.array([[2, 3, 5], [3, 5, 5]])
+    for outer in (0.0, 1.0):
+        masked = headed(tmp_path / str(outer), outer)
+        plain = masked.laws(rows, places, PARAMS)
+        laws, states = masked.look(rows, places[:, :1], places[:, 1:], PARAMS)
+        assert np.abs(laws - plain[:, :1]).max() < 1e-6
+        drafted = [[masked.head_law(state, before, PARAMS) for state in states[0]] for before in ((7, 2), (8, 2))]
+        assert all(abs(law.sum() - 1) < 1e-9 and law[MASK] == 0 for each in drafted for law in each)
+        same = np.abs(np.array(drafted) - plain[:1, 1:]).max() < 1e-6
+        moved = np.abs(drafted[0][0] - drafted[1][0]).max()
+        assert same and moved == 0 if outer == 0 else not same and moved > 1e-3
+
+
+def test_the_head_is_given_the_tokens_before_each_place_nearest_first(tmp_path: Path) -> None:
+    masked, seen = headed(tmp_path, 1.0), list[tuple[int, ...]]()
+    plain = masked.head_law
+
+    def law(state: Any, before: tuple[int, ...], params: Any) -> Any:
+        seen.append(before)
+        return plain(state, before, params)
+
+    masked.head_law = law  # type: ignore[method-assign]
+    row = [5, MASK, MASK, 6, MASK]
+    done = Denoiser(masked).fill(row, DiffusionParams(steps=1, window=4, drafts="head", temperature=0.0))
+    first, second, last = (int(done.tokens[place]) for place in (1, 2, 4))
+    assert seen[:2] == [(first, 5), (6, seen[1][1])] and done.tokens[[0, 3]].tolist() == [5, 6]
+    assert (6, second) in seen and last != MASK
+
+
+BAD_HEADS: dict[str, Any] = {
+    "no such file format": b"x",
+    "other weights": {"a": torch.zeros(3)},
+    "another width": {"inner.weight": torch.zeros(4, 30), "outer.weight": torch.zeros(10, 4)},
+    "two ranks": {"inner.weight": torch.zeros(4, 96), "outer.weight": torch.zeros(32, 5)},
+    "no rank": {"inner.weight": torch.zeros(0, 96), "outer.weight": torch.zeros(32, 0)},
+    "a scalar": {"inner.weight": torch.tensor(1.0), "outer.weight": torch.zeros(32, 4)},
+    "no number": {"inner.weight": torch.full((4, 96), torch.nan), "outer.weight": torch.zeros(32, 4)},
+}
+
+
+@pytest.mark.parametrize("case", BAD_HEADS)
+def test_a_file_that_is_no_draft_head_of_its_model_is_refused(case: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    headed(tmp_path, 1.0)
+    told = BAD_HEADS[case]
+    if isinstance(told, bytes):
+        (tmp_path / HEAD_FILE).write_bytes(told)
+    else:
+        save_file(told, tmp_path / HEAD_FILE)
+    with pytest.raises(InvalidInputError, match="must hold a draft head of its model"):
+        load_masked(tmp_path)
+
+
+def test_a_head_beside_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    bert().save_pretrained(tmp_path)
+    save_file({"inner.weight": torch.zeros(4, 96), "outer.weight": torch.zeros(32, 4)}, tmp_path / HEAD_FILE)
+    with pytest.raises(InvalidInputError, match="must be a decoder"):
+        load_masked(tmp_path, mask_token=MASK)
 
 
 def test_the_house_model_ships_small_with_the_tokenizer_of_the_target() -> None:

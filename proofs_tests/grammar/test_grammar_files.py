@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from proofs_tests.benchmarks.grammar import (
+    by_library_masks,
+    by_plain_forwards,
+    distance,
+    enumerated,
+    in_float64,
+    strings_of,
+)
 from reader_theory.documents import Off, RunRecord
 from reader_theory.errors import InvalidInputError
 from reader_theory.grammar import Language, Trie, prefixes_of
@@ -116,7 +125,7 @@ def test_a_matcher_allows_only_what_the_list_does_and_all_where_text_is_not_forc
     """Where only one text can follow, the library keeps one of its spellings."""
     listed = language_of(spec(regex="(yes|no|none)", tokenisations="all"), tokenizer)
     matched = Matched(grammar_of("regex", "(yes|no|none)"), tokenizer)
-    waiting = [((), listed.start, matched.start)]
+    waiting: list[tuple[tuple[int, ...], Any, Any]] = [((), listed.start, matched.start)]
     for path, ours, theirs in waiting:
         assert listed.complete(ours) == matched.complete(theirs), path
         expected, found = set(listed.tokens(ours, 40).tolist()), set(matched.tokens(theirs, 40).tolist())
@@ -167,11 +176,38 @@ def test_files_of_every_form_are_read(name: str, content: str, texts: set[str], 
     assert set(texts_of(read_language(tmp_path / name, tokenizer), tokenizer)) == texts
 
 
-@pytest.mark.parametrize("content", ["{", '{"regex": "a", "strings": ["b"]}', '{"strings": 5}', "[1, 2]", "3"])
-def test_a_file_that_states_no_language_is_refused(content: str, tokenizer: Any, tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_text(content)
+NO_LANGUAGES = {
+    "cut off": "{",
+    "two kinds": '{"regex": "a", "strings": ["b"]}',
+    "no list": '{"strings": 5}',
+    "numbers": "[1, 2]",
+    "a number": "3",
+    "nested too deeply": "[" * 100_000,
+    "half of a character": '["\\ud800"]',
+    "half of a character in a schema": '{"enum": ["\\ud800"]}',
+    "no number in a schema": '{"enum": [NaN]}',
+    "a whole number of 5000 digits": '{"enum": [' + "9" * 5000 + "]}",
+}
+
+
+@pytest.mark.parametrize("case", NO_LANGUAGES)
+def test_a_file_that_states_no_language_is_refused(case: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(NO_LANGUAGES[case])
     with pytest.raises(InvalidInputError, match=r"the file of a language|llguidance takes"):
         read_language(tmp_path / "bad.json", tokenizer)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_choice(encoding: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "choices.txt").write_text("yes\nno\n", encoding=encoding)
+    assert set(texts_of(read_language(tmp_path / "choices.txt", tokenizer), tokenizer)) == {"yes", "no"}
+
+
+@pytest.mark.parametrize("name", ["choices.txt", "choices.json"])
+def test_a_file_that_is_not_utf_8_is_refused_with_its_byte(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes('["\u00e9"]'.encode("latin-1"))
+    with pytest.raises(InvalidInputError, match="must be UTF-8 text"):
+        read_language(tmp_path / name, tokenizer)
 
 
 def test_the_gap_is_that_of_the_laws_by_plain_forwards(target: Any, tokenizer: Any) -> None:
@@ -191,6 +227,24 @@ def test_the_gap_is_that_of_the_laws_by_plain_forwards(target: Any, tokenizer: A
     parts = np.array(shares) / sum(shares)
     assert sum(abs(parts - [gap.faithful[string] for string in strings])) / 2 < 1e-5  # the house target runs in float32
     assert gap.mass == pytest.approx(sum(shares), rel=1e-3) and gap.total_variation > 0
+
+
+def test_in_float64_both_laws_are_those_of_separate_forwards_to_rounding(tokenizer: Any) -> None:
+    """As the benchmark on a real model has it: nothing on the way is narrower than the model."""
+    from transformers import AutoModelForCausalLM
+
+    made = AutoModelForCausalLM.from_pretrained(house_folder("target"), dtype=torch.float64)
+    plain, target = in_float64(made), load_model(house_folder("target"), "float64")
+    language = language_of(spec(strings=["return", "return None", "raise", "pass"]), tokenizer)
+    prompt = np.array(tokenizer("def f():\n    ")["input_ids"], dtype=np.int64)
+    end = int(tokenizer("\n", add_special_tokens=False)["input_ids"][0])
+    asked = SamplingParams(temperature=1.0, max_new_tokens=20, language=language, stop_token_ids=(end,))
+    gap = grammar_gap(target, prompt, asked)
+    strings, ends = strings_of(language, 19), tuple(sorted({end, *target.end_tokens}))
+    laws = by_plain_forwards(plain, prompt.tolist(), strings)
+    masked = by_library_masks(strings, laws, ends, tokenizer, every_spelling=False)
+    assert distance(gap.faithful, enumerated(strings, laws, ends)) < 1e-12
+    assert distance(gap.projected, masked) < 1e-12 < 1e-4 < gap.total_variation
 
 
 def test_a_record_says_which_law_it_is_of(target: Any, tokenizer: Any, tmp_path: Path) -> None:

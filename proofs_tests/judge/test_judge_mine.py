@@ -192,16 +192,36 @@ def test_an_answer_that_is_no_pattern_is_refused(pattern: str) -> None:
         FinalAnswer(pattern)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": ""}', '{"prompt": "x"}', '{"id": "a", "text": "again"}'])
+class Letters:
+    """A tokenizer of letters, which like others takes no half of a character."""
+
+    bos_token = None
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+
+NO_QUESTIONS = (
+    "{", "[]", "[" * 100_000, '{"text": ""}', '{"prompt": "x"}', '{"id": "a", "text": "again"}',
+    '{"text": "x", "answer": [4]}', '{"text": "x", "id": {"a": 1}}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NO_QUESTIONS, ids=lambda line: line[:30])
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"id": "a", "text": "one"}\n' + line + "\n")
-
-    class Letters:
-        bos_token = None
-
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            return {"input_ids": [ord(letter) for letter in text]}
-
     with pytest.raises(InvalidInputError, match="line 2"):
         read_questions(path, Letters())
+
+
+def test_questions_are_read_as_prompts_are(tmp_path: Path) -> None:
+    """A byte order mark is no text, half of a character is mended, what is not UTF-8 is refused with its byte."""
+    path, lines = tmp_path / "questions.jsonl", '{"text": "one"}\n\n{"text": "\\ud800", "answer": 4}\n'
+    path.write_text(lines, encoding="utf-16")
+    assert [each.answer for each in read_questions(path, Letters())] == [None, "4"]
+    path.write_bytes('{"text": "\u00e9"}\n'.encode("latin-1") * 2)
+    with pytest.raises(InvalidInputError, match="must be UTF-8 text"):
+        read_questions(path, Letters())
+    with pytest.raises(InvalidInputError, match="must exist"):
+        read_questions(tmp_path / "nowhere.jsonl", Letters())

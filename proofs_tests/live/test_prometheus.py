@@ -74,6 +74,15 @@ def test_a_server_with_fewer_positions_is_another_life() -> None:
     assert found == [0.0, 0.0, 300.0, 200.0]
 
 
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-3"])
+def test_what_is_no_count_is_not_counted(value: str) -> None:
+    odd = exposed(1500) + exposed(1800)
+    line = next(line for line in odd.splitlines() if "num_drafts_total" in line)
+    broken = exposed(1000) + odd.replace(line, f"{line.rsplit(' ', 1)[0]} {value}", 1)
+    found, _ = taken(broken)
+    assert all(np.isfinite(found)) and sum(found) == 800.0
+
+
 def test_two_models_are_never_added_up() -> None:
     both = exposed(10) + exposed(20, model="n")
     with pytest.raises(InvalidInputError, match="--only model_name=m"):

@@ -148,6 +148,18 @@ def test_rows_without_a_text_do_not_count_as_rows() -> None:
     assert found == [anew(OWN, text, 9), [], []]
 
 
+@pytest.mark.parametrize("kinds", [2, 5, 300])
+def test_a_text_that_is_searched_gives_the_chain_of_its_index(kinds: int) -> None:
+    """Of every length, with few and many tokens, and chains that outlast what they copy."""
+    rng, policy = np.random.default_rng(kinds), Chain(min_match=1, offset=0, factor=1.5, max_tokens=40)
+    texts = [rng.integers(0, kinds, n).astype(np.int32) for n in [*range(70), 300, 900]]
+    texts += [np.resize(text[: n % 37 + 1], n).astype(np.int32) for n, text in enumerate(texts) if len(text)]
+    room = rng.integers(-1, 45, len(texts))
+    found = Proposer(policy).chains(Texts.of_rows(texts), room)
+    assert found == [anew(policy, text, int(most)) for text, most in zip(texts, room, strict=True)]
+    assert max(map(len, found)) > 30
+
+
 @pytest.mark.parametrize("policy", [OWN, GROWN, STORED])
 def test_no_token_is_proposed_that_the_engine_does_not_know(policy: Policy) -> None:
     text = np.array([3, 50, 4, 5, 3, 50, 4, 5, 3], np.int32)
@@ -197,6 +209,7 @@ def live_indices() -> int:
 
 def test_nothing_grows_with_traffic() -> None:
     proposer, rows, drafts = Proposer(OWN), Rows(), [list[list[int]]()]
+    proposer.scanned = 0
     before, counts = live_indices(), list[int]()
     for step in random_steps(rows, 400, 3, lambda: drafts[0]):
         lengths = np.where([bool(some) for some in step.sampled], rows.num_tokens_no_spec[: len(step.sampled)], 0)

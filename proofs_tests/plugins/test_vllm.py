@@ -28,6 +28,7 @@ PLANS = {
     "stored": [(1, STORED)],
     "grown": [(1, GROWN)],
     "grown from a store": [(1, STORED_GROWN)],
+    "own by batch": [(4, SHORT), (9, OWN), (12, Off())],
     "by batch": [(2, OWN), (6, SHORT), (9, GROWN), (12, Off())],
 }
 
@@ -52,9 +53,11 @@ def planned(name: str, rows: int) -> Any:
     return next((policy for batch, policy in PLANS[name] if batch >= rows), PLANS[name][-1][1])
 
 
-def drive(name: str, steps: int, folder: Path, every: int) -> int:
+def drive(name: str, steps: int, folder: Path, every: int, scanned: int | None = None) -> int:
     """Random batches; one in `every` is compared with indices made anew. Tokens proposed."""
     proposer, rows, drafts, told = proposer_of(name, folder), Rows(), [list[list[int]]()], 0
+    if scanned is not None:
+        proposer.proposer.scanned = scanned
     for number, step in enumerate(random_steps(rows, steps, 7, lambda: drafts[0])):
         found = drafts[0] = proposer.propose(
             step.sampled, rows.num_tokens_no_spec, rows.token_ids_cpu, slot_mappings=None
@@ -70,7 +73,9 @@ def drive(name: str, steps: int, folder: Path, every: int) -> int:
                 assert chain == anew(planned(name, live), step.requests[row].text, min(6, LONGEST - 1 - count))
         told += sum(map(len, found))
         held = [index for index in proposer.proposer.rows.indices if index is not None]
-        assert len(held) == len(set(map(id, held))) == live
+        searched = proposer.proposer.scanned
+        long = sum(bool(fresh) and rows.num_tokens_no_spec[row] > searched for row, fresh in enumerate(step.sampled))
+        assert len(held) == len(set(map(id, held))) == long
         assert all(index.tokens <= LONGEST for index in held)
     assert proposer.propose([], rows.num_tokens_no_spec, rows.token_ids_cpu) == []
     assert proposer.proposer.rows.nbytes == 0
@@ -80,6 +85,13 @@ def drive(name: str, steps: int, folder: Path, every: int) -> int:
 @pytest.mark.parametrize("name", PLANS)
 def test_proposals_of_random_batches_are_legal_and_leave_nothing(name: str, tmp_path: Path) -> None:
     assert drive(name, 150, tmp_path, 1) > 300
+
+
+@pytest.mark.parametrize("scanned", [0, 40])
+@pytest.mark.parametrize("name", ["own", "own by batch"])
+def test_texts_may_grow_from_searched_to_indexed_ones(name: str, scanned: int, tmp_path: Path) -> None:
+    assert proposer_of(name, tmp_path).proposer.scanned > LONGEST
+    assert drive(name, 150, tmp_path, 1, scanned) > 300
 
 
 @pytest.mark.slow

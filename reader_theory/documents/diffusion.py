@@ -72,7 +72,7 @@ class DiffusionRun(Document):
     new_tokens: int = Field(ge=1)
     steps: int = Field(ge=1, description="denoising steps")
     window: int = Field(ge=1)
-    drafts: Literal["round", "step"]
+    drafts: Literal["round", "step", "head"]
     sampling: Literal["chain", "parallel_lossy"]
     lossless: bool = Field(description="whether each denoising step has exactly the law of its chain")
     temperature: float = Field(ge=0)

@@ -99,9 +99,7 @@ def audit(
     number = 0
     while evidence.tokens < tokens and evidence.found_after is None:
         outputs = sampler(prompts, seed + number)
-        require(
-            any(outputs), "the engine must emit tokens", got="empty texts only", fix="Check its limits and stop tokens."
-        )
+        _check(outputs, len(prompts), laws)
         for i, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
             if output:
                 emitted = np.asarray(output, dtype=np.int64)
@@ -111,6 +109,24 @@ def audit(
         if progress:
             progress(label, min(evidence.tokens, tokens), tokens)
     return Audited(evidence.finding(), tuple(evidence.powers()))
+
+
+def _check(outputs: Sequence[Sequence[int]], texts: int, laws: LawsOf) -> None:
+    """What an engine says it sampled has laws: as many texts as were asked for, of tokens that the target knows."""
+    require(
+        len(outputs) == texts and any(outputs),
+        "the engine must emit tokens, one text for each prompt",
+        got=f"{len(outputs)} texts of {sum(map(len, outputs))} tokens for {texts} prompts",
+        fix="Check its limits and stop tokens.",
+    )
+    most, size = laws.params.max_new_tokens, laws.target.vocabulary
+    strange = [token for output in outputs for token in output if not 0 <= token < size]
+    require(
+        not strange and max(map(len, outputs)) <= most,
+        f"the engine's texts must be of at most {most} tokens, with ids in [0, {size})",
+        got=f"ids {strange[:3]}" if strange else f"a text of {max(map(len, outputs))} tokens",
+        fix="Check that it serves this target, and honours `max_tokens`.",
+    )
 
 
 def planted(laws: LawsOf, name: str) -> Sampler:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http.client import HTTPException
 from typing import Any, Protocol
-from urllib.error import URLError
 from urllib.request import OpenerDirector, Request
 
 import numpy as np
@@ -22,6 +22,8 @@ __all__ = ["Sampler", "assisted", "engine_sampler", "server"]
 
 Ints = NDArray[np.int64]
 PATIENCE_S = 120.0
+LARGEST_BYTES = 64 * 2**20
+"""Most of an answer that is read."""
 
 
 class Sampler(Protocol):
@@ -105,8 +107,11 @@ def _asking(opener: OpenerDirector, url: str) -> Callable[[dict[str, Any]], dict
         request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
             with opener.open(request, timeout=PATIENCE_S) as answer:
-                return json.loads(answer.read())
-        except (URLError, TimeoutError, ValueError) as error:
+                told = json.loads(answer.read(LARGEST_BYTES))
+            if not isinstance(told, dict):
+                raise ValueError(f"JSON that is no object: {str(told)[:200]}")
+            return told
+        except (OSError, HTTPException, ValueError) as error:
             told = getattr(error, "read", lambda: b"")()[:200].decode(errors="replace")
             raise InvalidInputError(
                 "the server must answer OpenAI's completions with JSON",
@@ -119,12 +124,14 @@ def _asking(opener: OpenerDirector, url: str) -> Callable[[dict[str, Any]], dict
 
 def _tokens(answer: dict[str, Any], most: int, end_tokens: Sequence[int]) -> list[int]:
     """Token ids of a completion, in any of the ways in which servers tell them."""
-    choice = (answer.get("choices") or [{}])[0]
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     told = choice.get("token_ids") or choice.get("tokens") or answer.get("tokens")
     if told is None:
-        names = (choice.get("logprobs") or {}).get("tokens") or []
-        ids = [name.removeprefix("token_id:") for name in names if isinstance(name, str)]
-        told = [int(each) for each in ids] if ids and all(each.isdigit() for each in ids) else None
+        logprobs = choice.get("logprobs")
+        names = logprobs.get("tokens") if isinstance(logprobs, dict) else None
+        ids = [str(name).removeprefix("token_id:") for name in names] if isinstance(names, list) else []
+        told = [int(each) for each in ids] if ids and all(each.isdecimal() for each in ids) else None
     require(
         isinstance(told, list) and all(type(each) is int for each in told),
         "the server must tell the ids of the tokens that it sampled",

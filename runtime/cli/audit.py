@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reader_theory.audit.evidence import Evidence
 from reader_theory.errors import require
 from runtime.cli import _options as options
-from runtime.cli._shared import ExitCode, check_read, output_path, progress_bars, show_rows
+from runtime.cli._shared import ExitCode, output_path, progress_bars, show_rows
+from runtime.loopback import loopback_opener
 
 if TYPE_CHECKING:
     from runtime.audit.run import Audited
@@ -21,18 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["audit"]
 
-
-_IGNORED = {
-    "ours": frozenset({"url", "served"}),
-    "transformers": frozenset({"url", "served", "verification"}),
-    "server": frozenset({"verification", "drafts"}),
-}
-"""Options that the audit of each engine has no use for."""
-_BY_AN_ENGINE = frozenset({"engine", "url", "served", "verification", "drafts"})
+TAKES = {"ours": {"verification", "drafts"}, "transformers": {"drafts"}, "server": {"url", "served"}}
+"""Engines, and the options that are theirs alone."""
+DEFAULTS = {"served": "", "verification": "chain", "drafts": 4}
+OPTIONS = {"served": "served-model"}
 
 
 def audit(
-    ctx: typer.Context,
     target: options.Target = None,
     draft: options.Draft = None,
     engine: Annotated[str, typer.Option(help="ours, transformers (assisted generation), or server.")] = "ours",
@@ -63,20 +60,22 @@ def audit(
     """
     if output is not None:
         output_path(output, ".json")
+    from runtime.cli._models import load_models, load_prompt_tokens, named
+
+    _check(engine, url=url or "", plant=plant, served=served, verification=verification, drafts=drafts)
+    known = _plantable(bool(named(target, draft)[1]))
+    require(
+        plant is None or plant in known,
+        "`--plant` must name a known bug",
+        got=repr(plant),
+        fix=f"One of: {'; '.join(known)}.",
+    )
+    Evidence(error=error, tolerance=tolerance)
     from runtime.audit.run import LawsOf, planted
     from runtime.audit.run import audit as run
-    from runtime.cli._models import load_models, load_prompt_tokens
     from runtime.engine.sampling import SamplingParams
     from runtime.measure.record import models_of
 
-    require(
-        engine in _IGNORED and (engine != "server" or bool(url)),
-        f"`--engine` must be one of {', '.join(_IGNORED)}, a server with its `--url`",
-        got=engine if engine not in _IGNORED else "no url",
-        fix="For example --engine server --url http://127.0.0.1:8000/v1.",
-    )
-    ignored = _IGNORED[engine] if plant is None else _BY_AN_ENGINE
-    check_read(ctx, f"engine {engine!r}" if plant is None else "a planted bug", ctx.params.keys() - ignored)
     params = SamplingParams(
         temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=new_tokens,
         verification=verification if engine == "ours" else "target_only",
@@ -87,12 +86,6 @@ def audit(
         laws = LawsOf(models.target, params, small)
         chosen = load_prompt_tokens(prompts, models.tokenizer, workloads=None, split="fit", limit=limit)
         asked = [prompt.tokens for prompt in chosen]
-        require(
-            plant is None or plant in _plantable(small is not None),
-            "`--plant` must name a known bug",
-            got=repr(plant),
-            fix=f"One of: {'; '.join(_plantable(small is not None))}.",
-        )
         sampler = planted(laws, plant) if plant else _sampler(engine, models, params, drafts, url or "", served)
         done = run(sampler, laws, asked, tokens=tokens, error=error, tolerance=tolerance, seed=seed, progress=progress)
     told = _told(done, error)
@@ -103,6 +96,27 @@ def audit(
     _show(done, told, as_json=as_json)
     if not done.finding.lossless:
         raise typer.Exit(ExitCode.NOT_MET)
+
+
+def _check(engine: str, *, url: str, plant: str | None, **given: str | int) -> None:
+    """Refuse what cannot be audited, and options that the engine does not take, before anything is loaded."""
+    require(
+        engine in TAKES and (engine != "server" or bool(url)),
+        f"`--engine` must be one of {', '.join(TAKES)}, a server with its `--url`",
+        got=engine if engine not in TAKES else "no url",
+        fix="For example --engine server --url http://127.0.0.1:8000/v1.",
+    )
+    changed = {name for name, value in given.items() if value != DEFAULTS[name]} | ({"url"} if url else set())
+    takes = set[str]() if plant is not None else TAKES[engine]
+    told = f"a planted bug, instead of {engine}" if plant is not None else f"--engine {engine}"
+    require(
+        changed <= takes and (plant is None or engine == "ours"),
+        "each option must be one of the engine that is audited",
+        got=f"{', '.join(f'--{OPTIONS.get(name, name)}' for name in sorted(changed - takes))} with {told}",
+        fix="Leave the others out: they would change nothing.",
+    )
+    if url:
+        loopback_opener(url, "http://127.0.0.1:8000/v1")
 
 
 def _plantable(drafted: bool) -> list[str]:

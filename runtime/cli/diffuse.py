@@ -48,7 +48,13 @@ def diffuse(
     ] = "rounds",
     steps: Annotated[int, typer.Option(help="Denoising steps, at most one a new token.")] = 4,
     new_tokens: Annotated[int, typer.Option(help="Masked tokens behind each prompt.")] = 32,
-    drafts: Annotated[str, typer.Option(help="From a forward of each round, or of each denoising step.")] = "round",
+    drafts: Annotated[
+        str | None,
+        typer.Option(
+            help="From a forward of each round, of each denoising step, or by the model's draft head, which is the "
+            "default where it has one; else round."
+        ),
+    ] = None,
     sampling: Annotated[
         str, typer.Option(help="chain: the law of each step; parallel_lossy: places drawn independently, another law.")
     ] = "chain",
@@ -71,13 +77,16 @@ def diffuse(
     from optimizer.window import LONGEST_WINDOW
     from runtime.cli._models import load_prompt_tokens, quiet, source_of, tokenizer_of
     from runtime.diffusion import Denoiser, DiffusionParams, load_masked
+    from runtime.diffusion.head import HEAD_FILE
     from runtime.diffusion.run import measured_cost, run_diffusion
 
+    name, kind = target or options.HOUSE_DIFFUSION, dtype or "float32"
+    by_head = (Path(source_of(name)) / HEAD_FILE).is_file()
     params = DiffusionParams(
-        new_tokens=new_tokens, steps=steps, window=UNPLANNED if window is None else window, drafts=drafts,
+        new_tokens=new_tokens, steps=steps, window=UNPLANNED if window is None else window,
+        drafts=drafts or ("head" if by_head else "round"),
         sampling=sampling, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
     )  # fmt: skip
-    name, kind = target or options.HOUSE_DIFFUSION, dtype or "float32"
     known = _acceptance(acceptance, params, name, kind)
     seconds = _seconds(cost)
     quiet()

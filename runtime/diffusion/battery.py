@@ -27,16 +27,19 @@ Law = dict[Row, Fraction]
 
 
 def random_table(seed: int, tokens: int = 2, grid: int = 6) -> MaskedTable:
-    """A model of `tokens` tokens and a mask whose laws are multiples of 1 / `grid`, another for each row and place."""
+    """A model of `tokens` tokens and a mask whose laws are multiples of 1 / `grid`, another for each row and place.
+
+    Those of its draft head are others again.
+    """
 
     @cache
-    def law(row: Row, place: int) -> list[Fraction]:
-        digest = hashlib.sha256(repr((seed, row, place)).encode()).digest()
+    def law(row: Row, place: int, *before: int) -> list[Fraction]:
+        digest = hashlib.sha256(repr((seed, row, place, *before)).encode()).digest()
         cuts = sorted(byte % (grid + 1) for byte in digest[: tokens - 1])
         ends = [0, *cuts, grid]
         return [*(Fraction(high - low, grid) for low, high in pairwise(ends)), Fraction(0)]
 
-    return MaskedTable(law, tokens + 1)
+    return MaskedTable(law, tokens + 1, law)
 
 
 def chain_law(model: MaskedModel, row: Row, params: DiffusionParams) -> Law:
@@ -81,7 +84,7 @@ def check_denoiser(make: Callable[[MaskedModel], Denoiser]) -> None:
         gap = sum(
             (abs(found.get(each, Fraction(0)) - kept.get(each, Fraction(0))) for each in found | kept), Fraction(0)
         )
-        told = f"row {row}, window {params.window}, {params.steps} steps, drafts of each {params.drafts}"
+        told = f"row {row}, window {params.window}, {params.steps} steps, drafts by {params.drafts}"
         assert not gap, f"a denoiser must keep the law of its chain: total variation {gap / 2} on {told}"
 
 

@@ -1,9 +1,9 @@
 """The denoiser: reverse steps of a masked diffusion, their clean tokens drawn by the chain rule, drafted in parallel.
 
 A step from X_t draws X0 at all masked places from p(X0^i | X_t, X0^{<i}), left to right, and masks each again with the
-probability that the schedule says. One forward gives laws of all places that do not see each other: drafts. A window of
-w drafts is verified by a batch of w forwards, each with the drafts before its place filled in. A round is one batch,
-and rounds and forwards are counted apart.
+probability that the schedule says. One forward gives laws of all places that do not see each other: drafts, or what a
+draft head makes them from. A window of w drafts is verified by a batch of w forwards, each with the drafts before its
+place filled in. A round is one batch, and rounds and forwards are counted apart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ __all__ = ["Denoiser", "Filled", "Tally"]
 
 Uniforms = Callable[[Stream, int], NDArray[Any]]
 """(stream, count) -> that many numbers in [0, 1), new ones at each call."""
+
+Window = tuple[list[int], NDArray[Any]]
+"""Drafts of w places, and the laws that they are drawn from, (w, V)."""
 
 RULE = WindowRejection()
 
@@ -179,56 +182,78 @@ class Denoiser:
         """The row with every masked token drawn."""
         tally, step = count
         tally.drawn[step] += len(masked)
-        whole = not params.lossless or params.drafts == "step"
-        laws = self._laws(row[None], masked[None] if whole else _ahead(masked, 1, params), params, count)[0]
         filled = row.copy()
+        whole = not params.lossless or params.drafts == "step"
+        own, ahead = self._look(row[None], masked[None] if whole else _ahead(masked, 1, params), params, count)
         if not params.lossless:
-            filled[masked] = _draw(laws, uniforms("drafting", len(masked)))
+            filled[masked] = _draw([own[0], *ahead[0]], uniforms("drafting", len(masked)))
             return filled
-        filled[masked[0]] = pick_token(laws[0], uniforms("recovery", 1)[0])
-        offers, done = laws[1:], 1
-        drafts = _draw(offers, uniforms("drafting", len(masked) - 1)) if whole else []
+        filled[masked[0]] = pick_token(own[0], uniforms("recovery", 1)[0])
+        seen, done = ahead[0], 1
         while done < len(masked):
-            size = min(params.window, len(masked) - done)
-            drafts = drafts if whole else _draw(offers[:size], uniforms("drafting", size))
-            emitted, laws = self._round(filled, masked[done:], (drafts[:size], offers[:size]), params, uniforms, count)
+            places = masked[done : done + params.window]
+            drafts = self._drafted(filled, places, seen, params, uniforms("drafting", len(places)))
+            emitted, ahead = self._round(filled, masked[done:], drafts, params, uniforms, count)
             filled[masked[done : done + len(emitted)]] = emitted
             done += len(emitted)
-            offers = offers[len(emitted) :] if whole else laws[len(emitted) - 1, 1:]
-            drafts = drafts[len(emitted) :]
+            seen = seen[len(emitted) :] if whole else ahead[len(emitted) - 1]
         return filled
+
+    def _drafted(
+        self,
+        filled: NDArray[np.int64],
+        places: NDArray[np.int64],
+        seen: Sequence[Any],
+        params: DiffusionParams,
+        numbers: NDArray[Any],
+    ) -> Window:
+        """Drafts of a window and the laws that they are drawn from: those of a forward, or its draft head's."""
+        if not params.by_head:
+            return _draw(seen[: len(places)], numbers), np.asarray(seen[: len(places)])
+        row, offers = filled.copy(), list[NDArray[Any]]()
+        back = 1 + np.arange(self.model.head_sees)
+        for place, state, number in zip(places, seen, numbers, strict=False):
+            before = row[np.maximum(place - back, 0)]
+            offers.append(self.model.head_law(state, tuple(before.tolist()), params))
+            row[place] = pick_token(offers[-1], number)
+        return row[places].tolist(), np.array(offers)
 
     def _round(
         self,
         filled: NDArray[np.int64],
         places: NDArray[np.int64],
-        window: tuple[list[int], NDArray[Any]],
+        window: Window,
         params: DiffusionParams,
         uniforms: Uniforms,
         count: tuple[Tally, int],
-    ) -> tuple[tuple[int, ...], NDArray[Any]]:
-        """Verify a window: its tokens, and the laws of each forward, of its own place first and then of those ahead."""
+    ) -> tuple[tuple[int, ...], Sequence[Any]]:
+        """Verify a window: its tokens, and what each of its forwards saw of the places ahead."""
         (drafts, offers), (tally, step) = window, count
         size = len(drafts)
         rows = np.tile(filled, (size, 1))
         for place in range(size - 1):
             rows[place + 1 :, places[place]] = drafts[place]
-        ahead = places[:size, None] if params.drafts == "step" else _ahead(places, size, params)
-        laws = self._laws(rows, ahead, params, count)
+        asked = places[:size, None] if params.drafts == "step" else _ahead(places, size, params)
+        laws, ahead = self._look(rows, asked, params, count)
         numbers = VerifyUniforms(uniforms("acceptance", size + 1), uniforms("recovery", size + 1))
-        emitted = RULE.verify(drafts, offers, laws[:, 0], numbers).emitted
+        emitted = RULE.verify(drafts, offers, laws, numbers).emitted
         for place in range(len(emitted)):
             tally.examined[step, place] += 1
-            tally.overlap[step, place] += float(RULE.acceptance(laws[place, 0], offers[place])[0])
-        return emitted, laws
+            tally.overlap[step, place] += float(RULE.acceptance(laws[place], offers[place])[0])
+        return emitted, ahead
 
-    def _laws(
+    def _look(
         self, rows: NDArray[np.int64], places: NDArray[np.int64], params: DiffusionParams, count: tuple[Tally, int]
-    ) -> NDArray[Any]:
+    ) -> tuple[NDArray[Any], Sequence[Any]]:
+        """(B, V) laws of each row's first place, and by row what drafts of its other places are drawn from."""
         tally, step = count
         tally.rounds[step] += 1
         tally.forwards[step] += len(rows)
-        return self.model.laws(rows, places, params)
+        if params.by_head:
+            laws, ahead = self.model.look(rows, places[:, :1], places[:, 1:], params)
+            return laws[:, 0], ahead
+        laws = self.model.laws(rows, places, params)
+        return laws[:, 0], list(laws[:, 1:])
 
     def _tokens(self, values: ArrayLike, name: str, new_tokens: int) -> NDArray[np.int64]:
         tokens, most = np.asarray(values), self.model.max_positions - new_tokens
@@ -249,7 +274,13 @@ class Denoiser:
         return tokens.astype(np.int64)
 
     def _masked(self, row: NDArray[np.int64], name: str, params: DiffusionParams) -> NDArray[np.int64]:
-        """Masked places of a row, checked."""
+        """Masked places of a row, checked with what is asked of them."""
+        require(
+            not params.by_head or self.model.head_sees > 0,
+            "`drafts` must be round or step where a model has no draft head",
+            got=f"head, of {self.model.name}",
+            fix="Use round, or a model whose folder holds one.",
+        )
         masked = np.flatnonzero(row == self.model.mask_token)
         params.check_masked(len(masked))
         require(
@@ -267,7 +298,7 @@ def _ahead(places: NDArray[np.int64], rows: int, params: DiffusionParams) -> NDA
     return places[np.minimum(wanted, len(places) - 1)]
 
 
-def _draw(laws: Any, uniforms: NDArray[Any]) -> list[int]:
+def _draw(laws: Sequence[Any], uniforms: NDArray[Any]) -> list[int]:
     return [pick_token(law, number) for law, number in zip(laws, uniforms, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from reader_theory.errors import require
+from runtime.diffusion.head import SEEN, DraftHead, load_head
 from runtime.diffusion.model import MaskedModel
 from runtime.diffusion.params import DiffusionParams
 from runtime.models.layers import longest_positions
@@ -49,6 +51,8 @@ class TransformersMasked(MaskedModel):
         ``shifted_logits``, a place's logits are those after the token before it, as in models that were trained from a
         causal one; no token of theirs may be masked first.
     mask_token : int, optional
+    head : DraftHead, optional
+        Of a decoder: its output head reads a state that this one corrected.
 
     Raises
     ------
@@ -56,7 +60,9 @@ class TransformersMasked(MaskedModel):
         When there is no mask token, or its logits do not depend on later tokens.
     """
 
-    def __init__(self, model: Any, mask_token: int | None = None, name: str = "") -> None:
+    def __init__(
+        self, model: Any, mask_token: int | None = None, name: str = "", head: DraftHead | None = None
+    ) -> None:
         self.model = see_both_ways(model).eval()
         config = model.config.get_text_config()
         self.name, self.takes = name or config.model_type, signature(model.forward).parameters
@@ -65,6 +71,7 @@ class TransformersMasked(MaskedModel):
         self.first_place = self.shift
         found = mask_token if mask_token is not None else getattr(config, "mask_token_id", None)
         self.mask_token = self._checked(found)
+        self.head, self.head_sees = head, SEEN * (head is not None)
         self._probe()
 
     @torch.inference_mode()
@@ -80,9 +87,31 @@ class TransformersMasked(MaskedModel):
         out = self.model(input_ids=torch.from_numpy(rows).to(device), **self._options(asked)).logits
         kept = out if out.shape[1] == len(wanted) else out[:, asked]
         chosen = torch.from_numpy(at.reshape(places.shape)).to(device)[..., None].expand(-1, -1, kept.shape[-1])
-        logits = kept.gather(1, chosen)[..., : self.vocabulary].double().cpu()
-        logits[..., self.mask_token] = -torch.inf
-        return logits
+        return self._unmasked(kept.gather(1, chosen))
+
+    @torch.inference_mode()
+    def look(
+        self, rows: NDArray[np.int64], own: NDArray[np.int64], ahead: NDArray[np.int64], params: DiffusionParams
+    ) -> tuple[NDArray[Any], Sequence[Any]]:
+        device = self.model.device
+        states = self.model.base_model(input_ids=torch.from_numpy(rows).to(device), use_cache=False).last_hidden_state
+        row = torch.arange(len(rows), device=device)[:, None]
+        mine, theirs = (states[row, torch.from_numpy(places - self.shift).to(device)] for places in (own, ahead))
+        logits = self._unmasked(self.model.get_output_embeddings()(mine))
+        return params.token_law(logits.flatten(0, 1)).unflatten(0, own.shape).numpy(), theirs
+
+    @torch.inference_mode()
+    def head_law(self, state: torch.Tensor, before: tuple[int, ...], params: DiffusionParams) -> NDArray[Any]:
+        assert self.head is not None
+        tokens = self.model.get_input_embeddings()(torch.tensor([before], device=state.device))
+        logits = self._unmasked(self.model.get_output_embeddings()(self.head(state[None], tokens)))
+        return params.token_law(logits)[0].numpy()
+
+    def _unmasked(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits in float64, minus infinity at the mask."""
+        held = logits[..., : self.vocabulary].double().cpu()
+        held[..., self.mask_token] = -torch.inf
+        return held
 
     def _options(self, wanted: torch.Tensor) -> dict[str, Any]:
         """No cache, and logits of single places alone, where the forward takes them."""
@@ -149,7 +178,8 @@ def load_masked(
     )
     model = load_transformers(folder, DTYPES[dtype], device, _kind(folder))
     token = mask_token if mask_token is not None else getattr(model.config.get_text_config(), "mask_token_id", None)
-    return TransformersMasked(model, _tokenizer_mask(folder) if token is None else token, Path(folder).name)
+    token = _tokenizer_mask(folder) if token is None else token
+    return TransformersMasked(model, token, Path(folder).name, load_head(folder, model))
 
 
 def _kind(folder: str | Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class MaskedModel(ABC):
         Tokens of a row at most.
     first_place : int
         First place that may be masked.
+    head_sees : int
+        Tokens before a place that the model's draft head takes in; 0 where it has none.
     """
 
     vocabulary: int
@@ -34,6 +36,7 @@ class MaskedModel(ABC):
     max_positions: int
     name: str
     first_place: int = 0
+    head_sees: int = 0
 
     @abstractmethod
     def laws(self, rows: NDArray[np.int64], places: NDArray[np.int64], params: DiffusionParams) -> NDArray[Any]:
@@ -52,6 +55,16 @@ class MaskedModel(ABC):
         (B, P, V) float64, or object array of fractions; sums to 1, 0 at the mask
         """
 
+    def look(
+        self, rows: NDArray[np.int64], own: NDArray[np.int64], ahead: NDArray[np.int64], params: DiffusionParams
+    ) -> tuple[NDArray[Any], Sequence[Any]]:
+        """Laws of `own` places, (B, P, V), and what `head_law` reads of those `ahead`, (B, Q), from one forward."""
+        raise NotImplementedError(f"{self.name} has no draft head")
+
+    def head_law(self, state: Any, before: tuple[int, ...], params: DiffusionParams) -> NDArray[Any]:
+        """(V,) law of a draft: what `look` gave of its place, and the `head_sees` tokens before it, nearest first."""
+        raise NotImplementedError(f"{self.name} has no draft head")
+
 
 class MaskedTable(MaskedModel):
     """Laws known exactly, to prove a denoiser by.
@@ -63,10 +76,18 @@ class MaskedTable(MaskedModel):
         together: then only the chain from left to right has the law that it says.
     vocabulary : int
         Tokens, the mask last.
+    head : callable, optional
+        (row, place, the token before the place) -> law of a draft.
     """
 
-    def __init__(self, law: Callable[[tuple[int, ...], int], Any], vocabulary: int) -> None:
-        self.law, self.vocabulary = law, vocabulary
+    def __init__(
+        self,
+        law: Callable[[tuple[int, ...], int], Any],
+        vocabulary: int,
+        head: Callable[[tuple[int, ...], int, int], Any] | None = None,
+    ) -> None:
+        self.law, self.vocabulary, self.head = law, vocabulary, head
+        self.head_sees = int(head is not None)
         self.mask_token, self.max_positions, self.name = vocabulary - 1, 1 << 20, "table"
 
     def laws(self, rows: NDArray[np.int64], places: NDArray[np.int64], params: DiffusionParams) -> NDArray[Any]:
@@ -81,3 +102,13 @@ class MaskedTable(MaskedModel):
             for row, places_of in zip(rows, places, strict=True)
         ]
         return np.array(told)
+
+    def look(
+        self, rows: NDArray[np.int64], own: NDArray[np.int64], ahead: NDArray[np.int64], params: DiffusionParams
+    ) -> tuple[NDArray[Any], Sequence[Any]]:
+        seen = [[(tuple(row.tolist()), int(place)) for place in of] for row, of in zip(rows, ahead, strict=True)]
+        return self.laws(rows, own, params), seen
+
+    def head_law(self, state: Any, before: tuple[int, ...], params: DiffusionParams) -> NDArray[Any]:
+        assert self.head is not None
+        return np.array(self.head(*state, *before))

@@ -12,7 +12,7 @@ from runtime.engine.sampling import SamplingParams
 __all__ = ["DRAFTS", "DiffusionParams"]
 
 SAMPLING = ("chain", "parallel_lossy")
-DRAFTS = ("round", "step")
+DRAFTS = ("round", "step", "head")
 LONGEST_TEXT, LONGEST_WINDOW = 1 << 16, 256
 
 
@@ -30,9 +30,10 @@ class DiffusionParams:
     window : int, >= 1
         Places verified in a round, by one forward each. 1 is one token at a time. The law of the text is the same for
         every window.
-    drafts : {"round", "step"}
+    drafts : {"round", "step", "head"}
         Drafts for all masked places come from one forward: of each ``round``, the last whose tokens were all kept, at
-        no further forward; or the first of each denoising ``step``.
+        no further forward; or the first of each denoising ``step``. By the ``head``: as of each round, and each drawn
+        given the tokens before it, by the model's draft head.
     sampling : {"chain", "parallel_lossy"}
         ``chain`` draws each token given all those before it, p(X0^i | X_t, X0^{<i}): the law of the step. The other
         draws all places of a step independently of each other, as fast decoders do, which is another law.
@@ -88,6 +89,11 @@ class DiffusionParams:
     def plain(self) -> bool:
         """Whether temperature and filters leave the model's law alone."""
         return (self.temperature, self.top_k, self.top_p) == (1.0, 0, 1.0)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether a draft head is asked."""
+        return self.lossless and self.drafts == "head"
 
     @property
     def lossless(self) -> bool:

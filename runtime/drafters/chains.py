@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from reader_theory.documents.policy import Chain
 from runtime.retrieval.bodies import rows as kernel
+from runtime.retrieval.bodies import scan
+from runtime.retrieval.followed import Texts
 from runtime.retrieval.growing import growing
 from runtime.retrieval.index import RetrievalIndex
 from runtime.retrieval.suffix_index import MAX_DEPTH
 
-__all__ = ["NO_LIMIT", "below", "offered_chains"]
+__all__ = ["NO_LIMIT", "below", "chains_of_texts", "offered_chains"]
 
 NO_LIMIT = 1 << 31
 
@@ -51,12 +53,41 @@ def offered_chains(
         return [], np.zeros(0, np.int64)
     if beside:
         return _likeliest(indices, policy, most, limit)
-    caps = _caps(policy)  # pyright: ignore[reportArgumentType]
     own = np.array([index.addresses[0] for index in indices], np.int64)
-    out = np.empty((len(own), MAX_DEPTH + policy.max_tokens), np.int32)
-    made, matches = np.empty((2, len(own)), np.int64)
-    kernel.chain_many(own, caps, most, limit, out, matches, made, np.empty(MAX_DEPTH + 1, np.int64))
+    out, made, matches = _of_indices(own, policy, most, limit)
     return [row[MAX_DEPTH : MAX_DEPTH + n] for row, n in zip(out, made.tolist(), strict=True)], matches
+
+
+def chains_of_texts(
+    texts: Texts, addresses: Ints, policy: Chain, most: Ints, *, limit: int, scanned: int
+) -> list[list[int]]:
+    """What a `Chain` policy of the texts alone offers each row, as lists; arguments as of `offered_chains`.
+
+    Parameters
+    ----------
+    texts : Texts
+        Of B rows.
+    addresses : (B,) int64
+        Of the headers of indices that have read the texts of more than `scanned` tokens; 0 for the others.
+    scanned : int
+        Texts of up to so many tokens are searched whole.
+    """
+    out, made, _ = _of_indices(addresses, policy, most, limit)
+    if scanned:
+        caps = _caps(policy)  # pyright: ignore[reportArgumentType]
+        scan.scan_many(texts.addresses, texts.lengths, scanned, caps, most, limit, MAX_DEPTH, out, made)
+    found = out[:, MAX_DEPTH : MAX_DEPTH + int(made.max(initial=0))].tolist()
+    for chain, length in zip(found, made.tolist(), strict=True):
+        del chain[length:]
+    return found
+
+
+def _of_indices(addresses: Ints, policy: Chain, most: Ints, limit: int) -> tuple[NDArray[np.int32], Ints, Ints]:
+    out = np.empty((len(addresses), MAX_DEPTH + policy.max_tokens), np.int32)
+    made, matches = np.empty((2, len(addresses)), np.int64)
+    caps = _caps(policy)  # pyright: ignore[reportArgumentType]
+    kernel.chain_many(addresses, caps, most, limit, out, matches, made, np.empty(MAX_DEPTH + 1, np.int64))
+    return out, made, matches
 
 
 def below(tokens: NDArray[np.int32], sizes: Ints, limit: int) -> Ints:

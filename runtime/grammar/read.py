@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import DocumentError, InvalidInputError, require
 from reader_theory.grammar import Automaton, Dyck, Language, Trie
 from runtime.grammar.matched import Matched, grammar_of, listed_texts
 from runtime.grammar.spelling import Tokenisations, spelled
+from runtime.importers.rows import read_text
 from runtime.models.vocabulary import fingerprint_of
 
 __all__ = ["LanguageSpec", "language_of", "read_language"]
@@ -94,16 +95,17 @@ def read_language(path: str | Path, tokenizer: Any, tokenisations: Tokenisations
 
 
 def _spec(path: Path) -> LanguageSpec:
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".json":
+        if ".json" not in path.suffixes:
             return LanguageSpec(strings=tuple(line for line in text.splitlines() if line))
         told = json.loads(text)
+        json.dumps(told, ensure_ascii=False, allow_nan=False).encode()  # half a character, or no number: a ValueError
         if isinstance(told, list):
             return LanguageSpec(strings=tuple(told))
         known = {field.alias or name for name, field in LanguageSpec.model_fields.items()}
         return LanguageSpec.model_validate(told if set(told) & known else {"schema": told})
-    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's error is a ValueError
         raise DocumentError(
             "the file of a language must hold lines of text, a JSON schema, or one of strings, regex, schema, tokens, "
             "automaton and dyck",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.errors import InvalidInputError, require
+from runtime.importers.rows import read_rows
 from runtime.models.text import encode_text
 from runtime.training.addition.wording import Question, held_out_questions
 
@@ -99,17 +99,16 @@ def read_questions(path: Path, tokenizer: Any, limit: int | None = None) -> list
     rule = "`--questions` must have a JSON object with a `text` a line, and `answer` and `id` where they are known"
     fix = 'For example {"id": "1", "text": "What is 2 plus 2?", "answer": "4"}.'
     found, ids = list[Asked](), set[str]()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or len(found) == limit:
-            continue
-        try:
-            told = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidInputError(rule, got=f"line {number}: {error}", fix=fix) from error
+    for row in read_rows(path):
+        if len(found) == limit:
+            break
+        told, where = row.value, row.where
         whole = isinstance(told, dict) and isinstance(told.get("text"), str) and bool(told["text"])
-        require(whole, rule, got=f"line {number}: {line[:80]}", fix=fix)
+        require(whole, rule, got=f"{where}: {str(told)[:80]!r}", fix=fix)
+        named = all(isinstance(told.get(key), str | int | float | None) for key in ("id", "answer"))
+        require(named, rule, got=f"{where}: an id or answer that is no text or number", fix=fix)
         tokens, name = encode_text(tokenizer, told["text"]), str(told.get("id") or _name(told["text"]))
-        require(len(tokens) > 0 and name not in ids, rule, got=f"line {number}: no token, or an id twice", fix=fix)
+        require(len(tokens) > 0 and name not in ids, rule, got=f"{where}: no token, or an id twice", fix=fix)
         answer = told.get("answer")
         ids.add(name)
         found.append(Asked(name, np.asarray(tokens, dtype=np.int64), None if answer is None else str(answer)))

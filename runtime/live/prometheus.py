@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def read_scrapes(name: str, text: str, only: Mapping[str, str] | None = None) ->
 def _scrapes(name: str, text: str, only: Mapping[str, str]) -> Iterator[Scrape]:
     scrape, seen, caches, models = Scrape(), set[tuple[str, str]](), list[float](), set[str]()
     for sample in samples(name, text, _WANTED):
-        if any(sample.labels.get(key, value) != value for key, value in only.items()) or not sample.value >= 0:
+        if any(sample.labels.get(key, value) != value for key, value in only.items()) or not 0 <= sample.value < inf:
             continue
         series = (sample.name, repr(sorted(sample.labels.items())))
         if series in seen:

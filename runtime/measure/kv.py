@@ -120,7 +120,7 @@ def keys_and_values(model: LeanModel, spans: Ints) -> tuple[list[Numbers], list[
     """(N, kv) keys before their rotary positions, and values, of each layer, all spans one behind the other."""
     keys: list[list[Numbers]] = [[] for _ in model.layers]
     values: list[list[Numbers]] = [[] for _ in model.layers]
-    turns = model.rotations[: spans.shape[1]].numpy(force=True)
+    turns = model.rotations[: spans.shape[1]].numpy(force=True).astype(np.complex64)
     for span in spans:
         cache = model.new_cache(1, len(span) + 1)
         run_prompt(model, cache, span, 0)

@@ -137,6 +137,11 @@ def _pairs(outputs: int, head_dim: int) -> torch.Tensor:
     return torch.arange(outputs).unflatten(0, (-1, head_dim))[:, _pair_order(head_dim)].flatten()
 
 
+def _turned_in(dtype: torch.dtype) -> torch.dtype:
+    """What queries and keys of a type are turned in: nothing narrower than they are, nor than float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class LeanModel(LanguageModel):
     """Forward of a Llama-family transformers model over the same `RowCache`.
 
@@ -237,12 +242,12 @@ class LeanModel(LanguageModel):
         )
 
     def _rotations(self, model: Any) -> torch.Tensor:
-        """(positions, 1, head_dim / 2) complex64, with the model's own scaling in it."""
+        """(positions, 1, head_dim / 2) complex64, complex128 in float64, with the model's own scaling in it."""
         positions = torch.arange(self.max_positions, device=self.device).unsqueeze(0)
         with torch.inference_mode():
             cos, sin = model.model.rotary_emb(torch.zeros((1, 1, 1), device=self.device), position_ids=positions)
-        half = self.head_dim // 2
-        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()).unsqueeze(1).clone()
+        half, wide = self.head_dim // 2, _turned_in(self.dtype)
+        return torch.complex(cos[0, :, :half].to(wide), sin[0, :, :half].to(wide)).unsqueeze(1).clone()
 
     @property
     def final_layer(self) -> int:
@@ -331,7 +336,7 @@ class LeanModel(LanguageModel):
             q_k = torch.cat((q, k), dim=1)
         if self._order is not None:
             q_k = q_k[..., self._order]
-        pairs = torch.view_as_complex(q_k.float().unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(q_k.to(_turned_in(self.dtype)).unflatten(-1, (-1, 2)))
         turned = torch.view_as_real(pairs * rotation).flatten(-2).to(self.dtype).view(batch, queries, rotary, -1)
         q = turned[:, :, : self.heads].transpose(1, 2)
         k = turned[:, :, self.heads :].transpose(1, 2)

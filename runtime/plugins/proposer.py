@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.documents.plan import Plan
-from reader_theory.documents.policy import DATASTORE, RETRIEVAL, Chain, Grown, Policy
+from reader_theory.documents.policy import DATASTORE, RETRIEVAL, Chain, Grown, Off, Policy
 from reader_theory.errors import DocumentError, require
 from reader_theory.trees.batch import TokenTrees
-from runtime.drafters.chains import NO_LIMIT, below, offered_chains
+from runtime.drafters.chains import NO_LIMIT, below, chains_of_texts, offered_chains
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.water import kept_sizes
 from runtime.models.vocabulary import Vocabulary
@@ -34,6 +34,9 @@ __all__ = ["Proposer"]
 
 VARIABLES = {"plan": "READER_PLAN", "workload": "READER_WORKLOAD", "datastore": "READER_DATASTORE"}
 """Settings by name, and the environment variable of each, for engines that have no place for them."""
+
+SCANNED = 1024
+"""Texts of up to so many tokens are searched whole at each step, longer ones indexed: what is found is the same."""
 
 Ints = NDArray[np.int64]
 PolicyChoice = Callable[[int, int], Policy]
@@ -85,6 +88,8 @@ class Proposer:
             self.most_tokens = most_tokens
         self._limit = NO_LIMIT if vocabulary is None else vocabulary
         self.rows = Followed(datastore if stored else None)
+        alone = all(isinstance(policy, Chain | Off) for policy in self.policies) and not stored
+        self.scanned = SCANNED if alone else 0
         self._warm_up()
 
     @classmethod
@@ -148,6 +153,8 @@ class Proposer:
         return self._choose(max(rows, 1), int(texts.lengths.sum()) // max(rows, 1))
 
     def _chains(self, policy: Policy, texts: Texts, room: Ints) -> list[list[int]]:
+        if isinstance(policy, Chain | Off) and not _stored(policy):
+            return self._own_chains(policy, texts, room)
         found: list[list[int]] = [[] for _ in texts.lengths]
         rows, indices = self._live(texts)
         if rows and isinstance(policy, Chain):
@@ -159,6 +166,15 @@ class Proposer:
             for row, tokens, size in zip(rows, grown.tokens, sizes.tolist(), strict=True):
                 found[row] = tokens[:size].tolist()
         return found
+
+    def _own_chains(self, policy: Chain | Off, texts: Texts, room: Ints) -> list[list[int]]:
+        """From the rows' own texts alone: a few calls for all rows, whatever their number."""
+        indexed = texts.lengths > self.scanned
+        self.rows.follow(texts._replace(lengths=np.where(indexed, texts.lengths, 0)))
+        if isinstance(policy, Off):
+            return [[] for _ in texts.lengths]
+        most = np.minimum(room, self.most_tokens)
+        return chains_of_texts(texts, self.rows.addresses, policy, most, limit=self._limit, scanned=self.scanned)
 
     def _trees(self, policy: Policy, texts: Texts, room: Ints) -> TokenTrees:
         tokens = [[int(texts.of(row)[-1])] for row in range(len(texts.lengths))]

@@ -28,19 +28,19 @@ class Texts(NamedTuple):
         Of the int32 tokens of each row.
     lengths : (B,) int64
         Tokens of each row; 0 for one that is not to be drafted for.
-    rows : sequence of B (n,) int32
+    rows : sequence of B or more (n,) int32
         The tokens, and perhaps more behind them.
     """
 
     addresses: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    rows: Sequence[NDArray[np.int32]]
+    rows: Sequence[NDArray[np.int32]] | NDArray[np.int32]
 
     @classmethod
     def of_matrix(cls, tokens: NDArray[np.int32], lengths: NDArray[np.int64]) -> Self:
         """The first `lengths` (B,) tokens of rows 0 .. B - 1 of a matrix."""
         rows = tokens if tokens.dtype == np.int32 and tokens.strides[1] == 4 else np.ascontiguousarray(tokens, np.int32)
-        return cls(rows.ctypes.data + rows.strides[0] * np.arange(len(lengths)), lengths, list(rows[: len(lengths)]))
+        return cls(rows.ctypes.data + rows.strides[0] * np.arange(len(lengths)), lengths, rows)
 
     def of(self, row: int) -> NDArray[np.int32]:
         """(n,) int32: the tokens of a row."""
@@ -66,20 +66,38 @@ class Followed:
     ----------
     indices : list of B (RetrievalIndex or None)
         Of the rows followed last; None where there is no text, or one with a number that is no token id.
+    addresses : (B,) int64
+        Of their headers, as the compiled bodies take them; 0 for none.
     """
 
     def __init__(self, datastore: Datastore | None = None) -> None:
         self.datastore = datastore
-        self.indices: list[RetrievalIndex | None] = []
+        self.clear()
 
     def follow(self, texts: Texts) -> list[RetrievalIndex | None]:
         """Take in the texts of a step: every row's index has then read all of its text."""
         rows = len(texts.lengths)
-        held = [*self.indices[:rows], *[None] * (rows - len(self.indices))]
         spare = [index for index in self.indices[rows:] if index is not None]
-        own = np.array([0 if index is None else index.addresses[0] for index in held], np.int64)
+        if rows != len(self.indices):
+            self._keep([*self.indices[:rows], *[None] * (rows - len(self.indices))])
         left = np.empty(rows, np.int64)
-        kernel.follow_many(own, texts.addresses, texts.lengths, left)
+        if kernel.follow_many(self.addresses, texts.addresses, texts.lengths, left):
+            self._keep(self._settled(texts, left, spare))
+        return self.indices
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._keep([])
+
+    def _keep(self, indices: list[RetrievalIndex | None]) -> None:
+        self.indices = indices
+        self.addresses = np.array([0 if index is None else index.addresses[0] for index in indices], np.int64)
+
+    def _settled(
+        self, texts: Texts, left: NDArray[np.int64], spare: list[RetrievalIndex]
+    ) -> list[RetrievalIndex | None]:
+        """The indices of the rows once nothing is `left` to do; of those in `spare`, too, some may have read a text."""
+        held = list(self.indices)
         strange = np.flatnonzero(left == kernel.OTHER).tolist()
         for row in strange:
             if (index := held[row]) is not None:
@@ -92,12 +110,7 @@ class Followed:
             index.extend(texts.of(row)[-int(left[row]) :])
         for row in np.flatnonzero(left == kernel.BAD).tolist():
             held[row] = None
-        self.indices = held
         return held
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.indices = []
 
     @property
     def nbytes(self) -> int:

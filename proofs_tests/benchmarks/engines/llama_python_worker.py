@@ -1,6 +1,7 @@
 """llama-cpp-python on the CPU: ``python llama_python_worker.py GGUF METHOD THREADS``.
 
-METHOD is plain, lookup:K (its own prompt lookup, at most K tokens) or ours:PLAN:WORKLOAD. One request at a time.
+METHOD is plain, lookup:K (its own prompt lookup, at most K tokens) or ours:PLAN:WORKLOAD. One request at a time, greedy
+unless a request names llama.cpp's samplers (`temp`, `top_k`, ...). Keys and values are float32.
 
 Needs `llama-cpp-python` in the environment that runs it (`make engines`).
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worker import serve
+
+GREEDY = {"temp": 0.0, "repeat_penalty": 1.0}
 
 
 def draft_of(method: str) -> Any:
@@ -48,7 +51,8 @@ def main() -> None:
     import llama_cpp
 
     without_repacked_weights(llama_cpp.llama_cpp)
-    options: dict[str, Any] = {"n_ctx": 1536, "n_batch": 1536}
+    whole = llama_cpp.GGML_TYPE_F32
+    options: dict[str, Any] = {"n_ctx": 1536, "n_batch": 1536, "type_k": whole, "type_v": whole}
     options |= {"n_threads": int(threads), "n_threads_batch": int(threads)}
     llama = llama_cpp.Llama(gguf, draft_model=draft_of(method), verbose=False, **options)
     steps: list[tuple[float, int, int]] = []
@@ -61,19 +65,26 @@ def main() -> None:
 
     llama.eval = timed
 
-    def one(prompt: list[int], max_tokens: int, end: int | None) -> tuple[list[int], list[tuple[float, int, int]]]:
+    def one(
+        prompt: list[int], max_tokens: int, end: int | None, samplers: dict[str, float]
+    ) -> tuple[list[int], list[tuple[float, int, int]]]:
         found: list[int] = []
         llama.reset()
         steps.clear()
-        for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
+        for token in llama.generate(prompt, **samplers):
             found.append(token)
             if token == end or len(found) == max_tokens:
                 break
         return found, list(steps)
 
-    def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
+    def generate(
+        prompts: list[list[int]], max_tokens: int, end: int | None, seed: int = 0, **samplers: float
+    ) -> dict[str, Any]:
         start = time.perf_counter()
-        made = [one(prompt, max_tokens, end) for prompt in prompts]
+        made = []
+        for number, prompt in enumerate(prompts):
+            llama.set_seed(seed + number)
+            made.append(one(prompt, max_tokens, end, samplers or GREEDY))
         seconds = time.perf_counter() - start
         tokens = [found for found, _ in made]
         return {

@@ -1,9 +1,13 @@
-"""vLLM on the CPU as a peer: ``python vllm_worker.py FOLDER DTYPE METHOD ROWS THREADS``.
+"""vLLM on the CPU as a peer: ``python vllm_worker.py FOLDER DTYPE METHOD ROWS THREADS [mended]``.
 
 METHOD is plain, ngram:K, suffix:K, eagle3:K:FOLDER of a head, or ours:K:PLAN:WORKLOAD.
 
 Runs in its own environment (`make engines`), so that it imports nothing of this package, but for ``ours``: vLLM then
 imports our proposer from the path.
+
+"mended" puts a body of ours in the place of vLLM's `expand_batch_to_tokens`, since its kernel for the CPU drops what it
+writes (issue 55005 of vllm-project/vllm): drafts at a temperature above 0 are verified against laws of whatever lay in
+memory.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ def main() -> None:
     from vllm import __version__ as version
 
     torch.set_num_threads(int(threads))
+    if "mended" in sys.argv[6:]:
+        mend_expansion()
     name, _, drafts = method.partition(":")
     speculative: dict[str, Any] = {}
     if name == "ngram":
@@ -95,6 +101,19 @@ def main() -> None:
                 "steps": list(steps), "row_steps": sum(emissions) - len(tokens)}  # fmt: skip
 
     serve(generate, {"engine": "vllm", "version": version, "method": method, "dtype": dtype})
+
+
+def mend_expansion() -> None:
+    """Give each drafted token its row's temperature, top-k and top-p."""
+    import torch
+    from vllm.v1.sample import rejection_sampler
+
+    def expand(values: Any, ends: Any, tokens: int, replace_from: int = 0, replace_to: int = 0) -> Any:
+        counts = torch.diff(ends.long(), prepend=ends.new_zeros(1).long())
+        meant = torch.where(values == replace_from, torch.as_tensor(replace_to, dtype=values.dtype), values)
+        return meant.repeat_interleave(counts, output_size=tokens)
+
+    rejection_sampler.expand_batch_to_tokens = expand
 
 
 def _counters(llm: Any) -> list[dict[str, Any]]:

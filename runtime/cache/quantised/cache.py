@@ -271,7 +271,7 @@ class QuantisedCache(RowCache):
         if not self.scheme.unturned:
             return keys
         assert self.rotations is not None
-        by = self.rotations[torch.from_numpy(positions)].numpy(force=True)
+        by = self.rotations[torch.from_numpy(positions)].numpy(force=True).astype(np.complex64)
         pairs = np.ascontiguousarray(keys).view(np.complex64)
         pairs = pairs.reshape(len(keys), pairs.shape[1] // by.shape[-1], by.shape[-1])
         return (pairs / by if back else pairs * by).reshape(keys.shape[0], keys.shape[1] // 2).view(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from reader_theory.errors import InvalidInputError
 from runtime.importers.acceptance.base import ACCEPTANCE_FORMATS, AcceptanceFormat, MeanWindow, Window
@@ -114,7 +115,7 @@ def _scrapes(name: str, text: str) -> Iterator[dict[str, Server]]:
     for sample in samples(name, text, _WANTED):
         served = _SERVED.match(sample.name)
         match = served or _NAME.match(sample.name)
-        if match is None or sample.name.endswith("_created") or not sample.value >= 0:
+        if match is None or sample.name.endswith("_created") or not 0 <= sample.value < inf:
             continue
         series = (sample.name, tuple(sorted(sample.labels.items())))
         if series in seen:

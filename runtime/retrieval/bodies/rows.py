@@ -39,21 +39,34 @@ def follow_many(addresses, texts, lengths, left):
     Parameters
     ----------
     addresses : (B,) int64
-        Of the rows' headers; 0 for a row without one.
+        Of the rows' headers; 0 for a row without one, which a text without tokens needs not.
     texts, lengths : (B,) int64
         Addresses of int32 texts, and their tokens.
     left : (B,) int64
         Filled with how many tokens at the end found no room; OTHER or BAD, and nothing appended.
+
+    Returns
+    -------
+    int
+        Rows where something is left to do.
     """
+    unfinished = 0
     for row in range(addresses.size):
-        address, length = addresses[row], lengths[row]
-        if address == 0 or not begins(address, texts[row], length):
-            left[row] = OTHER
-            continue
-        header = int64_at(address, tree.HEADER)
-        known = header[tree.LENGTH]
-        done = tree.extend(header, int32_at(texts[row] + 4 * known, length - known))
-        left[row] = BAD if done < 0 else length - known - done
+        left[row] = followed(addresses[row], texts[row], lengths[row])
+        unfinished += left[row] != 0
+    return unfinished
+
+
+@lean(inline="always")
+def followed(address, text, length):
+    if address == 0:
+        return OTHER if length > 0 else 0
+    if not begins(address, text, length):
+        return OTHER
+    header = int64_at(address, tree.HEADER)
+    known = header[tree.LENGTH]
+    done = tree.extend(header, int32_at(text + 4 * known, length - known))
+    return BAD if done < 0 else length - known - done
 
 
 @lean()
@@ -63,7 +76,7 @@ def chain_many(addresses, caps, most, limit, out, matches, made, path):
     Parameters
     ----------
     addresses : (B,) int64
-        Of the rows' headers.
+        Of the rows' headers; 0 for a row that nothing is drafted for.
     caps : (M,) int64
         Longest chain by match length, from 0 on; the last for longer ones.
     most : (B,) int64
@@ -77,11 +90,14 @@ def chain_many(addresses, caps, most, limit, out, matches, made, path):
     path : (S + 1,) int64
         Scratch.
     """
+    matches[:] = 0
+    made[:] = 0
     for row in range(addresses.size):
+        if addresses[row] == 0:
+            continue
         header = int64_at(addresses[row], tree.HEADER)
         matches[row] = header[tree.MATCH]
         cap = min(caps[min(matches[row], caps.size - 1)], most[row])
         count, start = tree.chain(header, cap, out[row], path) if cap > 0 else 0, header[tree.MAX_DEPTH]
-        made[row] = 0
         while made[row] < count and out[row, start + made[row]] < limit:
             made[row] += 1
