@@ -3,10 +3,13 @@
 For each folder `generate` answers the prompts, some at a time; then this engine answers them at batch 1 with drafts out
 of look-ups, and at batch 4 with a tree out of the model's own first layers beside them. A text that differs is compared
 with what `generate` answers to its prompt by itself. End tokens are ignored, so that every text has its full length.
-The result is written after each cell, and what it holds already is not run again; a text that differs is kept with its
-place and the gap between the two logits there.
+The result is written after each cell, and what it holds already is not run again, nor the prompts of a cell that was
+cut short; a text that differs is kept with its place and the gap between the two logits there.
 
     python -m proofs_tests.benchmarks.real_lossless out/models/smollm2 path/to/qwen path/to/gemma
+
+With ``--seconds`` a cell that is not through by then is kept with the prompts that it has, and completed by the next
+run.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,7 @@ from reader_theory.documents import Chain, Policy, Static, Union
 from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.journal import Journal
 from runtime.measure.prompts import PromptTokens, public_prompts
 from runtime.models.inputs import teacher_forced
 from runtime.models.load import load_model, load_tokenizer, wrap
@@ -105,27 +111,60 @@ def first_layers(folder: Path) -> Iterator[Any]:
 
 
 def cell(
-    served: tuple[Any, Any], policy: Policy, batch: int, prompts: list[PromptTokens], expected: list[list[int]], hf: Any
+    served: tuple[Any, Any],
+    policy: Policy,
+    batch: int,
+    prompts: list[PromptTokens],
+    expected: list[list[int]],
+    hf: Any,
+    kept: Path,
+    until: float,
 ) -> dict[str, Any]:
     """One policy and batch: how many texts are equal, and where the others part."""
     (target, draft), tokens = served, len(expected[0])
-    longest = max(len(p.tokens) for p in prompts) + tokens + 2
-    engine = Engine(target, draft, policy=policy, max_batch=batch, max_context=longest)
-    done = engine.generate([p.tokens for p in prompts], SamplingParams(max_new_tokens=tokens, ignore_eos=True))
+    done = answers(target, draft, policy, batch, prompts, tokens, kept, until)
+    prompts = [each for each in prompts if each.id in done]
     differ: list[dict[str, Any]] = []
     alone = 0
-    for number, (prompt, found) in enumerate(zip(prompts, done, strict=True)):
-        if list(found.tokens) != expected[number]:
+    for number, prompt in enumerate(prompts):
+        found, _ = done[prompt.id]
+        if found != expected[number]:
             expected[number], alone = generated(hf, [prompt], tokens)[0], alone + 1
         text = expected[number]
-        if list(found.tokens) != text:
-            at = next(i for i, (a, b) in enumerate(zip(found.tokens, text, strict=True)) if a != b)
+        if found != text:
+            at = next(i for i, (a, b) in enumerate(zip(found, text, strict=True)) if a != b)
             laws = teacher_forced(target, prompt.tokens, np.array(text[: at + 1]))[at]
-            gap = float((laws[text[at]] - laws[found.tokens[at]]).abs())
+            gap = float((laws[text[at]] - laws[found[at]]).abs())
             differ.append({"id": prompt.id, "position": at, "logit_gap": gap})
     return {"batch": batch, "equal": len(prompts) - len(differ), "of": len(prompts), "differ": differ,
             "compared_with_generate_alone": alone,
-            "tokens_per_step": sum(map(len, expected)) / sum(each.steps for each in done)}  # fmt: skip
+            "tokens_per_step": tokens * len(done) / sum(steps for _, steps in done.values())}  # fmt: skip
+
+
+def answers(
+    target: Any,
+    draft: Any,
+    policy: Policy,
+    batch: int,
+    prompts: list[PromptTokens],
+    tokens: int,
+    kept: Path,
+    until: float,
+) -> dict[str, tuple[list[int], int]]:
+    """Text and steps of the first prompts that are through by then; what an earlier run has kept is not run again."""
+    longest = max(len(p.tokens) for p in prompts) + tokens + 2
+    engine = Engine(target, draft, policy=policy, max_batch=batch, max_context=longest)
+    params = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
+    asked = {"prompts": [p.id for p in prompts], "tokens": tokens, "policy": policy.name, "batch": batch}
+    with Journal(kept, asked) as journal:
+        for start in range(len(journal.kept), len(prompts), TOGETHER):
+            if journal.kept and monotonic() > until:
+                break
+            part = prompts[start : start + TOGETHER]
+            for prompt, found in zip(part, engine.generate([p.tokens for p in part], params), strict=True):
+                journal.add(prompt.id, [[int(token) for token in found.tokens], found.steps])
+            print(f"{policy.name}: {len(journal.kept)} of {len(prompts)} prompts", flush=True)
+        return {name: (text, steps) for name, (text, steps) in journal.kept.items()}
 
 
 def checked(folder: Path, args: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -145,11 +184,14 @@ def checked(folder: Path, args: argparse.Namespace, results: dict[str, Any]) -> 
     expected = references(hf, prompts, args.tokens, args.scratch / f"{folder.name}.json")
     target = load_model(folder, "float32")
     told["forward"] = type(target).__name__
-    for name, policy, batch in CELLS:
-        if any((one["drafts"], one["batch"]) == (name, batch) for one in told["cells"]):
+    for number, (name, policy, batch) in enumerate(CELLS):
+        kept = args.scratch / f"{folder.name}.{number}.partial.jsonl"
+        held = [one for one in told["cells"] if (one["drafts"], one["batch"]) == (name, batch)]
+        if any(one["of"] == len(prompts) for one in held):
             continue
         with first_layers(folder) if isinstance(policy, Union) else nullcontext() as draft:
-            found = cell((target, draft), policy, batch, prompts, expected, hf)
+            found = cell((target, draft), policy, batch, prompts, expected, hf, kept, args.until)
+        told["cells"] = [one for one in told["cells"] if one not in held]
         told["cells"].append({"drafts": name, **found})
         print(folder.name, name, batch, f"{found['equal']} of {found['of']} equal", found["differ"], flush=True)
         write_report(NAME, {"results": results})
@@ -162,7 +204,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--longest", type=int, default=900, help="tokens of a prompt at most")
     parser.add_argument("--scratch", type=Path, default=Path("out/real_lossless"), help="where references are kept")
+    parser.add_argument("--seconds", type=float, default=inf, help="in which the last group of prompts may begin")
     args = parser.parse_args()
+    args.until = monotonic() + args.seconds
     kept = RESULTS / f"{NAME}.json"
     results: dict[str, Any] = json.loads(kept.read_text())["results"] if kept.exists() else {}
     for folder in args.folders:

@@ -178,6 +178,28 @@ def kv_cache(result: dict[str, Any]) -> str:
     return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
 
 
+def real_lossless(result: dict[str, Any]) -> str:
+    """Texts of real models that equal `generate`'s, and the greatest gap of two logits where one does not."""
+    header = ["model", "drafts", "batch", "texts equal", "largest gap of two logits where one parts", "tokens a step"]
+    rows = [
+        [
+            name,
+            cell["drafts"],
+            f"{cell['batch']}",
+            f"{cell['equal']} of {cell['of']}",
+            max((f"{each['logit_gap']:.1e}" for each in cell["differ"]), key=float, default=""),
+            f"{cell['tokens_per_step']:.2f}",
+        ]
+        for name, model in result["results"].items()
+        for cell in model["cells"]
+    ]
+    lengths = {f"{model['tokens']}" for model in result["results"].values()}
+    past = [f"{model['texts_past_the_window']} of {name}'s go past its window of {model['window']}"
+            for name, model in result["results"].items() if model["window"]]  # fmt: skip
+    words = "; ".join([f"Texts of {', '.join(sorted(lengths))} tokens, float32, greedy", *past])
+    return f"{_markdown(header, rows)}\n\n{words}. {_machine(result)}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "peers_short": peers_short,
@@ -190,6 +212,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "documents": tables_theory.documents,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,
+    "real_lossless": real_lossless,
     "kv_cache": kv_cache,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,

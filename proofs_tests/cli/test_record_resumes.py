@@ -1,4 +1,4 @@
-"""A record that is killed loses no answer: the next run takes them up and writes the trace of a run in one go."""
+"""What is killed loses nothing: the next run takes up what there is and writes the document of a run in one go."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proofs_tests.tiny import random_prompts, tiny_model
+from proofs_tests.tiny import POLICIES, random_prompts, tiny_model
 from reader_theory.documents import Trace
 from runtime.engine.engine import Engine
+from runtime.measure.cell import CellRun
 from runtime.measure.journal import Journal
 from runtime.measure.record import record_trace
+from runtime.measure.run import Task, _Bench, measure_cells
 from runtime.models.load import load_model
 
 KILLED = """
@@ -72,3 +74,50 @@ def test_a_journal_of_another_task_is_not_taken_up(tmp_path: Path) -> None:
         assert again.kept == {"a": [1, 2]}
     with Journal(path, {"seed": 1}) as other:
         assert not other.kept
+
+
+def test_a_sweep_that_stops_is_taken_up_cell_by_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, prompts, path = load_model(_saved(tmp_path)), random_prompts(2, workload="a"), tmp_path / "sweep.json"
+    tasks = [Task("a", 1, policy) for policy in (POLICIES["off"], POLICIES["retrieval"])]
+    options: dict[str, Any] = dict(new_tokens=6, temperature=0.0, dtype="float32", names=("tiny", {}), repeats=2)
+
+    def stopping(label: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_cells(target, None, tasks, prompts, path=path, progress=stopping, **options)
+    assert not path.exists()
+    ran, run = list[Task](), _Bench.run
+    monkeypatch.setattr(_Bench, "run", lambda self, task: (ran.append(task), run(self, task))[1])
+    record = measure_cells(target, None, tasks, prompts, path=path, **options)
+    assert ran == tasks[:1], "the last of four visits, there and back"
+    assert [cell.repeats for cell in record.cells] == [2, 2] and not path.with_suffix(".partial.jsonl").exists()
+    assert {cell.lossless for cell in record.cells} == {"greedy_identical"}
+    whole = measure_cells(target, None, tasks, prompts, path=tmp_path / "whole.json", **options)
+    assert record.requests == whole.requests
+    np.testing.assert_array_equal(record.columns["emitted"], whole.columns["emitted"])
+
+
+def test_texts_that_drafts_changed_are_recorded_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, prompts, run = load_model(_saved(tmp_path)), random_prompts(2, workload="a"), _Bench.run
+
+    def faulty(self: _Bench, task: Task) -> CellRun:
+        found = run(self, task)
+        if task.policy != POLICIES["off"]:
+            found.requests[1].output[2] ^= 1
+        return found
+
+    monkeypatch.setattr(_Bench, "run", faulty)
+    record = measure_cells(
+        target, None, [Task("a", 1, POLICIES["retrieval"])], prompts, path=tmp_path / "run.json", new_tokens=6,
+        temperature=0.0, dtype="float32", names=("tiny", {}),
+    )  # fmt: skip
+    assert [cell.lossless for cell in record.cells] == ["greedy_different"]
+
+
+def _saved(folder: Path) -> Path:
+    tiny_model("llama").save_pretrained(folder / "model")
+    return folder / "model"

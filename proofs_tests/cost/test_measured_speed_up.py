@@ -14,7 +14,8 @@ from reader_theory.documents import Off
 from reader_theory.documents.cost import Reference
 from reader_theory.estimate import Estimate
 from reader_theory.validate import validate
-from runtime.measure.run import CellRun, Task, speed_ups
+from runtime.measure.cell import CellRun
+from runtime.measure.run import Task, speed_ups
 
 POLICY = examples.CHAIN_3
 TASKS = [Task("chat", batch, POLICY) for batch in (1, 2, 4, 8)]

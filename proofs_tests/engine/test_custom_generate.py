@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -46,13 +48,71 @@ def test_a_left_padded_batch_gives_what_each_row_gives_alone() -> None:
         assert not out[row, width + len(kept) :].any(), "padded behind the stop token"
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 2}, {"no_repeat_ngram_size": 2}, {"return_dict_in_generate": True}])
-def test_what_the_engine_lacks_is_refused(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2}, {"no_repeat_ngram_size": 2}, {"return_dict_in_generate": True}, {"assistant_early_exit": 1},
+        {"penalty_alpha": 0.6, "top_k": 4}, {"prompt_lookup_num_tokens": 3},
+    ],
+)  # fmt: skip
+def test_what_the_engine_lacks_is_refused(options: dict[str, Any]) -> None:
     ids = torch.ones((1, 4), dtype=torch.int64)
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match=r"`generate` must|`return_dict_in_generate`"):
         tiny_model("llama").generate(
             ids, attention_mask=ids, max_new_tokens=4, pad_token_id=0, custom_generate=speculative(), **options
         )
+
+
+def _cached(model: Any) -> Any:
+    return model(torch.tensor([[3]]), use_cache=True).past_key_values
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value"),
+    [
+        ("gpt2", "token_type_ids", torch.ones((1, 4), dtype=torch.int64)),
+        ("gpt2", "position_ids", torch.arange(4)[None] + 2),
+        ("llama", "position_ids", torch.tensor([[0, 1, 1, 2]])),
+        ("llama", "attention_mask", torch.tensor([[1, 0, 1, 1]])),
+        ("llama", "attention_mask", torch.tensor([[1, 1, 1, 0]])),
+        ("llama", "past_key_values", _cached),
+        ("llama", "inputs_embeds", torch.ones((1, 4, 64))),
+        ("llama", "assistant_tokenizer", object()),
+    ],
+)
+def test_inputs_beside_tokens_are_refused_by_name(family: str, name: str, value: Any) -> None:
+    model, ids = tiny_model(family), torch.ones((1, 4), dtype=torch.int64)
+    told = {"attention_mask": ids, name: value(model) if callable(value) else value}
+    given = {} if name == "inputs_embeds" else {"input_ids": ids}
+    with pytest.raises(InvalidInputError, match=name):
+        model.generate(**given, **told, max_new_tokens=4, pad_token_id=0, custom_generate=speculative())
+
+
+def _seeing() -> Any:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+            "num_key_value_heads": 2, "intermediate_size": 64, "initializer_range": 0.3, "sliding_window": 16,
+            "pad_token_id": 0, "eos_token_id": None, "bos_token_id": None}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14, "vision_use_head": False}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=63,
+                          boi_token_index=61, eoi_token_index=62)  # fmt: skip
+    torch.manual_seed(0)
+    return Gemma3ForConditionalGeneration(config).eval()
+
+
+def test_a_model_that_sees_answers_text_and_refuses_pictures() -> None:
+    model, prompt = _seeing(), random_prompts(1)[0].tokens
+    method = speculative(policy=POLICIES["retrieval"])
+    ids = torch.from_numpy(prompt)[None]
+    options: dict[str, Any] = dict(attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    assert model.generate(ids, **options, custom_generate=method).tolist() == model.generate(ids, **options).tolist()
+    for name, value in (
+        ("pixel_values", torch.zeros((1, 3, 28, 28))), ("token_type_ids", torch.ones_like(ids)),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInputError, match=name):
+            model.generate(ids, **options, **{name: value}, custom_generate=method)
 
 
 def test_penalties_of_the_generation_configuration_are_honoured() -> None:

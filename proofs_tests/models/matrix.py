@@ -1,7 +1,8 @@
 """The matrix of `docs/models.md`: every causal family of transformers, tiny and random, equal to `generate` or refused.
 
 ``python -m proofs_tests.models.matrix --output docs/models.md`` writes it; the tests run a few of its rows. A family is
-taken from transformers' own mapping, so that those which the next release brings are tried as well.
+taken from transformers' own mapping, so that those which the next release brings are tried as well. A run that was
+killed is taken up where it was, unless a source file has changed since.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +27,7 @@ from proofs_tests.tiny import POLICIES, VOCABULARY, TinyPrompt, tiny_model
 from reader_theory.errors import InvalidInputError
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.journal import Journal
 from runtime.measure.record import record_trace
 from runtime.models.base import LanguageModel
 from runtime.models.load import wrap
@@ -121,6 +124,11 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gpt2", "upcast", {"reorder_and_upcast_attn": True}),
     ("falcon", "one after the other", {"parallel_attn": False, "bias": True}),
     ("hrm_text", "no prefix", {"prefix_lm": False}),
+    *((family, "window of 1", {"sliding_window": 1}) for family in ("mistral", "gemma2", "gpt_oss", "phi3")),
+    *((family, "window of 2", {"sliding_window": 2}) for family in ("mistral", "gemma2", "phi3", "starcoder2")),
+    ("llama4_text", "chunks of 1", {"attention_chunk_size": 1}),
+    ("llama", "not causal", {"is_causal": False}),
+    ("gemma", "both directions", {"use_bidirectional_attention": True}),
     ("gemma2", "no soft caps", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
 )  # fmt: skip
 """Configurations beside a family's default: family, what is different, and its fields."""
@@ -286,8 +294,9 @@ Equal: the greedy text is that of `generate`, with no drafts, with retrieval, wi
 and with a tree and retrieval in one, by the engine and inside `generate` (`custom_generate`), and as `reader record`
 writes it; in a batch of 1 and in a ragged one of 3, inside the window of the model's layers ({WINDOW} tokens) and past
 it: {(2 * len(DRAFTS) + 1) * 2 * len(PLACES)} cells. Refused: an error says why before any work starts, from the
-configuration or from the self-check of `runtime/models/check.py`. Families whose own `generate` fails at this size
-are left out. Written by `python -m proofs_tests.models.matrix --output FILE`.
+configuration or from the self-check of `runtime/models/check.py`: later tokens must not move logits, the model's own
+cache must give its own forward, and so must trees over ours. Families whose own `generate` fails at this size are left
+out. Written by `python -m proofs_tests.models.matrix --output FILE`.
 
 | family | variant | verdict | forward | cells equal | why |
 |---|---|---|---|--:|---|
@@ -306,6 +315,16 @@ def _why(row: Row) -> str:
     return evidence.partition(" Use transformers' own")[0].rstrip(".").replace("|", "/")
 
 
+def _sources() -> str:
+    """What all files of the package that serves, and this one, come to."""
+    root = Path(__file__).parents[2]
+    digest = sha256(Path(__file__).read_bytes())
+    for room in ("reader_theory", "runtime"):
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def main() -> None:
     """Print the matrix, or write it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -316,14 +335,21 @@ def main() -> None:
     logging.disable(logging.WARNING)
     draft = tiny_model("llama", hidden=32, layers=1, seed=1)
     rows = list[Row]()
-    for family, variant, extra in configurations():
-        if options.family in (None, family) and (row := try_one(family, variant, extra, draft)) is not None:
-            rows.append(row)
-            print(family, variant, row.verdict, row.equal, row.cells, *row.said[:1], flush=True)
+    with Journal(options.output and options.output.with_suffix(".partial.jsonl"), {"sources": _sources()}) as journal:
+        for family, variant, extra in configurations():
+            if options.family not in (None, family):
+                continue
+            if (key := f"{family}, {variant}") not in journal.kept:
+                made = try_one(family, variant, extra, draft)
+                journal.add(key, None if made is None else asdict(made))
+            if (kept := journal.kept[key]) is not None:
+                rows.append(row := Row(**kept))
+                print(family, variant, row.verdict, row.equal, row.cells, *row.said[:1], flush=True)
     text = table(rows, import_module("transformers").__version__)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text)
+        journal.end()
     print(Counter(row.verdict for row in rows))
 
 

@@ -38,13 +38,52 @@ def test_families_equal_generate_inside_and_past_their_windows(family: str) -> N
 
 @pytest.mark.parametrize(
     ("family", "why"),
-    [("mamba", "state"), ("qwen3_next", "state"), ("bloom", "ALiBi"), ("gpt_neo", "logits off"), ("lfm2", "state")],
+    [
+        ("mamba", "state"),
+        ("qwen3_next", "state"),
+        ("bloom", "ALiBi"),
+        ("gpt_neo", "counts slots of the cache"),
+        ("lfm2", "state"),
+    ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(family: str, why: str) -> None:
     model = build(family, {})
     assert model is not None
     with pytest.raises(InvalidInputError, match=why):
         wrap(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "why"),
+    [
+        ("llama", {"is_causal": False}, "is_causal: false"),
+        ("gpt2", {"is_causal": False}, "is_causal: false"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: true"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention: true"),
+        ("bert", {"is_decoder": False}, "later tokens move its logits"),
+        ("big_bird", {}, "later tokens move its logits"),
+        ("mistral", {"sliding_window": 1}, "token by token over its own cache"),
+        ("gpt_oss", {"sliding_window": 1}, "token by token over its own cache"),
+        ("llama4_text", {"attention_chunk_size": 1}, "token by token over its own cache"),
+    ],
+)  # fmt: skip
+def test_what_is_not_causal_or_parts_from_its_own_cache_is_refused(
+    family: str, extra: dict[str, Any], why: str
+) -> None:
+    model = build(family, extra)
+    assert model is not None
+    with pytest.raises(InvalidInputError, match=why):
+        wrap(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_to_later_tokens_is_measured_whatever_the_configuration_says(dtype: torch.dtype) -> None:
+    model = build("llama", {})
+    assert model is not None
+    SelfCheck(model.to(dtype))
+    model.config.is_causal = False
+    with pytest.raises(InvalidInputError, match="later tokens move its logits"):
+        SelfCheck(model)
 
 
 def test_windows_and_chunks_count_positions_along_a_path_not_slots() -> None:

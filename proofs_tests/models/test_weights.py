@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -176,3 +178,39 @@ def test_pages_of_a_weight_are_given_back() -> None:
     weight = torch.ones(1 << 20)
     give_back(weight)
     assert float(weight.sum()) <= 2 * 4096 / 4  # what is left lies on the pages at its two ends
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from runtime.models.load import load_model
+
+def told(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+for folder in sys.argv[1:]:  # the first for what is loaded once
+    before = told("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    load_model(folder, "bfloat16")
+    print(told("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
+def test_weights_that_are_converted_are_in_memory_once(tmp_path: Path) -> None:
+    """A folder in float32 beside the same in bfloat16: mapped, its file would add twice the weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = dict(vocab_size=4096, hidden_size=1024, intermediate_size=2048, num_attention_heads=8,
+                                 max_position_embeddings=64, num_hidden_layers=3)  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**shape))
+    weights = 2 * model.num_parameters()
+    model.save_pretrained(tmp_path / "float32")
+    model.bfloat16().save_pretrained(tmp_path / "bfloat16")
+    tiny_model("llama").save_pretrained(tmp_path / "small")
+
+    def peak(name: str) -> int:
+        command = [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / name)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    assert peak("float32") < peak("bfloat16") + 0.3 * weights

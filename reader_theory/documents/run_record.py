@@ -70,7 +70,9 @@ class RunCell(Frozen):
     reference_s: float | None = Field(
         default=None, gt=0, description="seconds of the fixed step (`Plan.reference`) while this cell ran"
     )
-    lossless: Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"] = "not_checked"
+    lossless: Literal["greedy_identical", "greedy_near_tie", "greedy_different", "sampled", "not_checked"] = (
+        "not_checked"
+    )
     offered: dict[str, int] = Field(
         default_factory=dict, description="draft nodes by source (draft, retrieval, and both in grown trees)"
     )

@@ -23,6 +23,7 @@ Rows = list[dict[str, Any]]
 _LOSSLESS = {
     "greedy_identical": "identical",
     "greedy_near_tie": "identical but for ties",
+    "greedy_different": "DIFFERENT",
     "sampled": "same law",
     "not_checked": "not checked",
 }

@@ -29,7 +29,18 @@ from runtime.models.inputs import features_for, teacher_forced
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.index import record_beside, record_positions
 
-__all__ = ["Draft", "Drafts", "Names", "drafter_of", "drafts_of", "models_of", "names_of", "record_trace", "trace_of"]
+__all__ = [
+    "Draft",
+    "Drafts",
+    "Names",
+    "drafter_of",
+    "drafts_of",
+    "models_of",
+    "names_of",
+    "record_trace",
+    "task_of",
+    "trace_of",
+]
 
 Draft = LanguageModel | Callable[[], Drafter]
 """A model that drafts as a `NeuralDrafter`, or what makes a drafter: each engine has one of its own."""
@@ -103,7 +114,7 @@ def record_trace(
         processors=processors,
     )
     called = target.name if names is None else names[0]
-    with Journal(Path(path).with_suffix(".partial.jsonl"), _task(called, target, prompts, params)) as journal:
+    with Journal(Path(path).with_suffix(".partial.jsonl"), task_of(called, target, prompts, params)) as journal:
         outputs = _outputs(target, prompts, params, max_batch, progress, tokenizer, journal)
         trace = trace_of(
             target,
@@ -231,7 +242,9 @@ def _by_drafter(grown: Sequence[Grown], drafts: Mapping[str, LanguageModel]) -> 
     return found
 
 
-def _task(called: str, target: LanguageModel, prompts: Sequence[PromptLike], params: SamplingParams) -> dict[str, Any]:
+def task_of(
+    called: str, target: LanguageModel, prompts: Sequence[PromptLike], params: SamplingParams
+) -> dict[str, Any]:
     """What the answers depend on."""
     digest = hashlib.sha256()
     for prompt in prompts:

@@ -24,22 +24,23 @@ from reader_theory.estimate import Estimate
 from reader_theory.grammar import Language
 from reader_theory.rules.judge import JudgeLossy
 from reader_theory.serving.rounds import requests_to_run
-from runtime.engine.counters import EngineCounters, StepTiming, columns_of
+from runtime.engine.counters import EngineCounters, columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.judging import Judging
 from runtime.engine.processors import Processor
-from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.bench import ReferenceStep
+from runtime.measure.cell import Answer, CellRun
+from runtime.measure.journal import Journal
 from runtime.measure.prompts import Progress, PromptLike
-from runtime.measure.record import Drafts, drafter_of, drafts_of
+from runtime.measure.record import Drafts, drafter_of, drafts_of, task_of
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import teacher_forced
 from runtime.retrieval.datastore import Datastore
 
-__all__ = ["CellRun", "Task", "measure_cells", "planned_rule", "planned_tasks", "run_plan", "speed_ups"]
+__all__ = ["Task", "measure_cells", "planned_rule", "planned_tasks", "run_plan", "speed_ups"]
 
-Lossless = Literal["greedy_identical", "greedy_near_tie", "sampled", "not_checked"]
+Lossless = Literal["greedy_identical", "greedy_near_tie", "greedy_different", "sampled", "not_checked"]
 
 SEGMENT_S = 2.0
 """Seconds of a run after which the fixed step is read again."""
@@ -59,33 +60,6 @@ class Task:
     batch: int
     policy: Policy
     context_tokens: float = 0.0
-
-
-@dataclass(frozen=True)
-class CellRun:
-    """What one run of a task gave.
-
-    Parameters
-    ----------
-    segments : list of (int, float)
-        Index of a reading of the fixed step, and seconds of decoding from there to the next reading.
-    """
-
-    segments: list[tuple[int, float]]
-    prefill_s: float
-    steps: list[StepTiming]
-    requests: list[Request]
-    offered: Counter[str]
-    accepted: Counter[str]
-
-    @property
-    def decode_s(self) -> float:
-        """Seconds of decoding, as they passed."""
-        return sum(seconds for _, seconds in self.segments)
-
-    def at_pace_s(self, pace: Pace) -> float:
-        """The same with the pace of the machine divided out."""
-        return sum(seconds / float(pace.at(reading)) for reading, seconds in self.segments)
 
 
 def run_plan(
@@ -220,6 +194,9 @@ def measure_cells(
 ) -> RunRecord:
     """Measure tasks in turn, repeat by repeat, and write what came of them.
 
+    Each run is kept beside `path` when it is over (``.partial.jsonl``), and taken from there by the next call for the
+    same target, prompts, tasks and parameters, should this one be killed.
+
     Outputs lie in `language`, where one is given, drawn as `validity` says; the record names the law.
     """
     needing = [task for task in tasks if DATASTORE in task.policy.drafters]
@@ -244,22 +221,22 @@ def measure_cells(
     )
     bench = _Bench(target, draft, prompts, params, datastore, tokenizer)
     bench.check()
-    runs: dict[Task, list[CellRun]] = {}
     visits = _visits(tasks, repeats, compare_plain)
-    for done, task in enumerate(visits):
-        if progress:
-            progress("run", done, len(visits))
-        runs.setdefault(task, []).append(bench.run(task))
-    if progress:
-        progress("run", len(visits), len(visits))
-    pace = smoothed_pace(bench.readings)
+    asked: dict[str, Any] = {"drafters": dict(names[1]), "plan": plan, "datastore": datastore and datastore.name}
+    asked["visits"] = [
+        [task.workload, task.batch, task.context_tokens, task.policy.model_dump(mode="json")] for task in visits
+    ]
+    journal = Journal(Path(path).with_suffix(".partial.jsonl"), task_of(names[0], target, prompts, params) | asked)
+    with journal:
+        runs, readings = _measured(bench, visits, journal, progress)
+    pace = smoothed_pace(readings)
     plain = {task: runs.get(_plain(task)) if compare_plain else None for task in tasks}
     gains = speed_ups({task: (runs[task], beside) for task, beside in plain.items() if beside}, pace)
     held = temperature if params.lossless else None
     cells = [_cell(task, runs[task], plain[task], gains.get(task), pace, target, held) for task in tasks]
     steps = [step for task in tasks for step in runs[task][0].steps]
     numbers = [number for number, task in enumerate(tasks) for _ in runs[task][0].steps]
-    return RunRecord.create(
+    record = RunRecord.create(
         path,
         {"cell": np.array(numbers, dtype=np.int32), **columns_of(steps)},
         stamp=Stamp.now(seed=seed),
@@ -278,6 +255,27 @@ def measure_cells(
         cells=tuple(cells),
         requests=tuple(_request(r, number) for number, task in enumerate(tasks) for r in runs[task][0].requests),
     )
+    journal.end()
+    return record
+
+
+def _measured(
+    bench: _Bench, visits: Sequence[Task], journal: Journal, progress: Progress | None
+) -> tuple[dict[Task, list[CellRun]], list[float]]:
+    """The runs of each task, those that the journal has among them, and all readings of the fixed step."""
+    runs: dict[Task, list[CellRun]] = {}
+    readings: list[float] = []
+    for done, task in enumerate(visits):
+        if progress:
+            progress("run", done, len(visits))
+        if str(done) not in journal.kept:
+            journal.add(str(done), bench.run(task).kept())
+        run = CellRun.taken_up(journal.kept[str(done)]).after(len(readings))
+        runs.setdefault(task, []).append(run)
+        readings += run.readings
+    if progress:
+        progress("run", len(visits), len(visits))
+    return runs, readings
 
 
 def _plain(task: Task) -> Task:
@@ -328,7 +326,7 @@ class _Bench:
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
-        self.reference, self.readings = ReferenceStep(target), list[float]()
+        self.reference = ReferenceStep(target)
 
     def check(self) -> None:
         """Refuse a judge of other models before anything runs."""
@@ -357,16 +355,19 @@ class _Bench:
             for i, prompt in enumerate(islice(cycle(chosen), requests_to_run(len(chosen), task.batch)))
         ]
         segments: list[tuple[int, float]] = []
+        readings: list[float] = []
         going = True
         while going:
-            self.readings.append(self.reference())
+            readings.append(self.reference())
             start, prefilled = perf_counter(), engine.prefill_s
             while (going := engine.step()) and perf_counter() - start < SEGMENT_S:
                 pass
             decoded = perf_counter() - start - (engine.prefill_s - prefilled)
-            segments.append((len(self.readings) - 1, decoded))
-        self.readings.append(self.reference())
-        return CellRun(segments, engine.prefill_s, list(engine.timings), requests, *_nodes(engine, before))
+            segments.append((len(readings) - 1, decoded))
+        readings.append(self.reference())
+        answers = list(map(Answer.of, requests))
+        nodes = _nodes(engine, before)
+        return CellRun(segments, engine.prefill_s, list(engine.timings), answers, *nodes, tuple(readings))
 
     def _engine(self, batch: int, policy: Policy) -> Engine:
         """One a batch and draft: the one that the policy asks, else the first."""
@@ -424,7 +425,7 @@ def _cell(
     )
 
 
-def _compare(ours: list[Request], plain: list[Request], target: LanguageModel, temperature: float | None) -> Lossless:
+def _compare(ours: list[Answer], plain: list[Answer], target: LanguageModel, temperature: float | None) -> Lossless:
     """Whether drafts changed the output; a first difference is forgiven only at a near tie of the target's logits.
 
     Not looked at under a lossy rule, which has no temperature here.
@@ -434,28 +435,25 @@ def _compare(ours: list[Request], plain: list[Request], target: LanguageModel, t
     different = [(a, b) for a, b in zip(ours, plain, strict=True) if a.output != b.output]
     if not different:
         return "greedy_identical" if temperature == 0 else "sampled"
-    if temperature == 0 and all(_near_tie(a, b, target) for a, b in different):
-        return "greedy_near_tie"
-    return "not_checked" if temperature else _fail(different[0])
+    if temperature:
+        return "not_checked"
+    return "greedy_near_tie" if all(_near_tie(a, b, target) for a, b in different) else "greedy_different"
 
 
-def _near_tie(a: Request, b: Request, target: LanguageModel) -> bool:
-    at = next(i for i, (x, y) in enumerate(zip(a.output, b.output, strict=False)) if x != y)
-    logits = teacher_forced(target, a.prompt, np.array(a.output[: at + 1], dtype=np.int64))[at].float()
+def _near_tie(a: Answer, b: Answer, target: LanguageModel) -> bool:
+    at = next((i for i, (x, y) in enumerate(zip(a.output, b.output, strict=False)) if x != y), None)
+    if at is None:  # one goes on where the other ends
+        return False
+    prompt, output = np.array(a.prompt, dtype=np.int64), np.array(a.output[: at + 1], dtype=np.int64)
+    logits = teacher_forced(target, prompt, output)[at].float()
     gap = float(logits[[a.output[at], b.output[at]]].diff().abs())
     top = float(logits.max())
     ulp = float(torch.finfo(target.dtype).eps) * 2.0 ** np.floor(np.log2(max(abs(top), 1e-30)))
     return gap <= NEAR_TIE_ULPS * ulp
 
 
-def _fail(pair: tuple[Request, Request]) -> Lossless:
-    a, b = pair
-    raise AssertionError(
-        f"request {a.id} changed by drafting beyond a near tie: {a.output[:40]} against {b.output[:40]}"
-    )
-
-
-def _request(request: Request, cell: int) -> RequestRecord:
-    done = request.completion()
-    fields: dict[str, Any] = dict(id=done.id, cell=cell, prompt_tokens=done.prompt_tokens, finish=done.finish)
-    return RequestRecord(output_tokens=len(done.tokens), steps=done.steps, accepted=done.accepted, **fields)
+def _request(answer: Answer, cell: int) -> RequestRecord:
+    return RequestRecord(
+        id=answer.id, cell=cell, prompt_tokens=len(answer.prompt), output_tokens=len(answer.output),
+        steps=answer.steps, accepted=answer.accepted, finish=answer.finish,
+    )  # fmt: skip

@@ -87,7 +87,8 @@ def sweep_policies(
 ) -> RunRecord:
     """Measure the grid, and the plan's own choice among it, for every workload of the plan and batch.
 
-    Every policy is run `repeats` times in turn, so that a slow minute of the machine falls on all of them.
+    Every policy is run `repeats` times in turn, so that a slow minute of the machine falls on all of them. A sweep that
+    was killed is taken up where it was.
     """
     tasks: list[Task] = []
     for planned in planned_tasks(plan, prompts, batches=batches):

@@ -95,7 +95,8 @@ def refuse_by_configuration(model: Any) -> None:
     Raises
     ------
     InvalidInputError
-        For encoders, for states that cannot be rolled back, for ALiBi, for layers of a kind unknown here.
+        For encoders, for attention to later tokens, for states that cannot be rolled back, for ALiBi, for layers of a
+        kind unknown here.
     """
     config = model.config.get_text_config()
     reason = _reason(model, config)
@@ -107,6 +108,17 @@ def refuse_by_configuration(model: Any) -> None:
     )
 
 
+def _both_ways(*configs: Any) -> str:
+    """What a configuration says where its model attends to later tokens; nothing where it is causal."""
+    for config in configs:
+        if getattr(config, "is_causal", True) is False:
+            return "`is_causal: false`"
+        both = getattr(config, "use_bidirectional_attention", None)
+        if both and both != "vision":
+            return f"`use_bidirectional_attention: {both}`".lower()
+    return ""
+
+
 def _reason(model: Any, config: Any) -> str | None:
     kinds = sizes_by_kind(config)
     states = [kind for kind in kinds if kind in STATES]
@@ -114,6 +126,7 @@ def _reason(model: Any, config: Any) -> str | None:
     attention = getattr(model.config, "_attn_implementation", None) or "eager"
     reasons = {
         "it is an encoder and a decoder": getattr(model.config, "is_encoder_decoder", False),
+        f"it attends to later tokens ({_both_ways(model.config, config)})": _both_ways(model.config, config),
         "it keeps a state that cannot be rolled back": getattr(model, "_is_stateful", False),
         f"layers of kind {', '.join(states)} keep a state that cannot be rolled back": states,
         f"layers of kind {', '.join(unknown)} attend in a way that is not known here": unknown,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -86,6 +88,27 @@ def evaluating(model: Any) -> Generator[None]:
             module.training = True
 
 
+@contextmanager
+def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
+    """Within it transformers reads weights of another type than `dtype`, tensor by tensor, and does not map their file.
+
+    What is converted would stay in memory beside its copy until the file is closed: float32 read as bfloat16 would take
+    three times the weights. Reading is what transformers itself does where files cannot be mapped.
+    """
+    modeling_utils: Any = import_module("transformers.modeling_utils")
+    opened = modeling_utils.safe_open
+
+    def chosen(file: Any, *args: Any, **options: Any) -> Any:
+        with opened(file, framework="pt") as header:
+            types = {header.get_slice(name).get_dtype() for name in header.keys()}  # noqa: SIM118
+        held = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+        converted = any(held.get(each, dtype) != dtype for each in types)
+        return opened(file, *args, **(options | ({"backend": "pread"} if converted else {})))
+
+    with patch.object(modeling_utils, "safe_open", chosen):
+        yield
+
+
 def load_transformers(
     folder: str | Path, dtype: torch.dtype, device: str = "cpu", kind: str = "AutoModelForCausalLM"
 ) -> Any:
@@ -94,9 +117,10 @@ def load_transformers(
 
     check_name(folder)
     try:
-        loaded: Any = getattr(transformers, kind).from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _read_where_converted(dtype):
+            loaded: Any = getattr(transformers, kind).from_pretrained(
+                str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
         model, info = loaded
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" in str(error):

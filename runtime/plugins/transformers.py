@@ -31,6 +31,9 @@ _LOGITS = {
     "MinPLogitsWarper",
     "RepetitionPenaltyLogitsProcessor",
 }
+_TEXT = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+"""Arguments of the model that a text in tokens needs."""
+_MODES = ("greedy_search", "sample")
 
 
 def speculative(
@@ -79,8 +82,10 @@ def speculative(
         generation_config: Any = None,
         **model_kwargs: Any,
     ) -> torch.Tensor:
+        target = wrap(model)
+        streamer, assistant, other = map(_of_generate, ("streamer", "assistant_model", "assistant_tokenizer"))
         _check(generation_config, logits_processor, stopping_criteria)
-        streamer, assistant = (_of_generate(name) for name in ("streamer", "assistant_model"))
+        _check_inputs(input_ids, model_kwargs | {"assistant_tokenizer": other})
         stops = _ids(generation_config.eos_token_id)
         pad = _ids(generation_config.pad_token_id) or stops or (0,)
         prompts = _prompts(input_ids, model_kwargs.get("attention_mask"))
@@ -99,7 +104,7 @@ def speculative(
             chosen = Static.of(TokenTree.chain(int(assistant.generation_config.num_assistant_tokens or 5)))
         longest = max(map(len, prompts)) + params.max_new_tokens
         engine = Engine(
-            wrap(model),
+            target,
             small if assistant is None else wrap(assistant),
             policy=chosen or Off(),
             max_batch=min(max_batch, len(prompts)),
@@ -124,11 +129,16 @@ def speculative(
 
 
 def _of_generate(name: str) -> Any:
-    """An argument of the `generate` that called: transformers does not hand these on to a callable."""
+    """An argument of the `generate` that called: transformers does not hand these on to a callable.
+
+    Those that `generate` takes out of its keywords are still among those of torch's wrapper around it.
+    """
     frame: Any = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_name == "generate" and name in frame.f_locals:
-            return frame.f_locals[name]
+        held = frame.f_locals
+        where = {"generate": held, "decorate_context": held.get("kwargs") or {}}.get(frame.f_code.co_name, {})
+        if name in where:
+            return where[name]
         frame = frame.f_back
     return None
 
@@ -166,12 +176,35 @@ def _params(config: Any, prompt_tokens: int, verification: str, stops: tuple[int
     )
 
 
+def _check_inputs(input_ids: torch.Tensor, told: dict[str, Any]) -> None:
+    """Refuse by name whatever a model would take beside tokens that are padded on their left."""
+    seen_by = told.pop("mm_encoder_outputs", None) or {}  # `generate` encodes pictures before it hands on
+    other = [name for name, value in told.items() if value is not None and name not in _TEXT]
+    other += [f"pixel_values or the like, as {modality}" for modality in seen_by]
+    mask, positions, cache = (told.get(name) for name in ("attention_mask", "position_ids", "past_key_values"))
+    seen = torch.ones_like(input_ids) if mask is None else mask.ne(0).long()
+    if seen.shape != input_ids.shape or bool((seen.diff(dim=1) < 0).any()):
+        other.append("attention_mask other than padding on the left")
+    elif positions is not None and not other and bool(((positions != seen.cumsum(-1) - 1) & (seen == 1)).any()):
+        other.append("position_ids of its own")
+    if cache is not None and cache.get_seq_length():
+        other.append("past_key_values that hold tokens")
+    require(
+        not other,
+        "`generate` must give the model tokens alone",
+        got=", ".join(other),
+        fix="Leave these out where they say nothing that tokens do not, or leave `custom_generate` out.",
+    )
+
+
 def _check(config: Any, processors: Any, criteria: Any) -> None:
     other = [type(each).__name__ for each in processors or [] if type(each).__name__ not in _LOGITS]
     other += [type(each).__name__ for each in criteria or [] if type(each).__name__ not in _STOPS]
+    mode = config.get_generation_mode()
+    other += [mode.replace("_", " ")] if mode not in _MODES else []
     require(
         not other and (config.num_beams or 1) == 1 and (config.num_return_sequences or 1) == 1,
-        "`generate` must ask for what the engine has: one sequence, its own filters, length and stop tokens",
+        "`generate` must ask for what the engine has: one sequence, its own filters, drafts, length and stop tokens",
         got=f"{', '.join(other) or 'beams or several sequences'}",
         fix="Leave these options out, or leave `custom_generate` out.",
     )

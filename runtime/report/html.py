@@ -24,6 +24,7 @@ _SCALES = {"step_s": ("milliseconds a step", 1e3), "tokens_per_s": ("tokens a se
 _CHECKS = {
     "greedy_identical": "identical to plain decoding, token for token",
     "greedy_near_tie": "identical, but for swaps of near-tied logits",
+    "greedy_different": "changed by drafting: not lossless",
     "sampled": "sampled from the same law",
     "not_checked": "not checked",
 }
