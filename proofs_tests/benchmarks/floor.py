@@ -2,8 +2,9 @@
 
 ``python -m proofs_tests.benchmarks.floor FOLDER`` prints, for each type, the time to read the weights, our forward of
 1 to 32 rows, and plain tokens a second of ours and of transformers at batch 1, 4 and 8; in turn, ratios with the spread
-of their repeats, into ``results/floor.json``. ``--vllm PYTHON`` adds vLLM, from another environment's
-Python; ``--llama GGUF`` adds llama.cpp by the ``xllamacpp`` wheel. Peers run between two turns of ours.
+of their repeats, into ``results/floor.json``. ``--engines PYTHON`` adds vLLM, from another environment's Python, and
+``--llama GGUF`` beside it llama.cpp at batch 1, at the same bits: the float32 file is quantised to BF16, Q8_0 and Q4_1.
+Peers run between two turns of ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -49,6 +51,40 @@ print("RESULT" + json.dumps(out))
 """
 
 
+GGUF_TYPES = {"float32": None, "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
+"""The format of llama.cpp that has the bits of ours; None is the file as it is."""
+
+QUANTISE = """
+import sys, llama_cpp
+source, made, kind = sys.argv[1:]
+params = llama_cpp.llama_model_quantize_default_params()
+params.ftype, params.nthread = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + kind), 2
+sys.exit(llama_cpp.llama_model_quantize(source.encode(), made.encode(), params))
+"""
+
+LLAMA = """
+import json, sys, time
+import llama_cpp
+gguf, tokens, threads, prompt = json.loads(sys.argv[1])
+defaults = llama_cpp.llama_cpp.llama_model_default_params
+def plain():  # the layout for AMX faults on virtual machines that name AMX and lack its state
+    params = defaults()
+    params.use_extra_bufts = False
+    return params
+llama_cpp.llama_cpp.llama_model_default_params = plain
+llama = llama_cpp.Llama(gguf, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+def timed():
+    llama.reset()
+    start = time.perf_counter()
+    for number, _ in enumerate(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), 1):
+        if number == tokens:
+            break
+    return tokens / (time.perf_counter() - start)
+timed()
+print("RESULT" + json.dumps(timed()))
+"""
+
+
 def read_s(size_bytes: int) -> float:
     """Seconds to read so many bytes from memory, the least of some."""
     block = torch.zeros(max(size_bytes // 8, 1), dtype=torch.float64)
@@ -82,24 +118,36 @@ def generate_per_s(model: Any, prompts: list[list[int]], tokens: int) -> float:
     return ids.numel() // ids.shape[1] * tokens / seconds
 
 
-def vllm_per_s(python: str, folder: str, dtype: str, prompts: list[list[int]], tokens: int) -> dict[int, float]:
-    """vLLM's tokens a second by batch."""
-    asked = json.dumps([folder, dtype, tokens, prompts])
-    done = subprocess.run([python, "-c", VLLM, asked], capture_output=True, text=True, check=True)
+def told_by(python: str, program: str, asked: list[Any]) -> Any:
+    """What a program of another environment's Python printed as its result."""
+    done = subprocess.run([python, "-c", program, json.dumps(asked)], capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    return {int(batch): rate for batch, rate in json.loads(line.removeprefix("RESULT")).items()}
+    return json.loads(line.removeprefix("RESULT"))
 
 
-def llama_per_s(gguf: str, prompts: list[list[int]], tokens: int) -> float:
-    """llama.cpp's tokens a second at batch 1, by its own server's timing."""
-    import xllamacpp  # pyright: ignore[reportMissingImports]
+def gguf_of(options: argparse.Namespace, dtype: str, scratch: Path) -> Path | None:
+    """llama.cpp's weights at the bits of this type."""
+    if options.llama is None or dtype not in GGUF_TYPES:
+        return None
+    if (kind := GGUF_TYPES[dtype]) is None:
+        return options.llama
+    made = scratch / f"{kind}.gguf"
+    subprocess.run([options.engines, "-c", QUANTISE, options.llama, made, kind], capture_output=True, check=True)
+    return made
 
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.cpuparams.n_threads = gguf, 1024, torch.get_num_threads()
-    server = xllamacpp.Server(params)
-    asked = {"prompt": prompts[0], "n_predict": tokens, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
-    seconds = _timed(lambda: server.handle_completions(asked))
-    return tokens / seconds
+
+def peers_per_s(
+    options: argparse.Namespace, dtype: str, gguf: Path | None, prompts: list[list[int]]
+) -> dict[str, float]:
+    """Tokens a second of the engines that were asked for."""
+    found: dict[str, float] = {}
+    if options.engines and dtype in DTYPES:
+        rates = told_by(options.engines, VLLM, [options.folder, dtype, options.tokens, prompts])
+        found |= {f"vLLM, batch {batch}": rate for batch, rate in rates.items()}
+    if gguf is not None:
+        asked = [str(gguf), options.tokens, torch.get_num_threads(), prompts[0]]
+        found["llama.cpp, batch 1"] = told_by(options.engines, LLAMA, asked)
+    return found
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -107,10 +155,11 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
-def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(dtype: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """All figures of one type."""
     from transformers import AutoModelForCausalLM
 
+    folder, gguf = options.folder, gguf_of(options, dtype, scratch)
     ours = load_model(folder, dtype)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, torch.bfloat16)).eval()
     bits = {name: 8.0 * each.itemsize for name, each in DTYPES.items()} | QUANTISED
@@ -126,11 +175,7 @@ def measure(folder: str, dtype: str, options: argparse.Namespace) -> dict[str, A
         for batch in BATCHES:
             found[f"ours, batch {batch}"] = tokens_per_s(ours, prompts[:batch], options.tokens)
             found[f"{theirs_name}, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
-        if options.vllm and dtype in DTYPES:
-            peer = vllm_per_s(options.vllm, folder, dtype, prompts, options.tokens)
-            found |= {f"vLLM, batch {batch}": rate for batch, rate in peer.items()}
-        if options.llama:
-            found["llama.cpp, batch 1"] = llama_per_s(options.llama, prompts, options.tokens)
+        found |= peers_per_s(options, dtype, gguf, prompts)
         if turn:  # the first turn warms up
             floor.append(read_s(size))
             for rows, seconds in again:
@@ -163,13 +208,16 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=[*DTYPES, *QUANTISED])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--vllm", metavar="PYTHON")
-    parser.add_argument("--llama", metavar="GGUF")
+    parser.add_argument("--engines", metavar="PYTHON")
+    parser.add_argument("--llama", metavar="GGUF", type=Path, help="float32; needs --engines")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.llama and not options.engines:
+        parser.error("--llama needs --engines, the Python that has llama-cpp-python")
     found: dict[str, Any] = {}
     for dtype in options.dtype:
-        found[dtype] = measure(options.folder, dtype, options)
+        with tempfile.TemporaryDirectory() as scratch:
+            found[dtype] = measure(dtype, options, Path(scratch))
         document = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(document, indent=1) + "\n")  # what is measured is kept
