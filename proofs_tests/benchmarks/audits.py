@@ -207,7 +207,8 @@ llama-cpp-python says top-k 40, top-p 0.95 and min-p 0.05. Where the law matters
 
 vLLM on a CPU without Triton drops what its `expand_kernel` writes, so that drafts of any method are verified at a
 temperature of whatever lay in memory (issue 55005 of vllm-project/vllm, which the audit found on its own); greedy
-requests and other devices are not concerned. "Mended": with a body of our own in its place, and nothing else changed.
+requests and other devices are not concerned (docs/engines.md). "Mended": with a body of ours in its place, and nothing
+else changed.
 
 ## Controls that must fail
 
@@ -225,8 +226,8 @@ reader audit --target FOLDER --engine transformers
 reader audit --target FOLDER --engine server --url http://127.0.0.1:8000/v1
 ```
 
-The first writes this page, from `results/audits.json`; llama.cpp and vLLM are there after `make engines`. The last is
-for a server of one's own on loopback.
+The first writes this page, from `results/audits.json`, and goes on where it was stopped; llama.cpp and vLLM are there
+after `make engines`. The last is for a server of one's own on loopback.
 """
 
 
@@ -249,7 +250,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=6000)
+    parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--server", nargs=4, action="append", default=[], metavar=("NAME", "URL", "MODEL", "FOLDER"))
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="of `make engines`")
     parser.add_argument("--output", type=Path, default=RESULTS)

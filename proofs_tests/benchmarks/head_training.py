@@ -1,17 +1,20 @@
-"""Heads trained alike but for one thing, on the house target: norms against drift, and objectives at equal time.
+"""Heads trained alike but for one thing, on the house target: norms against drift, and objectives at equal compute.
 
-    python -m proofs_tests.benchmarks.head_training [--minutes 1] [--seeds 3] [--work out/head_training]
+    python -m proofs_tests.benchmarks.head_training [--part drift] [--updates 400] [--seeds 3]
+    python -m proofs_tests.benchmarks.head_training --part objectives [--minutes 2]
 
-Drift: heads with norms `pre` and `post`, TTT 2, several seeds, run to 8 steps, on prompts as they are and disturbed.
-Objectives: from one head trained by KL, as long again by each; tokens a step of a chain of four on test prompts, by
-workload, with the interval of the difference from the start over resampled prompts. What was trained is kept in the
-work folder and not trained again.
+Drift: heads with norms `pre` and `post`, TTT 2, as many updates on one text, several seeds, run to 8 steps, on prompts
+as they are and disturbed. Acceptance at depths 5 to 8 is of greedy drafts given that all before were accepted, over all
+positions of test prompts and all seeds; the difference has the interval of resampled prompts.
+Objectives: from one head trained by KL, each goes on for as many minutes of the process's own time; tokens a step of a
+chain of four on test prompts, by workload, with the interval of the difference from the start over resampled prompts.
+The report is written after each head; what was trained is kept in the work folder and not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,10 @@ import torch
 
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.replay import replay
-from reader_theory.documents import Static
+from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
+from reader_theory.documents import Static, Trace
 from reader_theory.trees import TokenTree
-from runtime.drafters.head.checkpoint import load_head_network
+from runtime.drafters.head.checkpoint import load_head_network, read_facts
 from runtime.drafters.head.model import load_head
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
@@ -35,6 +39,9 @@ from runtime.models.transformers import load_transformers
 from runtime.training.heads.making import Wanted, make_head
 
 CHAIN, TOKENS, LENGTH, NEW_TOKENS, RESAMPLES = 4, 80_000, 256, 64, 2000
+DEEP = (5, 8)
+"""Depths that drift is looked for at: beyond those trained."""
+INSPECTED = 12
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "kl": {},
     "tv": {"objective": "tv"},
@@ -44,6 +51,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "ppow, uniform": {"objective": "ppow", "windows": "uniform"},
     "ppow, speed_up": {"objective": "ppow", "reward": "speed_up"},
 }
+
+Keep = Callable[[dict[str, Any]], None]
 
 
 def trained(work: Path, name: str, wanted: Wanted) -> Path:
@@ -63,16 +72,29 @@ def trained(work: Path, name: str, wanted: Wanted) -> Path:
     return folder
 
 
-def drift(work: Path, seeds: int, minutes: float, prompts: Sequence[PromptTokens]) -> dict[str, list[dict[str, Any]]]:
-    """What an inspection says of heads with either norms."""
-    tokenizer = load_tokenizer(house_folder("target"))
-    names = ("house-target", "head")
-    target, found = load_transformers(str(house_folder("target")), torch.float32), dict[str, list[dict[str, Any]]]()
-    for norms in ("pre", "post"):
-        for seed in range(seeds):
-            wanted = Wanted(norms=norms, steps=2, minutes=minutes, tokens=TOKENS, length=LENGTH, seed=seed)
-            network = load_head_network(trained(work, f"{norms}-{seed}", wanted))
-            seen = inspect_head(target, network, prompts, tokenizer, names=names, new_tokens=NEW_TOKENS)
+def recorded(folders: Mapping[str, Path], prompts: Sequence[PromptTokens]) -> Trace:
+    """Heads by name, on the target's own greedy answers."""
+    target = load_model(house_folder("target"))
+    longest = max(len(prompt.tokens) for prompt in prompts) + NEW_TOKENS + 8
+    engine = Engine(target, max_batch=8, max_context=longest)
+    done = engine.generate([p.tokens for p in prompts], SamplingParams(max_new_tokens=NEW_TOKENS))
+    drafts = {name: load_head(folder, target) for name, folder in folders.items()}
+    return trace_of(target, drafts, prompts, [np.array(one.tokens) for one in done], candidates=1)
+
+
+def drift(work: Path, seeds: int, updates: int, prompts: Sequence[PromptTokens], keep: Keep) -> None:
+    """What an inspection says of heads with either norms, and what is accepted deep."""
+    tokenizer, names = load_tokenizer(house_folder("target")), ("house-target", "head")
+    target, found = load_transformers(str(house_folder("target")), torch.float32), dict[str, Any]()
+    folders: dict[str, Path] = {}
+    for seed in range(seeds):
+        for norms in ("pre", "post"):
+            wanted = Wanted(
+                norms=norms, steps=2, minutes=600.0, updates=updates, tokens=TOKENS, length=LENGTH, seed=seed
+            )
+            folder = folders[f"{norms}-{seed}"] = trained(work, f"{norms}-{seed}", wanted)
+            some = prompts[:: max(len(prompts) // INSPECTED, 1)]
+            seen = inspect_head(target, load_head_network(folder), some, tokenizer, names=names, new_tokens=NEW_TOKENS)
             plain = seen.variants[0]
             row = {
                 "seed": seed, "rms_ratio": seen.drift, "worst_over_best": seen.worst_over_best, "rms": plain.rms,
@@ -81,25 +103,42 @@ def drift(work: Path, seeds: int, minutes: float, prompts: Sequence[PromptTokens
             }  # fmt: skip
             found.setdefault(norms, []).append(row)
             print(norms, row, flush=True)
+            keep({"drift": found})
+    found["deep"] = deep(recorded(folders, prompts), seeds)
+    print(found["deep"], flush=True)
+    keep({"drift": found})
+
+
+def deep(trace: Trace, seeds: int) -> dict[str, Any]:
+    """Acceptance of either norms by depth, given all before; over `DEEP`, post's less pre's with its interval."""
+    first, last = DEEP
+    found: dict[str, Any] = {"depths": DEEP}
+    shares: dict[str, Any] = {}
+    chosen = np.random.default_rng(0).integers(0, len(trace.prompts), (RESAMPLES, len(trace.prompts)))
+    for norms in ("pre", "post"):
+        each = [rank_depth_counts(rows_of(trace.of(f"{norms}-{seed}")), last, 1) for seed in range(seeds)]
+        counts = np.sum(each, axis=0)
+        right, asked = counts.sum(0)[:, 0], counts.sum((0, 2))
+        found[norms] = {"acceptance": (right / asked).tolist(), "asked": asked.tolist()}
+        of_prompts = counts[:, first - 1 :].sum(1)
+        sums = of_prompts[chosen].sum(1)
+        found[norms]["deep"] = float(of_prompts[:, 0].sum() / of_prompts.sum())
+        shares[norms] = sums[:, 0] / sums.sum(1)
+    found["post_less_pre"] = found["post"]["deep"] - found["pre"]["deep"]
+    found["low"], found["high"] = np.quantile(shares["post"] - shares["pre"], [0.025, 0.975])
     return found
 
 
-def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens]) -> list[dict[str, Any]]:
+def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens], keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
-    target = load_model(house_folder("target"))
-    longest = max(len(prompt.tokens) for prompt in prompts) + NEW_TOKENS + 8
-    engine = Engine(target, max_batch=8, max_context=longest)
-    done = engine.generate([p.tokens for p in prompts], SamplingParams(max_new_tokens=NEW_TOKENS))
-    outputs = [np.array(one.tokens) for one in done]
-    base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "tokens": TOKENS, "length": LENGTH}
+    base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
     start = trained(work, "start", Wanted(**base))
     folders = {"start": start} | {
         name: trained(work, name.replace(", ", "-"), Wanted(**base, start=start, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
     }
-    drafts = {f"d{number}": load_head(folder, target) for number, folder in enumerate(folders.values())}
-    trace = trace_of(target, drafts, prompts, outputs)
-    rows: list[dict[str, Any]] = []
+    drafts = {f"d{number}": folder for number, folder in enumerate(folders.values())}
+    trace, rows = recorded(drafts, prompts), list[dict[str, Any]]()
     for workload in trace.workloads:
         done_by = {
             name: replay(trace, Static.of(TokenTree.chain(CHAIN), key), workload=workload, first_position=1)
@@ -113,29 +152,37 @@ def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens]) -> l
             low, high = np.quantile(gain, [0.025, 0.975])
             accepted = result.tokens_per_step - 1
             rows.append({"workload": workload, "objective": name, "accepted": accepted,
+                         "updates": read_facts(folders[name])["updates"],
                          "gain": accepted / (first.tokens_per_step - 1) - 1, "low": low, "high": high})  # fmt: skip
             gained = f"{rows[-1]['gain']:+.1%} [{low:+.1%}, {high:+.1%}]"
             print(f"{workload:8} {name:16} {accepted:.3f} accepted a step, {gained}", flush=True)
-    return rows
+    keep({"objectives": rows})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs_tests.benchmarks.head_training", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of the process's own time, each objective")
+    parser.add_argument("--updates", type=int, default=400, help="of each training for drift")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=16, help="a workload")
+    parser.add_argument("--prompts", type=int, default=32, help="a workload")
     parser.add_argument("--part", nargs="+", choices=["drift", "objectives"], default=["drift", "objectives"])
     parser.add_argument("--work", type=Path, default=Path("out/head_training"))
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     args = parser.parse_args()
     prompts = house_prompts(None, "test", load_tokenizer(house_folder("target")), args.prompts)
     args.work.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"minutes": args.minutes, "seeds": args.seeds}
+    report: dict[str, Any] = {}
+
+    def keep(found: dict[str, Any]) -> None:
+        report.update(found)
+        write_report("head_training", report, args.output)
+
     if "drift" in args.part:
-        report["drift"] = drift(args.work, args.seeds, args.minutes, prompts[:: max(len(prompts) // 12, 1)])
+        report["updates"] = args.updates
+        drift(args.work, args.seeds, args.updates, prompts, keep)
     if "objectives" in args.part:
-        report["objectives"] = objectives(args.work, args.minutes, prompts)
-    print(write_report("head_training", report, args.output))
+        report["minutes"] = args.minutes
+        objectives(args.work, args.minutes, prompts, keep)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
 """SmolLM2's head in the engine: tokens a step and tokens a second, beside plain decoding and retrieval.
 
-    python -m proofs_tests.benchmarks.heads [--target out/models/smollm2] [--dtype float32 bfloat16] [--prompts 8]
+    python -m proofs_tests.benchmarks.heads [--part cells] [--dtype float32 bfloat16] [--batch 1 8] [--prompts 4]
+    python -m proofs_tests.benchmarks.heads --part trade
     python -m proofs_tests.benchmarks.heads --part vllm --engines .venv-engines/bin/python
 
-Prompts are the public `test` ones, which the head's training did not see. Methods take turns on the same prompts; a
-rate is tokens emitted a second of decoding, prefill left out, the median over repeats. Tokens a step are counted from
-the second token on: the first comes from the prompt's forward. Equal texts are checked in float32.
+Prompts are the public `test` ones, which the head's training did not see. Methods take turns on each group of `batch`
+prompts; a rate is tokens emitted a second of decoding, prefill left out. Tokens a step are counted from the second
+token on: the first comes from the prompt's forward. Milliseconds are medians over steps with all rows: of the draft's
+forwards, of the target's, and of the whole step.
 
 Part ``trade`` runs the head beside the same one multiplied out, which drafts the same tokens: rho_TPS measured, and by
 the formula, with nu and kappa from the seconds of output heads and of whole rounds. Part ``vllm`` runs the exported
 head in vLLM on the CPU: its text beside plain decoding's, its acceptance by position beside ours on the same prompts;
-it needs no quiet machine.
+it needs no quiet machine. Every part is written when it is there, and not run again with the same settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,10 +34,11 @@ from scipy.stats import binomtest
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from proofs_tests.benchmarks.engines.worker import Worker
 from reader_theory.cost.head import HeadTrade
-from reader_theory.documents import Chain, Off, Policy, policy_of
+from reader_theory.documents import Chain, Grown, Off, Policy, policy_of
 from reader_theory.trees import TokenTree
 from runtime.drafters.head.export import densified, export_head
 from runtime.drafters.head.model import HeadModel, load_head
+from runtime.engine.counters import columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import PromptTokens, public_prompts
@@ -48,28 +53,62 @@ TREE = TokenTree.from_rank_paths([(0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (0, 
 POLICIES: dict[str, Policy] = {
     "plain": Off(),
     "chain": policy_of(TokenTree.chain(CHAIN)),
-    "chain of 3": policy_of(TokenTree.chain(3)),
     "tree": policy_of(TREE),
+    "grown": Grown(retrieval=None, nodes=9, levels=3, width=2, draft_price=0.05),
     "retrieval": LOOKUP,
     "head and retrieval": policy_of(TokenTree.chain(CHAIN), LOOKUP, skip=6),
 }
 
 
-def served(engine: Engine, policy: Policy, prompts: Sequence[PromptTokens], params: SamplingParams) -> dict[str, Any]:
+Run = dict[str, Any]
+Contenders = Mapping[str, tuple[Engine, Policy]]
+
+
+def served(engine: Engine, policy: Policy, prompts: Sequence[PromptTokens], params: SamplingParams) -> Run:
     """One method on one group of prompts."""
     engine.use(policy)
+    engine.timings.clear()
     before = engine.prefill_s
     start = perf_counter()
     requests = [engine.add(prompt.tokens, params) for prompt in prompts]
     depths: list[int] = []
     while any(not request.done for request in requests):
-        had = [(request, len(request.output)) for request in requests]
+        had = [(request, max(len(request.output), 1)) for request in requests]
         engine.step()
-        depths += [len(r.output) - n for r, n in had if n and len(r.output) > n]
+        depths += [len(r.output) - n for r, n in had if len(r.output) > n]
     seconds = perf_counter() - start - (engine.prefill_s - before)
     tokens = sum(len(request.output) - 1 for request in requests)
     return {"tokens": tokens, "steps": sum(r.steps for r in requests), "seconds": seconds, "emitted": depths,
-            "texts": [list(request.output) for request in requests]}  # fmt: skip
+            "texts": [list(request.output) for request in requests], "timings": list(engine.timings)}  # fmt: skip
+
+
+def in_turn(
+    contenders: Contenders, prompts: Sequence[PromptTokens], batch: int, repeats: int, params: SamplingParams
+) -> dict[str, list[Run]]:
+    """Runs of each, one a group of `batch` prompts and repeat; every other group in the opposite order."""
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    for engine, policy in contenders.values():
+        served(engine, policy, prompts[:batch], replace(params, max_new_tokens=16))
+    for number, start in enumerate([*range(0, len(prompts), batch)] * repeats):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            runs[name].append(served(*contenders[name], prompts[start : start + batch], params))
+    return runs
+
+
+def rate_of(runs: Sequence[Run]) -> float:
+    """Tokens a second."""
+    return sum(run["tokens"] for run in runs) / sum(run["seconds"] for run in runs)
+
+
+def tau_of(runs: Sequence[Run]) -> float:
+    """Tokens a step."""
+    return sum(run["tokens"] for run in runs) / sum(run["steps"] for run in runs)
+
+
+def milliseconds(runs: Sequence[Run], batch: int) -> dict[str, float]:
+    """Medians over steps of all rows."""
+    seen = columns_of([one for run in runs for one in run["timings"] if one.rows == batch])
+    return {f"{name}_ms": round(1e3 * float(np.median(seen[f"{name}_s"])), 3) for name in ("draft", "target", "step")}
 
 
 def by_depth(emitted: Sequence[int], most: int = CHAIN) -> list[dict[str, float]]:
@@ -85,36 +124,31 @@ def by_depth(emitted: Sequence[int], most: int = CHAIN) -> list[dict[str, float]
 def measured(
     target: LanguageModel, head: HeadModel, prompts: Sequence[PromptTokens], batch: int, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """All methods on every workload at a batch, repeats in turn."""
+    """All methods on one workload at a batch."""
     longest = max(len(prompt.tokens) for prompt in prompts) + args.new_tokens + 16
     engine = Engine(target, head, max_batch=batch, max_context=longest)
     params = SamplingParams(max_new_tokens=args.new_tokens, stop_token_ids=tuple(target.end_tokens))
+    contenders = {name: (engine, policy) for name, policy in POLICIES.items()}
+    runs = in_turn(contenders, prompts, batch, args.repeats, params)
+    plain = rate_of(runs["plain"])
     rows: list[dict[str, Any]] = []
-    for workload in sorted({prompt.workload for prompt in prompts}):
-        mine = [prompt for prompt in prompts if prompt.workload == workload][: args.prompts]
-        served(engine, POLICIES["chain"], mine[:1], params)
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
-        for repeat in range(args.repeats):
-            order = list(POLICIES) if repeat % 2 == 0 else list(POLICIES)[::-1]
-            for name in order:
-                runs[name].append(served(engine, POLICIES[name], mine, params))
-        plain = statistics.median(run["tokens"] / run["seconds"] for run in runs["plain"])
-        for name, each in runs.items():
-            rate = statistics.median(run["tokens"] / run["seconds"] for run in each)
-            last = each[-1]
-            row = {
-                "workload": workload, "batch": batch, "method": name, "tokens_a_step": last["tokens"] / last["steps"],
-                "tokens_per_s": rate, "beside_plain": rate / plain,
-                "equal_texts": last["texts"] == runs["plain"][-1]["texts"],
-            }  # fmt: skip
-            if name == "chain":
-                row["by_depth"] = by_depth(last["emitted"])
-            rows.append(row)
-            print(
-                f"{workload:14} batch {batch} {name:20} {row['tokens_a_step']:.2f} tokens a step, "
-                f"{rate:7.1f} tokens/s, {row['beside_plain']:.2f} times plain, equal texts: {row['equal_texts']}",
-                flush=True,
-            )
+    for name, each in runs.items():
+        row = {
+            "method": name, "tokens_a_step": tau_of(each), "tokens_per_s": rate_of(each),
+            "beside_plain": rate_of(each) / plain, **milliseconds(each, batch),
+            "equal_texts": sum(one == other for mine, theirs in zip(each, runs["plain"], strict=True)
+                               for one, other in zip(mine["texts"], theirs["texts"], strict=True)),
+            "texts": sum(len(run["texts"]) for run in each),
+        }  # fmt: skip
+        if name == "chain":
+            row["by_depth"] = by_depth([n for run in each for n in run["emitted"]])
+        rows.append(row)
+        print(
+            f"  {name:20} {row['tokens_a_step']:.2f} tokens a step, {row['tokens_per_s']:7.1f} tokens/s, "
+            f"{row['beside_plain']:.2f} times plain, equal texts {row['equal_texts']} of {row['texts']}, "
+            f"draft {row['draft_ms']} target {row['target_ms']} step {row['step_ms']} ms",
+            flush=True,
+        )
     return rows
 
 
@@ -143,22 +177,23 @@ def traded(
     whole = HeadModel(densified(head.network), head.embedding, name="full", dtype=head.dtype)
     longest = max(len(prompt.tokens) for prompt in prompts) + args.new_tokens + 16
     params = SamplingParams(max_new_tokens=args.new_tokens, stop_token_ids=tuple(target.end_tokens))
-    engines = {
-        name: Engine(target, each, max_batch=batch, max_context=longest)
+    contenders = {
+        name: (Engine(target, each, max_batch=batch, max_context=longest), POLICIES["chain"])
         for name, each in {"slim": head, "full": whole}.items()
     }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in engines}
-    for repeat in range(args.repeats + 1):
-        for name in list(engines)[:: 1 if repeat % 2 else -1]:
-            runs[name].append(served(engines[name], POLICIES["chain"], prompts, params))
-    rate = {n: statistics.median(run["tokens"] / run["seconds"] for run in each[1:]) for n, each in runs.items()}
-    round_s = statistics.median(run["seconds"] / max(run["steps"] / batch, 1) for run in runs["full"][1:])
+    runs = in_turn(contenders, prompts, batch, args.repeats, params)
+    round_s = milliseconds(runs["full"], batch)["step_ms"] / 1e3
     heads = output_head_times(head, batch)
     drafted_s = CHAIN * heads["full_s"]
-    tau = {name: each[-1]["tokens"] / each[-1]["steps"] for name, each in runs.items()}
+    tau = {name: tau_of(each) for name, each in runs.items()}
     trade = HeadTrade(tau["slim"] / tau["full"], heads["nu"], drafted_s / (round_s - drafted_s))
-    return {"batch": batch, "rho_tau": trade.rho_tau, "nu": trade.nu, "kappa": trade.kappa, "formula": trade.rho_tps,
-            "measured": rate["slim"] / rate["full"]}  # fmt: skip
+    found = {"rho_tau": trade.rho_tau, "nu": trade.nu, "kappa": trade.kappa, "formula": trade.rho_tps,
+             "measured": rate_of(runs["slim"]) / rate_of(runs["full"]),
+             "by_steps": milliseconds(runs["full"], batch)["step_ms"] / milliseconds(runs["slim"], batch)["step_ms"],
+             **{f"{name}_{key}": each for name in runs for key, each in milliseconds(runs[name], batch).items()},
+             **heads}  # fmt: skip
+    print(found, flush=True)
+    return found
 
 
 def by_position(emitted: Sequence[int], most: int = CHAIN) -> list[dict[str, float]]:
@@ -181,29 +216,60 @@ def ours_beside(folder: Path, prompts: Sequence[PromptTokens], tokens: int) -> t
     return [one["texts"][0] for one in done], [n for one in done for n in one["emitted"]]
 
 
-def beside_vllm(python: Path, target: Path, prompts: Sequence[PromptTokens], tokens: int, end: int) -> dict[str, Any]:
+class Kept:
+    """A report that is written after each part, and goes on from what lies there with the same settings."""
+
+    def __init__(self, name: str, settings: dict[str, Any], folder: Path) -> None:
+        self.name, self.folder = name, folder
+        path = folder / f"{name}.json"
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        same = found.get("settings") == settings
+        self.held: dict[str, Any] = found if same else {"settings": settings}
+
+    def __call__(self, key: str, make: Callable[[], Any]) -> Any:
+        """The part under a key, made unless it is there."""
+        if key not in self.held:
+            self.held[key] = make()
+            write_report(
+                self.name, {k: v for k, v in self.held.items() if k not in ("benchmark", "environment")}, self.folder
+            )
+        return self.held[key]
+
+
+def beside_vllm(
+    python: Path, target: Path, prompts: Sequence[PromptTokens], args: argparse.Namespace, end: int, kept: Kept
+) -> None:
     """Texts and acceptance by position of vLLM with the head multiplied out, of vLLM without, and of ours.
 
-    Both count steps of all prompts; shares of vLLM are compared with ours by the interval of their difference.
+    Both count steps of all prompts; shares of vLLM are compared with ours by the interval of their difference. The last
+    step of a prompt accepts in vLLM what it then cuts off at the limit of tokens.
     """
-    found: dict[str, Any] = {}
-    texts, emitted = ours_beside(target, prompts, tokens)
-    found["ours"] = {"tokens": texts, "by_position": by_position(emitted), "steps": len(emitted)}
-    print("ours:", found["ours"]["by_position"], flush=True)
+
+    def ours() -> dict[str, Any]:
+        texts, emitted = ours_beside(target, prompts, args.new_tokens)
+        return {"tokens": texts, "by_position": by_position(emitted), "steps": len(emitted)}
+
+    def theirs(method: str) -> dict[str, Any]:
+        options = (str(target), "float32", method, "1", str(torch.get_num_threads()))
+        with Worker(python, "vllm_worker.py", *options) as worker:
+            answer = worker.generate([p.tokens.tolist() for p in prompts], args.new_tokens, end)
+        return {"tokens": answer["tokens"], "metrics": answer["metrics"]}
+
+    own, plain = kept("ours", ours), kept("plain", lambda: theirs("plain"))
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "head"
         export_head(house_folder("smollm2_head"), exported, "vllm", dense=True, dtype="float32")
-        for method in ("plain", f"eagle3:{CHAIN}:{exported}"):
-            options = (str(target), "float32", method, "1", str(torch.get_num_threads()))
-            with Worker(python, "vllm_worker.py", *options) as worker:
-                answer = worker.generate([p.tokens.tolist() for p in prompts], tokens, end)
-            found[method.partition(":")[0]] = {"tokens": answer["tokens"], "metrics": answer["metrics"]}
-    found["equal_texts"] = found["plain"]["tokens"] == found["eagle3"]["tokens"]
-    found["equal_to_ours"] = [one == other for one, other in zip(texts, found["eagle3"]["tokens"], strict=True)]
-    steps, accepted = counted(found["eagle3"]["metrics"])
-    found["by_position"] = [apart(mine, len(emitted), theirs / steps, steps) for mine, theirs in
-                            zip(found["ours"]["by_position"], accepted, strict=True)]  # fmt: skip
-    return found
+        drafted = kept("eagle3", lambda: theirs(f"eagle3:{CHAIN}:{exported}"))
+    steps, accepted = counted(drafted["metrics"])
+    pairs = zip(own["tokens"], drafted["tokens"], strict=True)
+    kept("compared", lambda: {
+        "equal_texts": sum(one == other for one, other in zip(plain["tokens"], drafted["tokens"], strict=True)),
+        "equal_to_ours": sum(one == other for one, other in pairs), "texts": len(prompts),
+        "steps": {"ours": own["steps"], "vllm": steps},
+        "by_position": [apart(mine, own["steps"], each / steps, steps)
+                        for mine, each in zip(own["by_position"], accepted, strict=True)],
+    })  # fmt: skip
+    print(kept.held["compared"], flush=True)
 
 
 def counted(metrics: dict[str, Any]) -> tuple[int, list[int]]:
@@ -218,7 +284,7 @@ def apart(mine: dict[str, float], steps: int, theirs: float, drafts: int) -> dic
     share = mine["share"]
     wide = 1.96 * float(np.sqrt(share * (1 - share) / steps + theirs * (1 - theirs) / drafts))
     return {"position": mine["position"], "ours": share, "vllm": theirs, "half_width": wide,
-            "agree": abs(share - theirs) <= wide}  # fmt: skip
+            "agree": bool(abs(share - theirs) <= wide)}  # fmt: skip
 
 
 def main() -> None:
@@ -226,38 +292,35 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=Path("out/models/smollm2"))
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--prompts", type=int, default=8, help="a workload")
+    parser.add_argument("--prompts", type=int, default=4, help="a workload, and at least the batch")
     parser.add_argument("--workload", nargs="+", default=["chat", "code", "math", "rag", "summarization"])
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--part", nargs="+", choices=["cells", "trade", "vllm"], default=["cells", "trade"])
     parser.add_argument("--engines", type=Path, help="the interpreter of `make engines`")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.target)
-    prompts = public_prompts("test", tokenizer, args.workload, args.prompts)
-    report: dict[str, Any] = {"cells": {}, "output_head": {}, "trade": {}}
-    few = [prompt for prompt in prompts if prompt.workload in ("chat", "code", "math")]
-    for dtype in args.dtype if {"cells", "trade"} & set(args.part) else ():
-        target = load_model(args.target, dtype)
-        head = load_head(house_folder("smollm2_head"), target)
-        report["output_head"][dtype] = [output_head_times(head, rows) for rows in (1, 8)]
-        print(dtype, report["output_head"][dtype], flush=True)
-        if "trade" in args.part:
-            report["trade"][dtype] = [traded(target, head, few, batch, args) for batch in args.batch]
-            print(dtype, report["trade"][dtype], flush=True)
-        if "cells" in args.part:
-            cells = [row for batch in args.batch for row in measured(target, head, prompts, batch, args)]
-            report["cells"][dtype] = cells
-    told: dict[str, Any] = {}
+    settings = {name: getattr(args, name) for name in ("prompts", "new_tokens", "repeats")}
     if "vllm" in args.part:
         if args.engines is None:
             parser.error("--part vllm needs --engines, the interpreter of `make engines`")
-        told = beside_vllm(args.engines, args.target, few, args.new_tokens, int(tokenizer.eos_token_id))
-        report["vllm"] = told
-        print("vLLM:", told["equal_texts"], sum(told["equal_to_ours"]), told["by_position"], flush=True)
-    alone = args.part == ["vllm"]
-    print(write_report("heads_vllm" if alone else "heads", told if alone else report, args.output))
+        few = public_prompts("test", tokenizer, ["chat", "code", "math"], args.prompts)
+        kept = Kept("heads_vllm", settings, args.output)
+        beside_vllm(args.engines, args.target, few, args, int(tokenizer.eos_token_id), kept)
+    kept = Kept("heads", settings, args.output)
+    for batch in args.batch:
+        for dtype in args.dtype if {"cells", "trade"} & set(args.part) else ():
+            target = load_model(args.target, dtype)
+            head = load_head(house_folder("smollm2_head"), target)
+            for workload in args.workload if "cells" in args.part else ():
+                prompts = public_prompts("test", tokenizer, [workload], max(args.prompts, batch))
+                print(workload, dtype, "batch", batch, flush=True)
+                kept(f"{workload}, {dtype}, batch {batch}", partial(measured, target, head, prompts, batch, args))
+            if "trade" in args.part:
+                limit = -(-max(args.prompts, batch) // 2)
+                prompts = public_prompts("test", tokenizer, ["chat", "code", "math"], limit)
+                kept(f"trade, {dtype}, batch {batch}", partial(traded, target, head, prompts, batch, args))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_compression, tables_diffusion, tables_gpu, tables_theory
+from proofs_tests.benchmarks import tables_compression, tables_diffusion, tables_gpu, tables_heads, tables_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
 PAGES = (
     README,
     RESULT_TABLES,
-    *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md")),
+    *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md")),
 )
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
@@ -150,7 +150,7 @@ def speed_up(result: dict[str, Any]) -> str:
 
 def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
-    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
+    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "grown tree")
     rows: list[list[str]] = []
     for name, part in result["results"].items():
         target, temperature, batch = name.replace("temperature ", "").replace("batch ", "").split(", ")
@@ -208,11 +208,17 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real_lossless": real_lossless,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
+    "heads": tables_heads.cells,
+    "head_trade": tables_heads.trade,
+    "heads_vllm": tables_heads.vllm,
+    "head_drift": tables_heads.drift,
+    "head_objectives": tables_heads.objectives,
     "gpu_card": tables_gpu.card,
     "gpu_short": tables_gpu.short,
 }
 FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card",
-         "diffusion_likelihood": "diffusion"}  # fmt: skip
+         "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
+         "head_objectives": "head_training"}  # fmt: skip
 """Tables whose result has another name."""
 
 

@@ -89,6 +89,8 @@ def test_figures_are_those_of_the_cache_that_is_then_run(fitted: Path) -> None:
 
 def test_a_cache_is_named_as_the_command_line_names_it(fitted: Path, tmp_path: Path) -> None:
     assert scheme_of("plain") is None and isinstance(scheme_of("int4"), Integers)
+    with pytest.raises(InvalidInputError, match="Pass --kv plain"):
+        scheme_of(f"plain={fitted}")
     ways_out = {"int3": "reader kv fit", "aqua:9": "reader kv fit", f"aqua:9={fitted}": "there are plain"}
     for name, way_out in ways_out.items():
         with pytest.raises(InvalidInputError, match=way_out):

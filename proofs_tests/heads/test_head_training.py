@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from proofs_tests.drafters.heads import KINDS, Defined, head_for, network_for
 from proofs_tests.tiny import VOCABULARY, random_prompts, tiny_model
 from reader_theory.errors import InvalidInputError
-from runtime.drafters.head.checkpoint import load_head_network
+from runtime.drafters.head.checkpoint import load_head_network, read_facts
 from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.drafters.head.shape import HeadShape
 from runtime.drafters.head.unrolled import unrolled
@@ -21,7 +22,7 @@ from runtime.models.load import wrap
 from runtime.training.heads.initial import factors, start_from
 from runtime.training.heads.objectives import OBJECTIVES, acceptance
 from runtime.training.heads.texts import ANSWERED, ASKED, GIVEN, PADDING, Texts, read_texts
-from runtime.training.heads.train import HeadRegime, train_head
+from runtime.training.heads.train import CLOCKS, HeadRegime, train_head
 from runtime.training.heads.watching import embedding_of, laws_of, watch
 from runtime.training.heads.writing import Opening, Turns, openings, write
 
@@ -219,6 +220,19 @@ def test_a_run_that_was_cut_off_goes_on_and_refuses_another_shape(tmp_path: Path
     assert again["seen"] > held["seen"] and len(again["curve"]) == 2
     with pytest.raises(InvalidInputError, match="resumed as it was begun"):
         trained(tmp_path, 6, objective="tv")
+
+
+@pytest.mark.parametrize(("clock", "updates"), [("wall", 2), ("process", 6)])
+def test_minutes_are_of_the_clock_that_was_named(
+    clock: str, updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall's clock leaps ten minutes at each look, as where a run stands still; the process's own does not."""
+    leaps = itertools.count(0.0, 600.0)
+    monkeypatch.setitem(CLOCKS, "wall", lambda: next(leaps))
+    trained(tmp_path, 6, clock=clock)
+    assert read_facts(tmp_path)["updates"] == updates
+    with pytest.raises(InvalidInputError, match="`clock` must be one of wall, process"):
+        HeadRegime(minutes=1, clock="sun")
 
 
 def test_walked_tokens_a_step_are_those_of_the_engine() -> None:

@@ -43,6 +43,10 @@ def train_head(
     ] = None,
     initial: Annotated[str, typer.Option(help="Of a low-rank output head: svd or weighted_svd.")] = "weighted_svd",
     minutes: Annotated[float, typer.Option(min=0.01, help="Of training, after the text is written.")] = 50.0,
+    updates: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after so many updates, if the minutes are not over: alike everywhere."),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="That the target is to write.")] = 100_000,
     length: Annotated[int, typer.Option(min=32, help="Of a row of text.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=16, help="Of an update.")] = 2048,
@@ -81,7 +85,7 @@ def train_head(
     quiet()
     wanted = Wanted(
         rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, minutes=minutes,
-        windows=windows, reward=reward, start=start,
+        updates=updates, windows=windows, reward=reward, start=start,
         block=block if kind == "block" else 0, steps=block if kind == "block" else steps or 3,
         tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, seed=seed,
         layers=None if layers is None else tuple(int(layer) for layer in layers.split(",")),

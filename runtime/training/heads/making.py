@@ -49,6 +49,8 @@ class Wanted:
     start: Path | None = None
     steps: int = 3
     minutes: float = 50.0
+    updates: int | None = None
+    clock: str = "wall"
     tokens: int = 100_000
     length: int = 512
     batch_tokens: int = 2048
@@ -73,6 +75,7 @@ def make_head(
     regime = HeadRegime(
         minutes=wanted.minutes, steps=wanted.steps, objective=wanted.objective, batch_tokens=wanted.batch_tokens,
         seed=wanted.seed, windows=wanted.windows, reward=wanted.reward, warm=0.5 if wanted.start is None else 0.0,
+        most_updates=wanted.updates, clock=wanted.clock,
     )  # fmt: skip
     target = load_transformers(folder, dtype, wanted.device)
     changes: dict[str, Any] = NORMS[wanted.norms] | {"rank": wanted.rank, "block": wanted.block}

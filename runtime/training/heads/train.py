@@ -40,6 +40,8 @@ SAVED_EVERY_S = 60.0
 WINDOWS, ANCHOR = 4, 0.1
 """Windows of a row in an update of ppow, and the weight of KL to the target beside the reward."""
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "process": time.process_time}
+
 Tell = Callable[[float, str], None]
 
 
@@ -50,7 +52,9 @@ class HeadRegime:
     Attributes
     ----------
     minutes : float
-        Wall clock, earlier parts of a resumed run counted in.
+        By `clock`, earlier parts of a resumed run counted in.
+    clock : str
+        One of `CLOCKS`: the wall's, or the process's own time, which others on the machine do not use up.
     steps : int
         Draft steps that it is unrolled over.
     objective : str
@@ -80,6 +84,7 @@ class HeadRegime:
     rate: float = 1.0
     seed: int = 0
     most_updates: int | None = None
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         require(
@@ -93,6 +98,12 @@ class HeadRegime:
             f"`windows` must be uniform or adaptive, `reward` one of {', '.join(REWARDS)}, `warm` in [0, 1]",
             got=f"{self.windows!r}, {self.reward!r}, {self.warm}",
             fix="Leave them out for adaptive windows, the published reward, and half a run of KL before.",
+        )
+        require(
+            self.clock in CLOCKS and (self.most_updates is None or self.most_updates >= 1),
+            f"`clock` must be one of {', '.join(CLOCKS)}, and `most_updates` at least 1",
+            got=f"{self.clock!r}, {self.most_updates}",
+            fix="Leave them out for minutes of the wall's clock.",
         )
         require(
             self.minutes > 0 and self.steps >= 1 and self.batch_tokens >= 16,
@@ -171,13 +182,13 @@ class _Run:
 
     def train(self, tell: Tell) -> Watched:
         """Until the clock, or the updates, are used up."""
-        regime = self.regime
-        began, saved = time.monotonic() - self.spent_s, time.monotonic()
+        regime, clock = self.regime, CLOCKS[self.regime.clock]
+        began, saved = clock() - self.spent_s, clock()
         batches = self.train_on.batches(np.random.default_rng([regime.seed, self.updates]), regime.batch_tokens)
         loss_sum = torch.zeros((), device=self.device)
         since = 0
         while True:
-            self.spent_s = time.monotonic() - began
+            self.spent_s = clock() - began
             share = self.spent_s / (60.0 * regime.minutes)
             if regime.most_updates is not None:
                 share = max(share, self.updates / regime.most_updates)
@@ -194,10 +205,10 @@ class _Run:
                 )
                 loss_sum.zero_()
                 since = 0
-            if time.monotonic() - saved > SAVED_EVERY_S:
+            if clock() - saved > SAVED_EVERY_S:
                 self._watch(tell, share)
                 self.save()
-                saved = time.monotonic()
+                saved = clock()
         watched = self._watch(tell, 1.0)
         self.save()
         return watched

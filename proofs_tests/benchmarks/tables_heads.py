@@ -1,0 +1,101 @@
+"""Tables of docs/heads.md: a head's cells and trade, the same head in vLLM, norms against drift, objectives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---", *["--:"] * (len(header) - 1)], *rows])
+
+
+def _commit(result: dict[str, Any]) -> str:
+    e = result["environment"]
+    return f"{e['cores']} cores of {e['cpu']}, commit {e['commit']}"
+
+
+def cells(result: dict[str, Any]) -> str:
+    """Tokens a step, tokens a second beside plain decoding's, and where a step's time goes."""
+    header = ["cell", "method", "tokens a step", "tokens/s", "times plain", "by median steps", "draft ms", "target ms",
+              "step ms", "equal texts"]  # fmt: skip
+    rows: list[list[str]] = []
+    for name, methods in result.items():
+        if not isinstance(methods, list):
+            continue
+        plain = next(each for each in methods if each["method"] == "plain")
+        rows += [
+            [name, each["method"], f"{each['tokens_a_step']:.2f}", f"{each['tokens_per_s']:.1f}",
+             f"{each['beside_plain']:.2f}", f"{each['tokens_a_step'] * plain['step_ms'] / each['step_ms']:.2f}",
+             *(f"{each[key]:.1f}" for key in ("draft_ms", "target_ms", "step_ms")),
+             f"{each['equal_texts']} of {each['texts']}"]
+            for each in methods
+        ]  # fmt: skip
+    settings = result["settings"]
+    note = (
+        f"At least {settings['prompts']} prompts a cell, {settings['new_tokens']} tokens each, methods in turn. "
+        "By median steps: tokens a step over the ratio of median steps, which a stretch of a slow machine does not "
+        f"move. {_commit(result)}."
+    )
+    return _rows(header, rows) + f"\n\n{note}"
+
+
+def trade(result: dict[str, Any]) -> str:
+    """rho_TPS of the head of low rank beside the same one multiplied out."""
+    header = ["cell", "rho_tau", "nu", "kappa", "rho_TPS by the formula", "measured", "by median steps"]
+    rows = [
+        [name.removeprefix("trade, "), *(f"{each[key]:.3f}" for key in ("rho_tau", "nu", "kappa", "formula",
+                                                                        "measured", "by_steps"))]
+        for name, each in result.items() if name.startswith("trade, ")
+    ]  # fmt: skip
+    return _rows(header, rows) if rows else "Not run yet."
+
+
+def vllm(result: dict[str, Any]) -> str:
+    """Acceptance by position in vLLM beside ours."""
+    if "compared" not in result:
+        return "Not run yet."
+    found = result["compared"]
+    header = ["accepted at least", "ours", "vLLM", "difference", "95 % half width"]
+    rows = [
+        [str(each["position"]), f"{each['ours']:.3f}", f"{each['vllm']:.3f}", f"{each['vllm'] - each['ours']:+.3f}",
+         f"{each['half_width']:.3f}"]
+        for each in found["by_position"]
+    ]  # fmt: skip
+    note = (
+        f"{found['texts']} prompts, {result['settings']['new_tokens']} tokens, float32, one request at a time. Texts "
+        f"with the head equal to vLLM's plain ones: {found['equal_texts']}; to ours: {found['equal_to_ours']}. Steps: "
+        f"{found['steps']['ours']} ours, {found['steps']['vllm']} vLLM. {_commit(result)}."
+    )
+    return _rows(header, rows) + f"\n\n{note}"
+
+
+def drift(result: dict[str, Any]) -> str:
+    """Heads with either norms, run deeper than they were trained."""
+    if "drift" not in result:
+        return "Not run yet."
+    found = result["drift"]
+    header = ["norms", "seed", "RMS of step 8 over step 1", "worst over best accepted length"]
+    rows = [
+        [norms, str(each["seed"]), f"{each['rms_ratio']:.2f}", f"{each['worst_over_best']:.2f}"]
+        for norms in ("pre", "post") for each in found.get(norms, [])
+    ]  # fmt: skip
+    told = _rows(header, rows) + f"\n\n{result['updates']} updates of 2,048 tokens each, house target, TTT 2."
+    if "deep" in found:
+        deep = found["deep"]
+        told += (
+            f" Acceptance at depths {deep['depths'][0]} to {deep['depths'][1]}, given all before, all seeds: "
+            f"pre {deep['pre']['deep']:.3f}, post {deep['post']['deep']:.3f}, difference {deep['post_less_pre']:+.3f} "
+            f"[{deep['low']:+.3f}, {deep['high']:+.3f}]."
+        )
+    return told + f" {_commit(result)}."
+
+
+def objectives(result: dict[str, Any]) -> str:
+    """What each objective gains over the head that all go on from."""
+    header = ["workload", "objective", "updates", "accepted a step", "gain", "95 %"]
+    rows = [
+        [each["workload"], each["objective"], str(each["updates"]), f"{each['accepted']:.3f}", f"{each['gain']:+.1%}",
+         f"[{each['low']:+.1%}, {each['high']:+.1%}]"]
+        for each in result.get("objectives", [])
+    ]  # fmt: skip
+    return _rows(header, rows) if rows else "Not run yet."
