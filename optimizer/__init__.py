@@ -3,10 +3,10 @@
 from optimizer.acceptance import Acceptance, ForestAcceptance
 from optimizer.certificates import Certificate, UncertifiedError, certify
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
-from optimizer.planner import baselines, choose, solve, solve_schedule
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, SideConstraints, TreeProblem
-from optimizer.schedule import Schedule, ScheduleProblem
+from optimizer.schedule_problem import Schedule, ScheduleProblem
 from optimizer.solution import Solution, Status
+from optimizer.solving import baselines, choose, solve, solve_schedule
 
 __all__ = [
     "Acceptance",

@@ -14,9 +14,9 @@ import numpy as np
 from optimizer.acceptance import ForestAcceptance
 from optimizer.certificates import certify
 from optimizer.cost import LevelCost, Memory, Objective, TabulatedCost
-from optimizer.planner import Solver
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, Rule, TreeProblem
 from optimizer.solution import Status
+from optimizer.solving import Solver
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import ReaderTheoryError
 from reader_theory.trees.tree import TokenTree

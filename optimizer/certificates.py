@@ -17,7 +17,7 @@ from optimizer.bounds import (
 )  # fmt: skip
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem
-from optimizer.schedule import Schedule
+from optimizer.schedule_problem import Schedule
 from optimizer.solution import TOLERANCE, Certificate, Solution
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import ReaderTheoryError

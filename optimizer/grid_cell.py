@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from optimizer.cost import LevelCost, Memory, level_cost
-from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Solution, Status
+from optimizer.solving import solve
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.cost.device import Device
 from reader_theory.cost.model import ModelShape

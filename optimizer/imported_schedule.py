@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from optimizer.imported_plan import ImportedStudy, drafter_counted
-from optimizer.operating_point import operating_point
+from optimizer.operating_point import Demand, Served, check_demand, operating_point
 from reader_theory.cost.terms import StepConditions
 from reader_theory.documents import Cost, Stamp
 from reader_theory.documents.imported import ImportedAcceptance
-from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
-from reader_theory.errors import InvalidInputError, require
-from reader_theory.serving.load import LoadPoint, fixed_point_load, steps_of_request
+from reader_theory.documents.serving_schedule import OperatingPoint, ScheduleCell, ServingSchedule
+from reader_theory.errors import InvalidInputError
 
 __all__ = ["schedule_imported", "settled_batch"]
 
@@ -59,14 +56,7 @@ def schedule_imported(
     InvalidInputError
         If a number is not positive and finite, or the cost does not price the drafter.
     """
-    given = (slo_s, output_tokens, prompt_tokens, kv_tokens)
-    positive = [rate_per_s, *(x for x in given if x is not None)]
-    require(
-        all(np.isfinite(x) and x > 0 for x in positive),
-        "`rate_per_s`, `slo_s`, `output_tokens`, `prompt_tokens` and `kv_tokens` must be finite and above 0",
-        got=positive,
-        fix="Rates are requests a second, targets seconds a token.",
-    )
+    check_demand(rate_per_s, slo_s=slo_s, output_tokens=output_tokens, prompt_tokens=prompt_tokens, kv_tokens=kv_tokens)
     named = drafter_counted(cost, drafter)
     held = cost if kv_tokens is None else cost.model_copy(update={"kv_tokens": {"off": kv_tokens, named: kv_tokens}})
     study = ImportedStudy(told, held, named, max_depth)
@@ -74,9 +64,13 @@ def schedule_imported(
     columns = sorted(set(contexts or held.target_forward.context))
     output = output_tokens or OUTPUT
     grid = {(b, c): _cell(study, b, c, slo_s) for c in columns for b in rows}
-    points = [
-        _point(study, [grid[b, c] for b in rows], c, rate_per_s, slo_s, output, prompt_tokens) for c in columns
-    ]  # fmt: skip
+    points: list[OperatingPoint] = []
+    for c in columns:
+        demand = _demand(study, rate_per_s, c, output, prompt_tokens, slo_s)
+        lengths = [_length(study, grid[b, c]) for b in rows]
+        served = [None if k is None else _served(study, k, b, c, rows[-1]) for k, b in zip(lengths, rows, strict=True)]
+        plain = [_served(study, 0, b, c, rows[-1]) for b in rows]
+        points.append(operating_point(study.workload, c, rows, served, plain, demand))
     return ServingSchedule(
         stamp=Stamp.now(), target=held.target, device=held.device,
         drafters={name: each.model for name, each in held.drafters.items()},
@@ -97,17 +91,13 @@ def settled_batch(
     InvalidInputError
         If the rate is not positive, or above what any batch serves.
     """
-    require(
-        np.isfinite(rate_per_s) and rate_per_s > 0,
-        "the rate must be finite and above 0",
-        got=rate_per_s,
-        fix="Give requests a second.",
-    )
+    check_demand(rate_per_s)
+    demand = _demand(study, rate_per_s, context, output_tokens)
     capacity = 0.0
     batch = 1
     while batch <= most:
         length = study.choice(batch, context)[0]
-        load = _load(study, length, context, rate_per_s, output_tokens, None, float(batch))
+        load = _served(study, length, batch, context, batch).load(demand)
         capacity = max(capacity, rate_per_s / load.utilisation)
         if load.stable and load.batch <= batch:
             return load.batch
@@ -119,19 +109,25 @@ def settled_batch(
     )
 
 
-def _load(
-    study: ImportedStudy, length: int, context: float, rate: float, output: float, prompt: float | None, largest: float
-) -> LoadPoint:
-    return fixed_point_load(
-        rate, lambda rows: sum(study.terms_at(length, rows, context).values()), output_tokens=output,
-        tokens_per_step=study.lengths[length].tokens, prefill_s=_prefill_s(study, context, output, prompt),
-        largest_batch=min(largest, max(study.running(length, round(largest), context), 1.0)),
-    )  # fmt: skip
-
-
-def _prefill_s(study: ImportedStudy, context: float, output: float, prompt: float | None) -> float:
+def _demand(
+    study: ImportedStudy, rate: float, context: float, output: float, prompt: float | None = None,
+    slo_s: float | None = None,
+) -> Demand:  # fmt: skip
     tokens = prompt or max(context - output / 2, 1.0)
-    return float(study.cost.model().parts(StepConditions(context=0, tokens=tokens))["target"])
+    prefill_s = float(study.cost.model().parts(StepConditions(context=0, tokens=tokens))["target"])
+    return Demand(rate, output, prefill_s, slo_s)
+
+
+def _served(study: ImportedStudy, length: int, batch: int, context: float, largest: int) -> Served:
+    """How a batch is served by drafts of one length, in a column whose largest batch is given."""
+
+    def seconds(rows: float) -> float:
+        return sum(study.terms_at(length, rows, context).values())
+
+    return Served(
+        length > 0, study.lengths[length].tokens, sum(study.terms(length, batch, context).values()),
+        study.running(length, batch, context), min(largest, max(study.running(length, largest, context), 1.0)), seconds,
+    )  # fmt: skip
 
 
 def _cell(study: ImportedStudy, batch: int, context: int, slo_s: float | None) -> ScheduleCell:
@@ -161,35 +157,5 @@ def _gap(study: ImportedStudy, length: int, batch: int, context: float) -> float
     return sum(study.terms(length, batch, context).values()) / study.lengths[length].tokens
 
 
-def _point(
-    study: ImportedStudy, cells: Sequence[ScheduleCell], context: int, rate: float, slo_s: float | None, output: float,
-    prompt: float | None,
-) -> OperatingPoint:  # fmt: skip
-    prefill_s = _prefill_s(study, context, output, prompt)
-
-    def capacity(length: int, batch: int) -> float:
-        rows, each = study.running(length, batch, context), study.lengths[length]
-        step_s = sum(study.terms(length, batch, context).values())
-        return rows / (steps_of_request(output, each.tokens) * step_s + rows * prefill_s) if rows >= 1 else 0.0
-
-    lengths = [None if cell.policy is None else _length(study, cell) for cell in cells]
-
-    def served(place: int) -> tuple[LoadPoint, float]:
-        length = lengths[place]
-        assert length is not None, "a batch where nothing fits serves nobody"
-        load = _load(study, length, context, rate, output, prompt, float(cells[-1].batch))
-        if not load.stable:
-            return load, np.inf
-        step_s = sum(study.terms_at(length, load.batch, context).values())
-        return load, step_s / study.lengths[length].tokens / max(1 - rate * prefill_s, 1e-9)
-
-    return operating_point(
-        study.workload, context, [cell.batch for cell in cells], [None if k is None else k > 0 for k in lengths],
-        [0.0 if k is None else capacity(k, cell.batch) for k, cell in zip(lengths, cells, strict=True)],
-        [capacity(0, c.batch) for c in cells if slo_s is None or _gap(study, 0, c.batch, context) <= slo_s],
-        rate, slo_s, served,
-    )  # fmt: skip
-
-
-def _length(study: ImportedStudy, cell: ScheduleCell) -> int:
-    return next(k for k in range(len(study.lengths)) if study.policy(k) == cell.policy)
+def _length(study: ImportedStudy, cell: ScheduleCell) -> int | None:
+    return next((k for k in range(len(study.lengths)) if study.policy(k) == cell.policy), None)

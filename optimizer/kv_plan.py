@@ -60,14 +60,23 @@ def plan_caches(
     Raises
     ------
     InvalidInputError
-        If fit, cost and trace do not belong together, or are not of the plain cache.
+        If fit, cost and trace do not belong together, or are not of the plain cache; if a workload or a cache is
+        unknown, or a number is not a size or a chance.
     """
     _check(fit, cost, trace, caches)
-    chosen = [caches.cache(name) for name in (names or [each.name for each in caches.caches])]
+    require(
+        bool(loads) and min(kv_bytes, new_tokens, least_scratch, evaluations, *loads) >= 1 and 0 <= risk <= 1,
+        "bytes, loads, tokens, scratch and evaluations must be at least 1, and `risk` lie in [0, 1]",
+        got=f"{kv_bytes} bytes, loads {list(loads)}, {new_tokens} tokens, scratch {least_scratch}, risk {risk}, "
+        f"{evaluations} evaluations",
+        fix="Leave out what is not known; loads are requests that want to run at once.",
+    )
+    chosen = [caches.cache(name) for name in dict.fromkeys(names or [each.name for each in caches.caches])]
     told = [name for name in (workloads or trace.workloads)]
     served = cost.of(drafters).as_declared({name: each.forwards for name, each in fit.drafters.items()})
     points: list[KVPoint] = []
     for number, workload in enumerate(told):
+        fit.workload(workload)
         longest = max(prompt.prompt_tokens for prompt in trace.prompts if prompt.workload == workload) + new_tokens
         found: list[KVPoint] = []
         for place, cache in enumerate(chosen):
@@ -97,6 +106,12 @@ def _check(fit: AcceptanceFit, cost: Cost, trace: Trace, caches: KVCaches) -> No
         got=f"a fit of trace {fit.trace}, trace {trace.fingerprint()} of --kv {trace.kv}, a cost of {cost.target!r} "
         f"with --kv {cost.kv}, caches of {caches.target!r}",
         fix="Record, fit and calibrate without --kv, and fit the caches of that target.",
+    )
+    require(
+        cost.dtype == caches.dtype,
+        "cost and caches must be of one dtype: it decides the bytes of every token that is kept as it is",
+        got=f"a cost in {cost.dtype}, caches in {caches.dtype}",
+        fix=f"Fit the caches with `reader kv fit --dtype {cost.dtype}`.",
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optimizer.cost import level_cost
-from optimizer.planner import solve
 from optimizer.problem import TreeProblem
 from optimizer.solution import Certificate
 from optimizer.solvers.best_first import best_first_order
+from optimizer.solving import solve
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.documents import Chain, Cost, Static, Union
 from reader_theory.documents.policy import RETRIEVAL

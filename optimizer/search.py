@@ -87,25 +87,25 @@ class Space:
 
     def _trees(self, policy: Policy) -> list[Policy]:
         _, chain, skip = parts_of(policy)
-        return [joined(tree, chain, skip) for tree in (None, *self.trees)]
+        return [policy_from(tree, chain, skip) for tree in (None, *self.trees)]
 
     def _chains(self, policy: Policy) -> list[Policy]:
         tree, _, skip = parts_of(policy)
-        return [joined(tree, chain, skip) for chain in (None, *self.chains)]
+        return [policy_from(tree, chain, skip) for chain in (None, *self.chains)]
 
     def _numbers(self, policy: Policy) -> list[Policy]:
         tree, chain, skip = parts_of(policy)
-        return [] if chain is None else [joined(tree, near, skip) for near in self.near(chain)]
+        return [] if chain is None else [policy_from(tree, near, skip) for near in self.near(chain)]
 
     def _skips(self, policy: Policy) -> list[Policy]:
         tree, chain, _ = parts_of(policy)
-        return [] if tree is None or chain is None else [joined(tree, chain, skip) for skip in SKIPS]
+        return [] if tree is None or chain is None else [policy_from(tree, chain, skip) for skip in SKIPS]
 
     def _rests(self, policy: Policy) -> list[Policy]:
         tree, chain, _ = parts_of(policy)
         if tree is None or chain is None:
             return []
-        return [joined(tree, near, skip) for near in self.near(chain) for skip in (None, near.min_match)]
+        return [policy_from(tree, near, skip) for near in self.near(chain) for skip in (None, near.min_match)]
 
     def near(self, chain: Chain) -> Iterable[Chain]:
         """Rules that differ from `chain` in one number; each behaviour once."""
@@ -150,9 +150,9 @@ def trade(start: Policy, space: Space, scorer: Scorer) -> Policy:
     _, chain, skip = parts_of(start)
     if start.kind == "grown" or chain is None:
         return start
-    beside = [joined(each, chain, skip) for each in (None, *space.trees)]
+    beside = [policy_from(each, chain, skip) for each in (None, *space.trees)]
     leaders = sorted(beside, key=dict(zip(beside, scorer(beside), strict=True)).__getitem__, reverse=True)[:LEADERS]
-    pairs = [joined(each.fixed, near, skip) for each in leaders for near in space.near(chain)]
+    pairs = [policy_from(each.fixed, near, skip) for each in leaders for near in space.near(chain)]
     return scorer.best([start, *pairs])
 
 
@@ -169,7 +169,7 @@ def parts_of(policy: Policy) -> tuple[Static | None, Chain | None, int | None]:
     return policy.fixed, policy.retrieved, policy.skip_at_match if policy.kind == "union" else None
 
 
-def joined(tree: Static | None, chain: Chain | None, skip: int | None) -> Policy:
+def policy_from(tree: Static | None, chain: Chain | None, skip: int | None) -> Policy:
     """The policy of these parts."""
     if tree is None:
         return Off() if chain is None else chain

@@ -54,8 +54,8 @@ def plan_windows(
 ) -> tuple[WindowCandidate, ...]:
     """Candidates, the chosen one first and the others by their cost.
 
-    Chosen is the cheapest whose speed-up over one token at a time is above 1 at the low end of its interval; a window
-    of 1 where none is. One token at a time costs the same whatever is accepted.
+    Chosen is the cheapest whose speed-up over one token at a time is above 1 at the low end of its interval. Where none
+    is: a window of 1, whose cost does not depend on acceptance, or the cheapest, where 1 is not among `windows`.
 
     Parameters
     ----------

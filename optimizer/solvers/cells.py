@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from optimizer.certificates import UncertifiedError, certify_schedule
 from optimizer.problem import ranks_are_free
-from optimizer.schedule import Schedule, ScheduleProblem
+from optimizer.schedule_problem import Schedule, ScheduleProblem
 from optimizer.solvers import best_first, dynamic
 from optimizer.solvers.ratio import water_level
 from optimizer.solvers.tokens import TokensTable

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from reader_theory.acceptance import (
     AcceptanceModel,
     Drift,
-    Joined,
     Matched,
     PathwiseModel,
     RankTable,
+    UnionAcceptance,
     alpha_of_mean_length,
     chain_tokens_per_step,
     check_acceptance_model,
@@ -41,7 +41,7 @@ COPIES = simulated_trace(LAW, prompts=40, tokens=200, spread=0.4, copying=0.05)
 MODELS: dict[str, AcceptanceModel] = {
     "of one number": RankTable.stationary(0.6, 12),
     "of ranks, extended": RankTable.fit(COPIES, depth=1).extended(12),
-} | {kind.name: kind.fit(COPIES) for kind in (RankTable, Drift, Matched, Joined)}
+} | {kind.name: kind.fit(COPIES) for kind in (RankTable, Drift, Matched, UnionAcceptance)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -168,22 +168,22 @@ def test_a_longer_match_copies_further() -> None:
     assert not model.chain_probability(0, 0, 6).any()
 
 
-def test_joined_sources_overlap_rather_than_add() -> None:
-    joined, chain = Joined.fit(COPIES), TokenTree.chain(4, "retrieval")
+def test_sources_of_a_union_overlap_rather_than_add() -> None:
+    union, chain = UnionAcceptance.fit(COPIES), TokenTree.chain(4, "retrieval")
     tree = TokenTree.chain(4)
     both = TokenTree([*tree.parents, 0, 5, 6, 7], [0] * 9, sources=[*tree.sources, *chain.sources[1:]])
-    alone = joined.tokens_per_step(tree) + joined.tokens_per_step(chain) - 1
-    assert max(joined.tokens_per_step(tree), joined.tokens_per_step(chain)) < joined.tokens_per_step(both) < alone
-    assert joined.steps_share(both).sum() == pytest.approx(1)
+    alone = union.tokens_per_step(tree) + union.tokens_per_step(chain) - 1
+    assert max(union.tokens_per_step(tree), union.tokens_per_step(chain)) < union.tokens_per_step(both) < alone
+    assert union.steps_share(both).sum() == pytest.approx(1)
 
 
-def test_joined_counts_by_renewal_nearer_to_the_replay() -> None:
+def test_a_union_counts_by_renewal_nearer_to_the_replay() -> None:
     both = TokenTree([-1, 0, 1, 2, 0, *range(4, 11)], [0] * 12, sources=["", *["draft"] * 3, *["retrieval"] * 8])
     replayed = replay(
         COPIES, policy_of(TokenTree.chain(3), Chain(min_match=1, offset=8, factor=0, max_tokens=8))
     ).tokens_per_step
-    joined = Joined.fit(COPIES)
-    assert abs(joined.tokens_per_renewed_step(both) - replayed) < abs(joined.tokens_per_step(both) - replayed)
+    union = UnionAcceptance.fit(COPIES)
+    assert abs(union.tokens_per_renewed_step(both) - replayed) < abs(union.tokens_per_step(both) - replayed)
 
 
 def test_a_fit_survives_its_file(tmp_path: Any) -> None:

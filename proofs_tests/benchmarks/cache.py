@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from proofs_tests.benchmarks._report import write_report
+from proofs_tests.benchmarks.rectangle import RectangularCache
 from reader_theory.memory import best_period, per_row_overhead, rectangular_bytes_per_step
-from runtime.cache.rectangle import RectangularCache
 from runtime.cache.rows import RowCache
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)

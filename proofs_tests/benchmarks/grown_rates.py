@@ -32,14 +32,14 @@ from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
 
-KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
+KINDS = ("off", "draft", "retrieval", "both", "retrieved tree", "grown tree")
 FINALISTS = 2
 
 
 def kind_of(policy: Policy) -> str:
     """What a policy drafts from; trees that are grown anew are kinds of their own."""
     if policy.kind == "grown":
-        return "retrieved tree" if policy.drafter is None else "joined"
+        return "retrieved tree" if policy.drafter is None else "grown tree"
     return "both" if policy.kind == "union" else policy.drafted_by
 
 

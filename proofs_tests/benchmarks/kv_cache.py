@@ -1,8 +1,8 @@
 """What quantised caches cost in perplexity and save in bits, on a real model; goes on where it was stopped.
 
 ``python -m proofs_tests.benchmarks.kv_cache`` writes results/kv_cache.json, `tables` writes docs/compression.md;
-``--reads`` times one-token steps at long contexts as well, on a machine that does nothing else. Text is that of the
-Python that runs: the topics of its help, and modules of its library.
+``--reads`` times one-token steps at long contexts instead (kv_reads.json), on a machine that does nothing else.
+Text is that of the Python that runs: the topics of its help, and modules of its library.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ def reads(folder: str, contexts: Sequence[int], dtype: str) -> list[dict[str, An
             step_s, plain_s = step_seconds(quantised(model, scheme), model, tokens)
             told = {"cache": scheme.name, "context": context, "dtype": dtype}
             found.append({**told, "step_s": step_s, "plain_s": plain_s, "ratio": step_s / plain_s})
+            print(found[-1], flush=True)
     return found
 
 
@@ -200,13 +201,16 @@ def main() -> None:
     options.add_argument("--length", type=int, default=2048)
     options.add_argument("--spans", type=int, help="only so many of the spans to judge by")
     options.add_argument("--kept", type=Path, default=Path("out/kv_cache"))
-    options.add_argument("--reads", type=int, nargs="*", default=[], help="contexts at which reads are timed")
+    options.add_argument("--reads", type=int, nargs="*", default=[], help="time reads at these contexts instead")
     options.add_argument("--name", default="kv_cache", help="of the result")
     asked = options.parse_args()
+    if asked.reads:
+        rows = reads(asked.target, asked.reads, asked.dtype)
+        name, told = Path(asked.target).name, {"dtype": asked.dtype, "rows": rows}
+        print(write_report("kv_reads", {"model": name, **told}))
+        return
     sizes = asked.fit_tokens, asked.judge_tokens, asked.context, asked.length, asked.spans
-    result = measure(asked.target, asked.dtype, *sizes, asked.kept)
-    result["reads"] = [row for dtype in ("float32", "bfloat16") for row in reads(asked.target, asked.reads, dtype)]
-    print(write_report(asked.name, result))
+    print(write_report(asked.name, measure(asked.target, asked.dtype, *sizes, asked.kept)))
 
 
 if __name__ == "__main__":

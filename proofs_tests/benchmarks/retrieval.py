@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from proofs_tests.benchmarks._report import write_report
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import RetrievalIndex, speculate_batch
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import RetrievalIndex
 from runtime.retrieval.suffix_index import SuffixIndex
 
 Tokens = NDArray[np.int32]
@@ -59,8 +60,8 @@ class Reader:
             self._store.add(output)
 
     def draft(self, context: Tokens) -> tuple[list[int], list[int]]:
-        grown = self._index.tree(self._budget, self._price)
-        return grown.tokens.tolist(), grown.parents.tolist()
+        grown = self._index.grow(self._budget, self._price)
+        return grown.tokens[0].tolist(), grown.parents[0].tolist()
 
     def extend(self, tokens: Tokens) -> None:
         self._index.extend(tokens)
@@ -250,8 +251,8 @@ def rates(documents: list[Tokens], store: Datastore, requests: list[Request], ro
     }
     for threads in (1, 2):
         for price in (0.0, 0.02):
-            speculate_batch(batch, 32, price, threads=threads)
-            spent, spread = best(lambda t=threads, p=price: speculate_batch(batch, 32, p, threads=t), 4 * rounds)
+            growing(batch, 32, price, threads=threads)()
+            spent, spread = best(lambda t=threads, p=price: growing(batch, 32, p, threads=t)(), 4 * rounds)
             found[f"batch_of_64_ms_threads_{threads}_price_{price}"] = spent * 1e3
             found[f"batch_of_64_spread_threads_{threads}_price_{price}"] = spread
     return found
@@ -328,7 +329,7 @@ def main() -> None:
     arctic = load_arctic(options.arctic)
     print("peer: " + ("arctic-inference, same run" if arctic else "not built; its rows are left out"))
     store = Datastore.build(documents)
-    RetrievalIndex([1, 2, 1], store).tree(4)
+    RetrievalIndex([1, 2, 1], store).grow(4)
     corpus = "replay" if options.replay else "standard library"
     payload: dict[str, Any] = {"corpus": corpus, "quality": {}, "peer": bool(arctic)}
     stored = {"code": store, "edit": None}
@@ -350,7 +351,7 @@ def main() -> None:
                 "arctic-inference", lambda *s, h=held: Arctic(arctic, peer_tree(arctic, h), *s), peers, pairs
             )
             payload.setdefault("equal_nodes", {})[name] = {
-                "joined" if learn else "apart": equal_nodes(cuts(arctic, learn, pairs)) for learn in (True, False)
+                "together" if learn else "apart": equal_nodes(cuts(arctic, learn, pairs)) for learn in (True, False)
             }
         payload["quality"][name] = ours
         if options.replay:

@@ -33,8 +33,7 @@ class Reader(api.Drafter):
         self._price, self._chain_price, self._max_depth, self._learn = price, chain_price, max_depth, learn
         self._store = Datastore.build([])
         self._index = self._new(np.array([0, 1, 0], np.int32))
-        self._index.tree(4)
-        self._index.path(4)
+        self._index.grow(4)
         self._made: list[np.ndarray] = []
 
     def _new(self, prompt: np.ndarray) -> RetrievalIndex:
@@ -55,9 +54,9 @@ class Reader(api.Drafter):
 
     def speculate(self, context: np.ndarray, budget: int, tree: bool) -> tuple[list[int], list[int]]:
         if tree:
-            grown = self._index.tree(budget, self._price)
-            return grown.tokens.tolist(), grown.parents.tolist()
-        return api.chain(self._index.path(budget, self._chain_price).tokens.tolist())
+            grown = self._index.grow(budget, self._price)
+            return grown.tokens[0].tolist(), grown.parents[0].tolist()
+        return api.chain(self._index.grow(budget, self._chain_price, single=True).tokens[0].tolist())
 
     def finish(self) -> None:
         if self._learn and self._made:

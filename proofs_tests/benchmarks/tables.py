@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_diffusion, tables_gpu, tables_heads, tables_theory
+from proofs_tests.benchmarks import tables_compression, tables_diffusion, tables_gpu, tables_heads, tables_theory
 from proofs_tests.benchmarks._report import RESULTS
 
 HOUSE = Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def speed_up(result: dict[str, Any]) -> str:
 
 def grown(result: dict[str, Any]) -> str:
     """Tokens a second of every kind of policy in the engine; last, the better grown tree over the best of the rest."""
-    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "joined")
+    kinds = ("off", "draft", "retrieval", "both", "retrieved tree", "grown tree")
     rows: list[list[str]] = []
     for name, part in result["results"].items():
         target, temperature, batch = name.replace("temperature ", "").replace("batch ", "").split(", ")
@@ -164,18 +164,6 @@ def grown(result: dict[str, Any]) -> str:
 
 def _interval(e: dict[str, float]) -> str:
     return f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
-
-
-def kv_cache(result: dict[str, Any]) -> str:
-    """Bits and perplexity of each cache; what is not a cache but a control stands last."""
-    rows = []
-    for row in sorted(result["rows"], key=lambda row: -row["scored_tokens"]):
-        spread = f" ± {2 * row['standard_error'] * row['ratio']:.3f}" if row["standard_error"] else ""
-        sizes = [f"{row['bits']:.2f}", f"{row['bits_at_2048']:.2f}", f"{row['scored_tokens']:,}"]
-        rows.append([row["cache"], *sizes, f"{row['perplexity']:.3f}", f"{row['ratio']:.3f}{spread}"])
-    header = ["cache", "bits a value", "of a row of 2,048 tokens", "tokens", "perplexity", "over plain on the same"]
-    words = f"each token after at least {result['context_at_least']:,} others."
-    return f"{_markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
 
 
 def real_lossless(result: dict[str, Any]) -> str:
@@ -212,8 +200,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "documents": tables_theory.documents,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,
+    "kv_cache": tables_compression.kv_cache,
+    "kv_reads": tables_compression.kv_reads,
+    "kv_load": tables_compression.kv_load,
+    "kv_batch": tables_compression.kv_batch,
+    "self_draft": tables_compression.self_draft,
     "real_lossless": real_lossless,
-    "kv_cache": kv_cache,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
     "heads": tables_heads.cells,

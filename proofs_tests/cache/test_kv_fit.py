@@ -89,6 +89,8 @@ def test_figures_are_those_of_the_cache_that_is_then_run(fitted: Path) -> None:
 
 def test_a_cache_is_named_as_the_command_line_names_it(fitted: Path, tmp_path: Path) -> None:
     assert scheme_of("plain") is None and isinstance(scheme_of("int4"), Integers)
+    with pytest.raises(InvalidInputError, match="Pass --kv plain"):
+        scheme_of(f"plain={fitted}")
     ways_out = {"int3": "reader kv fit", "aqua:9": "reader kv fit", f"aqua:9={fitted}": "there are plain"}
     for name, way_out in ways_out.items():
         with pytest.raises(InvalidInputError, match=way_out):
@@ -183,6 +185,15 @@ def test_more_bits_keep_the_text_better(fitted: Path) -> None:
     assert few < more < 0
     assert fitness([(0,) * 8], 192, 0) == [few] and fitness([(0,) * 8], 192, 1) != [few]
     assert fitness.scheme((0, 1, 2, 3, 0, 0, 0, 0)).bits == ((1, 2), (3, 4), (1, 1), (1, 1))
+
+
+def test_a_context_within_the_buffer_is_refused_before_anything_is_fitted(fitted: Path, tmp_path: Path) -> None:
+    """All caches would look free of charge: nothing that is scored would be read in few bits."""
+    output, text = tmp_path / "kv.json", fitted.parent / "text"
+    words = ["kv", "fit", "house-target", "--data", str(text), *SIZES, "--output", str(output)]
+    words[words.index("--context") + 1] = "35"
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "--context 36" in done.output and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from proofs_tests.models.matrix import build
 from proofs_tests.tiny import POLICIES, VOCABULARY, random_prompts, tiny_model
 from reader_theory.documents import policy_of
 from reader_theory.errors import InvalidInputError
@@ -286,6 +287,9 @@ def test_what_cannot_be_quantised_is_refused_before_it_runs() -> None:
     )
     with pytest.raises(InvalidInputError, match="see all tokens"):
         quantised(wrap(tf.AutoModelForCausalLM.from_config(local)), Integers(8, WINDOW))
+    shared = build("gemma3n_text", {"layer_types": ["full_attention"] * 4})
+    with pytest.raises(InvalidInputError, match=r"of their own.*\[2, 3\]"):
+        quantised(wrap(shared), Integers(8, WINDOW))
     with pytest.raises(InvalidInputError, match=r"buffer.*--max-nodes"):
         Engine(quantised(model(), Integers(8, WINDOW)), policy=policy_of(TokenTree.chain(16)))
     with pytest.raises(InvalidInputError, match="eager"):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from proofs_tests.importers.test_import_metrics import COUNTS, scrape
 from reader_theory.documents import Cost, Plan
-from reader_theory.documents.schedule import ServingSchedule
+from reader_theory.documents.serving_schedule import ServingSchedule
 from runtime.cli.main import app
 
 ROOT = Path(__file__).parents[2]

@@ -58,6 +58,14 @@ def cost() -> Cost:
     )
 
 
+@pytest.fixture(scope="module")
+def plan(trace: Trace, cost: Cost) -> Plan:
+    fit = fit_acceptance(trace, depth=4, resamples=100)
+    return make_plan(
+        fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=100
+    )
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_replay_of_a_trace_is_what_the_engine_does_step_for_step(trace: Trace, name: str) -> None:
     policy = POLICIES[name]
@@ -114,11 +122,7 @@ def test_replay_beside_a_datastore_is_what_the_engine_does_step_for_step(
     assert sum(predicted) < sum(len(output) - 1 for output in outputs), "some drafts are right"
 
 
-def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_path: Path) -> None:
-    fit = fit_acceptance(trace, depth=4, resamples=100)
-    plan = make_plan(
-        fit, cost, trace, batches=(1, 2), max_nodes=8, new_tokens=TOKENS, prompts_per_workload=4, resamples=100
-    )
+def test_plan_run_and_validation_close_the_loop(trace: Trace, plan: Plan, tmp_path: Path) -> None:
     record = run_plan(*_models(), plan, _prompts(10), path=tmp_path / "run.json", repeats=2)
     checked = validate(Plan.read(plan.write(tmp_path / "plan.json")), RunRecord.read(tmp_path / "run.json"))
     compared = {c.quantity for c in checked.comparisons}
@@ -135,18 +139,16 @@ def test_plan_run_and_validation_close_the_loop(trace: Trace, cost: Cost, tmp_pa
 
 
 @pytest.mark.parametrize("rule", ["block", "typical_lossy"])
-def test_a_record_names_its_rule_and_its_loss(trace: Trace, cost: Cost, tmp_path: Path, rule: str) -> None:
-    plan = make_plan(fit_acceptance(trace, depth=4, resamples=100), cost, trace, batches=(1,), resamples=100)
+def test_a_record_names_its_rule_and_its_loss(plan: Plan, tmp_path: Path, rule: str) -> None:
+    alone = plan.model_copy(update={"entries": tuple(entry for entry in plan.entries if entry.batch == 1)})
     record = run_plan(
-        *_models(), plan, _prompts(10), path=tmp_path / "run.json", temperature=1.0, verification=rule,
+        *_models(), alone, _prompts(10), path=tmp_path / "run.json", temperature=1.0, verification=rule,
         compare_plain=False,
     )  # fmt: skip
     assert (record.verification, record.lossless) == (rule, rule != "typical_lossy")
 
 
-def test_a_plan_always_weighs_off_and_a_chain(trace: Trace, cost: Cost) -> None:
-    fit = fit_acceptance(trace, depth=4, resamples=100)
-    plan = make_plan(fit, cost, trace, batches=(1,), max_nodes=8, new_tokens=TOKENS, resamples=100)
+def test_a_plan_always_weighs_off_and_a_chain(plan: Plan) -> None:
     for entry in plan.entries:
         names = [candidate.policy.name for candidate in entry.candidates]
         assert "off" in names and any(name.startswith(("chain", "retrieval")) for name in names)

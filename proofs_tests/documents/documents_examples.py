@@ -39,7 +39,7 @@ from reader_theory.documents import (
     policy_of,
 )
 from reader_theory.documents.imported import ImportedAcceptance
-from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
+from reader_theory.documents.serving_schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.estimate import Estimate
 from reader_theory.trees.tree import TokenTree
 

@@ -11,8 +11,8 @@ import pytest
 
 from optimizer.cost import level_cost
 from optimizer.forecast import step_forecast
-from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
+from optimizer.serving_schedule import serving_schedule
 from proofs_tests.plans import plan_examples as examples
 from proofs_tests.tiny import generated, random_prompts, tiny_model
 from reader_theory.acceptance import RankTable, fit_acceptance, replay, simulated_trace

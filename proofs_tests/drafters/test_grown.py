@@ -27,7 +27,8 @@ from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.table import TableModel
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import GrownBatch, RetrievalIndex, grow_batch
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import GrowthArrays, RetrievalIndex
 
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 RNG = np.random.default_rng(8)
@@ -48,14 +49,14 @@ def opened(rows: int, slots: int) -> NeuralDrafter:
     return drafter
 
 
-def drafted(text: list[int], policy: Grown, budget: int = 512, static: TokenTree | None = None) -> GrownBatch:
+def drafted(text: list[int], policy: Grown, budget: int = 512, static: TokenTree | None = None) -> GrowthArrays:
     neural = opened(1, 1024)
     neural.join(0, np.array(text, dtype=np.int64))
     index = RetrievalIndex(np.array(text, np.int32))
     return GrownDrafter(neural).grow(policy, [index], np.array([budget]), static)[0]
 
 
-def rows(grown: GrownBatch, row: int = 0) -> list[tuple[int, int, float]]:
+def rows(grown: GrowthArrays, row: int = 0) -> list[tuple[int, int, float]]:
     size = int(grown.sizes[row])
     arrays = (grown.tokens[row, :size], grown.parents[row, :size], grown.chances[row, :size])
     return list(zip(*(array.tolist() for array in arrays), strict=True))
@@ -95,10 +96,9 @@ def test_without_a_draft_the_grown_tree_is_the_retrieved_tree() -> None:
     text = RNG.integers(0, 5, 200)
     index = RetrievalIndex(text)
     grown, asked = GrownDrafter(None).grow(Grown(nodes=32), [index], np.array([32]))
-    tree = index.tree(32)
     assert not asked
-    assert [row[:2] for row in rows(grown)] == list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
-    assert [row[2] for row in rows(grown)] == pytest.approx(tree.path_probability.tolist())
+    assert rows(grown) == rows(index.grow(32))
+    assert grown.trees([int(text[-1])])[0] == index.tree(32)
 
 
 def test_without_retrieval_the_tree_holds_the_likeliest_paths_of_the_draft() -> None:
@@ -264,7 +264,7 @@ def test_a_batch_of_laws_equals_its_rows_alone() -> None:
     for row in range(3):
         none = np.array([-1])
         laws.add(row, none, none, none, np.arange(4, dtype=np.int32)[None], SMALL[row][None])
-    together = grow_batch([RetrievalIndex(text) for text in texts], 12, laws=laws.addresses, threads=2)
+    together = growing([RetrievalIndex(text) for text in texts], 12, laws=laws.addresses, threads=2)()
     for row, text in enumerate(texts):
-        alone = grow_batch([RetrievalIndex(text)], 12, laws=laws.addresses[row : row + 1])
+        alone = growing([RetrievalIndex(text)], 12, laws=laws.addresses[row : row + 1])()
         assert rows(alone) == rows(together, row)

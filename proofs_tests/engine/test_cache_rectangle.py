@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from proofs_tests.benchmarks.cache import measured
+from proofs_tests.benchmarks.rectangle import RectangularCache, forward_rectangle
 from proofs_tests.tiny import VOCABULARY, tiny_model
 from reader_theory.memory import per_row_overhead, rectangular_bytes_per_step
-from runtime.cache.rectangle import RectangularCache, forward_rectangle
 from runtime.models.inputs import forward_trees
 from runtime.models.load import wrap
 

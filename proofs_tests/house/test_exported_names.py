@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from proofs_tests.house.test_house_rules import HOUSE, PACKAGES, sources
+from proofs_tests.house.test_house_rules import HOUSE, PACKAGES, parsed, sources
 
 DOCUMENTS = ("*.md", "docs/**/*.md", "notebooks/*.ipynb", "notebooks/*.md")
 FOR_THE_PUBLIC = {
@@ -22,7 +23,6 @@ FOR_THE_PUBLIC = {
     "random_problem": "instances for the battery",
     "TableModel": "a model whose laws are known exactly: what proofs run the engine on",
     "load_parallel": "ranks of a tensor-parallel target, started by torchrun",
-    "forward_rectangle": "the cache that rows are compared with",
     "datastore_bytes": "how large a datastore will be, before it is built",
     "reserved_kv_slots": "what SGLang sets aside, for memory plans by hand",
     "growmap_of": "foreign trees, by hand",
@@ -76,26 +76,26 @@ def used_within(tree: ast.Module) -> set[str]:
     return found
 
 
-def unused(path: Path) -> list[str]:
-    tree = ast.parse(texts()[path])
+@cache
+def readers(proofs_count: bool) -> Counter[str]:
+    """In how many files each word stands; proofs among them or not."""
     proofs = HOUSE / "proofs_tests"
     counted = [
-        other
-        for other in texts()
-        if other not in (path, Path(__file__))
-        and other.name != "__init__.py"
-        and (
-            not other.is_relative_to(proofs)
-            or other.is_relative_to(proofs / "benchmarks")
-            or path.is_relative_to(HOUSE / "reader_theory")
-        )
+        path
+        for path in texts()
+        if path != Path(__file__)
+        and path.name != "__init__.py"
+        and (proofs_count or not path.is_relative_to(proofs) or path.is_relative_to(proofs / "benchmarks"))
     ]
-    within = used_within(tree)
-    return [
-        name
-        for name in exported(tree)
-        if name not in within and name not in FOR_THE_PUBLIC and not any(name in words_of(each) for each in counted)
-    ]
+    return Counter(word for path in counted for word in words_of(path))
+
+
+def unused(path: Path) -> list[str]:
+    tree = parsed(path)
+    found = readers(path.is_relative_to(HOUSE / "reader_theory"))
+    known = used_within(tree) | FOR_THE_PUBLIC.keys()
+    own = int(path.name != "__init__.py")
+    return [name for name in exported(tree) if name not in known and found[name] <= own]
 
 
 def test_every_exported_name_has_a_user() -> None:
@@ -104,5 +104,5 @@ def test_every_exported_name_has_a_user() -> None:
 
 
 def test_what_is_offered_to_the_public_is_exported() -> None:
-    offered = {name for path in sources(*PACKAGES) for name in exported(ast.parse(texts()[path]))}
+    offered = {name for path in sources(*PACKAGES) for name in exported(parsed(path))}
     assert FOR_THE_PUBLIC.keys() <= offered

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import reader_theory
+from proofs_tests.house.test_house_rules import HOUSE, PACKAGES, parsed, sources
 from reader_theory.rules import RULES
 
-HOUSE = Path(reader_theory.__file__).parents[1]
 AROUND = {"step_overhead_s", "plain_overhead_s", "plain_step_overhead_s", "growth_s", "growth_step_s"}
 """What a measured cost spends around its forwards: who reads two of these adds up a step."""
 CHAIN_RULE = {"min_match", "offset", "factor", "max_tokens"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for package in ("reader_theory", "optimizer", "runtime"):
-        for path in sorted((HOUSE / package).rglob("*.py")):
-            yield str(path.relative_to(HOUSE)), ast.parse(path.read_text())
-
-
 def where(found: Callable[[ast.Module], bool]) -> set[str]:
-    return {name for name, tree in modules() if found(tree)}
+    return {str(path.relative_to(HOUSE)) for path in sources(*PACKAGES) if found(parsed(path))}
 
 
 def reads(tree: ast.AST, names: set[str]) -> set[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,18 @@ def compile_with_nvrtc(text: str, card: int) -> tuple[int, str]:
 def test_every_cuda_source_is_listed() -> None:
     there = {path.stem for path in Path(_launch.__file__).parent.glob("*.cu")}
     assert there == {*_launch.SOURCES, "common"}
+
+
+def test_torchs_stream_is_taken_by_the_protocol_and_by_the_older_class_where_there_is_none() -> None:
+    """CuPy deprecates `ExternalStream`, and older releases have no `Stream.from_external`."""
+
+    class Stream:
+        from_external = staticmethod(lambda stream: ("protocol", stream.__cuda_stream__()))
+
+    stream = _launch._Borrowed(7)
+    old: dict[str, Any] = {"ExternalStream": lambda address: ("class", address)}
+    assert stream.to(SimpleNamespace(Stream=Stream, **old)) == ("protocol", (0, 7))
+    assert stream.to(SimpleNamespace(Stream=object, **old)) == ("class", 7)
 
 
 @pytest.mark.parametrize("card", CARDS)

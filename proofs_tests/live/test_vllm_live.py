@@ -130,6 +130,25 @@ def test_the_logger_writes_the_plan_at_the_start_and_what_it_counts_later(
 
 
 @pytest.mark.usefixtures("vllm")
+def test_a_schedule_that_cannot_be_written_ends_no_engine_and_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats = import_module("runtime.live.vllm_stats")
+    clock = [0.0]
+    monkeypatch.setattr(stats, "monotonic", lambda: clock[0])
+    (tmp_path / "held").write_text("a file where the folder should be")
+    schedule, plan = tmp_path / "held" / "schedule.json", planned(0.3).write(tmp_path / "plan.json")
+    logger = stats.ScheduleLogger(config({"plan": str(plan), "schedule": str(schedule)}), 0)
+    logger.log_engine_initialized()
+    assert "was not written" in caplog.text
+    (tmp_path / "held").unlink()
+    (tmp_path / "held").mkdir()
+    clock[0] += 10.0
+    logger.record(step(), None)
+    assert json.loads(schedule.read_text())["num_speculative_tokens"] >= 1
+
+
+@pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize(
     ("reader", "engine"), [(None, 0), ({"schedule": "s.json"}, 0), ({"schedule": "s", "plan": "p"}, 1)]
 )
@@ -201,6 +220,8 @@ def test_a_trial_is_followed_once_and_ends_by_itself(tmp_path: Path) -> None:
     path.write_text(json.dumps({ranges: [[1, 8, 5]]}))
     assert followed.changed(80.0) == [[1, 8, 5]], "a new schedule ends a trial"
     assert followed.changed(200.0) is None
+    path.write_text(json.dumps({ranges: [[1, 8, 5]], "trial": trial}))
+    assert followed.changed(210.0) == [[1, 8, 2]], "whoever writes began anew, and so do its numbers"
     for bad in ({}, {**trial, "seconds": 1e9}, {**trial, "number": "x"}, {**trial, ranges: [[2, 1, 0]]}, 3):
         path.write_text(json.dumps({ranges: [[1, 8, 4]], "trial": bad}))
         assert FollowedSchedule(path, 5.0).changed(0.0) == [[1, 8, 4]]

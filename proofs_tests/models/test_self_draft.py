@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from proofs_tests.models.matrix import build
 from proofs_tests.tiny import VOCABULARY, tiny_model
 from reader_theory.documents import policy_of
 from reader_theory.documents.self_draft import SelfDraft
@@ -127,6 +128,13 @@ def test_a_model_without_known_layers_is_refused() -> None:
         layer_count(TableModel(np.full((8, 8), 1 / 8)))
 
 
+def test_a_model_whose_layers_read_keys_of_others_is_refused() -> None:
+    """A part without the layer that makes them would fail in the middle of a search, or read another's."""
+    with pytest.raises(InvalidInputError, match=r"of their own.*layers \[2, 3\]"):
+        layer_count(wrap(build("gemma3n_text", {}), "transformers"))
+    assert layer_count(wrap(build("gemma3n_text", {"num_kv_shared_layers": 0}), "transformers")) == 4
+
+
 def test_uniform_stride_keeps_first_and_last() -> None:
     assert uniform_stride(30, 4) == (0, 10, 19, 29)
     assert all(len(uniform_stride(30, kept)) == kept for kept in range(1, 31))
@@ -157,6 +165,30 @@ def test_the_command_finds_a_draft_that_records_take(tmp_path: Path) -> None:
     recorded = CliRunner().invoke(app, ["record", "--draft", f"self={draft}", *few, "-o", str(trace), "--json"])
     assert recorded.exit_code == 0, recorded.output
     assert "self" in json.loads(trace.read_text())["drafters"]
+
+
+def test_an_interrupted_search_goes_on_as_it_was_begun_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds that were measured once decide both halves; another seed, text or target is refused, nothing lost."""
+    draft, limits = tmp_path / "draft.json", ["--limit", "2", "--new-tokens", "12", "--left-out", "1"]
+    words = ["evolve", "self-draft", *limits, "--generations", "2", "--offspring", "3", "-o", str(draft), "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.cli.evolve._judged", _interrupt)
+        assert CliRunner().invoke(app, words).exit_code != 0
+    begun = sorted(file.name for file in tmp_path.iterdir())
+    assert begun == ["draft.1-left-out.json", "draft.begun.json"]
+    refused = CliRunner().invoke(app, [*words, "--seed", "1"])
+    assert refused.exit_code != 0 and "another seed" in refused.output
+    assert sorted(file.name for file in tmp_path.iterdir()) == begun
+    monkeypatch.setattr("runtime.measure.self_draft.measure_steps", _interrupt)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert [file.name for file in tmp_path.iterdir()] == ["draft.json"]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _stamp() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -95,8 +96,16 @@ def test_documents_that_do_not_belong_together_are_refused(recorded: Trace, tmp_
     quantised = cost().model_copy(update={"kv": "int8"})
     with pytest.raises(InvalidInputError, match="plain cache"):
         plan_caches(fit(recorded), quantised, recorded, caches(0.0), kv_bytes=10**6, new_tokens=48)
+    other = cost().model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(InvalidInputError, match=r"one dtype.*bfloat16.*reader kv fit --dtype bfloat16"):
+        plan_caches(fit(recorded), other, recorded, caches(0.0), kv_bytes=10**6, new_tokens=48)
     with pytest.raises(InvalidInputError, match=r"there are plain, int4"):
         caches(0.0).cache("int3")
+    fitted = fit(recorded)
+    for bad in ({"workloads": ["odd"]}, {"loads": (0,)}, {"loads": ()}, {"new_tokens": 0}, {"risk": 2.0}):
+        options: dict[str, Any] = {"kv_bytes": 10**6, "new_tokens": 48} | bad
+        with pytest.raises(InvalidInputError, match=r"workload|loads"):
+            plan_caches(fitted, cost(), recorded, caches(0.0), **options)
     path = caches(0.0).write(tmp_path / "kv.json")
     path.write_text(path.read_text().replace('"name": "int4"', '"name": "plain"'))
     with pytest.raises(DocumentError, match="a name each"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from optimizer.limits import limits_met
-from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
+from optimizer.serving_schedule import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from reader_theory.documents import Chain, Off, Policy, Static
 from reader_theory.trees.tree import TokenTree

@@ -15,7 +15,7 @@ from proofs_tests.tiny import TinyPrompt, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, RunRecord, Static, Trace
 from reader_theory.documents.fit import AcceptanceFit
-from reader_theory.documents.schedule import ServingSchedule
+from reader_theory.documents.serving_schedule import ServingSchedule
 from reader_theory.trees import TokenTree
 from reader_theory.validate import validate
 from runtime.cli._models import named

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
+from optimizer.serving_schedule import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit, trace
 from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Plan, PlanEntry

@@ -60,7 +60,7 @@ def anew(policy: Policy, text: list[int] | NDArray[np.integer], most: int) -> li
     if most <= 0 or isinstance(policy, Off):
         return []
     if isinstance(policy, Grown):
-        return index.path(min(most, policy.nodes), policy.price).tokens.tolist()
+        return index.grow(min(most, policy.nodes), policy.price, single=True).tokens[0].tolist()
     assert isinstance(policy, Chain)
     if policy.drafter == "retrieval":
         cap = min(policy.cap(index.match_length), most)

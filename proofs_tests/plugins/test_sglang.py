@@ -92,7 +92,7 @@ def tree_anew(policy: Policy, text: list[int]) -> list[int]:
     from proofs_tests.plugins.test_proposer import past
 
     index = RetrievalIndex(np.array(text, np.int32), past() if "datastore" in policy.drafters else None)
-    return index.tree(NODES - 1).tokens.tolist()
+    return index.tree(NODES - 1).tokens.tolist()[1:]
 
 
 def drive(name: str, steps: int, every: int, *, late: bool) -> int:

@@ -93,9 +93,9 @@ def test_a_saved_datastore_opens_to_the_same_drafts(tmp_path: Path) -> None:
     store = Datastore.build(documents)
     opened = Datastore.open(store.save(tmp_path / "past.reader"))
     prompt = documents[2][40:60]
-    one, two = RetrievalIndex(prompt, store).tree(24), RetrievalIndex(prompt, opened).tree(24)
-    assert one.tokens.tolist() == two.tokens.tolist() != []
-    assert one.path_probability.tolist() == two.path_probability.tolist()
+    one, two = RetrievalIndex(prompt, store).grow(24), RetrievalIndex(prompt, opened).grow(24)
+    assert one.tokens.tolist() == two.tokens.tolist() != [[]]
+    assert one.chances.tolist() == two.chances.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["past.reader"]
 
 
@@ -126,20 +126,20 @@ def test_what_is_no_document_is_refused(bad: list[object]) -> None:
 def test_new_outputs_are_found_at_once_and_survive_compaction() -> None:
     store = Datastore.build([[1, 2, 3, 4]])
     index = RetrievalIndex([7, 8], store)
-    assert index.tree(4).tokens.size == 0
+    assert index.tree(4).nodes == 0
     store.add([7, 8, 9, 10])
-    assert index.tree(4).tokens.tolist()[:2] == [9, 10]
+    assert index.grow(4).tokens[0].tolist()[:2] == [9, 10]
     merged = store.compact()
-    assert RetrievalIndex([7, 8], merged).tree(4).tokens.tolist()[:2] == [9, 10]
-    assert RetrievalIndex([1, 2], merged).tree(4).tokens.tolist()[:2] == [3, 4]
+    assert RetrievalIndex([7, 8], merged).grow(4).tokens[0].tolist()[:2] == [9, 10]
+    assert RetrievalIndex([1, 2], merged).grow(4).tokens[0].tolist()[:2] == [3, 4]
 
 
 def test_no_draft_crosses_from_one_output_of_the_delta_into_the_next() -> None:
     store = Datastore.build([])
     store.add([1, 2, 3])
     store.add([4, 5, 6])
-    assert RetrievalIndex([2, 3], store).tree(8).tokens.size == 0
-    assert RetrievalIndex([9, 4], store).tree(8).tokens.tolist() == [5, 6]
+    assert RetrievalIndex([2, 3], store).tree(8).nodes == 0
+    assert RetrievalIndex([9, 4], store).grow(8).tokens[0].tolist() == [5, 6]
 
 
 def test_the_delta_keeps_its_bound_in_bytes() -> None:
@@ -149,6 +149,6 @@ def test_the_delta_keeps_its_bound_in_bytes() -> None:
         output = generator.integers(0, 1000, 500)
         store.add(output)
         assert store.delta.nbytes <= 300_000
-        assert RetrievalIndex(output[:20], store).tree(4).tokens.tolist()[:4] == output[20:24].tolist()
+        assert RetrievalIndex(output[:20], store).grow(4).tokens[0].tolist()[:4] == output[20:24].tolist()
     store.add(generator.integers(0, 1000, 50_000))
     assert store.delta.nbytes <= 300_000

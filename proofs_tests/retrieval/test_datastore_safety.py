@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reader_theory.errors import DocumentError, InvalidInputError
-from runtime.drafters.growing import growing
 from runtime.models.vocabulary import Vocabulary
 from runtime.retrieval import datastore as module
 from runtime.retrieval.bodies import growth, store
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import RetrievalIndex, grow_batch
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import RetrievalIndex
 
 HOUSE = Path(__file__).parents[2]
 PREFIX = 64
@@ -145,8 +145,8 @@ def test_whatever_reads_or_grows_the_delta_holds_the_lock(monkeypatch: pytest.Mo
     index = RetrievalIndex([1, 2], made)
     index.tree(4)
     index.offers()
-    grow_batch([index, alone], 4)
-    growing([index], np.array([4]), 0.0, np.zeros(1, np.int64))()
+    growing([index, alone], 4)()
+    growing([index], 4)()
     made.delta_bytes = made.delta.nbytes
     made.add([4, 3, 2, 1] * 50)
     assert set(seen) == {"grow", "grow_many", "offers", "locate", "extend", "clear", "reserve"}
@@ -157,12 +157,13 @@ BESIDE = """
 import faulthandler, threading
 import numpy as np
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import RetrievalIndex, speculate_batch
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import RetrievalIndex
 faulthandler.enable()
 text = np.random.default_rng(0).integers(0, 500, 100_000).astype(np.int32)
 stores = [Datastore.build([], delta_bytes=size) for size in (1 << 20, 200_000)]
 rows = [RetrievalIndex(text[i * 600 : i * 600 + 600], stores[i % 2]) for i in range(32)]
-speculate_batch(rows[::2], 32), speculate_batch(rows[1::2], 32)
+growing(rows[::2], 32)(), growing(rows[1::2], 32)()
 def learn(store):
     for start in range(0, 99_000, 500):
         store.add(text[start : start + 500])
@@ -172,7 +173,8 @@ for thread in threads:
 batches = 0
 while any(thread.is_alive() for thread in threads) or batches == 0:
     for part in (rows, rows[::2], rows[1::2]):
-        assert all(tree.tokens.max(initial=0) < 500 for tree in speculate_batch(part, 32, threads=2))
+        trees = growing(part, 32, threads=2)().trees(0)
+        assert len(trees) == len(part) and trees.tokens.max() < 500
     batches += 1
 print("batches", batches)
 """
@@ -211,7 +213,7 @@ def test_the_delta_never_passes_its_bound(bound: int, kind: str) -> None:
 def test_a_bound_of_nothing_keeps_nothing() -> None:
     made = Datastore.build([[1, 2, 3]], delta_bytes=0)
     made.add([4, 5, 6])
-    assert len(made.delta) == 0 and RetrievalIndex([1, 2], made).tree(2).tokens.tolist() == [3]
+    assert len(made.delta) == 0 and RetrievalIndex([1, 2], made).grow(2).tokens[0].tolist() == [3]
 
 
 def test_ids_beyond_the_models_vocabulary_are_refused_when_admitted_and_when_added() -> None:
@@ -252,7 +254,7 @@ def test_tenants_share_the_sorted_bytes_and_nothing_that_they_learn() -> None:
     one, other = common.for_tenant(), common.for_tenant()
     assert np.shares_memory(one._buffer, common._buffer)
     one.add([50, 200, 201])
-    drafted = [RetrievalIndex([50, 200], made).tree(1).tokens.tolist() for made in (one, other, common)]
+    drafted = [RetrievalIndex([50, 200], made).grow(1).tokens[0].tolist() for made in (one, other, common)]
     assert drafted == [[201], [], []]
 
 

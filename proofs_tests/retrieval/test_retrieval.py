@@ -6,6 +6,8 @@ the tree of a smaller one, P never grows along a path or in the order of growth,
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,25 @@ from hypothesis import strategies as st
 from numba import njit, types
 
 from reader_theory.errors import InvalidInputError
+from reader_theory.trees import TokenTree
 from runtime.retrieval.bodies import candidates, growth
 from runtime.retrieval.bodies import context_tree as tree
 from runtime.retrieval.bodies.memory import lean
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import Evidence, RetrievalIndex, speculate_batch
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import Evidence, GrowthArrays, RetrievalIndex
 
 TEXTS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 
 
-def check_tree(tokens: np.ndarray, parents: np.ndarray, chances: np.ndarray, budget: int, price: float) -> None:
+def row_of(grown: GrowthArrays, row: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, parents and path probabilities of one row's nodes."""
+    size = int(grown.sizes[row])
+    return grown.tokens[row, :size], grown.parents[row, :size], grown.chances[row, :size]
+
+
+def check_tree(grown: GrowthArrays, budget: int, price: float) -> None:
+    tokens, parents, chances = row_of(grown)
     assert tokens.size <= budget
     assert (parents < np.arange(parents.size)).all() and (parents >= -1).all()
     before = np.where(parents >= 0, chances[parents], 1.0)
@@ -39,16 +50,16 @@ def test_every_draft_is_a_tree_within_budget_and_price(
     text: list[int], documents: list[list[int]], budget: int, price: float
 ) -> None:
     index = RetrievalIndex(text, Datastore.build(documents))
-    for drafted in (index.tree(budget, price), index.path(budget, price)):
-        check_tree(drafted.tokens, drafted.parents, drafted.path_probability, budget, price)
-    assert index.path(budget, price).parents.tolist() == list(range(-1, len(index.path(budget, price).tokens) - 1))
+    for single in (False, True):
+        check_tree(index.grow(budget, price, single=single), budget, price)
+    chain = index.grow(budget, price, single=True).trees([text[-1]])[0]
+    assert chain.is_chain and chain.tokens is not None and chain.tokens[0] == text[-1]
 
 
 @given(text=TEXTS)
 @settings(max_examples=60, deadline=None)
 def test_children_of_a_node_never_have_more_than_its_probability_together(text: list[int]) -> None:
-    drafted = RetrievalIndex(text).tree(60)
-    parents, chances = drafted.parents, drafted.path_probability
+    _, parents, chances = row_of(RetrievalIndex(text).grow(60))
     for node in range(-1, parents.size):
         mass = chances[node] if node >= 0 else 1.0
         assert chances[parents == node].sum() <= mass + 1e-12
@@ -57,25 +68,22 @@ def test_children_of_a_node_never_have_more_than_its_probability_together(text: 
 def test_a_node_is_looked_up_anew_where_its_occurrence_runs_out() -> None:
     index = RetrievalIndex([1, 2, 3, 9, 3, 4, 5, 8, 1, 2])
     drafted = index.tree(24)
-    paths = {tuple(path_to(drafted, node)) for node in range(drafted.tokens.size)}
+    paths = {tuple(path_to(drafted, node)) for node in range(len(drafted))}
     assert (3, 9) in paths
     assert (3, 4) in paths, "after 2 3 only 9 followed; 4 follows the shorter context 3"
 
 
-def path_to(drafted: object, node: int) -> list[int]:
-    tokens: list[int] = []
-    while node >= 0:
-        tokens.append(int(drafted.tokens[node]))  # type: ignore[attr-defined]
-        node = int(drafted.parents[node])  # type: ignore[attr-defined]
-    return tokens[::-1]
+def path_to(drafted: TokenTree, node: int) -> list[int]:
+    assert drafted.tokens is not None
+    return drafted.tokens[drafted.path(node)[1:]].tolist()
 
 
 def test_a_context_never_meets_itself() -> None:
-    assert RetrievalIndex([1, 2, 3, 4]).tree(8).tokens.size == 0
-    assert RetrievalIndex([5]).tree(8).tokens.size == 0
-    assert RetrievalIndex([]).tree(8).tokens.size == 0
+    assert RetrievalIndex([1, 2, 3, 4]).tree(8).nodes == 0
+    assert RetrievalIndex([5]).tree(8).nodes == 0
+    assert RetrievalIndex([]).tree(8).nodes == 0
     alone = RetrievalIndex([1, 2, 1])
-    assert alone.match_count == 1 and alone.tree(1).tokens.tolist() == [2]
+    assert alone.match_count == 1 and alone.grow(1).tokens[0].tolist() == [2]
 
 
 def test_a_draft_depends_on_the_prefix_only() -> None:
@@ -83,8 +91,8 @@ def test_a_draft_depends_on_the_prefix_only() -> None:
     whole, pieces = RetrievalIndex(text), RetrievalIndex(text[:50])
     for low in range(50, 300, 3):
         pieces.extend(text[low : low + 3])
-    a, b = whole.tree(30), pieces.tree(30)
-    assert a.tokens.tolist() == b.tokens.tolist() and a.path_probability.tolist() == b.path_probability.tolist()
+    for one, other in zip(whole.grow(30), pieces.grow(30), strict=True):
+        assert one.tolist() == other.tolist()
 
 
 def test_copying_goes_on_after_an_insertion_and_after_a_replacement() -> None:
@@ -93,10 +101,10 @@ def test_copying_goes_on_after_an_insertion_and_after_a_replacement() -> None:
     offered = dict(zip(*(column.tolist() for column in inserted.offers()[:2]), strict=True))
     assert offered[source[12]] > 0.05
     inserted.extend([source[12]])
-    assert inserted.tree(3).tokens.tolist() == source[13:16]
+    assert inserted.grow(3).tokens[0].tolist() == source[13:16]
     replaced = RetrievalIndex([*source, 1, *source[:12], 50])
     replaced.extend([source[13]])
-    assert replaced.tree(3).tokens.tolist() == source[14:17]
+    assert replaced.grow(3).tokens[0].tolist() == source[14:17]
 
 
 def test_a_long_copy_is_trusted_again_sooner_after_an_edit_than_a_short_one() -> None:
@@ -105,9 +113,9 @@ def test_a_long_copy_is_trusted_again_sooner_after_an_edit_than_a_short_one() ->
         text = [*source, 1, *source[20 - length : 20], 50]
         index = RetrievalIndex(text)
         index.extend(source[21:22])
-        drafted = index.path(3)
-        assert drafted.tokens.tolist() == source[22:25]
-        return float(drafted.path_probability[0])
+        tokens, _, chances = row_of(index.grow(3, single=True))
+        assert tokens.tolist() == source[22:25]
+        return float(chances[0])
 
     assert sure(18) > 1.05 * sure(5)
 
@@ -116,8 +124,7 @@ def test_a_systematic_replacement_is_offered_where_the_old_token_stood() -> None
     old = [10, 11, 7, 12, 13, 14, 15, 16, 7, 17, 18, 19, 20, 21, 7, 22, 23]
     text = [*old, 99, *[8 if token == 7 else token for token in old[:14]]]
     drafted = RetrievalIndex(text).tree(64)
-    roots = drafted.tokens[drafted.parents == -1].tolist()
-    assert {7, 8} <= set(roots)
+    assert drafted.tokens is not None and {7, 8} <= set(drafted.tokens[drafted.children()].tolist())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -127,10 +134,9 @@ def test_a_batch_equals_its_single_calls(threads: int) -> None:
     store.add(generator.integers(0, 9, 100))
     indices = [RetrievalIndex(generator.integers(0, 9, 10 * n), store) for n in range(1, 12)]
     budgets = generator.integers(1, 40, 11)
-    together = speculate_batch(indices, budgets, 0.01, threads=threads)
-    for index, budget, drafted in zip(indices, budgets.tolist(), together, strict=True):
-        alone = index.tree(budget, 0.01)
-        for one, other in zip(alone, drafted, strict=True):
+    together = growing(indices, budgets, 0.01, threads=threads)()
+    for row, (index, budget) in enumerate(zip(indices, budgets.tolist(), strict=True)):
+        for one, other in zip(row_of(index.grow(budget, 0.01)), row_of(together, row), strict=True):
             assert one.tolist() == other.tolist()
 
 
@@ -142,22 +148,22 @@ def test_a_likely_node_stands_in_the_datastore_where_its_context_does(
     """A child's share of a node's probability is its score at the root of text and path: rows are carried exactly."""
     alone = Evidence.smooth(own=(0, 1), delta=(0, 1), copy=(0, 1), corrected=0, inserted=0, replaced=0)
     store = Datastore.build(documents)
-    drafted = RetrievalIndex(text, store, evidence=alone).tree(40)
-    for node in range(drafted.tokens.size):
+    index = RetrievalIndex(text, store, evidence=alone)
+    drafted, chances = index.tree(40), [1.0, *index.grow(40).chances[0].tolist()]
+    for node in range(1, len(drafted)):
         above = int(drafted.parents[node])
-        mass = float(drafted.path_probability[above]) if above >= 0 else 1.0
-        if mass > growth.WIDE:
+        if chances[above] > growth.WIDE:
             there = RetrievalIndex([*text, *path_to(drafted, above)], store, evidence=alone)
             scores = dict(zip(*(column.tolist() for column in there.offers()[:2]), strict=True))
-            assert float(drafted.path_probability[node]) == pytest.approx(mass * scores[int(drafted.tokens[node])])
+            assert chances[node] == pytest.approx(chances[above] * scores[path_to(drafted, node)[-1]])
 
 
 def test_a_draft_below_tokens_that_nobody_stored_is_still_a_draft() -> None:
     store = Datastore.build([[1, 2, 3, 4], [2, 3, 5]])
     text = [7, 8, 9, 7, 8, 9, 7, 8, 1, 2, 9, 7]
-    drafted = RetrievalIndex(text, store).tree(64)
-    assert (drafted.path_probability < growth.SOUGHT).any()
-    check_tree(drafted.tokens, drafted.parents, drafted.path_probability, 64, 0.0)
+    drafted = RetrievalIndex(text, store).grow(64)
+    assert (drafted.chances < growth.SOUGHT).any()
+    check_tree(drafted, 64, 0.0)
 
 
 @lean()
@@ -203,10 +209,6 @@ def test_the_word_that_is_looked_for_is_right() -> None:
     assert any("NRT_incref" in text for text in counted.inspect_asm().values())
 
 
-def test_an_empty_batch_is_an_empty_list() -> None:
-    assert speculate_batch([], 8) == []
-
-
 def test_rows_of_several_datastores_grow_in_one_batch_as_alone() -> None:
     """A store a tenant: what one learned is drafted for its own rows only, wherever they stand in the batch."""
     generator = np.random.default_rng(8)
@@ -219,12 +221,21 @@ def test_rows_of_several_datastores_grow_in_one_batch_as_alone() -> None:
         RetrievalIndex([*generator.integers(0, 9, 5 * n), 20, 21, 22], store, evidence=evidence)
         for n, (store, evidence) in enumerate([(s, e) for e in (None, doubtful) for s in (*tenants, common, None)])
     ]
-    together = speculate_batch(indices, 12, 0.01, threads=2)
-    for number, (index, drafted) in enumerate(zip(indices, together, strict=True)):
-        learned = {int(token) - 30 for token in drafted.tokens if token >= 30}
+    together = growing(indices, 12, 0.01, threads=2)()
+    for number, index in enumerate(indices):
+        learned = {int(token) - 30 for token in row_of(together, number)[0] if token >= 30}
         assert learned == ({number % 5} if number % 5 < 3 else set())
-        for one, other in zip(index.tree(12, 0.01), drafted, strict=True):
+        for one, other in zip(row_of(index.grow(12, 0.01)), row_of(together, number), strict=True):
             assert one.tolist() == other.tolist()
+
+
+def test_what_grows_again_and_again_keeps_its_indices() -> None:
+    """The bodies read buffers by their addresses: nobody else may hold them any more."""
+    index = RetrievalIndex([1, 2, 1])
+    seen, grow = weakref.ref(index), growing([index], 2)
+    del index
+    gc.collect()
+    assert seen() is not None and grow().trees([1])[0].tokens.tolist() == [1, 2, 1]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("budget", "price"), [(0, 0.0), (-1, 0.0), (4, -0.1), (4, float("nan"))])
@@ -232,14 +243,14 @@ def test_a_senseless_budget_or_price_is_refused(budget: int, price: float) -> No
     with pytest.raises(InvalidInputError, match=r"budget|price"):
         RetrievalIndex([1, 2, 1]).tree(budget, price)
     with pytest.raises(InvalidInputError, match=r"budget|price"):
-        speculate_batch([RetrievalIndex([1, 2, 1])], budget, price)
+        growing([RetrievalIndex([1, 2, 1])], budget, price)
 
 
 def test_fitted_evidence_replaces_the_default() -> None:
     shy = Evidence.smooth(own=(1e-3, 0.0), copy=(0.0, 1.0))
     text = [1, 2, 3, 1, 2]
-    assert RetrievalIndex(text, evidence=shy).tree(4, 0.05).tokens.size == 0
-    assert RetrievalIndex(text).tree(4, 0.05).tokens.size > 0
+    assert RetrievalIndex(text, evidence=shy).tree(4, 0.05).nodes == 0
+    assert RetrievalIndex(text).tree(4, 0.05).nodes > 0
     with pytest.raises(InvalidInputError, match="odds"):
         Evidence(np.ones((3, 33)))
     with pytest.raises(InvalidInputError, match="odds"):
@@ -250,4 +261,4 @@ def test_fitted_evidence_replaces_the_default() -> None:
 
 def test_a_request_without_its_datastore_alive_is_still_safe() -> None:
     index = RetrievalIndex([1, 2], Datastore.build([[1, 2, 3, 4]]))
-    assert index.tree(4).tokens.tolist() == [3, 4]
+    assert index.grow(4).tokens[0].tolist() == [3, 4]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from optimizer.load_schedule import schedule_problem, serving_schedule
+from optimizer.serving_schedule import schedule_problem, serving_schedule
 from proofs_tests.plans import plan_examples as examples
 from reader_theory.documents import Cost, Trace, read_document
 from reader_theory.documents.fit import AcceptanceFit
-from reader_theory.documents.schedule import ServingSchedule
 from reader_theory.documents.schemas import document_kinds
+from reader_theory.documents.serving_schedule import ServingSchedule
 from reader_theory.errors import InvalidInputError
 from runtime.cli.main import app
 
@@ -140,6 +140,25 @@ def test_what_makes_no_sense_ends_with_code_2(parts: Any, words: list[str]) -> N
     files = [str(folder / name) for name in ("fit.json", "cost.json")]
     done = CliRunner().invoke(app, ["plan", *files, "--trace", str(folder / "trace.json"), *words, "--json"])
     assert done.exit_code == 2 and json.loads(done.stdout)["error"]["fix"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rate", "1", "--resamples", "200"], ["--rate", "1", "--risk", "0.5"], ["--rate", "1", "--datastore", "x"],
+        ["--kv-bytes", "1000", "--max-nodes", "4"], ["--kv", "all"], ["--quality-budget", "2"], ["--drafter", "draft"],
+        ["--grid", "x.toml", "--batch", "2"], ["--grid", "x.toml", "--rate", "1"], ["--workers", "2"],
+    ],
+)  # fmt: skip
+def test_an_option_that_nobody_would_read_is_refused_by_name(parts: Any, words: list[str], tmp_path: Path) -> None:
+    folder = parts[0]
+    files = [str(folder / name) for name in ("fit.json", "cost.json")]
+    if "--grid" not in words:
+        files += ["--trace", str(folder / "trace.json")]
+    done = CliRunner().invoke(app, ["plan", *files, *words, "--output", str(tmp_path / "plan.json"), "--json"])
+    told = json.loads(done.stdout)["error"]
+    assert done.exit_code == 2 and "would ignore" in told["rule"] and told["got"] in words
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trace_without_a_draft_is_sent_to_the_plan_of_retrieval(parts: Any) -> None:

@@ -1,4 +1,4 @@
-"""A schedule under load takes retrieval and joined trees where a plan's replay finds them faster, within its limits."""
+"""A schedule under load takes retrieval and grown trees where a plan's replay finds them faster, within its limits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from optimizer.load_schedule import serving_schedule
 from optimizer.plan import make_plan
+from optimizer.serving_schedule import serving_schedule
 from proofs_tests.plans.plan_examples import cost, fit
 from proofs_tests.plans.test_grown_plans import priced, with_grown
 from reader_theory.acceptance import simulated_trace
 from reader_theory.documents import Grown, Trace
-from reader_theory.documents.schedule import ServingSchedule
+from reader_theory.documents.serving_schedule import ServingSchedule
 
 BATCHES = (1, 4, 16, 64)
 
@@ -69,8 +69,8 @@ def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace) -
     assert max(widest) > 2 and (last.policy is None or last.policy.retrieved is None)
 
 
-def test_a_joined_policy_is_scheduled_where_it_wins(copying: Trace) -> None:
-    joined = with_grown(copying, 9, Grown(nodes=8))
-    told = made(joined, priced())
+def test_a_grown_policy_is_scheduled_where_it_wins(copying: Trace) -> None:
+    grown = with_grown(copying, 9, Grown(nodes=8))
+    told = made(grown, priced())
     assert any(cell.policy is not None and cell.policy.kind == "grown" for cell in told.cells)
     assert told.solver.endswith("and replay")

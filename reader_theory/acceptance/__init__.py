@@ -8,11 +8,11 @@ from reader_theory.acceptance.drift import Drift
 from reader_theory.acceptance.drift_test import DriftReport, drift_test
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.intervals import Interval, bootstrap_prompts, ratio_of_sums
-from reader_theory.acceptance.joined import Joined
 from reader_theory.acceptance.matched import Matched
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.acceptance.replay import ReplayResult, replay, replay_many
 from reader_theory.acceptance.simulated import simulated_trace
+from reader_theory.acceptance.union import UnionAcceptance
 
 __all__ = [
     "AcceptanceModel",
@@ -20,11 +20,11 @@ __all__ = [
     "Drift",
     "DriftReport",
     "Interval",
-    "Joined",
     "Matched",
     "PathwiseModel",
     "RankTable",
     "ReplayResult",
+    "UnionAcceptance",
     "alpha_of_mean_length",
     "bootstrap_prompts",
     "calibrate",

@@ -24,7 +24,7 @@ _HOMES = {
     "acceptance_fit": "reader_theory.documents.fit:AcceptanceFit",
     "cost": "reader_theory.documents.cost:Cost",
     "plan": "reader_theory.documents.plan:Plan",
-    "serving_schedule": "reader_theory.documents.schedule:ServingSchedule",
+    "serving_schedule": "reader_theory.documents.serving_schedule:ServingSchedule",
     "run_record": "reader_theory.documents.run_record:RunRecord",
     "validation": "reader_theory.documents.validation:Validation",
     "imported_acceptance": "reader_theory.documents.imported:ImportedAcceptance",

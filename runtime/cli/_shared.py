@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import wraps
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from reader_theory.documents import Document
 
-__all__ = ["ExitCode", "Progress", "console", "guarded", "output_path", "progress_bars", "show_document", "show_rows"]
+__all__ = [
+    "ExitCode",
+    "Progress",
+    "check_read",
+    "console",
+    "guarded",
+    "output_path",
+    "progress_bars",
+    "show_document",
+    "show_rows",
+]
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -107,6 +117,29 @@ def output_path(path: Path, suffix: str) -> Path:
         fix="Pass another path.",
     )
     return path
+
+
+def check_read(ctx: typer.Context, form: str, read: Collection[str]) -> None:
+    """Refuse an option that the asked form of a command has no use for, rather than ignore it.
+
+    Parameters
+    ----------
+    ctx : typer.Context
+        Of the command that runs.
+    form : str
+        What is asked of it, in words.
+    read : collection of str
+        Parameters that this form reads, beside seed, output and json.
+    """
+    every = {each.name: each.opts[0] for each in ctx.command.params if each.name and each.opts[0].startswith("-")}
+    given = [name for name in every if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    stray = [every[name] for name in given if name not in {*read, "seed", "output", "as_json"}]
+    require(
+        not stray,
+        f"`{ctx.info_name}` of {form} must be given no option that it would ignore",
+        got=", ".join(stray),
+        fix=f"Leave it out, or ask for what reads it: `{ctx.command_path} --help`.",
+    )
 
 
 def _takes_files(folder: Path) -> bool:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from reader_theory.documents.head_inspection import HeadInspection
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.judge import Judge, JudgeCurve, MinedMismatches
-    from reader_theory.documents.schedule import ServingSchedule
     from reader_theory.documents.self_draft import SelfDraft
+    from reader_theory.documents.serving_schedule import ServingSchedule
 
 __all__ = ["facts_of", "lossless_in_words", "rows_of"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,9 @@ from runtime.cli import _options as options
 from runtime.cli._shared import Progress, guarded, output_path, progress_bars, show_document
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from optimizer.solvers.evolve import Evolution, Fitness, Space
     from reader_theory.documents.kv_caches import KVCaches
     from reader_theory.documents.self_draft import LayerChoice
@@ -56,18 +61,20 @@ def self_draft(
     from reader_theory.documents.base import Stamp
     from reader_theory.documents.self_draft import SelfDraft
     from runtime.cli._models import load_models, load_prompt_tokens
-    from runtime.measure.self_draft import SelfDrafting, measure_steps
+    from runtime.measure.self_draft import SelfDrafting, StepSeconds, measure_steps
     from runtime.models.part import layer_count
 
     with progress_bars() as progress:
         models = load_models(target, [options.NO_DRAFT], dtype or "float32", progress)
         budgets = _budgets(left_out, layer_count(models.target))
         asked = load_prompt_tokens(prompts, models.tokenizer, workloads=workload, split="all", limit=limit)
+        told = {"target": models.names[0], "dtype": dtype, "prompts": _digest([each.tokens for each in asked]),
+                "new_tokens": new_tokens, "drafts": drafts, "offspring": offspring, "seed": seed}  # fmt: skip
+        seconds = StepSeconds.of(_begin(output, told, lambda: measure_steps(models.target, drafts).numbers()))
         answers = _answers(models.target, asked, new_tokens, progress)
-        seconds = measure_steps(models.target, drafts)
         fitness, judge = (SelfDrafting(models.target, half, seconds) for half in answers)
         searches = {
-            budget: _searched(fitness, budget, generations, offspring, seed, _begun(output, budget), progress)
+            budget: _searched(fitness, budget, generations, offspring, seed, _search_file(output, budget), progress)
             for budget in budgets
         }
         choices = _judged(judge, {budget: fitness.kept(found.parent) for budget, found in searches.items()}, fitness)
@@ -77,8 +84,8 @@ def self_draft(
         tokens_scored=sum(found.tokens for found in searches.values()), choices=choices,
     )  # fmt: skip
     document.write(output)
-    for budget in budgets:
-        _begun(output, budget).unlink(missing_ok=True)
+    for file in (*(_search_file(output, budget) for budget in budgets), _asked_file(output)):
+        file.unlink(missing_ok=True)
     show_document(document, output, as_json=as_json)
 
 
@@ -93,9 +100,45 @@ def _budgets(left_out: Sequence[int] | None, layers: int) -> list[int]:
     return budgets
 
 
-def _begun(output: Path, budget: int) -> Path:
+def _search_file(output: Path, budget: int) -> Path:
     """Where an unfinished search is kept."""
     return output.with_suffix(f".{budget}-left-out.json")
+
+
+def _asked_file(output: Path) -> Path:
+    """Where it is kept what unfinished searches were asked."""
+    return output.with_suffix(".begun.json")
+
+
+def _begin(output: Path, asked: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was made when the searches of `output` began, with which they go on; they must be asked the same again."""
+    from reader_theory.documents.base import write_atomically
+    from reader_theory.json_files import load_object
+
+    file = _asked_file(output)
+    if not file.exists():
+        write_atomically(file, json.dumps({"asked": asked, "made": make()}).encode())
+    held = load_object(file, "what an unfinished search was asked")
+    require(
+        held.get("asked") == asked and isinstance(held.get("made"), dict),
+        "an unfinished search must go on as it was begun",
+        got=f"`{file}`, with {_differing(held.get('asked'), asked)}",
+        fix="Pass what was passed then, delete the file to begin anew, or name another --output.",
+    )
+    return held["made"]
+
+
+def _differing(held: object, asked: dict[str, Any]) -> str:
+    before: dict[str, Any] = held if isinstance(held, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+    return ", ".join(f"another {name}" for name, value in asked.items() if before.get(name) != value) or "no seconds"
+
+
+def _digest(arrays: Sequence[NDArray[np.int64]]) -> str:
+    """Of these tokens in this order."""
+    found = hashlib.sha256()
+    for each in arrays:
+        found.update(len(each).to_bytes(8, "little") + each.tobytes())
+    return found.hexdigest()[:16]
 
 
 def _answers(
@@ -209,6 +252,9 @@ def kv(
         texts = read_texts(data, models.tokenizer) if data else library_texts(models.tokenizer)
         spans = spans_of(texts, length, tokens, judge_tokens, context)
         fitness = KVBits(models.target, fitted, spans.fit, context)
+        told = {"target": models.names[0], "caches": known.fingerprint(), "bits": bits, "context": context,
+                "spans": _digest([*spans.fit, *spans.judge]), "offspring": offspring, "seed": seed}  # fmt: skip
+        _begin(output, told, dict)
         file = output.with_suffix(".search.json")
         space = LevelSpace(2 * known.layers, LEVELS, budget)
         found = _resumed(space, fitness, generations, offspring, seed, file, "search, bits a layer", progress)
@@ -216,7 +262,8 @@ def kv(
             models.target, fitness.rivals(found.parent, spans.fit), spans, output, target=models.names[0],
             dtype=known.dtype, context=context, seed=seed, progress=progress,
         )  # fmt: skip
-    file.unlink(missing_ok=True)
+    for each in (file, _asked_file(output)):
+        each.unlink(missing_ok=True)
     show_caches(document, output, as_json)
 
 

@@ -109,7 +109,7 @@ def _weigher(plan: Plan, fit: Path | None, cost: Path | None, trace: Path | None
 def _planned(path: Path, context: int | None) -> Plan:
     """The plan in a file, or a schedule's plan at one context: the one asked for, or its only one."""
     from reader_theory.documents import Plan, read_document
-    from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.serving_schedule import ServingSchedule
 
     kinds = {"plan": Plan, "serving_schedule": ServingSchedule}
     read = read_document(path, kinds)

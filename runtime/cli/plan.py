@@ -7,21 +7,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reader_theory.errors import InvalidInputError, require
+from reader_theory.errors import require
 from runtime.cli import _options as options
-from runtime.cli._shared import ExitCode, output_path, progress_bars, show_document, show_rows
+from runtime.cli._shared import ExitCode, check_read, output_path, progress_bars, show_document, show_rows
 
 if TYPE_CHECKING:
     from reader_theory.documents import Cost, Plan, Trace
     from reader_theory.documents.fit import AcceptanceFit
     from reader_theory.documents.imported import ImportedAcceptance
     from reader_theory.documents.judge import JudgeCurve
-    from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.serving_schedule import ServingSchedule
 
 __all__ = ["plan"]
 
 
+# What each form of planning reads, beside --seed, --output and --json.
+_GRID = frozenset({"grid", "max_nodes", "max_depth", "workers", "scheduler"})
+_CURVE = frozenset({"quality_budget", "batch", "drafter"})
+_COUNTED = frozenset({"batch", "workload", "context", "drafter", "max_depth", "new_tokens"})
+_FITTED = frozenset({"trace", "batch", "workload", "new_tokens"})
+_SIZES = frozenset({"max_nodes", "max_depth", "context"})
+_UNDER_RATE = frozenset({"rate", "slo", "kv_tokens"})
+_OF_COUNTS = frozenset({"risk", "resamples"})
+_OF_CACHES = frozenset({"datastore", "kv_bytes", "kv", "risk"})
+_OF_FIT = frozenset({"datastore", "risk", "resamples", "prompts_per_workload"})
+
+
 def plan(
+    ctx: typer.Context,
     fit: options.FitFile = Path("out/fit.json"),
     cost: options.CostFile = Path("out/cost.json"),
     trace: Annotated[Path | None, typer.Option(help="The Trace that was fitted; out/trace.json when left out.")] = None,
@@ -100,9 +113,8 @@ def plan(
 
     Example: reader plan out/fit.json out/cost.json --batch 1 --batch 8 --max-nodes 64
     """
-    _check(grid, rate, slo, context, kv_tokens, scheduler, datastore)
-    _check_kv(kv_bytes, kv, {"--grid": grid, "--rate": rate, "--context": context, "--drafter": drafter})
     if grid is not None:
+        check_read(ctx, "a grid", _GRID)
         _grid(grid, fit, output or Path("out/grid.jsonl"), max_nodes or 32, max_depth or 8, workers, scheduler, as_json)
         return
     usual = "out/kv_plan.json" if kv_bytes else "out/plan.json" if rate is None else "out/schedule.json"
@@ -117,17 +129,13 @@ def plan(
     taken = RISK if risk is None else risk
     fitted, costs = read_acceptance_document(fit), Cost.read(cost)
     if isinstance(fitted, JudgeCurve):
-        _check_curve(quality_budget, rate=rate, trace=trace, datastore=datastore, workload=workload, context=context)
+        check_read(ctx, "a curve of `reader judge curve`", _CURVE)
+        _check_budget(quality_budget)
         _judged(fitted, costs, quality_budget, batch or [1, 2, 4, 8], drafter, path, as_json)
         return
-    require(
-        quality_budget is None,
-        "`--quality-budget` must go with a curve of `reader judge curve`",
-        got=f"a document of kind {fitted.kind!r}",
-        fix="Leave it out: plans from a fit or from counts are lossless.",
-    )
     if isinstance(fitted, ImportedAcceptance):
-        _check_imported(fitted, workload, trace=trace, datastore=datastore, kv_bytes=kv_bytes)
+        check_read(ctx, "imported acceptance", _COUNTED | (_UNDER_RATE if rate is not None else _OF_COUNTS))
+        _check_workload(fitted, workload)
         if rate is not None:
             schedule = schedule_imported(
                 fitted, costs, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, drafter=drafter,
@@ -142,15 +150,19 @@ def plan(
         )  # fmt: skip
         _show_plan(planned, path, as_json)
         return
-    require(drafter is None, "`--drafter` must be left out for a fit, which names its own", got=drafter,
-            fix="Leave it out.")  # fmt: skip
+    if kv_bytes is not None:
+        check_read(ctx, "a fit and caches", _FITTED | _OF_CACHES)
+    elif rate is not None:
+        check_read(ctx, "a fit under a rate", _FITTED | _UNDER_RATE | _SIZES)
+    else:
+        check_read(ctx, "a fit", _FITTED | _OF_FIT | _SIZES)
     recorded = Trace.read(trace or Path("out/trace.json"))
     served = _served(costs, recorded, datastore)
     if kv_bytes is not None:
         _plan_kv(fitted, costs, recorded, kv_bytes, kv, served, path, as_json, batch, workload, new_tokens, taken, seed)
         return
     if rate is not None:
-        from optimizer.load_schedule import serving_schedule
+        from optimizer.serving_schedule import serving_schedule
 
         schedule = serving_schedule(
             fitted, costs, recorded, rate_per_s=rate, slo_s=slo, batches=batch, contexts=context, workloads=workload,
@@ -184,20 +196,12 @@ def read_acceptance_document(path: Path) -> AcceptanceFit | ImportedAcceptance |
     return read
 
 
-def _check_curve(budget: float | None, **others: object) -> None:
-    """Refuse a curve without a budget, or with what means nothing to it."""
+def _check_budget(budget: float | None) -> None:
     require(
         budget is not None,
         "a curve of `reader judge curve` must be planned with a `--quality-budget`: a judge is lossy",
         got="none",
         fix="Say how many points of task score, of 100, may be lost: --quality-budget 2.",
-    )
-    stray = [f"--{name}" for name, given in others.items() if given]
-    require(
-        not stray,
-        "a curve must be planned for its own questions, without a load, trace or datastore",
-        got=", ".join(stray),
-        fix="Leave it out.",
     )
 
 
@@ -208,7 +212,7 @@ def _judged(
     """Plan under a quality budget, and show the frontier that was chosen from."""
     from optimizer.judged_plan import frontier_of, plan_judged
 
-    assert budget is not None, "`_check_curve` has looked"
+    assert budget is not None, "`_check_budget` has looked"
     planned = plan_judged(curve, cost, budget, batches=batches, drafter=drafter)
     if not as_json:
         points = frontier_of(curve, cost, budget, batches=batches, drafter=drafter)
@@ -216,22 +220,12 @@ def _judged(
     _show_plan(planned, path, as_json)
 
 
-def _check_imported(
-    told: ImportedAcceptance,
-    workload: list[str] | None,
-    *,
-    trace: Path | None,
-    datastore: Path | None,
-    kv_bytes: int | None,
-) -> None:
-    stray = {"--trace": trace is not None, "--datastore": datastore is not None, "--kv-bytes": kv_bytes is not None}
-    stray["--workload"] = bool(workload) and workload != [told.workload]
-    named = [name for name, given in stray.items() if given]
+def _check_workload(told: ImportedAcceptance, workload: list[str] | None) -> None:
     require(
-        not named,
-        "imported acceptance must be planned without a trace or datastore, for its own workload",
-        got=f"{', '.join(named)}; the workload is {told.workload!r}",
-        fix="Leave it out, or record and fit a trace.",
+        not workload or workload == [told.workload],
+        "imported acceptance must be planned for its own workload",
+        got=f"{workload}; the workload is {told.workload!r}",
+        fix="Leave --workload out, or record and fit a trace.",
     )
 
 
@@ -262,37 +256,6 @@ def _served(cost: Cost, trace: Trace, datastore: Path | None) -> list[str]:
     return list(cost.drafters)
 
 
-def _check(
-    grid: Path | None, rate: float | None, slo: float | None, context: list[int] | None, kv_tokens: int | None,
-    scheduler: str | None, datastore: Path | None,
-) -> None:  # fmt: skip
-    """Refuse an option that the asked kind of plan has no use for, rather than ignore it."""
-    needs_rate = {"--slo": slo, "--kv-tokens": kv_tokens}
-    stray = [name for name, value in needs_rate.items() if value and rate is None]
-    stray += ["--context"] if context and grid is not None else []
-    stray += ["--scheduler"] if scheduler is not None and grid is None else []
-    stray += ["--rate"] if rate is not None and grid is not None else []
-    stray += ["--datastore"] if datastore is not None and (rate is not None or grid is not None) else []
-    if stray:
-        raise InvalidInputError(
-            "`--slo` and `--kv-tokens` go with `--rate`; `--scheduler` with `--grid`, without `--rate` and "
-            "`--context`; `--datastore` with neither",
-            got=", ".join(stray),
-            fix="Leave it out, or give the other.",
-        )
-
-
-def _check_kv(kv_bytes: int | None, kv: str | None, others: dict[str, object]) -> None:
-    stray = [name for name, value in others.items() if value and kv_bytes is not None]
-    stray += ["--kv"] if kv is not None and kv_bytes is None else []
-    require(
-        not stray,
-        "`--kv` must go with `--kv-bytes`, and that without --grid, --rate, --context and --drafter",
-        got=", ".join(stray),
-        fix="Leave it out; a plan is of the cache that its cost was calibrated with.",
-    )
-
-
 def _plan_kv(
     fit: AcceptanceFit, cost: Cost, trace: Trace, kv_bytes: int, kv: str | None, drafters: list[str], path: Path,
     as_json: bool, loads: list[int] | None, workloads: list[str] | None, new_tokens: int | None, risk: float, seed: int,
@@ -308,8 +271,8 @@ def _plan_kv(
     with progress_bars() as progress:
         planned = plan_caches(
             fit, cost, trace, caches, kv_bytes=kv_bytes, loads=loads or (1, 4, 16, 64), workloads=workloads,
-            names=None if name == "all" else ["plain", name], drafters=drafters, new_tokens=new_tokens or longest,
-            least_scratch=CATCH_UP, risk=risk, seed=seed, progress=progress,
+            names=None if name == "all" else list(dict.fromkeys(("plain", name))), drafters=drafters,
+            new_tokens=new_tokens or longest, least_scratch=CATCH_UP, risk=risk, seed=seed, progress=progress,
         )  # fmt: skip
     planned.write(path)
     rows = [

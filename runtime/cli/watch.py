@@ -67,7 +67,7 @@ def watch(
     """
     output_path(output, ".json")
     from reader_theory.documents import Plan, read_document
-    from reader_theory.documents.schedule import ServingSchedule
+    from reader_theory.documents.serving_schedule import ServingSchedule
     from runtime.cli.import_ import labels_of
     from runtime.live.decision import Switching
     from runtime.live.estimator import AcceptanceEstimator

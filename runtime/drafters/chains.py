@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.documents.policy import Chain
-from runtime.drafters.growing import growing
 from runtime.retrieval.bodies import rows as kernel
 from runtime.retrieval.bodies import scan
 from runtime.retrieval.followed import Texts
+from runtime.retrieval.growing import growing
 from runtime.retrieval.index import RetrievalIndex
 from runtime.retrieval.suffix_index import MAX_DEPTH
 
@@ -99,8 +99,7 @@ def below(tokens: NDArray[np.int32], sizes: Ints, limit: int) -> Ints:
 def _likeliest(
     indices: Sequence[RetrievalIndex], policy: Chain, most: Ints, limit: int
 ) -> tuple[list[NDArray[np.int32]], Ints]:
-    rows = len(indices)
-    grown = growing(indices, np.full(rows, policy.max_tokens), 0.0, np.zeros(rows, np.int64), single=True)()
+    grown = growing(indices, policy.max_tokens, single=True)()
     matches = np.where(grown.sizes > 0, grown.matches[:, 0], 0).astype(np.int64)
     caps = _caps(policy)  # pyright: ignore[reportArgumentType]
     sizes = np.minimum(np.minimum(caps[np.minimum(matches, len(caps) - 1)], grown.sizes), np.maximum(most, 0))

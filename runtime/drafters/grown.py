@@ -9,7 +9,6 @@ acceptance. The tree is a function of the prefix, so that greedy and target-only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from reader_theory.documents.policy import Grown
 from reader_theory.errors import require
 from reader_theory.trees import TokenTree
-from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row, gathered, roots_alone
-from runtime.drafters.growing import Grow, growing
+from runtime.drafters.base import DRAFTERS, Drafter, Proposal, Row
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.neural import CATCH_UP, NeuralDrafter
 from runtime.drafters.retrieval import RetrievalDrafter
 from runtime.drafters.water import kept_sizes
-from runtime.retrieval.index import GrownBatch, RetrievalIndex
+from runtime.retrieval.growing import Grow, growing
+from runtime.retrieval.index import GrowthArrays, RetrievalIndex
 
 __all__ = ["GrownDrafter"]
 
@@ -91,19 +90,9 @@ class GrownDrafter(Drafter):
         indices = self.retrieval.indices[: len(rows)] if self.retrieval else [_NOTHING] * len(rows)
         static = policy.tree if policy.asked is not None else None
         grown, _ = self.grow(policy, indices, budgets, static, lengths)
-        forwards = tuple(self.taken)
-        cut = [grown.down_to(row, deep) for row, deep in enumerate(room)]
-        if not any(tokens for tokens, _ in cut):
-            return roots_alone(rows)._replace(forwards=forwards)
-        offered_by = grown._replace(tokens=grown.sources)
-        parents = [[above + 1 for above in parents] for _, parents in cut]
-        trees = gathered(rows, [tokens for tokens, _ in cut], parents)
-        sources = np.zeros_like(trees.tokens)
-        for row, deep in enumerate(room):
-            told = offered_by.down_to(row, deep)[0]
-            sources[row, 1 : 1 + len(told)] = told
-        names = ("", self.retrieval.name if self.retrieval else "", self.neural.name if self.neural else "", "both")
-        return Proposal(replace(trees, sources=sources, names=names), forwards=forwards)
+        names = (self.retrieval.name if self.retrieval else "", self.neural.name if self.neural else "", "both")
+        trees = grown.trees([row.output[-1] for row in rows], names).prune(depth=room)
+        return Proposal(trees, forwards=tuple(self.taken))
 
     def grow(
         self,
@@ -112,7 +101,7 @@ class GrownDrafter(Drafter):
         budgets: NDArray[np.int64],
         static: TokenTree | None = None,
         lengths: Sequence[int] = (),
-    ) -> tuple[GrownBatch, bool]:
+    ) -> tuple[GrowthArrays, bool]:
         """Trees of rows 0 .. B - 1, and whether the draft was asked.
 
         Parameters
@@ -164,7 +153,7 @@ class GrownDrafter(Drafter):
         """Whether retrieval alone is sure of what follows in every row."""
         if policy.skip_draft_at is None or not policy.retrieval:
             return False
-        first: GrownBatch = grow()
+        first: GrowthArrays = grow()
         return bool((first.sizes > 0).all() and (first.chances[:, 0] >= policy.skip_draft_at).all())
 
     def _ask(
@@ -232,7 +221,7 @@ def _laws(policy: Grown, static: TokenTree | None) -> int:
 
 
 def _likeliest(
-    policy: Grown, laws: NeuralLaws, grown: GrownBatch, low: NDArray[np.int64], high: NDArray[np.int64]
+    policy: Grown, laws: NeuralLaws, grown: GrowthArrays, low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> Chosen:
     """The grown nodes right below the newest laws, `low` .. `high` - 1, that have no law yet."""
     found: Chosen = []

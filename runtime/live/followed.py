@@ -57,6 +57,8 @@ class FollowedSchedule:
     def _begun(self, told: dict[str, Any], now_s: float) -> list[list[int]]:
         ranges, trial = told[_RANGES], told.get("trial")
         self._after_trial = None
+        if trial is None:
+            self._trials = 0  # whoever writes may have begun anew, and counts its trials from 1
         if not isinstance(trial, dict) or not _sound(trial.get(_RANGES)):
             return ranges
         number, seconds = trial.get("number"), trial.get("seconds")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reader_theory.documents import Candidate, Plan, Policy
-from reader_theory.documents.schedule import ServingSchedule
+from reader_theory.documents.serving_schedule import ServingSchedule
 from reader_theory.errors import require
 
 __all__ = ["Menu"]

@@ -6,13 +6,14 @@ Loaded by the entry point group ``vllm.stat_logger_plugins`` wherever this packa
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
 from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase  # pyright: ignore[reportMissingImports]
 
 from reader_theory.documents import Plan, read_document
-from reader_theory.documents.schedule import ServingSchedule
+from reader_theory.documents.serving_schedule import ServingSchedule
 from runtime.live.decision import Switching
 from runtime.live.estimator import AcceptanceEstimator
 from runtime.live.files import write_schedule
@@ -22,6 +23,8 @@ from runtime.live.tally import Tally
 from runtime.live.watcher import Pace, Watcher
 
 __all__ = ["ScheduleLogger"]
+
+_log = logging.getLogger(__name__)
 
 
 class ScheduleLogger(StatLoggerBase):
@@ -34,11 +37,12 @@ class ScheduleLogger(StatLoggerBase):
         if self.settings is not None:
             self.watcher, self.tally, self.looked_s = _watcher(self.settings), Tally(), monotonic()
             self.max_batch = int(vllm_config.scheduler_config.max_num_seqs)
+            self.unwritten = True
 
     def log_engine_initialized(self) -> None:
         """The plan's own schedule, before anything is counted."""
         if self.settings is not None:
-            write_schedule(self.settings.schedule, self.watcher, self.max_batch)
+            self._write(self.settings)
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
@@ -58,8 +62,17 @@ class ScheduleLogger(StatLoggerBase):
         context = settings.context or self.watcher.menu.contexts[0]
         if settings.kv_tokens is not None and rows >= 1:
             context = cache * settings.kv_tokens / rows
-        if self.watcher.observe(now_s, windows, batch=rows, context=context):
+        self.unwritten |= self.watcher.observe(now_s, windows, batch=rows, context=context)
+        if self.unwritten:
+            self._write(settings)
+
+    def _write(self, settings: LiveSettings) -> None:
+        """Write the schedule; a failure is logged and tried again at the next look: an error would end the engine."""
+        try:
             write_schedule(settings.schedule, self.watcher, self.max_batch)
+            self.unwritten = False
+        except OSError as error:
+            _log.warning("the schedule was not written to %s: %s", settings.schedule, error)
 
 
 def _watcher(settings: LiveSettings) -> Watcher:

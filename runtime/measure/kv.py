@@ -257,6 +257,13 @@ def fit_caches(
             fix="Use --kv int8 or --kv int4, which need no fit.",
         )
     window = window or Window()
+    require(
+        int(window.chunks(context)) > 0,
+        "`context` must reach beyond the buffer, or what is scored would see nothing in few bits",
+        got=f"{context} tokens; the first {window.first} and the latest {window.recent} to "
+        f"{window.recent + window.chunk - 1} stay as they are",
+        fix=f"Pass --context {window.first + window.recent + window.chunk} or more, or fewer --recent and --chunk.",
+    )
     Aqua("aqua", named_bits(min(bits), len(model.layers)), (), window).check(
         len(model.layers), model.kv_heads, model.head_dim
     )

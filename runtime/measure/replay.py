@@ -18,6 +18,7 @@ from reader_theory.documents import GROWN_COLUMNS, Grown, GrownRecord, SourceMap
 from reader_theory.documents.arrays import Columns
 from reader_theory.documents.policy import DATASTORE
 from reader_theory.errors import require
+from reader_theory.trees import TokenTree
 from runtime.cache.rows import compact
 from runtime.drafters.grown import GrownDrafter
 from runtime.drafters.neural import NeuralDrafter
@@ -26,7 +27,7 @@ from runtime.measure.prompts import Progress, PromptLike
 from runtime.models.base import LanguageModel
 from runtime.models.inputs import features_for
 from runtime.retrieval.datastore import Datastore
-from runtime.retrieval.index import GrownBatch, RetrievalIndex
+from runtime.retrieval.index import RetrievalIndex
 
 __all__ = ["grown_family", "record_grown"]
 
@@ -180,9 +181,10 @@ def _replay(
         lengths = [len(row.prompt) + row.at for row in rows]
         budgets = np.array([policy.nodes * (row.room > 0) for row in rows])
         grown, _ = drafter.grow(policy, [row.index for row in rows], budgets, static, lengths)
+        trees = grown.trees([row.output[row.at - 1] for row in rows])
         for number, row in enumerate(rows):
             asked.append([int(sizes[number]) * (row.room > 0) for sizes in drafter.taken])
-            emitted, nodes = row.step(grown, number)
+            emitted, nodes = row.step(trees[number])
             kept.append((row.name, row.at - len(emitted), len(emitted), nodes))
             if neural is not None:
                 end = len(row.prompt) + row.at - 1
@@ -210,17 +212,13 @@ class _Row:
         """Most tokens that a step may accept: there is always one more."""
         return len(self.output) - self.at - 1
 
-    def step(self, grown: GrownBatch, number: int) -> tuple[list[int], int]:
-        """Emit what the tree of row `number` has right and one token more; with the nodes that were verified."""
-        tokens, parents = grown.down_to(number, self.room)
-        below = {(parent, token): node for node, (token, parent) in enumerate(zip(tokens, parents, strict=True))}
-        first, node = self.at, -1
-        while (node := below.get((node, self.output[self.at]), -2)) >= 0:
-            self.at += 1
-        self.at += 1
-        emitted = self.output[first : self.at]
+    def step(self, tree: TokenTree) -> tuple[list[int], int]:
+        """Emit what the tree has right and one token more; with the nodes that were verified."""
+        tree = tree.prune(depth=self.room)
+        _, emitted = tree.follow(lambda path: self.output[self.at + len(path) - 1])
+        self.at += len(emitted)
         self.index.extend(np.array(emitted, dtype=np.int32))
-        return emitted, len(tokens)
+        return emitted, tree.nodes
 
 
 def _halves(sources: list[str], seed: int) -> NDArray[np.bool_]:

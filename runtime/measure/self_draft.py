@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -56,6 +58,15 @@ class StepSeconds:
         """(K + 1,) seconds of a step with a chain of 0 .. K tokens that so many layers draft."""
         return self.target + np.arange(len(self.target)) * (self.rest + layers * self.body)
 
+    def numbers(self) -> dict[str, Any]:
+        """As JSON holds them."""
+        return {"target": self.target.tolist(), "body": self.body, "rest": self.rest}
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> StepSeconds:
+        """From what `numbers` gave."""
+        return cls(np.array(numbers["target"]), float(numbers["body"]), float(numbers["rest"]))
+
 
 def measure_steps(target: LanguageModel, deepest: int, context: int = 256, repeats: int = 7) -> StepSeconds:
     """Time forwards of the target and of a half of it over a context, in turn.
@@ -68,6 +79,13 @@ def measure_steps(target: LanguageModel, deepest: int, context: int = 256, repea
         Rounds; medians count.
     """
     count = layer_count(target)
+    context = min(context, target.max_positions - deepest - 2)
+    require(
+        context > 0,
+        "`deepest` must leave room for a text in the target's positions",
+        got=f"chains of {deepest} in {target.max_positions} positions",
+        fix="Pass shorter chains.",
+    )
     half = part_of(target, range(0, count, 2)) if count > 1 else target
     tokens = np.arange(context, dtype=np.int64) % target.vocabulary
     caches = {id(model): model.new_cache(1, context + deepest + 2) for model in (target, half)}
@@ -175,11 +193,13 @@ class SelfDrafting:
 
     def one_shot(self, kept: int) -> tuple[int, ...]:
         """The layers of which each alone costs most where it is left out."""
+        return tuple(sorted(np.argsort(self._without, kind="stable")[:kept].tolist()))
+
+    @cached_property
+    def _without(self) -> list[float]:
+        """Tokens a second with each layer alone left out."""
         every = range(self.layers)
-        without = [
-            self._rate(self.sums([i for i in every if i != j]).sum(axis=0), self.layers - 1) for j in every
-        ]  # fmt: skip
-        return tuple(sorted(np.argsort(without, kind="stable")[:kept].tolist()))
+        return [self._rate(self.sums([i for i in every if i != j]).sum(axis=0), self.layers - 1) for j in every]
 
     def _rates(self, pooled: Ints, layers: int) -> NDArray[np.float64]:
         return pooled[:, 0] / np.maximum(pooled[:, 1], 1) / self.seconds.of_steps(layers)

@@ -13,7 +13,7 @@ import torch
 
 from reader_theory.errors import require
 
-__all__ = ["longest_positions", "masks_by_kind", "refuse_by_configuration", "sizes_by_kind"]
+__all__ = ["borrowing_layers", "longest_positions", "masks_by_kind", "refuse_by_configuration", "sizes_by_kind"]
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 STATES = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent", "moe")
@@ -33,6 +33,12 @@ def sizes_by_kind(config: Any) -> dict[str, int | None]:
     kinds = dict.fromkeys(getattr(config, "layer_types", None) or (SLIDING if window else FULL,))
     sizes = {SLIDING: window, CHUNKED: getattr(config, "attention_chunk_size", None)}
     return {kind: sizes.get(kind) for kind in kinds}
+
+
+def borrowing_layers(config: Any) -> list[int]:
+    """Layers that read the keys and values of another layer instead of their own."""
+    modes = getattr(config, "kv_sharing_modes", None) or ()
+    return [layer for layer, mode in enumerate(modes) if mode and "reuse" in mode]
 
 
 def masks_by_kind(mask: torch.Tensor, sizes: dict[str, int | None], hidden: float, longest: int | None) -> Any:

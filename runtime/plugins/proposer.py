@@ -22,13 +22,13 @@ from reader_theory.documents.policy import DATASTORE, RETRIEVAL, Chain, Grown, O
 from reader_theory.errors import DocumentError, require
 from reader_theory.trees.batch import TokenTrees
 from runtime.drafters.chains import NO_LIMIT, below, chains_of_texts, offered_chains
-from runtime.drafters.growing import growing
 from runtime.drafters.laws import NeuralLaws, gridded
 from runtime.drafters.water import kept_sizes
 from runtime.models.vocabulary import Vocabulary
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.followed import Followed, Texts
-from runtime.retrieval.index import GrownBatch, RetrievalIndex
+from runtime.retrieval.growing import growing
+from runtime.retrieval.index import GrowthArrays, RetrievalIndex
 
 __all__ = ["Proposer"]
 
@@ -187,10 +187,10 @@ class Proposer:
         elif rows and isinstance(policy, Grown):
             wide = _filling(policy, int(room.max()))  # pyright: ignore[reportArgumentType]
             grown = self._grown(wide, indices, room[rows], single=False)
-            for place, row in enumerate(rows):
-                below, above = grown.down_to(place, int(room[row]))
-                tokens[row] += below
-                parents[row] += [parent + 1 for parent in above]
+            grown_trees = grown.trees([tokens[row][0] for row in rows]).prune(depth=room[rows])
+            for place, (row, count) in enumerate(zip(rows, grown_trees.counts.tolist(), strict=True)):
+                tokens[row] = grown_trees.tokens[place, :count].tolist()
+                parents[row] = grown_trees.parents[place, :count].tolist()
         return self._pruned(TokenTrees.of(tokens, parents, names=("", RETRIEVAL)))
 
     def _live(self, texts: Texts) -> tuple[list[int], list[RetrievalIndex]]:
@@ -202,7 +202,7 @@ class Proposer:
         most = np.minimum(room, self.most_tokens)
         return offered_chains(indices, policy, most, beside=_stored(policy), limit=self._limit)[0]
 
-    def _grown(self, policy: Any, indices: list[RetrievalIndex], most: Ints, *, single: bool) -> GrownBatch:
+    def _grown(self, policy: Any, indices: list[RetrievalIndex], most: Ints, *, single: bool) -> GrowthArrays:
         """Trees, or paths, of a policy without a drafter: as our engine grows them."""
         budgets = np.minimum(np.maximum(most, 0), policy.nodes)
         laws = NeuralLaws(len(indices), 1, policy.candidates, gridded(policy.maps, policy.trust))

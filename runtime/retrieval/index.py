@@ -7,18 +7,15 @@ every node looks its own context up anew. Sources only ever see what the prefix 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reader_theory.errors import InvalidInputError, require
+from reader_theory.trees import TokenTree, TokenTrees
 from runtime.retrieval.bodies import evidence
 from runtime.retrieval.bodies import growth as kernel
 from runtime.retrieval.datastore import Datastore
@@ -26,34 +23,54 @@ from runtime.retrieval.suffix_index import MAX_DEPTH, SuffixIndex, record_positi
 
 __all__ = [
     "Evidence",
-    "GrownBatch",
+    "GrowthArrays",
     "RetrievalIndex",
-    "RetrievedTree",
-    "grow_batch",
+    "check_limits",
     "record_beside",
     "record_positions",
-    "speculate_batch",
 ]
 
 
-class RetrievedTree(NamedTuple):
-    """Draft tree in the order in which it was grown; parents come before children.
+class GrowthArrays(NamedTuple):
+    """Where a compiled body grows the trees of a batch, a row each; a row's first `sizes` nodes count.
+
+    Not `TokenTrees`: the body writes in place after every forward of a draft, and knows no root. `trees` adds it.
 
     Attributes
     ----------
-    tokens : (N,) int32
-    parents : (N,) int32
-        Row of the parent; -1 hangs off the last token of the text.
-    path_probability : (N,) float64
+    tokens : (B, N) int32
+    parents : (B, N) int32
+        Column of the parent, which comes before its children; -1 hangs off the last token of the text.
+    matches : (B, N) int32
+        Tokens of context (text and path) that the longest occurrence behind a node shares with it.
+    sources : (B, N) int32
+        Who offered the token: 1 retrieval, 2 the draft, 3 both.
+    laws : (B, N) int32
+        Which of the row's laws is the node's own; -1 for none.
+    chances : (B, N) float64
         Estimate that every token on the path is emitted, never larger than the parent's.
-    match_length : (N,) int32
-        Tokens of context (text and path) that the longest occurrence behind this node shares with it.
+    sizes : (B,) int64
     """
 
     tokens: NDArray[np.int32]
     parents: NDArray[np.int32]
-    path_probability: NDArray[np.float64]
-    match_length: NDArray[np.int32]
+    matches: NDArray[np.int32]
+    sources: NDArray[np.int32]
+    laws: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    def trees(self, roots: ArrayLike, names: tuple[str, str, str] = ("retrieval", "draft", "both")) -> TokenTrees:
+        """The trees below the last token of each row, (B,) int; `names` are those of sources 1, 2 and 3."""
+        most = int(self.sizes.max(initial=0))
+        inside = np.arange(most) < self.sizes[:, None]
+        tokens, parents, sources = (np.zeros((len(self.sizes), 1 + most), np.int64) for _ in range(3))
+        tokens[:, 0] = roots
+        parents[:, 0] = -1
+        tokens[:, 1:] = np.where(inside, self.tokens[:, :most], 0)
+        parents[:, 1:] = np.where(inside, self.parents[:, :most] + 1, -1)
+        sources[:, 1:] = np.where(inside, self.sources[:, :most], 0)
+        return TokenTrees(tokens, parents, 1 + self.sizes, sources, ("", *names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +213,8 @@ class RetrievalIndex:
 
         A longer one begins with every shorter one, so that it may be cut.
         """
-        found = self.path(max_tokens)
-        return found.tokens, int(found.match_length[0]) if len(found.tokens) else 0
+        numbers, _, made = self._grow(max_tokens, 0.0, True)
+        return numbers[:made], int(numbers[2 * max_tokens]) if made else 0
 
     def offers(self, laws: int = 0, width: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """All that is offered for the next token.
@@ -220,51 +237,31 @@ class RetrievalIndex:
             found = kernel.offers(*self.addresses, laws, tokens, scores, sources)
         return tokens[:found], scores[:found], sources[:found]
 
-    def tree(self, budget: int, price: float = 0.0) -> RetrievedTree:
-        """Draft tree of at most `budget` nodes, each with a path probability above `price`."""
-        return self._grow(budget, price, False)
+    def tree(self, budget: int, price: float = 0.0) -> TokenTree:
+        """Draft tree of at most `budget` nodes, each with a path probability above `price`.
 
-    def path(self, budget: int, price: float = 0.0) -> RetrievedTree:
-        """Likeliest chain over all sources, at most `budget` tokens, each with a path probability above `price`."""
-        return self._grow(budget, price, True)
+        Its nodes are in the order in which they were grown; the root is the text's last token, -1 without a text.
+        """
+        last = self._index.text[-1:].tolist() or [-1]
+        return self.grow(budget, price).trees(last)[0]
 
-    def _grow(self, budget: int, price: float, single: bool) -> RetrievedTree:
-        if not (budget >= 1 and price >= 0):
-            raise _senseless(budget, price)
+    def grow(self, budget: int, price: float = 0.0, *, single: bool = False) -> GrowthArrays:
+        """The same as arrays of one row, with the path probabilities; `single` makes the likeliest chain of it."""
+        numbers, chances, made = self._grow(budget, price, single)
+        tokens, parents, matches, sources, laws = numbers.reshape(5, 1, budget)[:, :, :made]
+        return GrowthArrays(tokens, parents, matches, sources, laws, chances[None, :made], np.array([made]))
+
+    def _grow(self, budget: int, price: float, single: bool) -> tuple[NDArray[np.int32], NDArray[np.float64], int]:
+        check_limits(budget, price)
         numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
         with self.lock:
             made = kernel.grow(*self.addresses, 0, budget, float(price), single, numbers, chances)
-        parents, matches = numbers[budget : budget + made], numbers[2 * budget : 2 * budget + made]
-        return RetrievedTree(numbers[:made], parents, chances[:made], matches)
+        return numbers, chances, made
 
     @property
     def nbytes(self) -> int:
         """Bytes held for this request (the datastore is shared and not counted)."""
         return self._index.nbytes
-
-
-def speculate_batch(
-    indices: Sequence[RetrievalIndex], budgets: ArrayLike, prices: ArrayLike = 0.0, *, threads: int = 1
-) -> list[RetrievedTree]:
-    """Trees of many requests, of one datastore or of several; the same as `tree` of each.
-
-    Parameters
-    ----------
-    indices : sequence of B RetrievalIndex
-    budgets : (B,) or scalar int
-        Largest number of nodes, by request.
-    prices : (B,) or scalar float
-        Path probability that a node must pass, by request.
-    threads : int
-        The batch is cut in this many parts, one compiled call each, none of which holds the GIL.
-    """
-    if not indices:
-        return []
-    grown = grow_batch(indices, budgets, prices, threads=threads)
-    return [
-        RetrievedTree(grown.tokens[row, :n], grown.parents[row, :n], grown.chances[row, :n], grown.matches[row, :n])
-        for row, n in enumerate(grown.sizes.tolist())
-    ]
 
 
 def record_beside(
@@ -283,108 +280,11 @@ def record_beside(
     return match_length, match_count, offered, run
 
 
-class GrownBatch(NamedTuple):
-    """Trees of a batch, a row each; a row's first `sizes` nodes count.
-
-    Attributes
-    ----------
-    tokens, parents, matches, sources, laws : (B, N) int32
-        As in `RetrievedTree`; then who offered the token (1 retrieval, 2 the draft, 3 both), and which of the
-        row's laws is the node's own (-1 for none).
-    chances : (B, N) float64
-        Path probabilities.
-    sizes : (B,) int64
-    """
-
-    tokens: NDArray[np.int32]
-    parents: NDArray[np.int32]
-    matches: NDArray[np.int32]
-    sources: NDArray[np.int32]
-    laws: NDArray[np.int32]
-    chances: NDArray[np.float64]
-    sizes: NDArray[np.int64]
-
-    def down_to(self, row: int, depth: int) -> tuple[list[int], list[int]]:
-        """Tokens and parents of a row's nodes, those deeper than `depth` left out."""
-        size = int(self.sizes[row])
-        tokens, parents = self.tokens[row, :size].tolist(), self.parents[row, :size].tolist()
-        if size <= depth:
-            return tokens, parents
-        place: list[int] = []
-        kept: list[int] = []
-        above: list[int] = []
-        depths: list[int] = []
-        for token, parent in zip(tokens, parents, strict=True):
-            depths.append(1 + (depths[parent] if parent >= 0 else 0))
-            place.append(len(kept))
-            if depths[-1] <= depth:
-                kept.append(token)
-                above.append(place[parent] if parent >= 0 else -1)
-        return kept, above
-
-
-def grow_batch(
-    indices: Sequence[RetrievalIndex],
-    budgets: ArrayLike,
-    prices: ArrayLike = 0.0,
-    *,
-    laws: NDArray[np.int64] | None = None,
-    threads: int = 1,
-) -> GrownBatch:
-    """`speculate_batch` as arrays; `laws` are (B,) addresses of each row's laws of a neural draft, 0 for none."""
-    count = len(indices)
-    most = np.ascontiguousarray(np.broadcast_to(np.asarray(budgets, np.int64), count))
-    floor = np.ascontiguousarray(np.broadcast_to(np.asarray(prices, np.float64), count))
-    if not (most.min() >= 1 and floor.min() >= 0):
-        raise _senseless(int(most.min()), float(floor.min()))
-    own, shared = np.array([index.addresses for index in indices], np.int64).T.copy()
-    beside = np.zeros(count, np.int64) if laws is None else laws
-    numbers = np.empty((5, count, int(most.max())), np.int32)
-    chances, made = np.empty(numbers.shape[1:]), np.empty(count, np.int64)
-
-    def part(low: int, high: int) -> None:
-        kernel.grow_many(own, shared, beside, most, floor, False, numbers, chances, made, low, high)
-
-    edges = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
-    cuts = list(pairwise(edges))
-    with holding(indices):
-        waiting = [_pool(len(cuts) - 1).submit(part, *cut) for cut in cuts[1:]]
-        part(*cuts[0])
-        for task in waiting:
-            task.result()
-    tokens, parents, matches, sources, law = numbers
-    return GrownBatch(tokens, parents, matches, sources, law, chances, made)
-
-
-def holding(indices: Sequence[RetrievalIndex]) -> AbstractContextManager[object]:
-    """To hold the locks of all datastores that `indices` draft from; may be entered again and again."""
-    locks = {id(index.lock): index.lock for index in indices}
-    return indices[0].lock if len(locks) == 1 else _Locks([lock for _, lock in sorted(locks.items())])
-
-
-class _Locks:
-    """Several locks as one, which every thread takes in the same order."""
-
-    def __init__(self, locks: Sequence[AbstractContextManager[object]]) -> None:
-        self._locks = locks
-
-    def __enter__(self) -> None:
-        for lock in self._locks:
-            lock.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for lock in reversed(self._locks):
-            lock.__exit__(*error)
-
-
-def _senseless(budget: int, price: float) -> InvalidInputError:
-    return InvalidInputError(
-        "`budget` must be at least 1 and `price` >= 0",
-        got=f"budget {budget}, price {price}",
-        fix="To draft nothing, do not ask; the price is a path probability.",
-    )
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="retrieval")
+def check_limits(budget: int, price: float) -> None:
+    """Raise InvalidInputError unless a tree of `budget` nodes above `price` can be grown."""
+    if not (budget >= 1 and price >= 0):
+        raise InvalidInputError(
+            "`budget` must be at least 1 and `price` >= 0",
+            got=f"budget {budget}, price {price}",
+            fix="To draft nothing, do not ask; the price is a path probability.",
+        )

@@ -49,6 +49,7 @@ def scheme_of(named: str) -> Scheme | None:
     """
     name, _, file = named.partition("=")
     if name == PLAIN:
+        require(not file, f"`--kv {PLAIN}` must be given without a file", got=repr(named), fix=f"Pass --kv {PLAIN}.")
         return None
     if name in INTEGERS:
         window = KVCaches.read(file).cache(name).format.window if file else None

@@ -1,4 +1,4 @@
-"""CPU twins: codes to numbers, token by token, in one pass over the records; and pairs to codes."""
+"""CPU twins: codes to numbers, in one pass over the records; and pairs to codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import numpy as np
 from numba import njit
 
 __all__ = ["grid_numbers", "integer_numbers", "nearest_points"]
+
+TOKENS = 16
+"""Tokens that are turned side by side: one vector of numbers each."""
 
 
 @njit(inline="always")
@@ -19,11 +22,40 @@ def code_at(record, start, place, bits):
     return (word >> np.uint32(shift)) & np.uint32((1 << bits) - 1)
 
 
+@njit(inline="always")
+def read_codes(record, start, bits, codes):
+    """All codes of a token whose codes begin at byte `start`: whole bytes at once where codes fill them evenly."""
+    count, done = codes.size, 0
+    if bits == 8:
+        done = count
+        for i in range(count):
+            codes[i] = record[start + i]
+    elif bits == 4:
+        done = count // 2 * 2
+        for i in range(count // 2):
+            byte = record[start + i]
+            codes[2 * i], codes[2 * i + 1] = byte & 15, byte >> 4
+    elif bits == 2:
+        done = count // 4 * 4
+        for i in range(count // 4):
+            byte = record[start + i]
+            codes[4 * i], codes[4 * i + 1] = byte & 3, (byte >> 2) & 3
+            codes[4 * i + 2], codes[4 * i + 3] = (byte >> 4) & 3, byte >> 6
+    elif bits == 6:
+        done = count // 4 * 4
+        for i in range(count // 4):
+            a, b, c = record[start + 3 * i], record[start + 3 * i + 1], record[start + 3 * i + 2]
+            codes[4 * i], codes[4 * i + 1] = a & 63, (a >> 6) | ((b & 15) << 2)
+            codes[4 * i + 2], codes[4 * i + 3] = (b >> 4) | ((c & 3) << 4), c >> 2
+    for i in range(done, count):
+        codes[i] = code_at(record, start, i, bits)
+
+
 @njit(cache=True, nogil=True)
 def integer_numbers(records, scales, chunk, bits, out):
     """As the door says; `scales` are (n, 2, channels), steps and least numbers."""
     channels = out.shape[1]
-    code_bytes = (channels * bits + 7) // 8
+    code_bytes, codes = (channels * bits + 7) // 8, np.empty(channels, np.uint8)
     for n in range(records.shape[0]):
         record, step, least = records[n], scales[n, 0], scales[n, 1]
         for t in range(chunk):
@@ -32,30 +64,33 @@ def integer_numbers(records, scales, chunk, bits, out):
                 for c in range(channels):
                     row[c] = np.float32(record[start + c]) * step[c] + least[c]
             else:
+                read_codes(record, start, bits, codes)
                 for c in range(channels):
-                    row[c] = np.float32(code_at(record, start, c, bits)) * step[c] + least[c]
+                    row[c] = np.float32(codes[c]) * step[c] + least[c]
 
 
 @njit(cache=True, nogil=True)
 def turn_back(x, base, held):
-    """Multiply (order,) `x` by the transpose of ``base (x) sylvester / sqrt(order)``, in place."""
-    m, order = base.shape[0], x.size
+    """Multiply (order, TOKENS) `x` by the transpose of ``base (x) sylvester``, in place, tokens side by side."""
+    m, order = base.shape[0], x.shape[0]
     inner, half = order // m, 1
     while half < inner:
         for first in range(0, order, 2 * half):
             for i in range(first, first + half):
-                a, b = x[i], x[i + half]
-                x[i], x[i + half] = a + b, a - b
+                for t in range(TOKENS):
+                    a, b = x[i, t], x[i + half, t]
+                    x[i, t], x[i + half, t] = a + b, a - b
         half *= 2
     if m > 1:
         held[:order] = x
         for a in range(m):
-            row = x[a * inner : (a + 1) * inner]
-            row[:] = 0
-            for b in range(m):
-                sign = base[b, a]
-                for i in range(inner):
-                    row[i] += sign * held[b * inner + i]
+            for i in range(inner):
+                row = x[a * inner + i]
+                row[:] = 0
+                for b in range(m):
+                    sign, other = base[b, a], held[b * inner + i]
+                    for t in range(TOKENS):
+                        row[t] += sign * other[t]
 
 
 @njit(cache=True, nogil=True)
@@ -63,20 +98,23 @@ def grid_numbers(records, scales, chunk, bits, grid, base, order, out):
     """As the door says; `scales` are (n, chunk, groups)."""
     channels = out.shape[1]
     code_bytes, groups = (channels // 2 * bits + 7) // 8, channels // order
-    held, norm = np.empty(order, np.float32), np.float32(1 / np.sqrt(order))
+    codes, norm = np.empty(channels // 2, np.uint8), np.float32(1 / np.sqrt(order))
+    x, held = np.zeros((channels, TOKENS), np.float32), np.empty((order, TOKENS), np.float32)
     for n in range(records.shape[0]):
-        record = records[n]
-        for t in range(chunk):
-            row, start = out[n * chunk + t], t * code_bytes
-            for pair in range(channels // 2):
-                point = grid[code_at(record, start, pair, bits)]
-                row[2 * pair], row[2 * pair + 1] = point[0], point[1]
+        for first in range(0, chunk, TOKENS):
+            tokens = min(TOKENS, chunk - first)
+            for t in range(tokens):
+                read_codes(records[n], (first + t) * code_bytes, bits, codes)
+                for pair in range(channels // 2):
+                    x[2 * pair, t], x[2 * pair + 1, t] = grid[codes[pair], 0], grid[codes[pair], 1]
             for g in range(groups):
-                part = row[g * order : (g + 1) * order]
-                turn_back(part, base, held)
-                scale = scales[n, t, g] * norm
-                for i in range(order):
-                    part[i] *= scale
+                turn_back(x[g * order : (g + 1) * order], base, held)
+            for t in range(tokens):
+                row = out[n * chunk + first + t]
+                for g in range(groups):
+                    scale = scales[n, first + t, g] * norm
+                    for c in range(g * order, (g + 1) * order):
+                        row[c] = x[c, t] * scale
 
 
 @njit(cache=True, nogil=True)

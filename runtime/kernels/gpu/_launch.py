@@ -39,6 +39,21 @@ def _function(source: str, kernel: str, device: int) -> Any:
     return _module(source, device).get_function(kernel)
 
 
+class _Borrowed:
+    """torch's stream, told by its address."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+    def to(self, cuda: Any) -> Any:
+        """The stream as one of `cupy.cuda`: by CUDA's stream protocol, by the older class where CuPy lacks it."""
+        told = getattr(cuda.Stream, "from_external", None)
+        return cuda.ExternalStream(self.address) if told is None else told(self)
+
+
 def launch(source: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
     """Run a kernel of a CUDA source.
 
@@ -57,8 +72,8 @@ def launch(source: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any
         return
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
     device = tensors[0].device.index or 0
-    stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
-    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream):
+    stream = _Borrowed(torch.cuda.current_stream(tensors[0].device).cuda_stream)
+    with cupy.cuda.Device(device), stream.to(cupy.cuda):
         passed = tuple(
             np.uint64(x.data_ptr()) if isinstance(x, torch.Tensor) else np.int64(x) if isinstance(x, int) else x
             for x in arguments

@@ -1,4 +1,4 @@
-"""The planner: picks the solver by what the problem is, says which, and lets no answer out without a certificate."""
+"""Solving: picks the solver by what the problem is, says which, and lets no answer out without a certificate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 from optimizer.certificates import UncertifiedError, certify
 from optimizer.cost import LevelCost, TabulatedCost
 from optimizer.problem import BatchProblem, JointProblem, Problem, RobustProblem, TreeProblem, ranks_are_free
-from optimizer.schedule import Schedule, ScheduleProblem
+from optimizer.schedule_problem import Schedule, ScheduleProblem
 from optimizer.solution import Solution
 from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.errors import require

@@ -1,4 +1,4 @@
-r"""Joined: a neural tree and a retrieved chain in one trie, with their overlap.
+r"""Acceptance of a `Union`: a neural tree and a retrieved chain in one trie, with their overlap.
 
 A node of the chain adds a token only where the tree does not already hold it:
 
@@ -25,13 +25,13 @@ from reader_theory.errors import require
 from reader_theory.trees.tree import TokenTree
 from reader_theory.trees.value import by_depth_and_rank, path_probability
 
-__all__ = ["Joined"]
+__all__ = ["UnionAcceptance"]
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Joined(AcceptanceModel):
+class UnionAcceptance(AcceptanceModel):
     """Both sources by bin of match length; bin 0 is no match. Nodes of source ``"retrieval"`` are the chain.
 
     Parameters
@@ -46,7 +46,7 @@ class Joined(AcceptanceModel):
         First retrieved token is right; the next is, given the one before.
     """
 
-    name: ClassVar[str] = "joined"
+    name: ClassVar[str] = "union"
     sources: ClassVar[tuple[str, ...]] = ("draft", "retrieval")
 
     lengths: tuple[int, ...]
@@ -68,7 +68,7 @@ class Joined(AcceptanceModel):
             and self.table.shape == self.copied.shape
             and self.table.ndim == 3
             and heaviest <= 1 + 1e-9,
-            "a joined model must have one entry a bin of match length, and tables with row sums <= 1",
+            "a model of unions must have one entry a bin of match length, and tables with row sums <= 1",
             got=f"{bins} bins, lengths {sorted(shapes)}, tables {self.table.shape}, sum {heaviest:.6g}",
             fix="Fit the model from a trace.",
         )

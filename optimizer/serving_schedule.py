@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 
 from optimizer.cost import Memory, Objective, level_seconds
 from optimizer.limits import limits_met
-from optimizer.load_sources import Sourced, sourced_cells
-from optimizer.operating_point import operating_point
+from optimizer.operating_point import Demand, Served, check_demand, operating_point
 from optimizer.plan import LONGEST, Study
-from optimizer.planner import solve_schedule
-from optimizer.schedule import Schedule, ScheduleProblem
+from optimizer.schedule_problem import Schedule, ScheduleProblem
+from optimizer.schedule_sources import Sourced, sourced_cells
+from optimizer.solving import solve_schedule
 from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Candidate, Cost, Stamp, Trace, policy_of
 from reader_theory.documents.fit import AcceptanceFit, RankTableFit, WorkloadFit
-from reader_theory.documents.schedule import OperatingPoint, ScheduleCell, ServingSchedule
+from reader_theory.documents.serving_schedule import OperatingPoint, ScheduleCell, ServingSchedule
 from reader_theory.errors import require
 from reader_theory.estimate import Estimate
-from reader_theory.serving.load import LoadPoint, fixed_point_load, steps_of_request
 from reader_theory.trees.tree import TokenTree
 
 __all__ = ["schedule_problem", "serving_schedule"]
@@ -70,13 +69,7 @@ def serving_schedule(
     InvalidInputError
         If there is no drafter with ranks to plan for, or a number is not positive.
     """
-    positive = [rate_per_s, *(x for x in (slo_s, output_tokens, prompt_tokens, kv_tokens) if x is not None)]
-    require(
-        all(np.isfinite(x) and x > 0 for x in positive),
-        "`rate_per_s`, `slo_s`, `output_tokens`, `prompt_tokens` and `kv_tokens` must be finite and above 0",
-        got=positive,
-        fix="Rates are requests a second, targets seconds a token.",
-    )
+    check_demand(rate_per_s, slo_s=slo_s, output_tokens=output_tokens, prompt_tokens=prompt_tokens, kv_tokens=kv_tokens)
     rows = tuple(sorted(set(batches or cost.target_forward.batch)))
     columns = tuple(sorted(set(contexts or cost.target_forward.context)))
     chosen = list(workloads or [each.workload for each in fit.workloads])
@@ -105,9 +98,13 @@ def serving_schedule(
             _cell(name, served, found[b][c], others.get((b, c))) for c in range(len(columns)) for b in range(len(rows))
         ]
         prefill_s = float(served.model().parts(StepConditions(context=0, tokens=prompt))["target"])
-        for c in range(len(columns)):
+        demand = Demand(rate_per_s, output, prefill_s, slo_s)
+        for c, context in enumerate(columns):
             picked = [others.get((b, c)) or found[b][c].best for b in range(len(rows))]
-            points.append(_point(name, drafters[0].found.problem, picked, c, rate_per_s, slo_s, output, prefill_s))
+            drafting = [None if each is None else _served(each, b, rows) for b, each in zip(rows, picked, strict=True)]
+            plain_s = drafters[0].found.problem.verify_s[:, c, 0]
+            plain = [_running(False, 1.0, plain_s, b, rows) for b in rows]
+            points.append(operating_point(name, context, rows, drafting, plain, demand))
     return ServingSchedule(
         stamp=Stamp.now(), target=cost.target, device=cost.device,
         drafters={name: each.model for name, each in cost.drafters.items()}, dtype=cost.dtype,
@@ -277,40 +274,14 @@ def _tokens(table: RankTableFit, tree: TokenTree, found: Schedule, b: int, c: in
     return Estimate(value=value, low=min(low, value), high=max(high, value), origin="predicted")
 
 
-def _point(
-    workload: str, problem: ScheduleProblem, picked: Sequence[Sourced | None], c: int, rate: float,
-    slo_s: float | None, output: float, prefill_s: float,
-) -> OperatingPoint:  # fmt: skip
-    batches = np.array(problem.batches, dtype=np.float64)
-    plain_s = problem.verify_s[:, c, 0]
-    allowed = np.ones(len(batches), dtype=bool) if slo_s is None else plain_s <= slo_s
-    plain = [
-        _capacity(b, 1.0, s, output, prefill_s)
-        for b, s, fine in zip(batches.tolist(), plain_s.tolist(), allowed.tolist(), strict=True)
-        if fine
-    ]
-    capacity = [
-        0.0 if each is None else _capacity(b, each.tokens_per_step.value, each.step_s, output, prefill_s)
-        for b, each in zip(batches.tolist(), picked, strict=True)
-    ]
-    left = max(1 - rate * prefill_s, 0.0)
-
-    def served(place: int) -> tuple[LoadPoint, float]:
-        each = picked[place]
-        assert each is not None, "a batch where nothing fits serves nobody"
-        load = fixed_point_load(
-            rate, lambda x: float(np.interp(x, batches, each.by_batch)), output_tokens=output,
-            tokens_per_step=each.tokens_per_step.value, prefill_s=prefill_s, largest_batch=float(batches[-1]),
-        )  # fmt: skip
-        step_s = float(np.interp(min(load.batch, batches[-1]), batches, each.by_batch))
-        return load, step_s / each.tokens_per_step.value / left if load.stable else np.inf
-
-    return operating_point(
-        workload, int(problem.contexts[c]), [int(b) for b in batches],
-        [None if each is None else bool(each.policy.drafters) for each in picked], capacity, plain, rate, slo_s, served,
-    )  # fmt: skip
+def _served(each: Sourced, batch: int, batches: tuple[int, ...]) -> Served:
+    return _running(bool(each.policy.drafters), each.tokens_per_step.value, each.by_batch, batch, batches)
 
 
-def _capacity(batch: float, tokens: float, step_s: float, output: float, prefill_s: float) -> float:
-    """Largest rate of a full batch: its requests in the time of their steps and of one another's prefills."""
-    return batch / (steps_of_request(output, tokens) * step_s + batch * prefill_s)
+def _running(drafts: bool, tokens: float, step_s: Floats, batch: int, batches: tuple[int, ...]) -> Served:
+    """How a batch is served by a policy whose steps take `step_s` (B,) at every batch, those between by line."""
+
+    def seconds(rows: float) -> float:
+        return float(np.interp(rows, batches, step_s))
+
+    return Served(drafts, tokens, seconds(batch), batch, batches[-1], seconds)

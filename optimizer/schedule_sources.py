@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.plan import Study
-from optimizer.schedule import ScheduleProblem
+from optimizer.schedule_problem import ScheduleProblem
 from reader_theory.documents import Policy
 from reader_theory.estimate import Estimate
 
