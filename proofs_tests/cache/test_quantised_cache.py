@@ -161,7 +161,7 @@ def test_what_is_read_is_what_the_sequential_decoder_makes_of_the_records(monkey
     forward_trees(target, cache, tokens[None, :1], np.full((1, 1), -1), np.ones(1, dtype=np.int64))
     count = int(cache.window.chunks(len(tokens)))
     places = WINDOW.first + np.arange(count * WINDOW.chunk)
-    turns, before = target.rotations[: len(tokens)].numpy()[places], None
+    turns, before = target.rotations[: len(tokens)].numpy()[places].astype(np.complex64), None
     for layer, predictor in zip(cache.made, (None, *aqua(3).predictors), strict=True):
         codecs = layer.codecs
         keys, values = (

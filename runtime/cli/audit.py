@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reader_theory.audit.evidence import Evidence
 from reader_theory.errors import require
 from runtime.cli import _options as options
 from runtime.cli._shared import ExitCode, output_path, progress_bars, show_rows
@@ -60,6 +59,7 @@ def audit(
     """
     if output is not None:
         output_path(output, ".json")
+    from reader_theory.audit.evidence import Evidence
     from runtime.cli._models import load_models, load_prompt_tokens, named
 
     _check(engine, url=url or "", plant=plant, served=served, verification=verification, drafts=drafts)
