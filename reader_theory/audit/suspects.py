@@ -75,7 +75,7 @@ def _top(law: Floats, count: int) -> Floats:
 
 
 def _argmax(law: Floats) -> Floats:
-    return (np.arange(law.shape[-1]) == law.argmax(axis=-1)[..., None]).astype(np.float64)
+    return np.equal(np.arange(law.shape[-1]), law.argmax(axis=-1)[..., None]).astype(np.float64)
 
 
 def _with_residual(target: Floats, draft: Floats, residual: Floats, offered: Floats | None = None) -> Floats:
