@@ -75,7 +75,9 @@ def _top(law: Floats, count: int) -> Floats:
 
 
 def _argmax(law: Floats) -> Floats:
-    return np.equal(np.arange(law.shape[-1]), law.argmax(axis=-1)[..., None]).astype(np.float64)
+    found: Floats = np.zeros_like(law)
+    np.put_along_axis(found, np.argmax(law, axis=-1, keepdims=True), 1.0, axis=-1)
+    return found
 
 
 def _with_residual(target: Floats, draft: Floats, residual: Floats, offered: Floats | None = None) -> Floats:
