@@ -13,7 +13,7 @@ import torch
 
 from reader_theory.errors import require
 
-__all__ = ["borrowing_layers", "longest_positions", "masks_by_kind", "refuse_by_configuration", "sizes_by_kind"]
+__all__ = ["longest_positions", "masks_by_kind", "refuse_borrowing", "refuse_by_configuration", "sizes_by_kind"]
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 STATES = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent", "moe")
@@ -35,10 +35,16 @@ def sizes_by_kind(config: Any) -> dict[str, int | None]:
     return {kind: sizes.get(kind) for kind in kinds}
 
 
-def borrowing_layers(config: Any) -> list[int]:
-    """Layers that read the keys and values of another layer instead of their own."""
+def refuse_borrowing(name: str, config: Any, *, what: str, fix: str) -> None:
+    """Raise InvalidInputError where layers read the keys and values of another layer instead of their own."""
     modes = getattr(config, "kv_sharing_modes", None) or ()
-    return [layer for layer, mode in enumerate(modes) if mode and "reuse" in mode]
+    borrowing = [layer for layer, mode in enumerate(modes) if mode and "reuse" in mode]
+    require(
+        not borrowing,
+        f"{what} must be of a model whose layers all have keys and values of their own",
+        got=f"{name}, whose layers {borrowing} read those of others",
+        fix=fix,
+    )
 
 
 def masks_by_kind(mask: torch.Tensor, sizes: dict[str, int | None], hidden: float, longest: int | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from reader_theory.errors import InvalidInputError, require
 from runtime.models.base import LanguageModel
-from runtime.models.layers import borrowing_layers
+from runtime.models.layers import refuse_borrowing
 from runtime.models.lean import LeanModel
 from runtime.models.load import wrap
 from runtime.models.transformers import TransformersModel
@@ -27,13 +27,7 @@ def layer_count(model: LanguageModel) -> int:
     if isinstance(model, LeanModel):
         return len(model.layers)
     if isinstance(model, TransformersModel):
-        borrowing = borrowing_layers(model.config)
-        require(
-            not borrowing,
-            "a self-draft must be of a model whose layers all have keys and values of their own",
-            got=f"{model.name}, whose layers {borrowing} read those of others",
-            fix="Use another drafter for this family.",
-        )
+        refuse_borrowing(model.name, model.config, what="a self-draft", fix="Use another drafter for this family.")
         return len(_decoder(model.model).layers)
     raise InvalidInputError(
         "a self-draft must be of a model whose layers are known",

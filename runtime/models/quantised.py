@@ -7,7 +7,7 @@ from copy import copy
 from reader_theory.errors import InvalidInputError, require
 from runtime.cache.quantised.scheme import Scheme
 from runtime.models.base import LanguageModel
-from runtime.models.layers import borrowing_layers, sizes_by_kind
+from runtime.models.layers import refuse_borrowing, sizes_by_kind
 from runtime.models.lean import LeanModel
 from runtime.models.transformers import TransformersModel
 
@@ -35,13 +35,7 @@ def quantised(model: LanguageModel, scheme: Scheme) -> LanguageModel:
             got=f"{model.name}, with layers of {', '.join(windows)}",
             fix="Leave --kv out for this model.",
         )
-        borrowing = borrowing_layers(model.config)
-        require(
-            not borrowing,
-            "a quantised cache must be of a model whose layers all have keys and values of their own",
-            got=f"{model.name}, whose layers {borrowing} read those of others",
-            fix="Leave --kv out for this model.",
-        )
+        refuse_borrowing(model.name, model.config, what="a quantised cache", fix="Leave --kv out for this model.")
         require(
             not scheme.unturned,
             f"{scheme.name} must be of the Llama family, whose keys are known before their rotary positions",

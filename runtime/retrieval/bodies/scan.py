@@ -21,12 +21,8 @@ def scan_many(texts, lengths, longest, caps, most, limit, depth, out, made):
     ----------
     texts, lengths : (B,) int64
         Addresses of int32 texts, and their tokens.
-    caps : (M,) int64
-        Longest chain by match length, from 0 on; the last for longer ones.
-    most : (B,) int64
-        Longest chain of each row.
-    limit : int
-        A chain ends before the first token that is not below it.
+    caps, most, limit
+        As of `rows.chain_many`.
     depth : int
         Longest context told apart.
     out : (B, depth + K) int32
