@@ -2,9 +2,9 @@
 
 ``python -m proofs_tests.benchmarks.floor FOLDER`` prints, for each type, the time to read the weights, our forward of
 1 to 32 rows, and plain tokens a second of ours and of transformers at batch 1, 4 and 8; in turn, ratios with the spread
-of their repeats, into ``results/floor.json``. ``--engines PYTHON`` adds vLLM, from another environment's Python, and
-``--llama GGUF`` beside it llama.cpp at batch 1, at the same bits: the float32 file is quantised to BF16, Q8_0 and Q4_1.
-Peers run between two turns of ours.
+of their repeats, into ``results/floor.json``. ``--engines PYTHON`` (`make engines`) adds vLLM, which keeps no prompt
+from one turn to the next, and llama.cpp at batch 1 at the same bits: BF16, Q8_0 and Q4_1 of the folder's weights. Peers
+load once and run between two turns of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from proofs_tests.benchmarks.engines.gguf_file import write_gguf
+from proofs_tests.benchmarks.engines.worker import Worker
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.models.base import LanguageModel
@@ -32,27 +35,8 @@ from runtime.models.low_bits import QUANTISED
 ROWS, BATCHES, CONTEXT = (1, 2, 4, 8, 16, 32), (1, 4, 8), 128
 RESULTS = Path(__file__).parent / "results" / "floor.json"
 
-VLLM = """
-import json, os, sys, time
-os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
-               "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-from vllm import LLM, SamplingParams
-folder, dtype, tokens, prompts = json.loads(sys.argv[1])
-llm = LLM(folder, dtype=dtype, enforce_eager=True, max_model_len=1024, max_num_seqs=8)
-params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-out = {}
-for batch in (1, 4, 8):
-    asked = [{"prompt_token_ids": each} for each in prompts[:batch]]
-    llm.generate(asked, params, use_tqdm=False)
-    start = time.perf_counter()
-    llm.generate(asked, params, use_tqdm=False)
-    out[batch] = batch * tokens / (time.perf_counter() - start)
-print("RESULT" + json.dumps(out))
-"""
-
-
 GGUF_TYPES = {"float32": None, "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
-"""The format of llama.cpp that has the bits of ours; None is the file as it is."""
+"""The format of llama.cpp that has the bits of ours; None is float32."""
 
 QUANTISE = """
 import sys, llama_cpp
@@ -60,28 +44,6 @@ source, made, kind = sys.argv[1:]
 params = llama_cpp.llama_model_quantize_default_params()
 params.ftype, params.nthread = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + kind), 2
 sys.exit(llama_cpp.llama_model_quantize(source.encode(), made.encode(), params))
-"""
-
-LLAMA = """
-import json, sys, time
-import llama_cpp
-gguf, tokens, threads, prompt = json.loads(sys.argv[1])
-defaults = llama_cpp.llama_cpp.llama_model_default_params
-def plain():  # the layout for AMX faults on virtual machines that name AMX and lack its state
-    params = defaults()
-    params.use_extra_bufts = False
-    return params
-llama_cpp.llama_cpp.llama_model_default_params = plain
-llama = llama_cpp.Llama(gguf, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
-def timed():
-    llama.reset()
-    start = time.perf_counter()
-    for number, _ in enumerate(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), 1):
-        if number == tokens:
-            break
-    return tokens / (time.perf_counter() - start)
-timed()
-print("RESULT" + json.dumps(timed()))
 """
 
 
@@ -118,36 +80,30 @@ def generate_per_s(model: Any, prompts: list[list[int]], tokens: int) -> float:
     return ids.numel() // ids.shape[1] * tokens / seconds
 
 
-def told_by(python: str, program: str, asked: list[Any]) -> Any:
-    """What a program of another environment's Python printed as its result."""
-    done = subprocess.run([python, "-c", program, json.dumps(asked)], capture_output=True, text=True, check=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    return json.loads(line.removeprefix("RESULT"))
-
-
-def gguf_of(options: argparse.Namespace, dtype: str, scratch: Path) -> Path | None:
-    """llama.cpp's weights at the bits of this type."""
-    if options.llama is None or dtype not in GGUF_TYPES:
-        return None
-    if (kind := GGUF_TYPES[dtype]) is None:
-        return options.llama
+def gguf_of(options: argparse.Namespace, kind: str | None, scratch: Path) -> Path:
+    """llama.cpp's weights in one of its formats."""
+    whole = write_gguf(Path(options.folder), scratch / "F32.gguf")
+    if kind is None:
+        return whole
     made = scratch / f"{kind}.gguf"
-    subprocess.run([options.engines, "-c", QUANTISE, options.llama, made, kind], capture_output=True, check=True)
+    subprocess.run([options.engines, "-c", QUANTISE, whole, made, kind], capture_output=True, check=True)
     return made
 
 
-def peers_per_s(
-    options: argparse.Namespace, dtype: str, gguf: Path | None, prompts: list[list[int]]
-) -> dict[str, float]:
-    """Tokens a second of the engines that were asked for."""
-    found: dict[str, float] = {}
-    if options.engines and dtype in DTYPES:
-        rates = told_by(options.engines, VLLM, [options.folder, dtype, options.tokens, prompts])
-        found |= {f"vLLM, batch {batch}": rate for batch, rate in rates.items()}
-    if gguf is not None:
-        asked = [str(gguf), options.tokens, torch.get_num_threads(), prompts[0]]
-        found["llama.cpp, batch 1"] = told_by(options.engines, LLAMA, asked)
-    return found
+@contextmanager
+def peers_of(options: argparse.Namespace, dtype: str) -> Iterator[dict[str, tuple[Worker, tuple[int, ...]]]]:
+    """The engines that are compared with one type, loaded, and the batches that they are asked for."""
+    with ExitStack() as stack:
+        found: dict[str, tuple[Worker, tuple[int, ...]]] = {}
+        threads = str(torch.get_num_threads())
+        if options.engines and dtype in DTYPES:
+            told = (options.folder, dtype, "plain", str(max(BATCHES)), threads)
+            found["vLLM"] = stack.enter_context(Worker(options.engines, "vllm_worker.py", *told)), BATCHES
+        if options.engines and dtype in GGUF_TYPES:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            told = (str(gguf_of(options, GGUF_TYPES[dtype], scratch)), "plain", threads)
+            found["llama.cpp"] = stack.enter_context(Worker(options.engines, "llama_python_worker.py", *told)), (1,)
+        yield found
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -155,11 +111,18 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
-def measure(dtype: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def measure(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one type."""
+    with peers_of(options, dtype) as peers:
+        return _measured(dtype, options, peers)
+
+
+def _measured(
+    dtype: str, options: argparse.Namespace, peers: dict[str, tuple[Worker, tuple[int, ...]]]
+) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    folder, gguf = options.folder, gguf_of(options, dtype, scratch)
+    folder = options.folder
     ours = load_model(folder, dtype)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(dtype, torch.bfloat16)).eval()
     bits = {name: 8.0 * each.itemsize for name, each in DTYPES.items()} | QUANTISED
@@ -175,7 +138,10 @@ def measure(dtype: str, options: argparse.Namespace, scratch: Path) -> dict[str,
         for batch in BATCHES:
             found[f"ours, batch {batch}"] = tokens_per_s(ours, prompts[:batch], options.tokens)
             found[f"{theirs_name}, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
-        found |= peers_per_s(options, dtype, gguf, prompts)
+        for name, (worker, batches) in peers.items():
+            for batch in batches:
+                answer = worker.generate(prompts[:batch], options.tokens, None)
+                found[f"{name}, batch {batch}"] = sum(answer["counts"]) / answer["seconds"]
         if turn:  # the first turn warms up
             floor.append(read_s(size))
             for rows, seconds in again:
@@ -183,10 +149,10 @@ def measure(dtype: str, options: argparse.Namespace, scratch: Path) -> dict[str,
             for name, rate in found.items():
                 rates.setdefault(name, []).append(rate)
     first = by_rows[1]
-    peers = [name for name in rates if not name.startswith("ours")]
+    others = [name for name in rates if not name.startswith("ours")]
     ratios = {
         name: [a / b for a, b in zip(rates[f"ours{name[name.index(',') :]}"], rates[name], strict=True)]
-        for name in peers
+        for name in others
     }
     return {
         "weights_bytes": size,
@@ -209,15 +175,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--engines", metavar="PYTHON")
-    parser.add_argument("--llama", metavar="GGUF", type=Path, help="float32; needs --engines")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if options.llama and not options.engines:
-        parser.error("--llama needs --engines, the Python that has llama-cpp-python")
     found: dict[str, Any] = {}
     for dtype in options.dtype:
-        with tempfile.TemporaryDirectory() as scratch:
-            found[dtype] = measure(dtype, options, Path(scratch))
+        found[dtype] = measure(dtype, options)
         document = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(document, indent=1) + "\n")  # what is measured is kept
