@@ -35,11 +35,16 @@ def _fresh(family: str = "llama", seed: int = 3) -> Any:
     return type(tiny_model(family))(tiny_model(family, seed=seed).config).eval()
 
 
-EVERY_LAYOUT = [products.ROWS, *products.LAYOUTS]
+EVERY_LAYOUT = [products.STREAMED, products.TURNED, *products.LAYOUTS]
 
 
 def _choice(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
-    every = ("turned",) * len(products.ROW_BUCKETS)
+    """Every weight by one product: one of those that read rows, or that of a layout."""
+    in_rows = layout not in products.LAYOUTS
+    if layout == products.STREAMED and layout not in products.row_products():
+        pytest.skip("torch's threads are not GNU's here: no product of ours")
+    every = (layout if in_rows else products.TURNED,) * len(products.ROW_BUCKETS)
+    layout = products.ROWS if in_rows else layout
     monkeypatch.setattr("runtime.models.linear.choose", lambda *_: products.Choice(every, layout))
 
 
@@ -92,9 +97,46 @@ def test_times_that_do_not_repeat_are_not_kept(cache: Any, monkeypatch: pytest.M
     monkeypatch.setattr(products, "SECONDS", -1.0)
     weight = torch.randn(256, 256)
     able = [name for name in products.LAYOUTS if products.pack(weight.bfloat16(), name) is not None]
-    assert products.choose(weight).layout == products.ROWS
-    assert products.choose(weight.bfloat16()).layout == (able or [products.ROWS])[0]
-    assert not cache.exists()
+    ours = products.row_products()
+    for theirs in (ours, {name: each for name, each in ours.items() if name != products.STREAMED}):
+        monkeypatch.setattr(products, "row_products", lambda theirs=theirs: theirs)
+        streams = products.STREAMED in theirs
+        assert products.choose(weight).layout == products.ROWS
+        expected = products.ROWS if streams or not able else able[0]
+        assert products.choose(weight.bfloat16()).layout == expected
+        assert not cache.exists()
+        products._kept.cache_clear()
+
+
+def _taken(linear: float, streamed: float, onednn: float) -> list[dict[str, float]]:
+    one = {products.LINEAR: linear, products.TURNED: 9.0, products.STREAMED: streamed, "onednn": onednn}
+    return [one] * len(products.ROW_BUCKETS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "layout"),
+    [
+        ((1.0, 1.2, 1.5), products.STREAMED, products.ROWS),
+        ((1.0, 1.3, 1.5), products.LINEAR, products.ROWS),
+        ((1.0, 1.2, 1.1), products.STREAMED, "onednn"),
+    ],
+    ids=["nearly the fastest", "too slow", "packed is faster"],
+)
+def test_the_streamed_product_is_taken_where_it_is_nearly_the_fastest(
+    seconds: tuple[float, float, float], step: str, layout: str
+) -> None:
+    """For the rows of a step; beyond, the fastest."""
+    choice = products._chosen(_taken(*seconds), [products.LINEAR, products.TURNED, products.STREAMED], ["onednn"])
+    steps = sum(rows <= products.DECODED for rows in products.ROW_BUCKETS)
+    assert choice.rows == (step,) * steps + (products.LINEAR,) * (len(products.ROW_BUCKETS) - steps)
+    assert choice.layout == layout
+
+
+def test_one_slow_number_of_rows_is_enough_not_to_take_it() -> None:
+    taken = _taken(1.0, 1.0, 9.0)
+    taken[3] = taken[3] | {products.STREAMED: 2.0}
+    choice = products._chosen(taken, [products.LINEAR, products.TURNED, products.STREAMED], ["onednn"])
+    assert choice.rows[3] == products.LINEAR
 
 
 def test_a_wrapped_model_follows_its_weights() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from runtime.models.products import ROW_BUCKETS, ROW_PRODUCTS, ROWS, Choice, Product, choose, pack
+from runtime.models.products import ROW_BUCKETS, ROWS, Choice, Product, choose, pack, row_products
 
 __all__ = ["ROW_BUCKETS", "AdaptiveLinear", "FollowingLinear"]
 
@@ -52,7 +52,9 @@ class AdaptiveLinear:
         if packed is not None:
             self._by_rows = [packed]
         else:
-            self._by_rows = [partial(_in_rows, product=ROW_PRODUCTS[name], weight=weight) for name in self.choice.rows]
+            self._by_rows = [
+                partial(_in_rows, product=row_products()[name], weight=weight) for name in self.choice.rows
+            ]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(m, k) -> (m, n)."""
@@ -80,7 +82,7 @@ class FollowingLinear:
     def __init__(self, modules: Sequence[Any], *, adaptive: bool = True) -> None:
         self.modules = tuple(modules)
         choices = [choose(each.weight.detach()) if adaptive else Choice() for each in modules]
-        self._rows = [[ROW_PRODUCTS[name] for name in choice.rows] for choice in choices]
+        self._rows = [[row_products()[name] for name in choice.rows] for choice in choices]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(m, k) -> (m, sum of n)."""

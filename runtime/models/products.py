@@ -1,9 +1,9 @@
-"""Which product of torch's a weight is multiplied by: measured once for a machine as a step meets it, and kept.
+"""Which product a weight is multiplied by: measured once for a machine as a step meets it, and kept.
 
 A step reads each weight from memory once, so a product is timed over a run of weights of its shape, in turn, after
 other weights have been read: the same product again and again is measured in the cache, and picks wrongly. A weight
-is held once, in one of three layouts: its rows as they came, for which there are two products, or packed by oneDNN or,
-in float32, by MKL.
+is held once, in one of three layouts: its rows as they came, for which there are two products of torch's and one that
+streams them, or packed by oneDNN or, in float32, by MKL.
 Choices lie in ``reader-theory/products.json`` in the user's cache folder, by processor, threads, version, type, shape.
 """
 
@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-__all__ = ["ROWS", "ROW_BUCKETS", "ROW_PRODUCTS", "Choice", "choose", "pack"]
+from runtime.kernels.product import streamed
+
+__all__ = ["ROWS", "ROW_BUCKETS", "Choice", "choose", "pack", "row_products"]
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
@@ -33,6 +35,9 @@ SECONDS = 3.0
 """Time that the measurement of one shape may take."""
 AGREE = 1.5
 """Least times of one product that differ by more are those of a busy machine."""
+EVEN = 1.25
+"""How many times slower than the fastest the streamed product may be and still be taken, for every number of rows of a
+step: a row has the same bits in any company then, and drafts leave the text as it is in 16 bits as well."""
 MARGIN = 1.1
 """How many times faster than torch's own product another must be to be taken: less is within the noise."""
 PACKED_ROWS = 8
@@ -47,8 +52,14 @@ def _turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.mm(weight, x.t()).t().contiguous()
 
 
-ROW_PRODUCTS: dict[str, Product] = {"linear": functional.linear, "turned": _turned}
-"""Products that read a weight's rows as they came."""
+LINEAR, TURNED, STREAMED = "linear", "turned", "streamed"
+
+
+@lru_cache
+def row_products() -> dict[str, Product]:
+    """Products that read a weight's rows as they came, by name."""
+    ours = streamed()
+    return {LINEAR: functional.linear, TURNED: _turned} | ({} if ours is None else {STREAMED: ours})
 
 
 def _onednn(weight: torch.Tensor) -> PackedProduct:
@@ -76,8 +87,8 @@ class Choice:
 
     Parameters
     ----------
-    rows : a name of `ROW_PRODUCTS` a bucket
-        The faster product where the weight lies in rows.
+    rows : a name of `row_products` a bucket
+        The fastest product where the weight lies in rows; in a step's buckets the streamed one where it is nearly so.
     layout : `ROWS`, or a name of `LAYOUTS`
         The one whose worst bucket, of up to `DECODED` rows, is the least times slower than the fastest of that bucket:
         a weight lies in one layout, and what a row of verification costs decides a plan as much as a plain step.
@@ -120,30 +131,42 @@ def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tenso
 
 def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None) -> tuple[Choice, bool]:
     """The choice, and whether its times repeat: what a machine busy with other work says is used, but not kept."""
-    rows = min(weight.shape[0], max(64, spare_bytes // 2 // (weight.shape[1] * weight.element_size())))
+    rows = min(weight.shape[0], max(64, spare_bytes // 2 // (weight.shape[1] * weight.element_size()) // 64 * 64))
     count = max(1, spare_bytes // 2 // (rows * weight.shape[1] * weight.element_size()))
     plain = [weight[:rows].clone() for _ in range(count)]
     tried = {name: [pack(one, name) for one in plain] for name in LAYOUTS}
     packed = {name: kept for name, made in tried.items() if len(kept := [one for one in made if one]) == len(made)}
-    chosen, end, repeats = list[str](), perf_counter() + SECONDS, True
-    worst = dict.fromkeys((ROWS, *packed), 1.0)
+    in_rows = {name: product for name, product in row_products().items() if name != STREAMED or product.fits(plain[0])}
+    taken, end, repeats = list[dict[str, float]](), perf_counter() + SECONDS, True
     for size in ROW_BUCKETS:
         x = torch.randn(size, weight.shape[1]).to(weight.dtype)
-        runs = {name: partial(_run, product, x, plain) for name, product in ROW_PRODUCTS.items()}
+        runs = {name: partial(_run, product, x, plain) for name, product in in_rows.items()}
         runs |= {name: partial(_run_packed, x, products) for name, products in packed.items()}
         timed = _seconds(runs, others, end)
         if timed is None:
             repeats = False
             break
         seconds, repeats = timed[0], repeats and timed[1]
-        seconds["linear"] /= MARGIN
-        chosen.append(min(ROW_PRODUCTS, key=seconds.__getitem__))
-        taken = {ROWS: seconds[chosen[-1]]} | {name: seconds[name] for name in packed}
-        if size <= DECODED:
-            worst = {name: max(worst[name], taken[name] / min(taken.values())) for name in worst}
-    if not chosen:  # no time at all: what is packed for 16 bits wins nearly everywhere, and for 32 seldom by much
-        return Choice(layout=ROWS if weight.element_size() > 2 else next(iter(packed), ROWS)), False
-    return Choice(tuple(chosen), min(worst, key=worst.__getitem__)), repeats
+        taken.append(seconds | {LINEAR: seconds[LINEAR] / MARGIN})
+    if taken:
+        return _chosen(taken, list(in_rows), list(packed)), repeats
+    # No time at all: what is packed for 16 bits wins over torch's other products, and for 32 seldom by much.
+    if STREAMED in in_rows:
+        return Choice((STREAMED,) * len(ROW_BUCKETS)), False
+    return Choice(layout=ROWS if weight.element_size() > 2 else next(iter(packed), ROWS)), False
+
+
+def _chosen(taken: list[dict[str, float]], in_rows: Sequence[str], packed: Sequence[str]) -> Choice:
+    """The choice by the seconds of each product in each bucket, of which the last may be missing."""
+    rows = [min(in_rows, key=seconds.__getitem__) for seconds in taken]
+    steps = [i for i in range(len(taken)) if ROW_BUCKETS[i] <= DECODED]
+    if STREAMED in in_rows and all(taken[i][STREAMED] <= EVEN * taken[i][rows[i]] for i in steps):
+        rows = [STREAMED if i in steps else name for i, name in enumerate(rows)]
+    worst = dict.fromkeys((ROWS, *packed), 1.0)
+    for i in steps:
+        seconds = {ROWS: taken[i][rows[i]]} | {name: taken[i][name] for name in packed}
+        worst = {name: max(worst[name], seconds[name] / min(seconds.values())) for name in worst}
+    return Choice(tuple(rows), min(worst, key=worst.__getitem__))
 
 
 def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:
@@ -186,7 +209,8 @@ def _processor() -> str:
 
 
 def _machine() -> str:
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__},"
+    products = "+".join(row_products())
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {products},"
 
 
 def _file() -> Path:
@@ -202,7 +226,7 @@ def _kept() -> dict[str, Choice]:
             key: Choice(tuple(each["rows"]), each["layout"])
             for key, each in held.items()
             if len(each["rows"]) == len(ROW_BUCKETS)
-            and set(each["rows"]) <= set(ROW_PRODUCTS)
+            and set(each["rows"]) <= {LINEAR, TURNED, STREAMED}
             and each["layout"] in (ROWS, *LAYOUTS)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):

@@ -1,0 +1,113 @@
+"""LLVM's vectors in compiled code: loads and stores by address, bfloat16 by its bits, sums, transpositions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core.cgutils import get_or_insert_function
+
+__all__ = [
+    "I8",
+    "I16",
+    "LANES",
+    "LINE",
+    "VECTOR",
+    "WORDS",
+    "call",
+    "load",
+    "number",
+    "place",
+    "prefetch",
+    "rounded",
+    "split",
+    "store",
+    "total",
+    "transposed",
+]
+
+LANES = 16
+LINE = 64
+"""Bytes of a line of the cache."""
+F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+VECTOR, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+
+
+def number(value: float, kind: Any = I64) -> Any:
+    """A constant; of a vector, in every lane."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def place(builder: Any, address: Any, *terms: tuple[Any, int]) -> Any:
+    """Address plus each index times its bytes."""
+    for index, size in terms:
+        address = builder.add(address, builder.mul(index, number(size)))
+    return address
+
+
+def call(builder: Any, name: str, *args: Any, result: Any = ir.VoidType()) -> Any:  # noqa: B008
+    """One of LLVM's own functions."""
+    kind = ir.FunctionType(result, [each.type for each in args])
+    return builder.call(get_or_insert_function(builder.module, kind, name), args)
+
+
+def prefetch(builder: Any, address: Any) -> None:
+    """Ask for a line of memory, into the second cache."""
+    hints = [number(each, I32) for each in (0, 2, 1)]
+    call(builder, "llvm.prefetch.p0", builder.inttoptr(address, I8.as_pointer()), *hints)
+
+
+def load(builder: Any, address: Any, kind: Any, align: int = 2) -> Any:
+    """What lies at an address."""
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
+
+
+def store(builder: Any, value: Any, address: Any, align: int = 2) -> None:
+    """Write a value at an address."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
+
+
+def split(builder: Any, words: Any) -> list[Any]:
+    """Of 32 bfloat16 in 16 words, the even ones and the odd ones as float32."""
+    even = builder.shl(words, number(16, WORDS))
+    odd = builder.and_(words, number(0xFFFF0000, WORDS))
+    return [builder.bitcast(even, VECTOR), builder.bitcast(odd, VECTOR)]
+
+
+def rounded(builder: Any, value: Any) -> Any:
+    """The bits of the nearest bfloat16, ties to even, of a scalar or vector; of what is no number, one that is none."""
+    words, halves = (WORDS, ir.VectorType(I16, LANES)) if value.type == VECTOR else (I32, I16)
+    bits, high = builder.bitcast(value, words), number(16, words)
+    odd = builder.and_(builder.lshr(bits, high), number(1, words))
+    near = builder.add(bits, builder.add(odd, number(0x7FFF, words)))
+    none = builder.or_(bits, number(0x400000, words))
+    chosen = builder.select(builder.fcmp_unordered("uno", value, value), none, near)
+    return builder.trunc(builder.lshr(chosen, high), halves)
+
+
+def total(builder: Any, vector: Any) -> Any:
+    """Sum of a vector's lanes, half upon half: the same order whatever stands around it."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        halves = [_shuffled(builder, vector, vector, range(first, first + lanes)) for first in (0, lanes)]
+        vector = builder.fadd(*halves)
+    return builder.extract_element(vector, number(0, I32))
+
+
+def transposed(builder: Any, vectors: Sequence[Any]) -> list[Any]:
+    """Of 16 vectors the first lanes, the second lanes, and so on."""
+    turned, apart = list(vectors), LANES // 2
+    while apart:
+        low = [j if not j & apart else LANES + j - apart for j in range(LANES)]
+        high = [j + apart if not j & apart else LANES + j for j in range(LANES)]
+        for i in (i for i in range(LANES) if not i & apart):
+            a, b = turned[i], turned[i + apart]
+            turned[i], turned[i + apart] = _shuffled(builder, a, b, low), _shuffled(builder, a, b, high)
+        apart //= 2
+    return turned
+
+
+def _shuffled(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))

@@ -1,0 +1,104 @@
+"""Door: ``x @ weight.T`` for a weight that lies in rows, shared out over torch's own threads.
+
+For a few inputs it takes little more than the weight's read; the bits of an output do not depend on how many inputs
+there are, so a tree's row and a plain row of one token are the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import lru_cache
+
+import torch
+from llvmlite import binding
+from numba.core.errors import NumbaError
+from torch.nn import functional
+
+from runtime.kernels.cpu.threads import Pool, pool
+
+__all__ = ["Streamed", "streamed"]
+
+LINE = 64
+"""Bytes of a line of the cache, to which room is aligned."""
+ALLOWED, TILE_DATA, ARCH_PRCTL = 0x1023, 18, 158
+"""How Linux is asked to let a process use the data of tiles."""
+
+
+class Streamed:
+    """The product, for float32 and bfloat16 on a CPU.
+
+    Parameters
+    ----------
+    run : Pool
+        Runs a compiled share on every thread.
+    """
+
+    def __init__(self, run: Pool) -> None:
+        from runtime.kernels.cpu import vector_product
+
+        self._run, self._vectors, self._tiles = run, vector_product, None
+        if _have_tiles():
+            from runtime.kernels.cpu import tile_product
+
+            self._tiles, told = tile_product, tile_product.CONFIGURATION
+            self._configuration = ctypes.create_string_buffer(told, len(told))
+
+    def fits(self, weight: torch.Tensor) -> bool:
+        """Whether this product is for an (n, k) weight of its type and shape, where it lies."""
+        return (
+            weight.dtype in (torch.float32, torch.bfloat16)
+            and weight.device.type == "cpu"
+            and weight.ndim == 2
+            and weight.is_contiguous()
+            and weight.shape[0] % self._vectors.GROUP == 0
+            and weight.shape[1] % self._vectors.STEP[weight.element_size()] == 0
+        )
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """(m, k) and (n, k) of one type -> (m, n); torch's own product where the operands are not what `fits` says."""
+        if not (self.fits(weight) and x.is_contiguous() and x.dtype == weight.dtype and len(x)):
+            return functional.linear(x, weight)
+        (inputs, k), n, threads = x.shape, weight.shape[0], torch.get_num_threads()
+        out = x.new_empty((inputs, n))
+        if self._tiles is not None and x.dtype == torch.bfloat16 and n % self._tiles.ROWS == 0:
+            room = torch.empty(threads * self._tiles.room_bytes(inputs, k) + LINE, dtype=torch.uint8)
+            share, last = self._tiles.share_of_tiles, ctypes.addressof(self._configuration)
+        else:
+            room = torch.empty(threads * inputs * k * 4 + LINE if x.element_size() == 2 else 0, dtype=torch.uint8)
+            share, last = self._vectors.share_of_vectors, x.element_size()
+        aligned = -(-room.data_ptr() // LINE) * LINE
+        self._run(share.address, (weight.data_ptr(), x.data_ptr(), out.data_ptr(), aligned, inputs, n, k, last))
+        return out
+
+
+@lru_cache
+def streamed() -> Streamed | None:
+    """The product, compiled at its first use and kept; None where torch's threads are not GNU's, or it is not right.
+
+    It is tried before it is handed out, in both types and for every kind of block.
+    """
+    run = pool()
+    if run is None:
+        return None
+    try:
+        product = Streamed(run)
+        for dtype in (torch.float32, torch.bfloat16):
+            weight = torch.linspace(-1, 1, 64 * 96).sin().view(64, 96).to(dtype)
+            for inputs in (1, 2, 3, 4, 5, 6, 7, 8, 17, 33):
+                x = torch.linspace(-1, 1, inputs * 96).cos().view(inputs, 96).to(dtype)
+                near = functional.linear(x.double(), weight.double())
+                for part in (weight, weight[:60]):
+                    if not torch.allclose(product(x, part).double(), near[:, : len(part)], rtol=2**-7, atol=1e-2):
+                        return None
+    except NumbaError:
+        return None
+    return product
+
+
+def _have_tiles() -> bool:
+    """Whether this processor has tiles of bfloat16 (AMX), and Linux lets this process use them."""
+    features = binding.get_host_cpu_features()
+    if sys.platform != "linux" or not (features.get("amx-tile") and features.get("amx-bf16")):
+        return False
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, ALLOWED, TILE_DATA) == 0
