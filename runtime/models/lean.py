@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 from reader_theory.errors import require
 from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.rows import RowCache
+from runtime.kernels.around import around
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 from runtime.models.low_bits import Codes, PackedCodes, QuantisedLinear
@@ -168,6 +169,7 @@ class LeanModel(LanguageModel):
         self._order = _pair_order(self.head_dim).to(self.device) if weights == "follow" else None
         self._untouched = _Untouched(model) if weights == "follow" else None
         self.rotations = self._rotations(model)
+        self.around = around(self.dtype, self.device)
         total = sum(each.numel() * each.element_size() for each in model.parameters())
         options: dict[str, Any] = {"adaptive": adaptive, "spare_bytes": min(1 << 26, max(total // 24, 1 << 23))}
         options["others"] = model.model.embed_tokens.weight.data
@@ -289,22 +291,30 @@ class LeanModel(LanguageModel):
         if mask is not None and fold > 1:
             mask = mask.expand(-1, fold, -1, -1).reshape(batch, 1, fold * queries, -1)
         before: dict[int, torch.Tensor] = {}
+        added: torch.Tensor | None = None
         for i, (layer, store) in enumerate(zip(self.layers, cache.stores, strict=True)):
+            x, h = self.around.normed(x, added, layer.norm_in.weight, self.eps)
             if i in hidden:
                 before[i] = (x.clone() if x.is_cuda else x).view(batch, queries, -1)
-            x = self._attention(layer, store, x, rotation, mask, batch, queries)
-            h = functional.rms_norm(x, x.shape[-1:], layer.norm_mlp.weight, self.eps)
+            attended = self._attention(layer, store, h, rotation, mask, batch, queries)
+            x, added = self._onto(x, layer.out, attended)
+            x, h = self.around.normed(x, added, layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
-            x = layer.down.onto(x, functional.silu(gate) * up)
+            x, added = self._onto(x, layer.down, functional.silu(gate) * up)
         whole = self.final_layer in hidden
         if last_only and not whole:
-            x = x.view(batch, queries, -1)[:, -1]
-        x = functional.rms_norm(x, x.shape[-1:], self.norm.weight, self.eps)
+            x, added = (None if part is None else part.view(batch, queries, -1)[:, -1] for part in (x, added))
+            assert x is not None
+        x = self.around.normed(x, added, self.norm.weight, self.eps)[1]
         if whole:
             before[self.final_layer] = x.view(batch, queries, -1)
             x = before[self.final_layer][:, -1] if last_only else x
         logits = self.head(x).view(batch, -1, self.vocabulary)
         return Output(logits, tuple(before[i] for i in hidden))
+
+    def _onto(self, x: torch.Tensor, product: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A residual sum: within the product on a GPU, else left to the norm after it."""
+        return (product.onto(x, y), None) if x.is_cuda else (x, product(y))
 
     def _fold(self, queries: int) -> int:
         """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.
@@ -320,27 +330,27 @@ class LeanModel(LanguageModel):
         self,
         layer: _Layer,
         store: Any,
-        x: torch.Tensor,
+        h: torch.Tensor,
         rotation: torch.Tensor,
         mask: torch.Tensor | None,
         batch: int,
         queries: int,
     ) -> torch.Tensor:
-        h = functional.rms_norm(x, x.shape[-1:], layer.norm_in.weight, self.eps)
+        """What the layer's heads read, (batch * queries, heads * head_dim)."""
         qkv = layer.qkv(h).view(batch * queries, -1, self.head_dim)
         rotary = self.heads + self.kv_heads
-        q_k = qkv[:, :rotary]
+        v = qkv[:, rotary:].view(batch, queries, self.kv_heads, -1).transpose(1, 2)
+        q_k = qkv
         if layer.norm_q is not None and layer.norm_k is not None:
-            q = functional.rms_norm(q_k[:, : self.heads], (self.head_dim,), layer.norm_q.weight, self.eps)
-            k = functional.rms_norm(q_k[:, self.heads :], (self.head_dim,), layer.norm_k.weight, self.eps)
+            q = functional.rms_norm(qkv[:, : self.heads], (self.head_dim,), layer.norm_q.weight, self.eps)
+            k = functional.rms_norm(qkv[:, self.heads : rotary], (self.head_dim,), layer.norm_k.weight, self.eps)
             q_k = torch.cat((q, k), dim=1)
         if self._order is not None:
-            q_k = q_k[..., self._order]
-        pairs = torch.view_as_complex(q_k.to(_turned_in(self.dtype)).unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * rotation).flatten(-2).to(self.dtype).view(batch, queries, rotary, -1)
+            q_k = q_k[:, :rotary, self._order]
+        flat = q_k.reshape(batch * queries, -1)
+        turned = self.around.turned(flat, rotation, rotary, self.head_dim).unflatten(0, (batch, queries))
         q = turned[:, :, : self.heads].transpose(1, 2)
         k = turned[:, :, self.heads :].transpose(1, 2)
-        v = qkv[:, rotary:].view(batch, queries, self.kv_heads, -1).transpose(1, 2)
         keys, values = store.update(k, v)
         if self._fold(queries) > 1:
             q = q.reshape(batch, self.kv_heads, -1, self.head_dim)
@@ -348,4 +358,4 @@ class LeanModel(LanguageModel):
         out = functional.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=shared
         ).reshape(batch, self.heads, queries, self.head_dim)
-        return layer.out.onto(x, out.transpose(1, 2).reshape(batch * queries, -1))
+        return out.transpose(1, 2).reshape(batch * queries, -1)

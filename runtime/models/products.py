@@ -35,7 +35,7 @@ SECONDS = 3.0
 """Time that the measurement of one shape may take."""
 AGREE = 1.5
 """Least times of one product that differ by more are those of a busy machine."""
-EVEN = 1.25
+EVEN = 1.5
 """How many times slower than the fastest the streamed product may be and still be taken, for every number of rows of a
 step: a row has the same bits in any company then, and drafts leave the text as it is in 16 bits as well."""
 MARGIN = 1.1

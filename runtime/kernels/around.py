@@ -1,0 +1,91 @@
+"""Door: what stands around a layer's products. On a CPU one compiled pass each; elsewhere torch's operators."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from numba.core.errors import NumbaError
+from torch.nn import functional
+
+from runtime.kernels.cpu.threads import Pool, pool
+
+__all__ = ["Around", "around"]
+
+Tensor = torch.Tensor
+
+
+class Around(Protocol):
+    """Residual sums with their norms, and turned heads, of two-dimensional activations."""
+
+    def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """``x + added``, and that over its root mean square times the weight; (m, k) each."""
+        ...
+
+    def turned(self, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+        """The first heads of x (m, k), whose pairs lie side by side, turned by (m, 1, size / 2) complex numbers.
+
+        (m, heads, size); x is the caller's own, and may be written to.
+        """
+        ...
+
+
+class TorchAround:
+    """By torch's operators, on any device and in any type."""
+
+    def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        if added is not None:
+            x = x + added
+        return x, functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+    def turned(self, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        parts = x.view(len(x), -1, size)
+        pairs = torch.view_as_complex(parts[:, :heads].to(wide).unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+class CompiledAround:
+    """Compiled, in float32 and bfloat16, on the threads of torch's own operators."""
+
+    def __init__(self, run: Pool) -> None:
+        from runtime.kernels.cpu import around as twin
+
+        self._run = run
+        self._norms, self._turns = twin.share_of_norms.address, twin.share_of_turns.address
+
+    def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x, weight = x.contiguous(), weight.contiguous()
+        out, total, more = torch.empty_like(x), x, 0
+        if added is not None:
+            added, total = added.contiguous(), torch.empty_like(x)
+            more = added.data_ptr()
+        held = (x.data_ptr(), more, weight.data_ptr(), total.data_ptr(), out.data_ptr(), *x.shape, _bits(eps))
+        self._run(self._norms, (x.element_size(), *held))
+        return total, out
+
+    def turned(self, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+        self._run(self._turns, (x.element_size(), x.data_ptr(), turns.data_ptr(), *x.shape, heads, size))
+        return x.view(len(x), -1, size)[:, :heads]
+
+
+@lru_cache
+def _bits(eps: float) -> int:
+    return struct.unpack("<i", struct.pack("<f", eps))[0]
+
+
+def around(dtype: torch.dtype, device: torch.device) -> Around:
+    """The fastest there is for activations of a type on a device."""
+    fits = dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
+    return (_compiled() if fits else None) or TorchAround()
+
+
+@lru_cache
+def _compiled() -> Around | None:
+    run: Any = pool()
+    try:
+        return None if run is None else CompiledAround(run)
+    except NumbaError:
+        return None
