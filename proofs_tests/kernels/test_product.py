@@ -9,6 +9,8 @@ import torch
 
 from runtime.kernels import product
 from runtime.kernels.product import Streamed, streamed
+from runtime.models import low_bits
+from runtime.models.low_bits import Codes
 
 TYPES = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 """Types, and the relative error of one rounding and of a sum in another order."""
@@ -100,3 +102,34 @@ def test_a_pool_that_is_not_gnus_is_no_product(monkeypatch: pytest.MonkeyPatch) 
 def test_a_product_that_is_wrong_is_not_handed_out(ours: Streamed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Streamed, "__call__", lambda _self, x, weight: x.new_zeros((len(x), len(weight))))
     assert product.streamed.__wrapped__() is None
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("n", "k"), [(64, 96), (16, 32), (480, 160)])
+def test_codes_are_multiplied_as_what_they_stand_for(ours: Streamed, bits: int, n: int, k: int) -> None:
+    """Through `Codes.packed`, one rounding to bfloat16 from the exact sum; many inputs go another way."""
+    held = Codes.of(_weight(n, k, torch.float32), bits)
+    packed = held.packed()
+    for inputs in (*range(1, 10), 17, 33, 63, 64, 90):
+        x = _weight(inputs, k, torch.bfloat16, seed=inputs)
+        expected, found = x.double() @ held.values.double().T, packed(x)
+        scale = float((x.double().abs() @ held.values.double().abs().T).max())
+        error = 2**-8 if inputs >= low_bits.MANY[4] and bits == 4 else 1e-6
+        assert found.dtype == torch.bfloat16
+        rtol = 2**-8 if inputs < low_bits.MANY[bits] else 2**-7  # many inputs are rounded before the scale, and after
+        torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=error * scale)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_row_of_codes_has_the_same_bits_in_any_company(ours: Streamed, bits: int) -> None:
+    packed, x = Codes.of(_weight(64, 96, torch.float32), bits).packed(), _weight(31, 96, torch.bfloat16, seed=1)
+    whole = packed(x)
+    assert all(torch.equal(packed(x[first:last]), whole[first:last]) for first, last in ((0, 1), (3, 8), (20, 31)))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_codes_go_by_torchs_products_where_ours_are_not(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, x = Codes.of(_weight(64, 96, torch.float32), bits), _weight(5, 96, torch.bfloat16)
+    ours = held.packed()(x)
+    monkeypatch.setattr(low_bits, "streamed", lambda: None)
+    torch.testing.assert_close(held.packed()(x), ours, rtol=2**-6, atol=0.05)

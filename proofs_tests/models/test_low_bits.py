@@ -51,7 +51,7 @@ def test_the_product_is_that_of_the_values(bits: int, rows: int) -> None:
 
 def test_bytes_are_those_of_codes_and_scales() -> None:
     weight = torch.randn(64, 128)
-    assert Codes.of(weight, 8).size_bytes == 64 * 128 + 64 * 2
+    assert Codes.of(weight, 8).size_bytes == 64 * 128 + 64 * 4
     assert Codes.of(weight, 4).size_bytes == 64 * 128 / 2 + 64 * (128 // GROUP) * 4
 
 

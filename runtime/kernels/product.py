@@ -35,9 +35,9 @@ class Streamed:
     """
 
     def __init__(self, run: Pool) -> None:
-        from runtime.kernels.cpu import vector_product
+        from runtime.kernels.cpu import code_product, vector_product
 
-        self._run, self._vectors, self._tiles = run, vector_product, None
+        self._run, self._vectors, self._codes, self._tiles = run, vector_product, code_product, None
         if _have_tiles():
             from runtime.kernels.cpu import tile_product
 
@@ -54,6 +54,33 @@ class Streamed:
             and weight.shape[0] % self._vectors.GROUP == 0
             and weight.shape[1] % self._vectors.STEP[weight.element_size()] == 0
         )
+
+    def of_codes(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """Inputs times a weight in codes, bfloat16.
+
+        Parameters
+        ----------
+        x : (m, k) bfloat16
+            k a multiple of 32.
+        codes : (n, k) int8, or (n, k / 2) uint8
+            Of 8 bits, or of 4: of each 32 entries, 16 bytes whose low halves are the first 16. n a multiple of 4.
+        scales : (n,) float32 for 8 bits, (n, k / 32) float32 for 4
+        """
+        (inputs, k), n, threads = x.shape, codes.shape[0], torch.get_num_threads()
+        x, out = x.contiguous(), x.new_empty((inputs, n))
+        room = torch.empty(threads * inputs * k, dtype=torch.float32)
+        held, bits = (codes, scales, x, out, room), 8 if codes.dtype == torch.int8 else 4
+        self._run(self._codes.share_of_codes.address, (*(each.data_ptr() for each in held), inputs, n, k, bits))
+        return out
+
+    def values(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """(n, k) bfloat16: codes of 8 bits as they are, those of 4 bits times their scales and rounded; see `of_codes`."""
+        bits = 8 if codes.dtype == torch.int8 else 4
+        n, k = codes.shape[0], codes.shape[1] * 8 // bits
+        out = scales.new_empty((n, k), dtype=torch.bfloat16)
+        held = (codes.data_ptr(), scales.data_ptr(), out.data_ptr())
+        self._run(self._codes.share_of_values.address, (*held, n, k, bits))
+        return out
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """(m, k) and (n, k) of one type -> (m, n); torch's own product where the operands are not what `fits` says."""

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from reader_theory.errors import require
+from runtime.kernels.product import Streamed, streamed
 from runtime.models.memory import give_back, trim
 
 __all__ = ["QUANTISED", "Codes", "PackedCodes", "QuantisedLinear", "drop_codes", "quantise"]
@@ -25,12 +26,13 @@ QUANTISED = {"int8": 8, "int4": 4}
 GROUP = 32
 """Inputs that share a scale where weights have 4 bits."""
 OUTPUTS = 16
-"""What the number of outputs must be a multiple of, as torch's products of integers have it."""
+"""What the number of outputs must be a multiple of, as torch's products of integers have it; those are taken where
+ours, `runtime.kernels.product`, are not to be had."""
 LEAST_SHARE = 0.5
 """Share of a model's parameters, embedding left out, that must be quantised for its name to be true."""
 LARGEST = {8: 127, 4: 7}
-MANY = 64
-"""Rows from which 8-bit weights are turned into bfloat16, where every code has its place, for a product of those."""
+MANY = {8: 48, 4: 32}
+"""Rows, by bits, from which weights are turned into bfloat16, where every 8-bit code has its place, for a product of those."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -68,8 +70,8 @@ class Codes:
 
     @property
     def size_bytes(self) -> float:
-        """Bytes of codes and bfloat16 scales as they are read; beside a scale of 4-bit codes lies a zero."""
-        return self.codes.numel() * self.bits / 8 + self.scales.numel() * (4 if self.bits == 4 else 2)
+        """Bytes of codes and float32 scales, as they are read."""
+        return self.codes.numel() * self.bits / 8 + self.scales.numel() * 4
 
     def rows(self, order: torch.Tensor | slice) -> Codes:
         """The same with its outputs in another order."""
@@ -82,6 +84,9 @@ class Codes:
 
     def packed(self) -> Product:
         """``x @ weight.T`` of (m, k) to (m, n), in the type of x."""
+        ours = streamed()
+        if ours is not None:
+            return _streamed(self, ours)
         return _product_of_4(self) if self.bits == 4 else _product_of_8(self)
 
 
@@ -176,6 +181,25 @@ def _fits(module: Any) -> bool:
     return type(module) is torch.nn.Linear and not module.out_features % OUTPUTS and not module.in_features % GROUP
 
 
+def _streamed(held: Codes, ours: Streamed) -> Product:
+    """Rows with codes as they are streamed; many rows share one reading of the weight in bfloat16."""
+    codes, scales = held.codes.contiguous(), held.scales.contiguous()
+    if held.bits == 4:
+        low, high = codes.unflatten(1, (-1, 2, GROUP // 2)).unbind(2)
+        codes = ((high << 4) | (low & 15)).flatten(1).view(torch.uint8)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        rows = x.bfloat16()
+        if len(rows) < MANY[held.bits]:
+            out = ours.of_codes(rows, codes, scales)
+        else:
+            out = functional.linear(rows, ours.values(codes, scales))
+            out = out if held.bits == 4 else out.float() * scales[:, 0]
+        return out.to(x.dtype)
+
+    return product
+
+
 def _product_of_4(held: Codes) -> Product:
     """torch's product of bfloat16 rows with 4-bit weights; its codes count from 8, and its zeros are zero."""
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(held.codes.int() + 8, 1)
@@ -194,7 +218,7 @@ def _product_of_8(held: Codes) -> Product:
 
     def product(x: torch.Tensor) -> torch.Tensor:
         rows = x.bfloat16().contiguous()
-        if len(rows) >= MANY:
+        if len(rows) >= MANY[8]:
             return (functional.linear(rows, codes.bfloat16()).float() * scales).to(x.dtype)
         return torch.ops.aten._weight_int8pack_mm(rows, codes, scales).to(x.dtype)
 

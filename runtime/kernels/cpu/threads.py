@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,23 @@ def pool() -> Pool | None:
     return on_all
 
 
-def compiled(share: Callable[[Any], None]) -> Any:
-    """A thread's share of a task, a function of the task's integers, as `pool` runs it."""
-    return cfunc(types.void(types.CPointer(types.int64)), cache=True)(share)
+class compiled:
+    """A thread's share of a task, a function of the task's integers, as `pool` runs it; compiled when first asked for.
+
+    Parameters
+    ----------
+    share : callable of an array of int64
+    """
+
+    def __init__(self, share: Callable[[Any], None]) -> None:
+        self._share = share
+
+    @cached_property
+    def _made(self) -> Any:
+        pool()  # the names that the compiled code calls by
+        return cfunc(types.void(types.CPointer(types.int64)), cache=True)(self._share)
+
+    @property
+    def address(self) -> int:
+        """Where the compiled function lies."""
+        return self._made.address

@@ -18,7 +18,7 @@ from runtime.kernels.cpu import vectors
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vectors import I8, LANES, LINE, VECTOR, WORDS, number, place
 
-__all__ = ["CONFIGURATION", "ENTRIES", "ROWS", "TILE", "room_bytes", "share_of_tiles"]
+__all__ = ["CONFIGURATION", "ROWS", "room_bytes", "share_of_tiles"]
 
 ROWS = 32
 """What the number of weight rows is a multiple of: two tiles."""

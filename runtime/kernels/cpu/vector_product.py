@@ -16,7 +16,7 @@ from runtime.kernels.cpu import vectors
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vectors import LANES, VECTOR, WORDS, number, place
 
-__all__ = ["GROUP", "STEP", "share_of_vectors"]
+__all__ = ["AHEAD", "BLOCK", "GROUP", "STEP", "STRETCH", "share_of_vectors"]
 
 GROUP = 4
 """What the number of weight rows is a multiple of: so many are read side by side."""

@@ -1,0 +1,199 @@
+"""Products of weights of 8 or 4 bits in rows with a few inputs, as those of `vector_product` are.
+
+Codes become float32 in the registers: an 8-bit code times a scale of its row at the end, a 4-bit code times that of its
+32 at once, which is exact. In 16 bytes of 4-bit codes the low halves are the first 16 entries, the high ones the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from runtime.kernels.cpu import vectors
+from runtime.kernels.cpu.threads import compiled, thread, threads
+from runtime.kernels.cpu.vector_product import AHEAD, BLOCK, GROUP, STRETCH
+from runtime.kernels.cpu.vectors import I8, I16, LANES, VECTOR, WORDS, number, place
+
+__all__ = ["share_of_codes", "share_of_values"]
+
+ENTRIES = 2 * LANES
+"""What the number of a row's entries is a multiple of: of 4 bits, so many share a scale."""
+BYTES, HALVES = ir.VectorType(I8, LANES), ir.VectorType(I16, LANES)
+
+
+def _codes(builder: Any, address: Any, bits: int) -> list[Any]:
+    """32 codes as two vectors of float32."""
+    read = vectors.load(builder, address, BYTES, 1)
+    if bits == 8:
+        more = vectors.load(builder, place(builder, address, (number(1), LANES)), BYTES, 1)
+        words = [builder.sext(read, WORDS), builder.sext(more, WORDS)]
+    else:
+        wide = builder.sext(read, WORDS)
+        low = builder.ashr(builder.shl(wide, number(28, WORDS)), number(28, WORDS))
+        words = [low, builder.ashr(wide, number(4, WORDS))]
+    return [builder.sitofp(each, VECTOR) for each in words]
+
+
+def _scale(builder: Any, scales: Any, index: Any) -> Any:
+    """A scale in every lane."""
+    value = vectors.load(builder, place(builder, scales, (index, 4)), VECTOR.element, 4)
+    one = builder.insert_element(number(0.0, VECTOR), value, number(0, WORDS.element))
+    return builder.shuffle_vector(one, one, number(0, WORDS))
+
+
+@intrinsic(prefer_literal=True)
+def _block(
+    typing: Any, weight: Any, scales: Any, x: Any, out: Any, k: Any, n: Any, rows: Any, inputs: Any, bits: Any
+) -> Any:
+    """Write the bfloat16 products of some weight rows with some inputs, (k,) float32 each.
+
+    Addresses are those of the first weight row, its scales, the first input and output; n is the distance of outputs.
+    """
+    del typing
+    count, many, size = rows.literal_value, inputs.literal_value, bits.literal_value
+    signature = types.void(*[types.int64] * 6, rows, inputs, bits)
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        weight, scales, x, out, k, n = args[:6]
+        zero = number(0.0, VECTOR)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(many)] for _ in range(count)]
+        steps, row_bytes = builder.udiv(k, number(ENTRIES)), builder.udiv(builder.mul(k, number(size)), number(8))
+        with cgutils.for_range(builder, steps) as loop:
+            read = list[list[Any]]()
+            for row in range(count):
+                here = place(builder, weight, (row_bytes, row), (loop.index, ENTRIES * size // 8))
+                vectors.prefetch(builder, builder.add(here, number(AHEAD)))
+                values = _codes(builder, here, size)
+                if size == 4:
+                    scale = _scale(builder, scales, place(builder, loop.index, (steps, row)))
+                    values = [builder.fmul(each, scale) for each in values]
+                read.append(values)
+            for i in range(many):
+                for part in range(2):
+                    here = place(builder, x, (k, 4 * i), (loop.index, ENTRIES * 4), (number(part), LANES * 4))
+                    value = vectors.load(builder, here, VECTOR, 4)
+                    for row in range(count):
+                        old = builder.load(sums[row][i])
+                        new = vectors.call(builder, "llvm.fma.v16f32", read[row][part], value, old, result=VECTOR)
+                        builder.store(new, sums[row][i])
+        for row in range(count):
+            scale = vectors.load(builder, place(builder, scales, (number(row), 4)), VECTOR.element, 4)
+            for i in range(many):
+                value = vectors.total(builder, builder.load(sums[row][i]))
+                value = builder.fmul(value, scale) if size == 8 else value
+                vectors.store(
+                    builder, vectors.rounded(builder, value), place(builder, out, (n, 2 * i), (number(row), 2))
+                )
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def _widen(typing: Any, bits: Any, room: Any, k: Any) -> Any:
+    """Write k bfloat16 as float32."""
+    del typing
+    signature = types.void(types.int64, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        bits, room, k = args
+        with cgutils.for_range(builder, builder.udiv(k, number(LANES))) as loop:
+            halves = vectors.load(builder, place(builder, bits, (loop.index, 2 * LANES)), HALVES)
+            words = builder.shl(builder.zext(halves, WORDS), number(16, WORDS))
+            vectors.store(builder, builder.bitcast(words, VECTOR), place(builder, room, (loop.index, 4 * LANES)), 4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def _values(typing: Any, weight: Any, scales: Any, out: Any, k: Any, bits: Any) -> Any:
+    """Write the k codes of a row as bfloat16, those of 4 bits times their scales."""
+    del typing
+    size = bits.literal_value
+    signature = types.void(types.int64, types.int64, types.int64, types.int64, bits)
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        weight, scales, out, k = args[:4]
+        with cgutils.for_range(builder, builder.udiv(k, number(ENTRIES))) as loop:
+            values = _codes(builder, place(builder, weight, (loop.index, ENTRIES * size // 8)), size)
+            if size == 4:
+                scale = _scale(builder, scales, loop.index)
+                values = [builder.fmul(each, scale) for each in values]
+            for part, value in enumerate(values):
+                here = place(builder, out, (loop.index, 2 * ENTRIES), (number(part), 2 * LANES))
+                vectors.store(builder, vectors.rounded(builder, value), here)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _pass_of(bits: int) -> Any:
+    """One block of inputs over a stretch of weight rows."""
+
+    @njit(nogil=True)
+    def over(weight, scales, of_row, x, out, k, n, first, last, inputs):
+        for row in range(first, last, 4 if inputs <= 4 else 2):
+            w, s, y = weight + row * k * bits // 8, scales + row * of_row, out + row * 2
+            if inputs == 1:
+                _block(w, s, x, y, k, n, 4, 1, bits)
+            elif inputs == 2:
+                _block(w, s, x, y, k, n, 4, 2, bits)
+            elif inputs == 3:
+                _block(w, s, x, y, k, n, 4, 3, bits)
+            elif inputs == 4:
+                _block(w, s, x, y, k, n, 4, 4, bits)
+            elif inputs == 5:
+                _block(w, s, x, y, k, n, 2, 5, bits)
+            elif inputs == 6:
+                _block(w, s, x, y, k, n, 2, 6, bits)
+            elif inputs == 7:
+                _block(w, s, x, y, k, n, 2, 7, bits)
+            else:
+                _block(w, s, x, y, k, n, 2, 8, bits)
+
+    return over
+
+
+_over_8, _over_4 = _pass_of(8), _pass_of(4)
+
+
+@njit(inline="always")
+def _stretch(n):
+    own, all_ = thread(), threads()
+    return n // GROUP * own // all_ * GROUP, n // GROUP * (own + 1) // all_ * GROUP
+
+
+@compiled
+def share_of_codes(task):
+    """A thread's part of (weight, scales, x, out, room, inputs, n, k, bits); see `runtime.kernels.product`."""
+    weight, scales, x, out, room = task[0], task[1], task[2], task[3], task[4]
+    inputs, n, k, bits = task[5], task[6], task[7], task[8]
+    first, last = _stretch(n)
+    read = room + thread() * inputs * k * 4
+    for i in range(inputs):
+        _widen(x + i * k * 2, read + i * k * 4, k)
+    for start in range(first, last, STRETCH):
+        end = min(start + STRETCH, last)
+        for i in range(0, inputs, BLOCK):
+            y, z, many = read + i * k * 4, out + i * n * 2, min(BLOCK, inputs - i)
+            if bits == 8:
+                _over_8(weight, scales, 4, y, z, k, n, start, end, many)
+            else:
+                _over_4(weight, scales, k // ENTRIES * 4, y, z, k, n, start, end, many)
+
+
+@compiled
+def share_of_values(task):
+    """A thread's part of (weight, scales, out, n, k, bits): codes as bfloat16, those of 4 bits times their scales."""
+    weight, scales, out, n, k, bits = task[0], task[1], task[2], task[3], task[4], task[5]
+    first, last = _stretch(n)
+    for row in range(first, last):
+        if bits == 8:
+            _values(weight + row * k, scales, out + row * k * 2, k, 8)
+        else:
+            _values(weight + row * k // 2, scales + row * (k // ENTRIES) * 4, out + row * k * 2, k, 4)
