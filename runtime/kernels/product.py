@@ -74,7 +74,7 @@ class Streamed:
         return out
 
     def values(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """(n, k) bfloat16: codes of 8 bits as they are, those of 4 bits times their scales and rounded; see `of_codes`."""
+        """(n, k) bfloat16: codes of 8 bits as they are, those of 4 bits times their scales; see `of_codes`."""
         bits = 8 if codes.dtype == torch.int8 else 4
         n, k = codes.shape[0], codes.shape[1] * 8 // bits
         out = scales.new_empty((n, k), dtype=torch.bfloat16)

@@ -32,7 +32,7 @@ LEAST_SHARE = 0.5
 """Share of a model's parameters, embedding left out, that must be quantised for its name to be true."""
 LARGEST = {8: 127, 4: 7}
 MANY = {8: 48, 4: 32}
-"""Rows, by bits, from which weights are turned into bfloat16, where every 8-bit code has its place, for a product of those."""
+"""Rows, by bits, from which weights are turned into bfloat16 for a product: there 8-bit codes have their places."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
