@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime.models.house.prompt import house_folder
 
-STAGES = ("prepare", "train", "distil", "diffusion", "evaluate", "prompts")
+STAGES = ("prepare", "train", "distil", "diffusion", "draft_head", "evaluate", "prompts")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of one optimiser step")
     parser.add_argument("--written-rows", type=int, default=192, help="rows that the target writes for the draft")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the target's blocks, in training only")
+    parser.add_argument("--bfloat16", action="store_true", help="of `draft_head`, on a CPU that has units for it")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -57,6 +58,12 @@ def main() -> None:
         from runtime.training.house.train import Regime
 
         train_masked(a.work, a.target, a.diffusion, Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed))
+    elif a.stage == "draft_head":
+        from runtime.training.house.draft_head import train_draft_head
+        from runtime.training.house.train import Regime
+
+        regime = Regime(a.device, a.epochs, a.minutes, a.batch_tokens, a.seed, bfloat16=a.bfloat16)
+        train_draft_head(a.work, a.diffusion, regime)
     elif a.stage == "evaluate":
         from runtime.training.house.evaluate import evaluate
 

@@ -44,9 +44,13 @@ class Optimisers:
         matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
         chosen = {id(p) for p in matrices}
         rest = [p for _, p in named if id(p) not in chosen]
-        muon = Muon(matrices, lr=MUON_RATE * scale, weight_decay=WEIGHT_DECAY)
-        adamw = torch.optim.AdamW(rest, lr=ADAMW_RATE * scale, betas=(0.9, 0.95), weight_decay=0.01)
-        self._all = [(muon, MUON_RATE * scale), (adamw, ADAMW_RATE * scale)]
+        self._all: list[tuple[torch.optim.Optimizer, float]] = []
+        if matrices:
+            muon = Muon(matrices, lr=MUON_RATE * scale, weight_decay=WEIGHT_DECAY)
+            self._all.append((muon, MUON_RATE * scale))
+        if rest:
+            adamw = torch.optim.AdamW(rest, lr=ADAMW_RATE * scale, betas=(0.9, 0.95), weight_decay=0.01)
+            self._all.append((adamw, ADAMW_RATE * scale))
         self._parameters = [p for _, p in named]
 
     def step(self, loss: torch.Tensor, done: float) -> None:
@@ -89,6 +93,6 @@ def batch_shape(rng: np.random.Generator, batch_tokens: int, done: float) -> tup
     return max(1, batch_tokens // length), length
 
 
-def cast_for(device: str) -> torch.autocast:
-    """bfloat16 autocast on a GPU, nothing on a CPU."""
-    return torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16, enabled=device != "cpu")
+def cast_for(device: str, everywhere: bool = False) -> torch.autocast:
+    """bfloat16 autocast on a GPU; on a CPU nothing, unless it is asked for everywhere: few have units for it."""
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=everywhere or device != "cpu")

@@ -49,6 +49,8 @@ class Regime:
         Seed of the weights, the windows and the dropout.
     dropout
         Share of what each block adds that is dropped in training.
+    bfloat16
+        Whether a CPU computes in bfloat16 too, which one with units for it does faster. Read by the draft head alone.
     """
 
     device: str = "cpu"
@@ -57,6 +59,7 @@ class Regime:
     batch_tokens: int = 4096
     seed: int = 0
     dropout: float = 0.0
+    bfloat16: bool = False
 
     def budget(self, tokens: int) -> Budget:
         """Steps and minutes for a stream of ``tokens`` tokens."""
