@@ -10,7 +10,6 @@ load once and run between two turns of ours.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from proofs_tests.benchmarks._report import RESULTS, write_report
 from proofs_tests.benchmarks.engines.gguf_file import write_gguf
 from proofs_tests.benchmarks.engines.worker import Worker
 from runtime.engine.engine import Engine
@@ -33,7 +33,6 @@ from runtime.models.load import DTYPES, load_model
 from runtime.models.low_bits import QUANTISED
 
 ROWS, BATCHES, CONTEXT = (1, 2, 4, 8, 16, 32), (1, 4, 8), 128
-RESULTS = Path(__file__).parent / "results" / "floor.json"
 
 GGUF_TYPES = {"float32": None, "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 """The format of llama.cpp that has the bits of ours; None is float32."""
@@ -180,9 +179,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for dtype in options.dtype:
         found[dtype] = measure(dtype, options)
-        document = {"threads": torch.get_num_threads(), "torch": torch.__version__, **found}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(document, indent=1) + "\n")  # what is measured is kept
+        write_report("floor", {"threads": torch.get_num_threads(), **found}, options.output)  # what is measured is kept
     for dtype, each in found.items():
         print(f"{dtype}: share of the floor at one row {each['share_of_floor']['median']:.2f}")
         for key, unit in (("forward_s", 1e3), ("forward_over_one_row", 1), ("tokens_per_s", 1), ("ours_over", 1)):
