@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from reader_theory.errors import require
+from reader_theory.errors import InvalidInputError, require
 
-__all__ = ["Row", "evaluate", "grid"]
+__all__ = ["Row", "evaluate", "grid", "rows_in"]
 
 Cell = Mapping[str, Any]
 CellFunction = Callable[[Cell], Any]
@@ -94,6 +94,26 @@ def evaluate(
         if progress is not None:
             progress(len(rows), len(todo))
     return [rows[i] for i in range(len(todo))]
+
+
+def rows_in(path: str | Path) -> list[Row]:
+    """The finished rows of a file that `evaluate` wrote; a line that a crash cut short is left out, and stays.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file cannot be read, or is not a grid's.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(
+            "a grid's rows must be a readable file", got=str(error), fix="Pass what `reader plan --grid` wrote."
+        ) from None
+    whole = text[: text.rfind(b"\n") + 1].splitlines()
+    require(bool(whole), *_not_ours(path), got="no whole line", fix="Pass what `reader plan --grid` wrote.")
+    return [Row(line["cell"], line["result"]) for line in (_line(path, i, each) for i, each in enumerate(whole, 1))]
 
 
 def _key(cell: Cell) -> str:

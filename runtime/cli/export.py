@@ -31,6 +31,12 @@ def command(
         int | None,
         typer.Option(min=0, max=10**8, help="Of a schedule of `plan --rate`: which context, in cached tokens."),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS=VALUE", help="Of the rows of `plan --grid` (.jsonl): one model, drafter, device, ...; repeat."
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(help="How the engine runs the draft: draft_model, eagle3, STANDALONE, EAGLE3, Draft_Target, ..."),
@@ -66,7 +72,7 @@ def command(
 
     exporter = EXPORTERS[engine]()
     path = output_path(output or Path(f"out/{engine}.json"), ".json")
-    planned = _planned(plan, context)
+    planned = _of_grid(plan, context, where or []) if plan.suffix == ".jsonl" else _planned(plan, context, where)
     chosen = _workload(planned, workload)
     weigh = _weigher(planned, fit, cost, trace)
     asked = ExportOptions(method, batch, max_batch, nearest, dynamic_tree, synthetic, weigh)
@@ -106,8 +112,30 @@ def _weigher(plan: Plan, fit: Path | None, cost: Path | None, trace: Path | None
     return weigher(plan, AcceptanceFit.read(fit), Cost.read(cost), Trace.read(trace))
 
 
-def _planned(path: Path, context: int | None) -> Plan:
+def _of_grid(path: Path, context: int | None, where: Sequence[str]) -> Plan:
+    """The plan that rows of `plan --grid` are, of the cells that are named."""
+    from optimizer.grid import rows_in
+    from optimizer.grid_plan import plan_of_rows
+
+    named = [each.partition("=") for each in where] + ([] if context is None else [("context", "=", str(context))])
+    axes = {axis: value for axis, _, value in named}
+    require(
+        all(axis and equals and value for axis, equals, value in named) and len(axes) == len(named),
+        "`--where` must be AXIS=VALUE, each axis once",
+        got=", ".join("".join(each) for each in named),
+        fix="Write --where drafter=Qwen3-1.7B --where device=H100-SXM",
+    )
+    return plan_of_rows(rows_in(path), axes)
+
+
+def _planned(path: Path, context: int | None, where: list[str] | None) -> Plan:
     """The plan in a file, or a schedule's plan at one context: the one asked for, or its only one."""
+    require(
+        not where,
+        "`--where` must be left out for a plan or a schedule",
+        got=", ".join(where or []),
+        fix="It tells the rows of a grid apart; pass out/grid.jsonl with it.",
+    )
     from reader_theory.documents import Plan, read_document
     from reader_theory.documents.serving_schedule import ServingSchedule
 
