@@ -56,3 +56,15 @@ def write_report(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> 
     scratch.write_text(json.dumps({"benchmark": name, "environment": environment(), **payload}, indent=1) + "\n")
     scratch.replace(path)
     return path
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is text."""
+    marks = ["---" if i == 0 else "--:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Where a document was measured, as a sentence."""
+    e = result["environment"]
+    return f"Run on {e['cores']} cores of {e['cpu']}, commit {e['commit']}, torch {e['versions'].get('torch')}."

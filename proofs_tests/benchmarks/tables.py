@@ -14,8 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proofs_tests.benchmarks import tables_compression, tables_diffusion, tables_gpu, tables_heads, tables_theory
-from proofs_tests.benchmarks._report import RESULTS
+from proofs_tests.benchmarks import (
+    tables_compression,
+    tables_diffusion,
+    tables_gpu,
+    tables_heads,
+    tables_real,
+    tables_theory,
+)
+from proofs_tests.benchmarks._report import RESULTS, machine, markdown
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
@@ -25,16 +32,6 @@ PAGES = (
     *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md")),
 )
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    marks = ["---" if i == 0 else "--:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
-
-
-def _machine(result: dict[str, Any]) -> str:
-    e = result["environment"]
-    return f"Run on {e['cores']} cores of {e['cpu']}, commit {e['commit']}, torch {e['versions'].get('torch')}."
 
 
 def by_method(row: dict[str, Any]) -> list[float | None]:
@@ -66,7 +63,7 @@ def peers(result: dict[str, Any]) -> str:
         rows.append([*facts, *rates, plan, f"{ratio:.2f}"])
     first = result["rows"][0]
     note = f"{first['prompts']} unseen prompts a workload, {first['tokens']} new tokens each, prefill included. "
-    return _markdown(header, rows) + "\n\n" + note + _machine(result)
+    return markdown(header, rows) + "\n\n" + note + machine(result)
 
 
 def peers_short(result: dict[str, Any]) -> str:
@@ -84,7 +81,7 @@ def peers_short(result: dict[str, Any]) -> str:
         f"{max(ratios):.2f} times the best of the others, plain decoding by us among them: {below} of {len(ratios)} "
         f"rows below 1.00, worst {min(ratios):.2f}. "
     )
-    return _markdown(header, rows) + "\n\n" + told + _machine(result)
+    return markdown(header, rows) + "\n\n" + told + machine(result)
 
 
 def loop(result: dict[str, Any]) -> str:
@@ -127,7 +124,7 @@ def loop(result: dict[str, Any]) -> str:
                     f"{losses[(workload, batch)]:.1%}",
                 ]
             )
-    return _markdown(header, rows) + "\n\n" + _machine(result)
+    return markdown(header, rows) + "\n\n" + machine(result)
 
 
 def speed_up(result: dict[str, Any]) -> str:
@@ -145,7 +142,7 @@ def speed_up(result: dict[str, Any]) -> str:
         f"{told['speed_up_median_absolute']:.1%}, {told['speed_up_inside']:.0%} inside, intervals "
         f"{told['speed_up_width']:.0%} wide (median). "
     )
-    return _markdown(header, rows) + "\n\n" + note + _machine(result)
+    return markdown(header, rows) + "\n\n" + note + machine(result)
 
 
 def grown(result: dict[str, Any]) -> str:
@@ -159,7 +156,7 @@ def grown(result: dict[str, Any]) -> str:
             ratio = max(rates[k] for k in kinds[4:]) / max(rates[k] for k in kinds[:4])
             facts = [target, temperature, batch, row["workload"]]
             rows.append([*facts, *(f"{rates[kind]:.0f}" for kind in kinds), f"{ratio:.2f}"])
-    return _markdown(["target", "T", "batch", "workload", *kinds, "grown over fixed"], rows) + "\n\n" + _machine(result)
+    return markdown(["target", "T", "batch", "workload", *kinds, "grown over fixed"], rows) + "\n\n" + machine(result)
 
 
 def _interval(e: dict[str, float]) -> str:
@@ -185,7 +182,7 @@ def real_lossless(result: dict[str, Any]) -> str:
     past = [f"{model['texts_past_the_window']} of {name}'s go past its window of {model['window']}"
             for name, model in result["results"].items() if model["window"]]  # fmt: skip
     words = "; ".join([f"Texts of {', '.join(sorted(lengths))} tokens, float32, greedy", *past])
-    return f"{_markdown(header, rows)}\n\n{words}. {_machine(result)}"
+    return f"{markdown(header, rows)}\n\n{words}. {machine(result)}"
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -205,6 +202,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kv_load": tables_compression.kv_load,
     "kv_batch": tables_compression.kv_batch,
     "self_draft": tables_compression.self_draft,
+    "real": tables_real.real,
+    "real_short": tables_real.real_short,
     "real_lossless": real_lossless,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
@@ -217,6 +216,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu_short": tables_gpu.short,
 }
 FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card",
+         "real_short": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training"}  # fmt: skip
 """Tables whose result has another name."""

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    marks = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
-
-
-def _machine(result: dict[str, Any]) -> str:
-    e = result["environment"]
-    return f"Run on {e['cores']} cores of {e['cpu']}, commit {e['commit']}, torch {e['versions'].get('torch')}."
+from proofs_tests.benchmarks._report import machine, markdown
 
 
 def _interval(ends: list[float], form: str = ".2f") -> str:
@@ -29,7 +21,7 @@ def kv_cache(result: dict[str, Any]) -> str:
         rows.append([row["cache"], *sizes, f"{row['perplexity']:.3f}", f"{row['ratio']:.3f}{spread}"])
     header = ["cache", "bits a value", "of a row of 2,048 tokens", "tokens", "perplexity", "over plain on the same"]
     words = f"each token after at least {result['context_at_least']:,} others."
-    return f"{_rows(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {_machine(result)}"
+    return f"{markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, {words} {machine(result)}"
 
 
 def kv_reads(result: dict[str, Any]) -> str:
@@ -40,7 +32,7 @@ def kv_reads(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     header = ["cache", "tokens before", "step, ms", "plain, ms", "ratio"]
-    return f"{_rows(header, rows)}\n\n{result['model']} in {result['dtype']}, one row. {_machine(result)}"
+    return f"{markdown(header, rows)}\n\n{result['model']} in {result['dtype']}, one row. {machine(result)}"
 
 
 def kv_load(result: dict[str, Any]) -> str:
@@ -54,7 +46,7 @@ def kv_load(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["load", "cache", "rows that fit", "policy", "tokens/s predicted", "measured", "perplexity over plain"]
     words = f"{result['mib']} MiB, prompts of {result['context']} tokens, chunks of {result['chunk']}"
-    return f"{_rows(header, rows)}\n\n{result['target']} in {result['dtype']}, {words}. {_machine(result)}"
+    return f"{markdown(header, rows)}\n\n{result['target']} in {result['dtype']}, {words}. {machine(result)}"
 
 
 def _loads(result: dict[str, Any]) -> list[int]:
@@ -86,4 +78,4 @@ def self_draft(result: dict[str, Any]) -> str:
             for each in model.get("found_over", ())
         ]
     header = ["target", "layers", "policy", "tokens/s", "tokens a step", "over off", "over off, predicted"]
-    return "\n\n".join((_rows(header, rows), "\n".join(told), _machine(result)))
+    return "\n\n".join((markdown(header, rows), "\n".join(told), machine(result)))

@@ -105,8 +105,8 @@ def streamed() -> Streamed | None:
 
     It is tried before it is handed out, in both types and for every kind of block.
     """
-    run = pool()
-    if run is None:
+    run, features = pool(), binding.get_host_cpu_features()
+    if run is None or not features.get("fma", True):  # a sum without the instruction would be a call each
         return None
     try:
         product = Streamed(run)
