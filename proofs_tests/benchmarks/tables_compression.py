@@ -61,7 +61,7 @@ def kv_batch(result: dict[str, Any]) -> str:
         for model, cache in kinds
         for mine in [[r for r in result["rows"] if (r["model"], r["cache"]) == (model, cache)]]
     ]
-    return f"{_rows(['model', 'cache', 'admitted as predicted'], rows)}\n\nCommit {result['environment']['commit']}."
+    return f"{markdown(['model', 'cache', 'admitted as predicted'], rows)}\n\nCommit {result['environment']['commit']}."
 
 
 def self_draft(result: dict[str, Any]) -> str:
