@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,33 @@ def test_runs_of_other_depths_are_predicted_from_those_of_a_few(fit: Any) -> Non
     assert np.abs(got.mean_s * 1e3 / unseen["mean_itl"] - 1).mean() < 0.05
     inside = (got.low_s * 1e3 <= unseen["median_itl"]) & (unseen["median_itl"] <= got.high_s * 1e3)
     assert inside.mean() > 0.8
+
+
+@pytest.mark.parametrize("cards", [2, 4])
+def test_cards_share_the_target_and_wait_for_each_other(cards: int) -> None:
+    """A step's reads are divided, two all-reduces a layer are added, the host and the drafter stay as they are."""
+    load = read_load(runs((0, 3)))
+    one, many = ENGINE.model, replace(ENGINE, tensor_parallel=cards).model
+    before, after = ({term.name: term.seconds(load.conditions()) for term in model.terms} for model in (one, many))
+    for name in ("target linear", "target attention", "verification"):
+        np.testing.assert_allclose(after[name] * cards, before[name], rtol=1e-12)
+    for name in ("host", "speculation", "Qwen3-1.7B"):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-12)
+    assert "all-reduce" not in before and (after["all-reduce"] > 0).all()
+    assert (after["all-reduce"] < before["target linear"]).all()
+
+
+def test_runs_on_several_cards_are_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = replace(ENGINE, tensor_parallel=2)
+    monkeypatch.setitem(globals(), "ENGINE", truth)
+    seen, unseen = runs((0, 1, 3, 5)), runs((2, 7))
+    got = predict_steps(fit_steps(seen, tensor_parallel=2), unseen)
+    assert np.abs(got.median_s * 1e3 / unseen["median_itl"] - 1).mean() < 0.02
+
+
+def test_no_card_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="tensor_parallel"):
+        replace(ENGINE, tensor_parallel=0)
 
 
 def test_a_run_that_fills_the_cache_waits_between_its_tokens(fit: Any) -> None:

@@ -144,6 +144,7 @@ def fit_steps(
     target: ModelShape | None = None,
     device: Device | None = None,
     kv_tokens: Mapping[str, int] = LOGGED_KV_TOKENS,
+    tensor_parallel: int = 1,
 ) -> StepFit:
     """Fit the step to runs by robust least squares on log time, and its error by leaving each k out.
 
@@ -153,10 +154,15 @@ def fit_steps(
         At least ten runs, better at three depths and more.
     target, device : optional
         Qwen3-32B and an H100 PCIe when None: the card whose bandwidth the public runs show.
+    tensor_parallel : int
+        Cards that shared the target.
     """
     load, times = read_load(table, kv_tokens), positive(table, "median_itl") * 1e-3
     require(len(times) >= 10, "`table` must have at least ten runs", got=len(times), fix="Use `calibrate` with fewer.")
-    base = EngineStep(target or known_shape("Qwen3-32B"), device or find_device("H100-PCIe"), _first(load))
+    base = EngineStep(
+        target or known_shape("Qwen3-32B"), device or find_device("H100-PCIe"), _first(load),
+        tensor_parallel=tensor_parallel,
+    )  # fmt: skip
     engine = _fitted(base, STARTS, load, times)
     engine = _fitted(
         engine, PREFILL_STARTS, read_load(table, kv_tokens, at="mean"), positive(table, "mean_itl") * 1e-3, mean=True

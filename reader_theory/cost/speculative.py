@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reader_theory.cost.communication import assumed_all_reduce
 from reader_theory.cost.device import Device
 from reader_theory.cost.known import KNOWN, known_shape
 from reader_theory.cost.model import ModelShape
 from reader_theory.cost.padding import VLLM_SIZES, padded_tokens
 from reader_theory.cost.roofline import p_norm
 from reader_theory.cost.terms import Forwards, FunctionTerm, StepConditions, StepModel, Term
+from reader_theory.errors import require
 from reader_theory.estimate import Origin
 
 __all__ = ["Coefficients", "EngineStep", "Load"]
@@ -135,26 +137,40 @@ class EngineStep:
     target, drafters : ModelShape, mapping
         The models; a drafter that is missing here is looked up among the known ones.
     device : Device
-        Peaks that the shares refer to.
+        Peaks that the shares refer to: those of one card.
+    tensor_parallel : int, >= 1
+        Cards that share the target, two all-reduces a layer; a drafter is whole on each, as in `StepCost`.
     """
 
     target: ModelShape
     device: Device
     coefficients: Coefficients
     drafters: Mapping[str, ModelShape] = field(default_factory=lambda: dict(KNOWN))
+    tensor_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.tensor_parallel >= 1,
+            "`tensor_parallel` must be at least 1",
+            got=self.tensor_parallel,
+            fix="Pass the number of cards that share the target's layers.",
+        )
 
     @property
     def model(self) -> StepModel:
         """The equation of a step; a drafter's term goes by its name in `drafter_ratio`."""
-        c, target, bandwidth = self.coefficients, self.target, self.device.bandwidth_bytes_per_s.value
-        reading = c.attention_ratio * target.kv_bytes_per_token() / bandwidth
+        c, target, cards = self.coefficients, self.target, self.tensor_parallel
+        bandwidth = self.device.bandwidth_bytes_per_s.value
+        reading = c.attention_ratio * target.kv_bytes_per_token(tensor_parallel=cards) / bandwidth
         found: dict[str, Callable[[StepConditions], Array]] = {
             "target linear": self._linear,
             "target attention": lambda s: np.asarray(s.batch) * s.context * reading,
-            "verification": lambda s: s.verified * s.drafting * (c.verify_s * target.vocabulary),
+            "verification": lambda s: s.verified * s.drafting * (c.verify_s * target.vocabulary / cards),
             "speculation": lambda s: np.where(s.drafting, c.speculation_s, 0.0),
             "host": lambda s: np.where(_rows(s) > VLLM_SIZES[-1], c.host_s + c.eager_s, c.host_s),
         }
+        if cards > 1:
+            found["all-reduce"] = self._all_reduce
         drafters = (DrafterTerm(name, self, ratio) for name, ratio in c.drafter_ratio.items())
         return StepModel((*(FunctionTerm(name, each, origin="fitted") for name, each in found.items()), *drafters))
 
@@ -175,7 +191,11 @@ class EngineStep:
             c.bandwidth_share * self.device.bandwidth_bytes_per_s.value
         )
         arithmetic = 2 * (body * _rows(s) + head * s.verified) / (c.flops_share * self.device.flops_per_s())
-        return p_norm(weights, arithmetic, c.p)
+        return p_norm(weights, arithmetic, c.p) / self.tensor_parallel
+
+    def _all_reduce(self, s: StepConditions) -> Array:
+        one = assumed_all_reduce(self.device).seconds(2.0 * _rows(s) * self.target.hidden, self.tensor_parallel)
+        return 2 * self.target.layers * one
 
     def mean_gap_s(self, load: Load) -> Array:
         """Mean seconds between two outputs: prefills, first and repeated, share some steps; the preempted wait."""
