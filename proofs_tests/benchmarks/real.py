@@ -3,7 +3,8 @@
 For each number format: record the model's own answers to the `fit` prompts of the public sets, fit, calibrate, plan
 for each workload and batch, and run the plans on the `test` prompts, in turn with plain decoding. With `--engines`,
 vLLM and llama.cpp answer the same prompts in the same run. Every engine is given the same threads, prompts and end
-token, and at most the same number of tokens; rates are tokens emitted a second, prefill included.
+token, and at most the same number of tokens; rates are tokens emitted a second, prefill included; a speed-up is of what
+follows the prompts, which is what a plan predicts.
 
     python -m proofs_tests.benchmarks.real                                        # `make real`: ours and transformers
     python -m proofs_tests.benchmarks.real --engines .venv-engines/bin/python     # after `make engines`
@@ -41,8 +42,8 @@ from runtime.models.fetch import fetch
 from runtime.models.load import DTYPES, load_tokenizer, wrap
 from runtime.models.transformers import load_transformers
 
-Made = tuple[int, float, list[list[int]] | None]
-"""Tokens emitted, seconds, and the texts where the engine tells them."""
+Made = tuple[int, float, list[list[int]] | None, float]
+"""Tokens emitted, seconds, the texts where the engine tells them, and the seconds of them that prompts took, if told."""
 Method = Callable[[list[PromptTokens]], Made]
 VLLM, LLAMA = ("plain", "ngram:4", "suffix:8"), ("plain", "ngram_simple", "ngram_cache")
 LOOKUP = 10
@@ -68,11 +69,11 @@ def ours(models: Models, engines: dict[int, Engine], policy: Policy, batch: int,
     """This engine under one policy."""
     engine = engines[batch]
     engine.use(policy)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), engine.prefill_s
     done = engine.generate([p.tokens for p in prompts], models.params)
     seconds = time.perf_counter() - start
     texts = [list(one.tokens) for one in done]
-    return sum(map(len, texts)), seconds, texts
+    return sum(map(len, texts)), seconds, texts, engine.prefill_s - before
 
 
 def generated(models: Models, prompts: list[PromptTokens], **options: Any) -> Made:
@@ -87,13 +88,13 @@ def generated(models: Models, prompts: list[PromptTokens], **options: Any) -> Ma
     )  # fmt: skip
     seconds = time.perf_counter() - start
     texts = [_ended(row[longest:].tolist(), models.end) for row in out]
-    return sum(map(len, texts)), seconds, texts
+    return sum(map(len, texts)), seconds, texts, 0.0
 
 
 def asked(worker: Worker, models: Models, prompts: list[PromptTokens]) -> Made:
     """Another engine, in its own process; its own clock."""
     answer = worker.generate([p.tokens.tolist() for p in prompts], models.tokens, models.end)
-    return sum(answer["counts"]), answer["seconds"], answer["tokens"]
+    return sum(answer["counts"]), answer["seconds"], answer["tokens"], 0.0
 
 
 def _ended(tokens: list[int], end: int) -> list[int]:
@@ -165,7 +166,8 @@ def row_of(models: Models, cell: dict[str, Any]) -> dict[str, Any]:
     """One row of the table: rates by method, and the plan's prediction beside what was measured."""
     rates = {name: [_rate(repeat) for repeat in made] for name, made in cell["made"].items()}
     texts = {name: [text for group in made[0] for text in group[2] or []] for name, made in cell["made"].items()}
-    gain = [planned / plain for planned, plain in zip(rates["ours planned"], rates["ours plain"], strict=True)]
+    decoding = {name: [_decoding_s(repeat) for repeat in cell["made"][f"ours {name}"]] for name in ("plain", "planned")}
+    gain = [plain / planned for plain, planned in zip(decoding["plain"], decoding["planned"], strict=True)]
     prediction = cell["entry"].prediction
     return {
         "dtype": models.dtype,
@@ -183,6 +185,11 @@ def row_of(models: Models, cell: dict[str, Any]) -> dict[str, Any]:
             if found
         },
     }
+
+
+def _decoding_s(groups: list[Made]) -> float:
+    """Seconds after the prompts, which is what a plan predicts."""
+    return sum(made[1] - made[3] for made in groups)
 
 
 def _rate(groups: list[Made]) -> float:
