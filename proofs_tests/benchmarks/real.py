@@ -43,7 +43,7 @@ from runtime.models.load import DTYPES, load_tokenizer, wrap
 from runtime.models.transformers import load_transformers
 
 Made = tuple[int, float, list[list[int]] | None, float]
-"""Tokens emitted, seconds, the texts where the engine tells them, and the seconds of them that prompts took, if told."""
+"""Tokens emitted, seconds, texts where the engine tells them, and the seconds that prompts took, where it tells them."""
 Method = Callable[[list[PromptTokens]], Made]
 VLLM, LLAMA = ("plain", "ngram:4", "suffix:8"), ("plain", "ngram_simple", "ngram_cache")
 LOOKUP = 10
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--fit-prompts", type=int, default=8, help="a workload")
     parser.add_argument("--groups", type=int, default=1, help="prompts a workload at batch 1")
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration a type")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
