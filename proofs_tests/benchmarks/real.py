@@ -43,7 +43,7 @@ from runtime.models.load import DTYPES, load_tokenizer, wrap
 from runtime.models.transformers import load_transformers
 
 Made = tuple[int, float, list[list[int]] | None, float]
-"""Tokens emitted, seconds, texts where the engine tells them, and the seconds that prompts took, where it tells them."""
+"""Tokens emitted, seconds, texts where the engine tells them, and the seconds that prompts took, where it says so."""
 Method = Callable[[list[PromptTokens]], Made]
 VLLM, LLAMA = ("plain", "ngram:4", "suffix:8"), ("plain", "ngram_simple", "ngram_cache")
 LOOKUP = 10
