@@ -1,7 +1,7 @@
 """Door: ``x @ weight.T`` for a weight that lies in rows, shared out over torch's own threads.
 
 For a few inputs it takes little more than the weight's read; the bits of an output do not depend on how many inputs
-there are, so a tree's row and a plain row of one token are the same.
+there are, so the products of a tree's row and of a plain row of one token are the same.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ AGREE = 1.5
 """Least times of one product that differ by more are those of a busy machine."""
 EVEN = 1.5
 """How many times slower than the fastest the streamed product may be and still be taken, for every number of rows of a
-step: a row has the same bits in any company then, and drafts leave the text as it is in 16 bits as well."""
+step: a row's product has the same bits in any company then, and drafts change a text less often."""
 MARGIN = 1.1
 """How many times faster than torch's own product another must be to be taken: less is within the noise."""
 PACKED_ROWS = 8
