@@ -66,24 +66,6 @@ def peers(result: dict[str, Any]) -> str:
     return markdown(header, rows) + "\n\n" + note + machine(result)
 
 
-def peers_short(result: dict[str, Any]) -> str:
-    """One row a prompt at a time, greedy; then how often we lose, over all rows."""
-    header = ["target", "workload", "`generate`", "prompt lookup", "assisted", "ours, no drafts", "ours, planned"]
-    rows = [
-        [row["target"], row["workload"], *(f"{rate:.0f}" if rate else "" for rate in by_method(row))]
-        for row in result["rows"]
-        if row["temperature"] == 0 and row["batch"] == 1
-    ]
-    ratios = result["ratios"]
-    below = sum(ratio < 0.995 for ratio in ratios)
-    told = (
-        f"Over all {len(ratios)} rows (batch 1, 4, 8; temperature 0 and 1) ours is {min(ratios):.2f} to "
-        f"{max(ratios):.2f} times the best of the others, plain decoding by us among them: {below} of {len(ratios)} "
-        f"rows below 1.00, worst {min(ratios):.2f}. "
-    )
-    return markdown(header, rows) + "\n\n" + told + machine(result)
-
-
 def loop(result: dict[str, Any]) -> str:
     """Predicted beside measured on unseen prompts, and the plan's regret."""
     header = [
@@ -187,7 +169,6 @@ def real_lossless(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
-    "peers_short": peers_short,
     "loop": loop,
     "speed_up": speed_up,
     "grown_rates": grown,
@@ -215,7 +196,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu_card": tables_gpu.card,
     "gpu_short": tables_gpu.short,
 }
-FILES = {"planner": "solvers", "documents": "coverage", "peers_short": "peers", "gpu_short": "gpu_card",
+FILES = {"planner": "solvers", "documents": "coverage", "gpu_short": "gpu_card",
          "real_short": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training"}  # fmt: skip
@@ -229,8 +210,8 @@ def rewritten(text: str) -> str:
         if not path.exists():
             continue
         table = make(json.loads(path.read_text()))
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = pattern.sub(lambda m, table=table: m[1] + table + m[2], text)
+        pattern = re.compile(rf"(<!-- table: {name} -->\n)(?:(?!<!-- table: ).)*?(<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
     return text
 
 

@@ -37,14 +37,17 @@ def _verdict(told: dict[str, float], gain: float) -> tuple[str, str]:
 
 
 def real_short(result: dict[str, Any]) -> str:
-    """One line a type and workload, batches side by side; then over all cells."""
+    """One line a type, where there are several, and workload, batches side by side; then over all cells."""
     batches = sorted({row["batch"] for row in result["rows"]})
     lines = defaultdict[tuple[str, str], dict[int, dict[str, Any]]](dict)
     for row in result["rows"]:
         lines[row["dtype"], row["workload"]][row["batch"]] = row
-    header = ["type", "workload"]
-    header += [f"batch {batch}: {what}" for batch in batches for what in ("tokens/s", "speed-up (predicted)")]
-    rows = [[*key, *(part for batch in batches for part in _cell(cells.get(batch)))] for key, cells in lines.items()]
+    kept = slice(0 if len({dtype for dtype, _ in lines}) > 1 else 1, None)
+    header = ["type", "workload"][kept]
+    header += [f"{what} at {batch}" for batch in batches for what in ("tokens/s", "speed-up")]
+    rows = [
+        [*key[kept], *(part for batch in batches for part in _cell(cells.get(batch)))] for key, cells in lines.items()
+    ]
     return f"{markdown(header, rows)}\n\n{_told(result)}"
 
 
@@ -64,7 +67,7 @@ def _told(result: dict[str, Any]) -> str:
     names = sorted({name.split()[0] for row in rows for name in _others(row["tokens_per_s"])})
     return (
         f"Over {len(rows)} cells: {min(over):.2f} to {max(over):.2f} times the best of {', '.join(names)}, {below} "
-        f"below 1.00. {len(errors)} plans draft; their speed-up after the prompts is off by "
-        f"{errors[len(errors) // 2]:.0%} (median), {errors[-1]:.0%} at most. "
+        f"below 1.00. {len(errors)} plans draft; their speed-up is off by {errors[len(errors) // 2]:.0%} (median), "
+        f"{errors[-1]:.0%} at most. "
         f"{machine(result)}"
     )

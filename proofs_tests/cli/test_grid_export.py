@@ -16,7 +16,7 @@ from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.cost.device import find_device
 from reader_theory.documents import Off, Static
 from reader_theory.errors import InvalidInputError
-from runtime.cli import app
+from runtime.cli.main import app
 from runtime.cli._predicted import model_shape
 
 AXES: dict[str, Any] = {

@@ -63,3 +63,11 @@ def test_every_reader_command_it_shows_exists() -> None:
     known = set(getattr(get_command(app), "commands", {}))
     shown = set(re.findall(r"^reader ([a-z]+)", TEXT, re.MULTILINE))
     assert shown and shown <= known
+
+
+def test_an_empty_table_takes_nothing_of_what_follows() -> None:
+    """A marker with nothing between swallowed the text up to the next table's end."""
+    after = "\nkept\n\n<!-- table: speed_up -->\nold\n<!-- end -->\n"
+    made = rewritten("<!-- table: loop -->\n<!-- end -->\n" + after)
+    assert made.startswith("<!-- table: loop -->\n|") and "\nkept\n" in made and "old" not in made
+    assert made.count("<!-- end -->") == 2
