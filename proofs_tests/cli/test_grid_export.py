@@ -16,8 +16,8 @@ from reader_theory.acceptance.rank_table import RankTable
 from reader_theory.cost.device import find_device
 from reader_theory.documents import Off, Static
 from reader_theory.errors import InvalidInputError
-from runtime.cli.main import app
 from runtime.cli._predicted import model_shape
+from runtime.cli.main import app
 
 AXES: dict[str, Any] = {
     "model": ["Qwen3-8B"], "drafter": ["Qwen3-0.6B", "none"], "device": ["H100-SXM"], "batch": [1, 64],
