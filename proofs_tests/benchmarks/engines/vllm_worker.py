@@ -49,7 +49,8 @@ def main() -> None:
         }
         speculative = {"speculative_config": lookup}
     elif name == "suffix":
-        speculative = {"speculative_config": {"method": "suffix", "num_speculative_tokens": int(drafts)}}
+        options = {"suffix_decoding_max_cached_requests": 0}  # answers of an earlier repeat would be drafted whole
+        speculative = {"speculative_config": {"method": "suffix", "num_speculative_tokens": int(drafts), **options}}
     elif name == "eagle3":
         count, _, head = drafts.partition(":")
         speculative = {"speculative_config": {"method": "eagle3", "model": head, "num_speculative_tokens": int(count)}}
