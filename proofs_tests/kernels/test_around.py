@@ -21,7 +21,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture
 def ours(dtype: torch.dtype) -> Around:
     found = around(dtype, CPU)
-    if isinstance(found, TorchAround):
+    if type(found) is TorchAround:
         pytest.skip("torch's threads are not GNU's here")
     return found
 
@@ -79,10 +79,29 @@ def test_rows_with_gaps_are_rows_too(ours: Around, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("other", [torch.float64, torch.float16])
+def test_operands_of_a_type_that_is_not_compiled_go_to_torch(ours: Around, other: torch.dtype) -> None:
+    """A model that was cast after it was wrapped: its bits were read as those of another type."""
+    x, weight = _some(3, 32, other), _some(1, 32, other)[0]
+    expected = TorchAround().normed(x, x, weight, 1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(ours.normed(x, x, weight, 1e-6), expected, strict=True))
+    turns = torch.polar(torch.ones(3, 1, 4), torch.randn(3, 1, 4))
+    assert torch.equal(ours.turned(x.clone(), turns, 2, 8), TorchAround().turned(x, turns, 2, 8))
+
+
+def test_operands_of_another_size_are_refused_as_by_torch(ours: Around, dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError):
+        ours.normed(_some(3, 32, dtype), None, _some(1, 64, dtype)[0], 1e-6)
+    with pytest.raises(RuntimeError):
+        ours.normed(_some(3, 32, dtype), _some(2, 32, dtype), _some(1, 32, dtype)[0], 1e-6)
+    with pytest.raises(RuntimeError):
+        ours.turned(_some(3, 32, dtype), torch.ones(2, 1, 4, dtype=torch.complex64), 2, 8)
+
+
+@pytest.mark.parametrize("other", [torch.float64, torch.float16])
 def test_other_types_go_to_torch(other: torch.dtype) -> None:
-    assert isinstance(around(other, CPU), TorchAround)
+    assert type(around(other, CPU)) is TorchAround
 
 
 def test_a_pool_that_is_not_gnus_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "_compiled", lambda: None)
-    assert isinstance(around(torch.float32, CPU), TorchAround)
+    assert type(around(torch.float32, CPU)) is TorchAround

@@ -94,6 +94,12 @@ def test_operands_that_do_not_fit_go_to_torch(ours: Streamed, x: torch.Tensor, w
     torch.testing.assert_close(ours(x, weight), torch.nn.functional.linear(x, weight))
 
 
+def test_operands_of_another_size_are_refused_as_by_torch(ours: Streamed) -> None:
+    """The weight's rows were read at the inputs' distance, beyond its end."""
+    with pytest.raises(RuntimeError, match="shapes"):
+        ours(torch.randn(3, 128), torch.randn(64, 96))
+
+
 def test_a_pool_that_is_not_gnus_is_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "pool", lambda: None)
     assert product.streamed.__wrapped__() is None

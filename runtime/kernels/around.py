@@ -15,6 +15,7 @@ from runtime.kernels.cpu.threads import Pool, pool
 __all__ = ["Around", "around"]
 
 Tensor = torch.Tensor
+TYPES = (torch.float32, torch.bfloat16)
 
 
 class Around(Protocol):
@@ -47,8 +48,8 @@ class TorchAround:
         return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
-class CompiledAround:
-    """Compiled, in float32 and bfloat16, on the threads of torch's own operators."""
+class CompiledAround(TorchAround):
+    """Compiled, in float32 and bfloat16, on the threads of torch's own operators; any other operands go to torch."""
 
     def __init__(self, run: Pool) -> None:
         from runtime.kernels.cpu import around as twin
@@ -57,6 +58,8 @@ class CompiledAround:
         self._norms, self._turns = twin.share_of_norms.address, twin.share_of_turns.address
 
     def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        if not _alike(x, weight, x if added is None else added) or weight.shape != x.shape[1:]:
+            return super().normed(x, added, weight, eps)
         x, weight = x.contiguous(), weight.contiguous()
         out, total, more = torch.empty_like(x), x, 0
         if added is not None:
@@ -67,8 +70,21 @@ class CompiledAround:
         return total, out
 
     def turned(self, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+        fits = turns.dtype == torch.complex64 and turns.is_contiguous() and turns.shape == (len(x), 1, size // 2)
+        if not (fits and _alike(x) and x.is_contiguous() and x.shape[1] % size == 0 and heads * size <= x.shape[1]):
+            return super().turned(x, turns, heads, size)
         self._run(self._turns, (x.element_size(), x.data_ptr(), turns.data_ptr(), *x.shape, heads, size))
         return x.view(len(x), -1, size)[:, :heads]
+
+
+def _alike(x: Tensor, *others: Tensor) -> bool:
+    """Whether operands are of one compiled type, on the CPU, and fit: a model may have been cast since it was made."""
+    return (
+        x.dtype in TYPES
+        and x.ndim == 2
+        and x.device.type == "cpu"
+        and all(each.dtype == x.dtype and each.shape in (x.shape, x.shape[1:]) for each in others)
+    )
 
 
 @lru_cache
@@ -78,7 +94,7 @@ def _bits(eps: float) -> int:
 
 def around(dtype: torch.dtype, device: torch.device) -> Around:
     """The fastest there is for activations of a type on a device."""
-    fits = dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
+    fits = dtype in TYPES and device.type == "cpu"
     return (_compiled() if fits else None) or TorchAround()
 
 

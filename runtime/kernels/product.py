@@ -15,12 +15,11 @@ from llvmlite import binding
 from numba.core.errors import NumbaError
 from torch.nn import functional
 
+from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import Pool, pool
 
 __all__ = ["Streamed", "streamed"]
 
-LINE = 64
-"""Bytes of a line of the cache, to which room is aligned."""
 ALLOWED, TILE_DATA, ARCH_PRCTL = 0x1023, 18, 158
 """How Linux is asked to let a process use the data of tiles."""
 
@@ -84,7 +83,8 @@ class Streamed:
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """(m, k) and (n, k) of one type -> (m, n); torch's own product where the operands are not what `fits` says."""
-        if not (self.fits(weight) and x.is_contiguous() and x.dtype == weight.dtype and len(x)):
+        alike = x.ndim == 2 and x.dtype == weight.dtype and x.shape[1] == weight.shape[-1]
+        if not (alike and self.fits(weight) and x.is_contiguous() and len(x)):
             return functional.linear(x, weight)
         (inputs, k), n, threads = x.shape, weight.shape[0], torch.get_num_threads()
         out = x.new_empty((inputs, n))

@@ -15,8 +15,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from runtime.kernels.cpu import vectors
+from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import compiled, thread, threads
-from runtime.kernels.cpu.vectors import I8, LANES, LINE, VECTOR, WORDS, number, place
+from runtime.kernels.cpu.vectors import I8, LANES, VECTOR, WORDS, number, place
 
 __all__ = ["CONFIGURATION", "ROWS", "room_bytes", "share_of_tiles"]
 

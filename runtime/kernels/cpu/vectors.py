@@ -12,7 +12,6 @@ __all__ = [
     "I8",
     "I16",
     "LANES",
-    "LINE",
     "VECTOR",
     "WORDS",
     "call",
@@ -28,8 +27,6 @@ __all__ = [
 ]
 
 LANES = 16
-LINE = 64
-"""Bytes of a line of the cache."""
 F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 
