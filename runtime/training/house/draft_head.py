@@ -5,7 +5,6 @@ one forward gave its place and the true tokens before it, masked or not, as draf
 """
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ from torch import nn
 from reader_theory.documents.base import write_atomically
 from runtime.diffusion.head import HEAD_FILE, SEEN, DraftHead
 from runtime.diffusion.load import see_both_ways
-from runtime.training.house.masked import LENGTH, masked_rows
+from runtime.training.house.course import run_course
+from runtime.training.house.masked import LENGTH, MaskedWindows, masked_rows
 from runtime.training.house.optimisation import Optimisers, cast_for
-from runtime.training.house.prepare import copy_material, read_stream
-from runtime.training.house.train import COPY_SHARE, Regime
-from runtime.training.house.windows import cut_windows
+from runtime.training.house.prepare import read_stream
+from runtime.training.house.train import Regime
 
 RANK = 48
 """So that model and head ship in 8 MB."""
-SAVED_EVERY_S = 20.0
 PROBED_ROWS = 16
 
 
@@ -61,49 +59,25 @@ def probe(model: Any, head: DraftHead, stream: NDArray[np.uint16]) -> dict[str, 
 def train_draft_head(work: Path, folder: Path, regime: Regime) -> dict[str, float]:
     """Train a head for the masked model in `folder` and write it there; the last validation losses.
 
-    As `train_masked`: for the regime's minutes of this process's own work, on from where a run that was cut off had
-    come.
+    As `train_masked`: on from where a run that was cut off had come.
     """
     from transformers import LlamaForCausalLM
 
-    stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
+    held, windows_of = read_stream(work, "validation"), MaskedWindows(work, regime)
     loaded: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = see_both_ways(loaded).to(regime.device).eval().requires_grad_(False)
     torch.manual_seed(regime.seed)
     head = DraftHead(model.config.hidden_size, RANK).to(regime.device)
-    optimisers, state = Optimisers(head), work / "draft_head.pt"
-    told: dict[str, Any] = {"updates": 0, "spent_s": 0.0, "curve": []}
-    if state.is_file():
-        kept = torch.load(state, map_location=regime.device, weights_only=True)
-        head.load_state_dict(kept["head"])
-        optimisers.restore(kept["optimisers"])
-        told = kept["told"]
-    began, saved = time.process_time() - told["spent_s"], time.process_time()
-    while (done := (time.process_time() - began) / (60.0 * regime.minutes)) < 1.0:
-        rng = np.random.default_rng([regime.seed, told["updates"]])
-        windows = cut_windows(rng, stream, max(1, regime.batch_tokens // LENGTH), LENGTH, COPY_SHARE, material)
-        masked = torch.from_numpy(masked_rows(rng, windows)).to(regime.device)
+
+    def loss_of(rng: np.random.Generator) -> torch.Tensor:
+        windows, masked = windows_of(rng)
         with cast_for(regime.device, everywhere=regime.bfloat16):
-            loss = head_losses(model, head, torch.from_numpy(windows).to(regime.device), masked)[1]
-        optimisers.step(loss, done)
-        told["updates"] += 1
-        if time.process_time() - saved > SAVED_EVERY_S:
-            saved = time.process_time()
-            told["spent_s"] = saved - began
-            _note(told, probe(model, head, held))
-            part = state.with_suffix(".part")
-            torch.save({"head": head.state_dict(), "optimisers": optimisers.state(), "told": told}, part)
-            part.replace(state)
-    told["spent_s"] = time.process_time() - began
-    losses = probe(model, head, held)
-    _note(told, losses)
-    _write(head, folder, {"regime": asdict(regime), "rank": RANK, "losses": losses, **told})
-    return losses
+            return head_losses(model, head, windows, masked)[1]
 
-
-def _note(told: dict[str, Any], losses: dict[str, float]) -> None:
-    told["curve"].append([told["updates"], round(told["spent_s"]), losses["model"], losses["head"]])
-    print(json.dumps(told["curve"][-1]), flush=True)
+    state, probed = work / "draft_head.pt", lambda: probe(model, head, held)
+    told = run_course(head, Optimisers(head), state, regime, loss_of, probed)
+    _write(head, folder, {"regime": asdict(regime), "rank": RANK, **told})
+    return told["losses"]
 
 
 def _write(head: DraftHead, folder: Path, facts: dict[str, Any]) -> None:
@@ -113,4 +87,4 @@ def _write(head: DraftHead, folder: Path, facts: dict[str, Any]) -> None:
     part.replace(folder / HEAD_FILE)
     path = folder / "training.json"
     card = json.loads(path.read_text()) | {"draft_head": facts}
-    write_atomically(path, (json.dumps(card) + "\n").encode())
+    write_atomically(path, (json.dumps(card, indent=1) + "\n").encode())

@@ -9,7 +9,6 @@ models via adaptation from autoregressive models".
 
 import copy
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import nn
 from reader_theory.documents.base import write_atomically
 from runtime.diffusion.load import see_both_ways
 from runtime.models.house.shapes import masked_config
+from runtime.training.house.course import run_course
 from runtime.training.house.optimisation import Optimisers, cast_for
 from runtime.training.house.prepare import copy_material, read_stream
 from runtime.training.house.tokenizer import add_mask
@@ -32,7 +32,6 @@ LENGTH = 256
 SHORTEST_BLOCK, LONGEST_BLOCK = 24, 224
 FILLED_SHARE = 0.5
 """Of the blocks that begin with tokens filled in."""
-SAVED_EVERY_S = 60.0
 RATES = (0.25, 0.5, 0.75, 1.0)
 """Mask rates at which validation looks."""
 PROBED_BLOCK, PROBED_ROWS = 64, 32
@@ -101,54 +100,39 @@ def validation_losses(model: Any, stream: NDArray[np.uint16]) -> dict[str, float
     return losses
 
 
+class MaskedWindows:
+    """Windows of the training stream and what is masked of them, (B, `LENGTH`) each, by the numbers of an update."""
+
+    def __init__(self, work: Path, regime: Regime) -> None:
+        self.stream, self.material, self.regime = read_stream(work, "train"), copy_material(work), regime
+
+    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the regime's device."""
+        rows = max(1, self.regime.batch_tokens // LENGTH)
+        windows = cut_windows(rng, self.stream, rows, LENGTH, COPY_SHARE, self.material)
+        masked = torch.from_numpy(masked_rows(rng, windows)).to(self.regime.device)
+        return torch.from_numpy(windows).to(self.regime.device), masked
+
+
 def train_masked(work: Path, target_folder: Path, destination: Path, regime: Regime) -> dict[str, float]:
     """Train for the regime's minutes, on from where a run that was cut off had come; the last validation losses.
 
-    Minutes are of this process's own work: whatever else the machine does, and however often it stops, counts nothing.
     The folder is written at the end of the run, in float16, with its tokenizer and how it was made.
     """
-    stream, held, material = read_stream(work, "train"), read_stream(work, "validation"), copy_material(work)
+    held, windows_of = read_stream(work, "validation"), MaskedWindows(work, regime)
     model = made_from(target_folder).to(regime.device)
-    optimisers, state = Optimisers(model, scale=RESTARTED_RATE), work / "masked.pt"
-    told: dict[str, Any] = {"updates": 0, "spent_s": 0.0, "curve": []}
-    if state.is_file():
-        kept = torch.load(state, map_location=regime.device, weights_only=True)
-        model.load_state_dict(kept["model"])
-        optimisers.restore(kept["optimisers"])
-        told = kept["told"]
-    began, saved = time.process_time() - told["spent_s"], time.process_time()
-    while (done := (time.process_time() - began) / (60.0 * regime.minutes)) < 1.0:
-        rng = np.random.default_rng([regime.seed, told["updates"]])
-        windows = cut_windows(rng, stream, max(1, regime.batch_tokens // LENGTH), LENGTH, COPY_SHARE, material)
-        masked = torch.from_numpy(masked_rows(rng, windows)).to(regime.device)
+
+    def loss_of(rng: np.random.Generator) -> torch.Tensor:
+        windows, masked = windows_of(rng)
         with cast_for(regime.device):
-            loss = masked_loss(model, torch.from_numpy(windows).to(regime.device), masked)
-        optimisers.step(loss, done)
-        told["updates"] += 1
-        if time.process_time() - saved > SAVED_EVERY_S:
-            saved = time.process_time()
-            told["spent_s"] = saved - began
-            _probe(model, held, told)
-            _keep(state, model, optimisers, told)
-    told["spent_s"] = time.process_time() - began
-    losses = _probe(model, held, told)
+            return masked_loss(model, windows, masked)
+
+    optimisers = Optimisers(model, scale=RESTARTED_RATE)
+    told = run_course(model, optimisers, work / "masked.pt", regime, loss_of, lambda: validation_losses(model, held))
     save_masked(model, target_folder, destination)
-    facts = {"regime": asdict(regime), "parameters": model.num_parameters(), "losses": losses, **told}
+    facts = {"regime": asdict(regime), "parameters": model.num_parameters(), **told}
     write_atomically(destination / "training.json", (json.dumps(facts, indent=1) + "\n").encode())
-    return losses
-
-
-def _probe(model: Any, held: NDArray[np.uint16], told: dict[str, Any]) -> dict[str, float]:
-    losses = validation_losses(model, held)
-    told["curve"].append({"updates": told["updates"], "seconds": round(told["spent_s"]), **losses})
-    print(json.dumps(told["curve"][-1]), flush=True)
-    return losses
-
-
-def _keep(state: Path, model: Any, optimisers: Optimisers, told: dict[str, Any]) -> None:
-    part = state.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimisers": optimisers.state(), "told": told}, part)
-    part.replace(state)
+    return told["losses"]
 
 
 def save_masked(model: Any, tokenizer_folder: Path, destination: Path) -> None:
