@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import Pool, pool
+from runtime.kernels.cpu.vectors import GROUP
 
 __all__ = ["Streamed", "streamed"]
 
@@ -50,7 +51,7 @@ class Streamed:
             and weight.device.type == "cpu"
             and weight.ndim == 2
             and weight.is_contiguous()
-            and weight.shape[0] % self._vectors.GROUP == 0
+            and weight.shape[0] % GROUP == 0
             and weight.shape[1] % self._vectors.STEP[weight.element_size()] == 0
         )
 

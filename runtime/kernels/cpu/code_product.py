@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 
 from runtime.kernels.cpu import vectors
 from runtime.kernels.cpu.threads import compiled, thread, threads
-from runtime.kernels.cpu.vector_product import AHEAD, BLOCK, GROUP, STRETCH
-from runtime.kernels.cpu.vectors import I8, I16, LANES, VECTOR, WORDS, number, place
+from runtime.kernels.cpu.vector_product import AHEAD, STRETCH
+from runtime.kernels.cpu.vectors import BLOCK, GROUP, I8, I16, LANES, VECTOR, WORDS, number, place
 
 __all__ = ["share_of_codes", "share_of_values"]
 
@@ -46,48 +46,48 @@ def _scale(builder: Any, scales: Any, index: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def _block(
-    typing: Any, weight: Any, scales: Any, x: Any, out: Any, k: Any, n: Any, rows: Any, inputs: Any, bits: Any
-) -> Any:
-    """Write the bfloat16 products of some weight rows with some inputs, (k,) float32 each.
+def _over(
+    typing: Any, weight: Any, scales: Any, x: Any, out: Any, k: Any, n: Any, first: Any, last: Any, inputs: Any,
+    bits: Any,
+) -> Any:  # fmt: skip
+    """Write the bfloat16 products of a stretch of weight rows with up to `BLOCK` inputs, (k,) float32 each.
 
-    Addresses are those of the first weight row, its scales, the first input and output; n is the distance of outputs.
+    Addresses are those of the weight, its scales, the first input and its first output; n is the distance of outputs.
     """
     del typing
-    count, many, size = rows.literal_value, inputs.literal_value, bits.literal_value
-    signature = types.void(*[types.int64] * 6, rows, inputs, bits)
+    size = bits.literal_value
+    signature = types.void(*[types.int64] * 9, bits)
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        weight, scales, x, out, k, n = args[:6]
-        zero = number(0.0, VECTOR)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(many)] for _ in range(count)]
-        steps, row_bytes = builder.udiv(k, number(ENTRIES)), builder.udiv(builder.mul(k, number(size)), number(8))
-        with cgutils.for_range(builder, steps) as loop:
-            read = list[list[Any]]()
-            for row in range(count):
-                here = place(builder, weight, (row_bytes, row), (loop.index, ENTRIES * size // 8))
+        weight, scales, x, out, k, n, first, last, inputs = args[:9]
+        row_bytes = builder.udiv(builder.mul(k, number(size)), number(8))
+        of_row = number(1) if size == 8 else builder.udiv(k, number(ENTRIES))
+
+        def block(row: Any, rows: int, many: int) -> None:
+            start = place(builder, weight, (builder.mul(row, row_bytes), 1))
+
+            def scale_at(number_of: int, step: Any) -> Any:
+                return builder.add(builder.mul(builder.add(row, number(number_of)), of_row), step)
+
+            def read(number_of: int, step: Any) -> list[Any]:
+                here = place(builder, start, (row_bytes, number_of), (step, ENTRIES * size // 8))
                 vectors.prefetch(builder, builder.add(here, number(AHEAD)))
                 values = _codes(builder, here, size)
-                if size == 4:
-                    scale = _scale(builder, scales, place(builder, loop.index, (steps, row)))
-                    values = [builder.fmul(each, scale) for each in values]
-                read.append(values)
-            for i in range(many):
-                for part in range(2):
-                    here = place(builder, x, (k, 4 * i), (loop.index, ENTRIES * 4), (number(part), LANES * 4))
-                    value = vectors.load(builder, here, VECTOR, 4)
-                    for row in range(count):
-                        old = builder.load(sums[row][i])
-                        new = vectors.call(builder, "llvm.fma.v16f32", read[row][part], value, old, result=VECTOR)
-                        builder.store(new, sums[row][i])
-        for row in range(count):
-            scale = vectors.load(builder, place(builder, scales, (number(row), 4)), VECTOR.element, 4)
-            for i in range(many):
-                value = vectors.total(builder, builder.load(sums[row][i]))
-                value = builder.fmul(value, scale) if size == 8 else value
-                vectors.store(
-                    builder, vectors.rounded(builder, value), place(builder, out, (n, 2 * i), (number(row), 2))
-                )
+                if size == 8:
+                    return values
+                scale = _scale(builder, scales, scale_at(number_of, step))
+                return [builder.fmul(each, scale) for each in values]
+
+            sums = vectors.products(builder, x, k, (rows, many), ENTRIES, read)
+            for number_of, each in enumerate(sums):
+                place_of = place(builder, scales, (scale_at(number_of, number(0)), 4))
+                scale = vectors.load(builder, place_of, VECTOR.element, 4) if size == 8 else None
+                for i, value in enumerate(each):
+                    kept = value if scale is None else builder.fmul(value, scale)
+                    here = place(builder, out, (row, 2), (n, 2 * i), (number(number_of), 2))
+                    vectors.store(builder, vectors.rounded(builder, kept), here)
+
+        vectors.in_blocks(builder, first, last, inputs, block)
         return context.get_dummy_value()
 
     return signature, generate
@@ -132,36 +132,6 @@ def _values(typing: Any, weight: Any, scales: Any, out: Any, k: Any, bits: Any) 
     return signature, generate
 
 
-def _pass_of(bits: int) -> Any:
-    """One block of inputs over a stretch of weight rows."""
-
-    @njit(nogil=True)
-    def over(weight, scales, of_row, x, out, k, n, first, last, inputs):
-        for row in range(first, last, 4 if inputs <= 4 else 2):
-            w, s, y = weight + row * k * bits // 8, scales + row * of_row, out + row * 2
-            if inputs == 1:
-                _block(w, s, x, y, k, n, 4, 1, bits)
-            elif inputs == 2:
-                _block(w, s, x, y, k, n, 4, 2, bits)
-            elif inputs == 3:
-                _block(w, s, x, y, k, n, 4, 3, bits)
-            elif inputs == 4:
-                _block(w, s, x, y, k, n, 4, 4, bits)
-            elif inputs == 5:
-                _block(w, s, x, y, k, n, 2, 5, bits)
-            elif inputs == 6:
-                _block(w, s, x, y, k, n, 2, 6, bits)
-            elif inputs == 7:
-                _block(w, s, x, y, k, n, 2, 7, bits)
-            else:
-                _block(w, s, x, y, k, n, 2, 8, bits)
-
-    return over
-
-
-_over_8, _over_4 = _pass_of(8), _pass_of(4)
-
-
 @njit(inline="always")
 def _stretch(n):
     own, all_ = thread(), threads()
@@ -182,9 +152,9 @@ def share_of_codes(task):
         for i in range(0, inputs, BLOCK):
             y, z, many = read + i * k * 4, out + i * n * 2, min(BLOCK, inputs - i)
             if bits == 8:
-                _over_8(weight, scales, 4, y, z, k, n, start, end, many)
+                _over(weight, scales, y, z, k, n, start, end, many, 8)
             else:
-                _over_4(weight, scales, k // ENTRIES * 4, y, z, k, n, start, end, many)
+                _over(weight, scales, y, z, k, n, start, end, many, 4)
 
 
 @compiled

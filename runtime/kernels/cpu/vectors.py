@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core.cgutils import get_or_insert_function
+from numba.core.cgutils import alloca_once_value, for_range, for_range_slice, get_or_insert_function
 
 __all__ = [
+    "BLOCK",
+    "GROUP",
     "I8",
     "I16",
     "LANES",
     "VECTOR",
     "WORDS",
     "call",
+    "in_blocks",
     "load",
     "number",
     "place",
     "prefetch",
+    "products",
     "rounded",
     "split",
     "store",
@@ -27,6 +31,10 @@ __all__ = [
 ]
 
 LANES = 16
+GROUP = 4
+"""What the number of weight rows is a multiple of: so many are read side by side with up to as many inputs."""
+BLOCK = 8
+"""Inputs that are multiplied at once, at most; more than `GROUP` with two weight rows at once."""
 F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 
@@ -81,6 +89,49 @@ def rounded(builder: Any, value: Any) -> Any:
     none = builder.or_(bits, number(0x400000, words))
     chosen = builder.select(builder.fcmp_unordered("uno", value, value), none, near)
     return builder.trunc(builder.lshr(chosen, high), halves)
+
+
+def in_blocks(builder: Any, first: Any, last: Any, inputs: Any, block: Callable[[Any, int, int], None]) -> None:
+    """Write a loop over weight rows for each number of inputs, and go through that of `inputs`, 1 to `BLOCK`.
+
+    ``block(row, rows, inputs)`` writes what is done with some rows from `row` on: so many sums fit in the registers.
+    """
+    for many in range(1, BLOCK + 1):
+        rows = GROUP if many <= GROUP else 2
+        with (
+            builder.if_then(builder.icmp_signed("==", inputs, number(many))),
+            for_range_slice(builder, first, last, number(rows)) as (row, _),
+        ):
+            block(row, rows, many)
+
+
+def products(
+    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any], Sequence[Any]]
+) -> list[list[Any]]:
+    """Sums over k of some weight rows times some inputs, (rows, inputs) = `shape`, in the same order whatever it is.
+
+    Parameters
+    ----------
+    x : address of float32 inputs, k apart
+    entries : int
+        Of a row, read at once.
+    read : of a row's number and a step
+        Those entries as vectors.
+    """
+    rows, inputs = shape
+    zero = number(0.0, VECTOR)
+    sums = [[alloca_once_value(builder, zero) for _ in range(inputs)] for _ in range(rows)]
+    with for_range(builder, builder.udiv(k, number(entries))) as loop:
+        values = [read(row, loop.index) for row in range(rows)]
+        for i in range(inputs):
+            for part in range(entries // LANES):
+                here = place(builder, x, (k, 4 * i), (loop.index, 4 * entries), (number(part), 4 * LANES))
+                value = load(builder, here, VECTOR, 4)
+                for row in range(rows):
+                    old = builder.load(sums[row][i])
+                    new = call(builder, f"llvm.fma.v{LANES}f32", values[row][part], value, old, result=VECTOR)
+                    builder.store(new, sums[row][i])
+    return [[total(builder, builder.load(each)) for each in row] for row in sums]
 
 
 def total(builder: Any, vector: Any) -> Any:
