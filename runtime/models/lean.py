@@ -20,6 +20,7 @@ from reader_theory.errors import require
 from runtime.cache.quantised.cache import QuantisedCache
 from runtime.cache.rows import RowCache
 from runtime.kernels.around import around
+from runtime.kernels.attention import Attention, attention
 from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 from runtime.models.low_bits import Codes, PackedCodes, QuantisedLinear
@@ -287,16 +288,15 @@ class LeanModel(LanguageModel):
         batch, queries = tokens.shape
         x = self.embedding.weight[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
-        fold = self._fold(queries)
-        if mask is not None and fold > 1:
-            mask = mask.expand(-1, fold, -1, -1).reshape(batch, 1, fold * queries, -1)
+        group = self.heads // self.kv_heads
+        reader = attention(mask, queries, group, self.scale, dtype=self.dtype, device=self.device)
         before: dict[int, torch.Tensor] = {}
         added: torch.Tensor | None = None
         for i, (layer, store) in enumerate(zip(self.layers, cache.stores, strict=True)):
             x, h = self.around.normed(x, added, layer.norm_in.weight, self.eps)
             if i in hidden:
                 before[i] = (x.clone() if x.is_cuda else x).view(batch, queries, -1)
-            attended = self._attention(layer, store, h, rotation, mask, batch, queries)
+            attended = self._attention(layer, store, h, rotation, reader, batch, queries)
             x, added = self._onto(x, layer.out, attended)
             x, h = self.around.normed(x, added, layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
@@ -316,23 +316,13 @@ class LeanModel(LanguageModel):
         """A residual sum: within the product on a GPU, else left to the norm after it."""
         return (product.onto(x, y), None) if x.is_cuda else (x, product(y))
 
-    def _fold(self, queries: int) -> int:
-        """Heads that share keys and values and are laid one behind the other as queries, so that those are read once.
-
-        torch's CPU kernel reads them once a head otherwise: 3 times slower for one query in bfloat16, 1.2 times for
-        several; the sums are the same. One query in float32 has a fast path of its own there. On a GPU the kernels that
-        take a mask know no shared heads.
-        """
-        alone = queries == 1 and self.dtype == torch.float32 and self.device.type == "cpu"
-        return 1 if alone else self.heads // self.kv_heads
-
     def _attention(
         self,
         layer: _Layer,
         store: Any,
         h: torch.Tensor,
         rotation: torch.Tensor,
-        mask: torch.Tensor | None,
+        reader: Attention,
         batch: int,
         queries: int,
     ) -> torch.Tensor:
@@ -349,13 +339,5 @@ class LeanModel(LanguageModel):
             q_k = q_k[:, :rotary, self._order]
         flat = q_k.reshape(batch * queries, -1)
         turned = self.around.turned(flat, rotation, rotary, self.head_dim).unflatten(0, (batch, queries))
-        q = turned[:, :, : self.heads].transpose(1, 2)
-        k = turned[:, :, self.heads :].transpose(1, 2)
-        keys, values = store.update(k, v)
-        if self._fold(queries) > 1:
-            q = q.reshape(batch, self.kv_heads, -1, self.head_dim)
-        shared = q.shape[1] != self.kv_heads
-        out = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=shared
-        ).reshape(batch, self.heads, queries, self.head_dim)
-        return out.transpose(1, 2).reshape(batch * queries, -1)
+        keys, values = store.update(turned[:, :, self.heads :].transpose(1, 2), v)
+        return reader(turned[:, :, : self.heads], keys, values)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from runtime.kernels.cpu.lanes import bits32, float32_of
+from runtime.kernels.cpu.lanes import bits32, float32_of, same, widened
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.retrieval.bodies.memory import pointer
 
@@ -25,16 +25,6 @@ def _floats(address, rows, width):
 @njit(inline="always")
 def _halves(address, rows, width):
     return carray(pointer(address), (rows, width), np.uint16)
-
-
-@njit(inline="always")
-def _same(x):
-    return x
-
-
-@njit(inline="always")
-def _widened(x):
-    return float32_of(np.int32(np.uint32(x) << np.uint32(16)))
 
 
 @njit(inline="always")
@@ -92,8 +82,8 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any]:
     return normed, turned
 
 
-_normed32, _turned32 = _kinds(_floats, _same, _same)
-_normed16, _turned16 = _kinds(_halves, _widened, _narrowed)
+_normed32, _turned32 = _kinds(_floats, same, same)
+_normed16, _turned16 = _kinds(_halves, widened, _narrowed)
 
 
 @compiled

@@ -24,6 +24,8 @@ __all__ = [
     "floats",
     "fma",
     "larger",
+    "same",
+    "widened",
 ]
 
 LINE = 64
@@ -84,6 +86,18 @@ def copy_line(typing_context: Any, target: Any, source: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+@njit(inline="always")
+def same(x):
+    """The value of a float32: itself."""
+    return x
+
+
+@njit(inline="always")
+def widened(bits):
+    """The value of a bfloat16, by its bits."""
+    return float32_of(np.int32(np.uint32(bits) << np.uint32(16)))
 
 
 @njit(inline="always")

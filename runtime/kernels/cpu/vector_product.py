@@ -16,7 +16,7 @@ from runtime.kernels.cpu import vectors
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vectors import BLOCK, GROUP, LANES, VECTOR, WORDS, number, place
 
-__all__ = ["AHEAD", "STEP", "STRETCH", "share_of_vectors"]
+__all__ = ["AHEAD", "STEP", "STRETCH", "share_of_vectors", "spread"]
 
 STEP = {4: LANES, 2: 2 * LANES}
 """Entries of a row that are read at once, by their bytes."""
@@ -33,7 +33,7 @@ def _over(
     """Write the products of a stretch of weight rows with up to `BLOCK` inputs; n is the distance of outputs.
 
     Addresses are those of the weight, the first input and its first output; `size` is that of an entry, in bytes. Of
-    bfloat16, inputs lie as `_spread` lays them.
+    bfloat16, inputs lie as `spread` lays them.
     """
     del typing
     entry = size.literal_value
@@ -65,7 +65,7 @@ def _over(
 
 
 @intrinsic
-def _spread(typing: Any, bits: Any, room: Any, k: Any) -> Any:
+def spread(typing: Any, bits: Any, room: Any, k: Any) -> Any:
     """Write k bfloat16 as float32: of every 32 the even ones, then the odd ones."""
     del typing
     signature = types.void(types.int64, types.int64, types.int64)
@@ -92,7 +92,7 @@ def share_of_vectors(task):
     if entry == 2:
         read = room + own * inputs * k * 4
         for i in range(inputs):
-            _spread(x + i * k * 2, read + i * k * 4, k)
+            spread(x + i * k * 2, read + i * k * 4, k)
     for start in range(first, last, STRETCH):
         end = min(start + STRETCH, last)
         for i in range(0, inputs, BLOCK):

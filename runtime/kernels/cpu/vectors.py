@@ -10,16 +10,21 @@ from numba.core.cgutils import alloca_once_value, for_range, for_range_slice, ge
 
 __all__ = [
     "BLOCK",
+    "F32",
     "GROUP",
     "I8",
     "I16",
+    "I64",
     "LANES",
     "VECTOR",
     "WORDS",
     "call",
+    "filled",
     "in_blocks",
     "load",
     "number",
+    "part_of",
+    "partial_products",
     "place",
     "prefetch",
     "products",
@@ -27,6 +32,7 @@ __all__ = [
     "split",
     "store",
     "total",
+    "totals",
     "transposed",
 ]
 
@@ -80,6 +86,12 @@ def split(builder: Any, words: Any) -> list[Any]:
     return [builder.bitcast(even, VECTOR), builder.bitcast(odd, VECTOR)]
 
 
+def filled(builder: Any, value: Any) -> Any:
+    """A vector of one number."""
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, number(0, I32))
+    return _shuffled(builder, first, first, [0] * LANES)
+
+
 def rounded(builder: Any, value: Any) -> Any:
     """The bits of the nearest bfloat16, ties to even, of a scalar or vector; of what is no number, one that is none."""
     words, halves = (WORDS, ir.VectorType(I16, LANES)) if value.type == VECTOR else (I32, I16)
@@ -91,13 +103,16 @@ def rounded(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.lshr(chosen, high), halves)
 
 
-def in_blocks(builder: Any, first: Any, last: Any, inputs: Any, block: Callable[[Any, int, int], None]) -> None:
+def in_blocks(
+    builder: Any, first: Any, last: Any, inputs: Any, block: Callable[[Any, int, int], None], most: int = GROUP
+) -> None:
     """Write a loop over weight rows for each number of inputs, and go through that of `inputs`, 1 to `BLOCK`.
 
-    ``block(row, rows, inputs)`` writes what is done with some rows from `row` on: so many sums fit in the registers.
+    ``block(row, rows, inputs)`` writes what is done with some rows, `most` or less, from `row` on: so many sums fit in
+    the registers.
     """
     for many in range(1, BLOCK + 1):
-        rows = GROUP if many <= GROUP else 2
+        rows = min(most, GROUP if many <= GROUP else 2)
         with (
             builder.if_then(builder.icmp_signed("==", inputs, number(many))),
             for_range_slice(builder, first, last, number(rows)) as (row, _),
@@ -109,6 +124,17 @@ def products(
     builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any], Sequence[Any]]
 ) -> list[list[Any]]:
     """Sums over k of some weight rows times some inputs, (rows, inputs) = `shape`, in the same order whatever it is.
+
+    See `partial_products`.
+    """
+    sums = partial_products(builder, x, k, shape, entries, read)
+    return [[total(builder, each) for each in row] for row in sums]
+
+
+def partial_products(
+    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any], Sequence[Any]]
+) -> list[list[Any]]:
+    """The same before their lanes are summed.
 
     Parameters
     ----------
@@ -131,7 +157,7 @@ def products(
                     old = builder.load(sums[row][i])
                     new = call(builder, f"llvm.fma.v{LANES}f32", values[row][part], value, old, result=VECTOR)
                     builder.store(new, sums[row][i])
-    return [[total(builder, builder.load(each)) for each in row] for row in sums]
+    return [[builder.load(each) for each in row] for row in sums]
 
 
 def total(builder: Any, vector: Any) -> Any:
@@ -139,9 +165,35 @@ def total(builder: Any, vector: Any) -> Any:
     lanes = LANES
     while lanes > 1:
         lanes //= 2
-        halves = [_shuffled(builder, vector, vector, range(first, first + lanes)) for first in (0, lanes)]
+        halves = [part_of(builder, vector, first, lanes) for first in (0, lanes)]
         vector = builder.fadd(*halves)
     return builder.extract_element(vector, number(0, I32))
+
+
+def totals(builder: Any, sums: Sequence[Any]) -> Any:
+    """`total` of up to 16 vectors at once, in the lanes of one; the sums are the same."""
+    none = ir.Constant(VECTOR, ir.Undefined)
+    parts = [sums[lane] if lane < len(sums) else none for lane in map(_reversed, range(LANES))]
+    half = LANES
+    while half > 1:
+        half //= 2
+        apart = len(parts) // 2
+        low = [j // half * 2 * half + j % half for j in range(LANES)]
+        parts = [
+            builder.fadd(*(_shuffled(builder, parts[i], parts[i + apart], [j + add for j in low]) for add in (0, half)))
+            for i in range(apart)
+        ]
+    return parts[0]
+
+
+def _reversed(lane: int) -> int:
+    """The lane with its bits in reverse: where halves of pairs of vectors come to lie."""
+    return int(f"{lane:0{LANES.bit_length() - 1}b}"[::-1], 2)
+
+
+def part_of(builder: Any, vector: Any, first: int, lanes: int) -> Any:
+    """Some neighbouring lanes of a vector."""
+    return _shuffled(builder, vector, vector, range(first, first + lanes))
 
 
 def transposed(builder: Any, vectors: Sequence[Any]) -> list[Any]:
