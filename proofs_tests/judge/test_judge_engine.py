@@ -155,3 +155,14 @@ def test_several_drafters_are_told_apart_by_the_judge() -> None:
     done = served.generate(PROMPTS[:2], judged(judge, 0.0))
     assert [each.tokens for each in done] == [generated(tiny_model("llama"), p, COUNT) for p in PROMPTS[:2]]
     assert all(each.finish == "length" for each in served.generate(PROMPTS[:2], judged(judge, 0.7)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "graphs"])
+def test_steps_without_drafts_pay_nothing_for_their_judge(
+    backend: Literal["eager", "graphs"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain decoding beside a judged plan forwarded the draft for features that nothing asked for."""
+    served, looked = engine(POLICIES["off"], backend=backend), []
+    monkeypatch.setattr(served.backend.judging, "importance", lambda *a, **k: looked.append(a))
+    done = served.generate(PROMPTS[:1], judged(toy_judge(*models()), 0.6))
+    assert done[0].tokens == generated(tiny_model("llama"), PROMPTS[0], COUNT) and not looked

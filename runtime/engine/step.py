@@ -146,7 +146,8 @@ class Eager(Backend):
 
     def verify(self, rows: Sequence[Request], proposal: Proposal) -> Verified:
         trees = proposal.trees
-        final = () if all(looks_at(request) is None for request in rows) else (self.target.final_layer or 0,)
+        judged = trees.tokens.shape[1] > 1 and any(looks_at(request) is not None for request in rows)
+        final = (self.target.final_layer or 0,) if judged else ()
         out = run_trees(self.target, self.cache, *trees.arrays, hidden=(*self.features, *final))
         forwarded, count = perf_counter(), len(self.features)
         judge = partial(
@@ -272,9 +273,13 @@ def _noted(bad: dict[int, str], row: int) -> Generator[None]:
 
 
 def _told(requests: Sequence[Request], read: Mapping[int, _Read], judge: Judge) -> Mapping[int, NDArray[np.float64]]:
-    """P(important) of the nodes of rows that a fitted judge verifies; all of them where its threshold decides alone."""
+    """P(important) of the nodes of rows that a fitted judge verifies; all of them where its threshold decides alone.
+
+    A row without drafts has nothing to be judged: plain steps pay nothing for their rule.
+    """
     judged = {row: each for row, each in read.items() if each is not None and requests[row].judged}
-    asked = {row: each[1].argmax(-1).tolist() for row, each in judged.items() if looks_at(requests[row]) is not None}
+    looked = [row for row, (law, _) in judged.items() if len(law.tree) > 1 and looks_at(requests[row]) is not None]
+    asked = {row: judged[row][1].argmax(-1).tolist() for row in looked}
     return {row: np.ones(len(each[1])) for row, each in judged.items()} | dict(judge(asked) if asked else {})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -18,6 +19,8 @@ from runtime.drafters.head.cache import HeadCache, own_places, places_above, row
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.network import HeadNetwork, rotated, rotations
 from runtime.drafters.head.unrolled import unrolled
+from runtime.kernels.around import around
+from runtime.kernels.attention import attention
 from runtime.models.base import FeatureModel, LanguageModel, Output
 from runtime.models.lean import LeanModel
 from runtime.models.linear import AdaptiveLinear
@@ -55,8 +58,8 @@ class HeadModel(FeatureModel):
         adaptive: bool = True,
     ) -> None:
         shape = network.shape
-        own = network.embed_tokens
-        self.embedding = (embedding if own is None else own.weight).detach()
+        embed = network.embed_tokens
+        self.embedding = (embedding if embed is None else embed.weight).detach()
         require(
             tuple(self.embedding.shape) == (shape.vocabulary, shape.width),
             "a head must be given the embedding of the target that it was trained for",
@@ -68,12 +71,11 @@ class HeadModel(FeatureModel):
         self.output, self.block = shape.output, shape.block
         self.network = network.to(self.device, dtype).eval().requires_grad_(False)
         layer = self.network.layer
-        attention, mlp = layer.self_attn, layer.mlp
+        own, mlp = layer.self_attn, layer.mlp
         self.qkv = AdaptiveLinear(
-            torch.cat([each.weight.data for each in (attention.q_proj, attention.k_proj, attention.v_proj)]),
-            adaptive=adaptive,
+            torch.cat([each.weight.data for each in (own.q_proj, own.k_proj, own.v_proj)]), adaptive=adaptive
         )
-        self.out = AdaptiveLinear(attention.o_proj.weight.data, adaptive=adaptive)
+        self.out = AdaptiveLinear(own.o_proj.weight.data, adaptive=adaptive)
         self.gate_up = AdaptiveLinear(
             torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), adaptive=adaptive
         )
@@ -81,6 +83,7 @@ class HeadModel(FeatureModel):
         head = self.network.lm_head
         factors = [head] if shape.rank is None else [head.down, head.up]
         self.head = [AdaptiveLinear(each.weight.data, adaptive=adaptive) for each in factors]
+        self.around = around(dtype, self.device)
         self.turns = rotations(shape, shape.max_positions, self.device)
 
     def new_cache(self, rows: int, slots: int) -> HeadCache:
@@ -113,15 +116,20 @@ class HeadModel(FeatureModel):
         rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
         states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
         embedded, states = self._entered(tokens.reshape(-1), states)
-        read, residual = self.network.entered(embedded, states)
-        x = residual + self.out(self._attention(read, positions, mask, cache, batch, queries))
-        gate, up = self.gate_up(layer.post_attention_layernorm(x)).chunk(2, dim=-1)
-        x = x + self.down(functional.silu(gate) * up)
-        out = self.network.norm(x)
+        normed = self._normed(states, None, layer.hidden_norm)[1]
+        read = torch.cat((self._normed(embedded, None, layer.input_layernorm)[1], normed), dim=-1)
+        residual = normed if shape.norm_before_residual else states
+        attended = self.out(self._attention(read, positions, mask, cache, batch, queries))
+        x, h = self._normed(residual, attended, layer.post_attention_layernorm)
+        gate, up = self.gate_up(h).chunk(2, dim=-1)
+        x, out = self._normed(x, self.down(functional.silu(gate) * up), self.network.norm)
         cache.leave(rows, own + 1, (out if shape.norm_output else x).view(batch, queries, -1))
         if last_only:
             out = out.view(batch, queries, -1)[:, -1]
         return Output(self.logits_of(out).view(batch, -1, self.vocabulary))
+
+    def _normed(self, x: torch.Tensor, added: torch.Tensor | None, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.around.normed(x, added, norm.weight, self.shape.eps)
 
     def _entered(self, tokens: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, width) embedded tokens and the states before them; of a block's masks, what stands for both."""
@@ -150,20 +158,17 @@ class HeadModel(FeatureModel):
         batch: int,
         queries: int,
     ) -> torch.Tensor:
-        """(B * Q, heads * head_dim); heads that share keys and values are laid one behind the other as queries."""
+        """(B * Q, heads * head_dim)."""
         shape = self.shape
-        qkv = self.qkv(read).view(batch, queries, -1, shape.head_dim).transpose(1, 2)
-        turns = self.turns[:, positions].unsqueeze(2)
+        qkv = self.qkv(read).view(batch, queries, -1, shape.head_dim)
         rotary = shape.heads + shape.kv_heads
-        turned = rotated(qkv[:, :rotary], turns)
-        keys, values = cache.stores[0].update(turned[:, shape.heads :], qkv[:, rotary:])
-        group = shape.heads // shape.kv_heads
-        q = turned[:, : shape.heads].reshape(batch, shape.kv_heads, group * queries, shape.head_dim)
-        if mask is not None:
-            mask = mask.to(self.dtype).expand(-1, group, -1, -1).reshape(batch, 1, group * queries, -1)
-        attended = functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        attended = attended.view(batch, shape.heads, queries, shape.head_dim)
-        return attended.transpose(1, 2).reshape(batch * queries, -1)
+        turned = rotated(qkv[:, :, :rotary], self.turns[:, positions].unsqueeze(3))
+        new = turned[:, :, shape.heads :], qkv[:, :, rotary:]
+        keys, values = cache.stores[0].update(*(each.transpose(1, 2) for each in new))
+        group, scale = shape.heads // shape.kv_heads, shape.head_dim**-0.5
+        mask = None if mask is None else mask.to(self.dtype)
+        reader = attention(mask, queries, group, scale, dtype=self.dtype, device=self.device)
+        return reader(turned[:, :, : shape.heads], keys, values)
 
     @torch.inference_mode()
     def logits_of(self, states: torch.Tensor) -> torch.Tensor:
