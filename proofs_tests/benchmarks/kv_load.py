@@ -72,7 +72,7 @@ def planned(
 
 def measured(target: LanguageModel, point: KVPoint, prompts: list[PromptTokens], options: argparse.Namespace) -> float:
     """Tokens a second of steps in which all the rows that were predicted run, and no prompt is taken in."""
-    scheme = scheme_of(f"{point.cache}={options.scratch / 'kv.json'}")
+    scheme = scheme_of("plain" if point.cache == "plain" else f"{point.cache}={options.scratch / 'kv.json'}")
     served = target if scheme is None else quantised(target, scheme)
     assert point.policy is not None, "something fits"
     engine = Engine(
