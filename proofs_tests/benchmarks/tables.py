@@ -178,6 +178,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "documents": tables_theory.documents,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,
+    "judge_speed": tables_theory.judge_speed,
     "kv_cache": tables_compression.kv_cache,
     "kv_reads": tables_compression.kv_reads,
     "kv_load": tables_compression.kv_load,

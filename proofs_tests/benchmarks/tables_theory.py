@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from proofs_tests.benchmarks._report import RESULTS
+from proofs_tests.benchmarks._report import RESULTS, machine
 
 __all__ = ["cost_model", "planner"]
 
@@ -188,6 +188,26 @@ def judge(result: dict[str, Any]) -> str:
         f"{result['rows'][0]['important']:.0%} of {result['rows'][0]['mismatches']:,} mismatches were important."
     )
     return _table(header, rows) + "\n\n" + notes + most
+
+
+def judge_speed(result: dict[str, Any]) -> str:
+    """The judged and the lossless plan of one cost, run: tokens a second and times plain, predicted beside measured."""
+    header = ["points given up", "batch", "policy", "threshold", "tokens a step", "predicted", "tokens/s", "predicted",
+              "times plain", "predicted"]  # fmt: skip
+    rows = [
+        [f"{row['budget']:g}", str(row["batch"]), row["policy"],
+         "" if row["threshold"] is None else f"{row['threshold']:.2f}",
+         f"{row['tokens_per_step']:.2f}", f"{row['predicted_tokens_per_step']['value']:.2f}",
+         f"{row['tokens_per_s']:.0f}", _told(row["predicted_tokens_per_s"], 0), _told(row["times_plain"], 2),
+         _told(row["predicted_times_plain"], 2)]
+        for row in result["rows"]
+    ]  # fmt: skip
+    words = f"{result['prompts']} questions that no fit, threshold or plan has seen. {machine(result)}"
+    return f"{_table(header, rows)}\n\n{words}"
+
+
+def _told(e: dict[str, float], digits: int) -> str:
+    return _span((e["value"], e["low"], e["high"]), digits)
 
 
 def _span(told: Any, digits: int) -> str:
