@@ -22,7 +22,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -41,6 +41,8 @@ from runtime.drafters.head.model import HeadModel, load_head
 from runtime.engine.counters import columns_of
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.bench import trial_of
+from runtime.measure.output_head import chain_s
 from runtime.measure.prompts import PromptTokens, public_prompts
 from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
@@ -152,19 +154,15 @@ def measured(
     return rows
 
 
-def output_head_times(head: HeadModel, rows: int = 1, repeats: int = 200) -> dict[str, float]:
-    """Seconds of the output head of low rank, of the same multiplied out, and their ratio (nu)."""
+def output_head_times(target: LanguageModel, head: HeadModel, rows: int = 1, repeats: int = 30) -> dict[str, float]:
+    """Seconds of the output head of low rank and of the same multiplied out, as a chain runs them; their ratio (nu)."""
     full = AdaptiveLinear(densified(head.network).lm_head.weight.data.to(head.dtype))
     x = torch.randn(rows, head.shape.width, dtype=head.dtype)
+    step = trial_of(target, target.new_cache(1, 130), (1, 1, 128))
 
     def of(factors: Sequence[AdaptiveLinear]) -> float:
-        times: list[float] = []
-        for _ in range(repeats):
-            start, z = perf_counter(), x
-            for factor in factors:
-                z = factor(z)
-            times.append(perf_counter() - start)
-        return float(np.median(times))
+        run = partial(reduce, lambda z, factor: factor(z), factors, x)
+        return float(np.median([chain_s(run, step, CHAIN) for _ in range(repeats)]))
 
     low, whole = of(head.head), of([full])
     return {"rows": rows, "low_rank_s": low, "full_s": whole, "nu": low / whole}
@@ -183,7 +181,7 @@ def traded(
     }
     runs = in_turn(contenders, prompts, batch, args.repeats, params)
     round_s = milliseconds(runs["full"], batch)["step_ms"] / 1e3
-    heads = output_head_times(head, batch)
+    heads = output_head_times(target, head, batch)
     drafted_s = CHAIN * heads["full_s"]
     tau = {name: tau_of(each) for name, each in runs.items()}
     trade = HeadTrade(tau["slim"] / tau["full"], heads["nu"], drafted_s / (round_s - drafted_s))

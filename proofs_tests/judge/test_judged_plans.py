@@ -12,13 +12,16 @@ from optimizer.judged_plan import frontier_of, plan_judged
 from proofs_tests.documents import documents_examples as examples
 from proofs_tests.judge.toys import models, toy_judge
 from proofs_tests.plans.plan_examples import cost
+from proofs_tests.tiny import random_prompts
 from reader_theory.cost.terms import StepConditions
-from reader_theory.documents import Plan, Stamp
+from reader_theory.documents import Plan, Stamp, policy_of
 from reader_theory.documents.judge import JudgeCurve, JudgePoint
 from reader_theory.documents.plan import JUDGED
 from reader_theory.errors import DocumentError, InvalidInputError, UnsupportedByEngineError
 from reader_theory.estimate import Estimate
-from runtime.measure.run import planned_rule
+from reader_theory.trees import TokenTree
+from runtime.engine.engine import Engine
+from runtime.measure.run import Task, measure_cells, planned_rule
 from runtime.report.html import is_lossy
 
 COST = cost()
@@ -155,3 +158,26 @@ def test_a_plan_that_says_one_thing_and_has_another_is_refused(tmp_path: Path) -
 def test_no_engine_is_told_a_judged_plan(engine: str) -> None:
     with pytest.raises(UnsupportedByEngineError, match="a plan with a judge"):
         export(plan_judged(curve(), COST, 2.0), engine, "questions")
+
+
+def test_plain_decoding_beside_a_judged_plan_follows_no_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A speed-up is over what a user has who drafts nothing, who pays for no judge."""
+    pair, path, asked, told = models(), tmp_path / "judge.json", list[tuple[str, bool]](), list[str]()
+    toy_judge(*pair).write(path)
+    use, add = Engine.use, Engine.add
+    monkeypatch.setattr(Engine, "use", lambda self, policy: (told.append(policy.shape), use(self, policy))[1])
+
+    def seen(self: Engine, prompt: Any, params: Any, **more: Any) -> Any:
+        asked.append((told[-1], params.lossless))
+        return add(self, prompt, params, **more)
+
+    monkeypatch.setattr(Engine, "add", seen)
+    record = measure_cells(
+        pair[0], {"draft": pair[1]}, [Task("random", 1, policy_of(TokenTree.chain(4)))], random_prompts(2),
+        path=tmp_path / "run.json", new_tokens=6, temperature=0.0, dtype="float32",
+        names=("target", {"draft": "draft"}), verification=JUDGED,
+        rule_parameters={"threshold": 0.5, "judge": str(path)},
+    )  # fmt: skip
+    assert {shape == "off" for shape, _ in asked} == {True, False}
+    assert all(lossless == (shape == "off") for shape, lossless in asked)
+    assert record.cells[0].times_plain is not None and record.verification == JUDGED

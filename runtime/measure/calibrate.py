@@ -137,7 +137,7 @@ def calibrate_cost(
                "dtype": dtype},
     )  # fmt: skip
     models = {**called[1], DATASTORE: None if datastore is None else datastore.name or None}
-    cost = with_output_heads(cost, drafts)
+    cost = with_output_heads(cost, drafts, target)
     drafters = {
         name: each.model_copy(update={"model": models.get(name, each.model)}) for name, each in cost.drafters.items()
     }

@@ -310,7 +310,10 @@ def speed_ups(pairs: Mapping[Task, tuple[list[CellRun], list[CellRun]]], pace: P
 
 
 class _Bench:
-    """The same prompts and parameters for every run."""
+    """The same prompts and parameters for every run; plain decoding follows no lossy rule, which has nothing to judge.
+
+    Speed-ups over it are over what a user has who drafts nothing.
+    """
 
     def __init__(
         self,
@@ -323,6 +326,8 @@ class _Bench:
     ) -> None:
         self.datastore, self.tokenizer = datastore, tokenizer
         self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
+        lossless = params.lossless
+        self.plain = params if lossless else replace(params, verification="target_only", rule_parameters={})
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
@@ -343,15 +348,18 @@ class _Bench:
             got=f"none of {task.workload!r}",
             fix="Add prompts of this workload, or plan for the others only.",
         )
-        engine = self._engine(task.batch, task.policy)
+        engine, params = (
+            self._engine(task.batch, task.policy),
+            self.plain if task.policy.shape == "off" else self.params,
+        )
         engine.use(task.policy)
         if (kind := (task.policy.drafted_by, task.policy.kind)) not in self._warm:
             self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for
-            engine.generate([chosen[0].tokens], replace(self.params, max_new_tokens=WARM_TOKENS))
+            engine.generate([chosen[0].tokens], replace(params, max_new_tokens=WARM_TOKENS))
         engine.timings, engine.prefill_s = deque(), 0.0  # unbounded: a record has every step
         before = engine.counters
         requests = [
-            engine.add(prompt.tokens, self.params, id=prompt.id if i < len(chosen) else f"{prompt.id} again", number=i)
+            engine.add(prompt.tokens, params, id=prompt.id if i < len(chosen) else f"{prompt.id} again", number=i)
             for i, prompt in enumerate(islice(cycle(chosen), requests_to_run(len(chosen), task.batch)))
         ]
         segments: list[tuple[int, float]] = []
