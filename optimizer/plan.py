@@ -49,6 +49,8 @@ Progress = Callable[[str, int, int], None]
 WORTH = 1.05
 """Tokens a step that a policy must surpass: it can gain no more than these, and calibrations err by as much."""
 SHOWN, CONSIDERED = 12, 50
+SOME = 32
+"""Runs of as many prompts as are asked for, drawn of those that were measured, over which a prediction is the mean."""
 TRADED = 4
 """Levels of the chain in which output heads are held against one another."""
 TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 4, 6, 24
@@ -422,9 +424,17 @@ class Study:
         return [self.step(weighed, rows, context) for rows in range(1, batch + 1)]
 
     def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
-        everyone = np.arange(len(weighed.result.steps))
-        asked = max(len(everyone), self.test_prompts)
-        return self._measure(self._served(np.resize(everyone, asked), len(rows)), weighed, rows, plain)
+        """What a run of `test_prompts` prompts measures in the mean.
+
+        The fewer they are, the more of its steps find rows that have come to their end: drafts bring requests to it one
+        by one, plain decoding all at once.
+        """
+        count, asked = len(weighed.result.steps), self.test_prompts
+        if asked >= count:
+            return self._measure(self._served(np.resize(np.arange(count), asked), len(rows)), weighed, rows, plain)
+        rng = np.random.default_rng(self.seed)
+        some = (rng.permutation(count)[:asked] for _ in range(SOME))
+        return np.mean([self._measure(self._served(each, len(rows)), weighed, rows, plain) for each in some], axis=0)
 
     def _served(self, prompts: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
         """The prompts as a run serves them: repeated where the measurement has fewer than the batch has rows."""
