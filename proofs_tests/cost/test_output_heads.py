@@ -19,6 +19,7 @@ from reader_theory.cost.head import DrafterHead, HeadTrade
 from reader_theory.cost.terms import Forwards, StepConditions
 from reader_theory.documents import Cost, CostTable, DrafterCost, Trace
 from runtime.measure.calibrate import calibrate_cost
+from runtime.measure.output_head import chain_s
 from runtime.models.house import house_folder
 from runtime.models.load import wrap
 
@@ -130,3 +131,10 @@ def test_a_calibration_times_the_output_head_apart() -> None:
     assert (slim.output.kind, slim.output.rank, slim.output.vocabulary) == ("low rank", 6, 64)
     assert cost.drafters["small"].head is None
     assert "slim head" in cost.model(("slim",)).parts(StepConditions(drafting=True))
+
+
+def test_an_output_head_is_timed_behind_a_forward_of_the_target_as_a_chain_runs_it() -> None:
+    """Alone, again and again, its weights lie in the cache, where those of a step's other forwards lie."""
+    ran: list[str] = []
+    chain_s(lambda: ran.append("head"), lambda: ran.append("target"), in_a_row=3)
+    assert ran == ["target", "head", "head", "head"]
