@@ -117,16 +117,16 @@ def peers(stack: ExitStack, models: Models, python: Path | None, most: int, thre
 
 
 def measured(
-    models: Models, plan: Plan, tests: list[PromptTokens], workers: dict[str, Any], *, groups: int, repeats: int
-) -> list[dict[str, Any]]:
+    models: Models, plans: dict[int, Plan], tests: list[PromptTokens], workers: dict[str, Any],
+    *, groups: int, repeats: int,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Every workload and batch: each method's tokens a second, repeat by repeat, the order turned each time."""
-    batches = sorted({entry.batch for entry in plan.entries})
     longest = max(len(p.tokens) for p in tests) + models.tokens + 80
-    engines = {batch: Engine(models.lean, max_batch=batch, max_context=longest) for batch in batches}
+    engines = {batch: Engine(models.lean, max_batch=batch, max_context=longest) for batch in plans}
     cells: list[dict[str, Any]] = []
-    for workload in plan.workloads:
+    for workload in dict.fromkeys(entry.workload for plan in plans.values() for entry in plan.entries):
         mine = [p for p in tests if p.workload == workload]
-        for batch in batches:
+        for batch, plan in plans.items():
             entry = plan.entry(workload, batch)
             chosen = [mine[i : i + batch] for i in range(0, len(mine) - batch + 1, batch)][
                 : groups if batch == 1 else 1
@@ -196,16 +196,25 @@ def _rate(groups: list[Made]) -> float:
     return sum(made[0] for made in groups) / sum(made[1] for made in groups)
 
 
-def planned(models: Models, fit: list[PromptTokens], batches: Sequence[int], seconds: float) -> Plan:
-    """Record, fit, calibrate, plan: retrieval alone, as the model has no smaller sibling."""
+def planned(models: Models, fit: list[PromptTokens], args: argparse.Namespace) -> dict[int, Plan]:
+    """Record, fit, calibrate; a plan a batch, for as many prompts as are run: one batch of them, or some alone.
+
+    Retrieval alone, as the model has no smaller sibling.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         trace = record_trace(models.lean, None, fit, path=Path(scratch) / "trace.json", new_tokens=models.tokens)
         cost = calibrate_cost(
-            models.lean, None, fit, device_name="this machine", dtype=models.dtype, batches=batches, seconds=seconds,
-            on_disturbance="note",
+            models.lean, None, fit, device_name="this machine", dtype=models.dtype, batches=args.batches,
+            seconds=args.seconds, on_disturbance="note",
         )  # fmt: skip
-        return make_plan(fit_acceptance(trace, resamples=200), cost, trace, batches=batches, new_tokens=models.tokens,
-                         resamples=400)  # fmt: skip
+        known = fit_acceptance(trace, resamples=200)
+        return {
+            batch: make_plan(
+                known, cost, trace, batches=(batch,), new_tokens=models.tokens,
+                prompts_per_workload=args.groups if batch == 1 else batch, resamples=400,
+            )
+            for batch in args.batches
+        }  # fmt: skip
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -247,11 +256,11 @@ def main() -> None:
         models = Models(folder, dtype, args.tokens)
         fit = public_prompts("fit", models.tokenizer, args.workloads, args.fit_prompts)
         tests = public_prompts("test", models.tokenizer, args.workloads, max(args.batches))
-        plan = planned(models, fit, args.batches, args.seconds)
+        plans = planned(models, fit, args)
         with ExitStack() as stack:
             workers = peers(stack, models, args.engines, max(args.batches), args.threads)
             told = {name: worker.about for name, worker in workers.items()}
-            rows += measured(models, plan, tests, workers, groups=args.groups, repeats=args.repeats)
+            rows += measured(models, plans, tests, workers, groups=args.groups, repeats=args.repeats)
         write_report("real", {"model": "SmolLM2-135M-Instruct", "tokens": args.tokens, "threads": args.threads,
                               "repeats": args.repeats, "engines": told, "rows": rows})  # fmt: skip
     Console(width=200).print(table_of(rows))
