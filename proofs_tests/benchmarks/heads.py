@@ -22,7 +22,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -161,7 +161,11 @@ def output_head_times(target: LanguageModel, head: HeadModel, rows: int = 1, rep
     step = trial_of(target, target.new_cache(1, 130), (1, 1, 128))
 
     def of(factors: Sequence[AdaptiveLinear]) -> float:
-        run = partial(reduce, lambda z, factor: factor(z), factors, x)
+        def run() -> None:
+            z = x
+            for factor in factors:
+                z = factor(z)
+
         return float(np.median([chain_s(run, step, CHAIN) for _ in range(repeats)]))
 
     low, whole = of(head.head), of([full])
