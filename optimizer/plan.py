@@ -50,7 +50,7 @@ WORTH = 1.05
 """Tokens a step that a policy must surpass: it can gain no more than these, and calibrations err by as much."""
 SHOWN, CONSIDERED = 12, 50
 SOME = 32
-"""Runs of as many prompts as are asked for, drawn of those that were measured, over which a prediction is the mean."""
+"""Runs of as many prompts as are asked for, drawn of those that were measured, which a prediction takes together."""
 TRADED = 4
 """Levels of the chain in which output heads are held against one another."""
 TREES_WITH_RETRIEVAL, CHAINS_WITH_TREES, LONGEST = 4, 6, 24
@@ -424,17 +424,16 @@ class Study:
         return [self.step(weighed, rows, context) for rows in range(1, batch + 1)]
 
     def _centre(self, weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]) -> Floats:
-        """What a run of `test_prompts` prompts measures in the mean.
+        """What runs of `test_prompts` prompts measure, all together.
 
-        The fewer they are, the more of its steps find rows that have come to their end: drafts bring requests to it one
-        by one, plain decoding all at once.
+        The fewer they are, the more of a run's steps find rows that have come to their end: drafts bring requests to it
+        one by one, plain decoding all at once.
         """
         count, asked = len(weighed.result.steps), self.test_prompts
-        if asked >= count:
-            return self._measure(self._served(np.resize(np.arange(count), asked), len(rows)), weighed, rows, plain)
         rng = np.random.default_rng(self.seed)
-        some = (rng.permutation(count)[:asked] for _ in range(SOME))
-        return np.mean([self._measure(self._served(each, len(rows)), weighed, rows, plain) for each in some], axis=0)
+        some = [rng.permutation(count)[:asked] for _ in range(SOME)] if asked < count else [np.arange(count)]
+        served = (self._served(np.resize(each, asked), len(rows)) for each in some)
+        return _rates(np.sum([self._run(each, weighed, rows, plain) for each in served], axis=0))
 
     def _served(self, prompts: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
         """The prompts as a run serves them: repeated where the measurement has fewer than the batch has rows."""
@@ -468,13 +467,19 @@ class Study:
     def _measure(
         self, prompts: NDArray[np.int64], weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]
     ) -> Floats:
+        return _rates(self._run(prompts, weighed, rows, plain))
+
+    def _run(
+        self, prompts: NDArray[np.int64], weighed: Weighed, rows: list[StepForecast], plain: list[StepForecast]
+    ) -> Floats:
+        """A run of these prompts: its tokens, steps of its rows, steps, seconds, and seconds of plain decoding."""
         steps, tokens = weighed.result.steps[prompts], weighed.result.tokens[prompts]
         busy = occupancy(steps, len(rows))[1:]
-        seconds = float(busy @ np.array([r.step_s for r in rows]))
         idle = occupancy(self.off.result.steps[prompts], len(plain))[1:]
-        plain_s = float(idle @ np.array([r.step_s for r in plain]))
-        total = float(tokens.sum())
-        return np.array([total / steps.sum(), seconds / busy.sum(), total / seconds, total / plain_s])
+        seconds, plain_s = (
+            float(each @ np.array([step.step_s for step in known])) for each, known in ((busy, rows), (idle, plain))
+        )
+        return np.array([tokens.sum(), steps.sum(), busy.sum(), seconds, plain_s], dtype=np.float64)
 
     def _cost_noise(self, policy: Policy, step: StepForecast, stream: int) -> Floats:
         """Factors of the seconds. Beyond what was measured these grow by nothing at least, in proportion at most."""
@@ -497,6 +502,12 @@ class Study:
         asked = StepConditions(batch=batch, context=context, tokens=np.array([nodes + 1, nodes + 2]), drafting=True)
         slope = max(float(np.diff(self.cost.model(weighed.policy.drafters).seconds(asked))[0]), 0.0)
         return slope * weighed.result.tokens_per_step / step.step_s
+
+
+def _rates(run: Floats) -> Floats:
+    """Tokens a step, seconds a step, tokens a second, and those of plain decoding."""
+    tokens, row_steps, steps, seconds, plain_s = run
+    return np.array([tokens / row_steps, seconds / steps, tokens / seconds, tokens / plain_s])
 
 
 def _width(factor: Estimate) -> float:

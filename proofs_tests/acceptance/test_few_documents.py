@@ -89,13 +89,16 @@ def test_a_run_of_fewer_prompts_than_were_measured_is_predicted_with_its_own_end
     weighed = study.weighed(Static.of(TokenTree.chain(4)))
     told, result = study.prediction(weighed.policy, 8), weighed.result
     seconds = [study.step(weighed, rows, study.mean_context).step_s for rows in range(1, 9)]
-    drawn, rates = np.random.default_rng(0), list[float]()
+    drawn, tokens, spent = np.random.default_rng(1), 0, 0.0
     for _ in range(400):
         some = drawn.permutation(96)[:16]
-        rates.append(result.tokens[some].sum() / float(occupancy(result.steps[some], 8)[1:] @ seconds))
-    assert told.tokens_per_s.value == pytest.approx(np.mean(rates), rel=0.01)
+        tokens, spent = tokens + int(result.tokens[some].sum()), spent + occupancy(result.steps[some], 8)[1:] @ seconds
+    assert told.tokens_per_s.value == pytest.approx(tokens / spent, rel=0.01)
     whole = result.tokens.sum() / float(occupancy(result.steps, 8)[1:] @ seconds)
     assert told.tokens_per_s.value < 0.985 * whole
+    one = Study(fitted, cost(), recorded, "simulated", test_prompts=1, resamples=200).prediction(weighed.policy, 1)
+    alone = float(occupancy(result.steps, 1)[1:] @ seconds[:1])
+    assert one.tokens_per_s.value == pytest.approx(result.tokens.sum() / alone, rel=0.05), "a mean of rates is above it"
 
 
 def test_reader_fit_warns_where_documents_are_too_few(tmp_path: Path) -> None:
