@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from runtime.kernels.cpu.threads import Pool, pool
 
-__all__ = ["Attention", "CompiledAttention", "TorchAttention", "attention"]
+__all__ = ["Attention", "attention"]
 
 Tensor = torch.Tensor
 TYPES = (torch.float32, torch.bfloat16)
