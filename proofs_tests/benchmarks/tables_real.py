@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from proofs_tests.benchmarks._report import machine, markdown
@@ -37,25 +36,21 @@ def _verdict(told: dict[str, float], gain: float) -> tuple[str, str]:
 
 
 def real_short(result: dict[str, Any]) -> str:
-    """One line a type, where there are several, and workload, batches side by side; then over all cells."""
-    batches = sorted({row["batch"] for row in result["rows"]})
-    lines = defaultdict[tuple[str, str], dict[int, dict[str, Any]]](dict)
-    for row in result["rows"]:
-        lines[row["dtype"], row["workload"]][row["batch"]] = row
-    kept = slice(0 if len({dtype for dtype, _ in lines}) > 1 else 1, None)
-    header = ["type", "workload"][kept]
-    header += [f"{what} at {batch}" for batch in batches for what in ("tokens/s", "speed-up")]
+    """Speed-up over plain decoding, measured and (predicted): a line a workload, types and batches side by side."""
+    cells = {(row["workload"], row["dtype"], row["batch"]): row for row in result["rows"]}
+    columns = list(dict.fromkeys((dtype, batch) for _, dtype, batch in cells))
+    header = ["workload", *(f"{dtype}, {batch}" for dtype, batch in columns)]
     rows = [
-        [*key[kept], *(part for batch in batches for part in _cell(cells.get(batch)))] for key, cells in lines.items()
+        [workload, *(_cell(cells.get((workload, *column))) for column in columns)]
+        for workload in dict.fromkeys(workload for workload, *_ in cells)
     ]
     return f"{markdown(header, rows)}\n\n{_told(result)}"
 
 
-def _cell(row: dict[str, Any] | None) -> tuple[str, str]:
-    if row is None:
-        return "", ""
-    gain = row["speed_up"]
-    return f"{row['tokens_per_s']['ours planned']:.0f}", f"{gain['measured']:.2f} ({gain['predicted']['value']:.2f})"
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None or row["policy"] == "off":
+        return "" if row is None else "off"
+    return f"{row['speed_up']['measured']:.2f} ({row['speed_up']['predicted']['value']:.2f})"
 
 
 def _told(result: dict[str, Any]) -> str:
