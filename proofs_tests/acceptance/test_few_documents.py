@@ -82,7 +82,7 @@ def test_a_batch_above_the_number_of_prompts_is_predicted_full() -> None:
 
 
 def test_a_run_of_fewer_prompts_than_were_measured_is_predicted_with_its_own_end() -> None:
-    """Rows that have come to their end idle: 96 prompts measured and 16 run were predicted 4 to 6 % too fast."""
+    """Rows that have come to their end idle: many prompts measured and few run were predicted too fast."""
     recorded = simulated_trace(prompts=96, tokens=64, seed=3)
     fitted = fit_acceptance(recorded, depth=4, resamples=100)
     study = Study(fitted, cost(), recorded, "simulated", test_prompts=16, resamples=200)

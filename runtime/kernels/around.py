@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import torch
 from numba.core.errors import NumbaError
 from torch.nn import functional
 
-from runtime.kernels.cpu.threads import Pool, pool
+from runtime.kernels.cpu.threads import Pool, float_bits, pool
 
 __all__ = ["Around", "around"]
 
@@ -65,7 +64,7 @@ class CompiledAround(TorchAround):
         if added is not None:
             added, total = added.contiguous(), torch.empty_like(x)
             more = added.data_ptr()
-        held = (x.data_ptr(), more, weight.data_ptr(), total.data_ptr(), out.data_ptr(), *x.shape, _bits(eps))
+        held = (x.data_ptr(), more, weight.data_ptr(), total.data_ptr(), out.data_ptr(), *x.shape, float_bits(eps))
         self._run(self._norms, (x.element_size(), *held))
         return total, out
 
@@ -85,11 +84,6 @@ def _alike(x: Tensor, *others: Tensor) -> bool:
         and x.device.type == "cpu"
         and all(each.dtype == x.dtype and each.shape in (x.shape, x.shape[1:]) for each in others)
     )
-
-
-@lru_cache
-def _bits(eps: float) -> int:
-    return struct.unpack("<i", struct.pack("<f", eps))[0]
 
 
 def around(dtype: torch.dtype, device: torch.device) -> Around:

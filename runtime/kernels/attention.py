@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from llvmlite import binding
 from numba.core.errors import NumbaError
 from torch.nn import functional
 
-from runtime.kernels.cpu.threads import Pool, pool
+from runtime.kernels.cpu.threads import Pool, float_bits, pool
 
 __all__ = ["Attention", "attention"]
 
@@ -108,7 +107,7 @@ class CompiledAttention(TorchAttention):
         self._run(
             twin.share_of_attention.address,
             (entry, *held, masks[0], out.data_ptr(), room.data_ptr(), batch, keys.shape[1], self.group, queries, size,
-             slots, *(entry * each for each in apart), _bits(self.scale)),
+             slots, *(entry * each for each in apart), float_bits(self.scale)),
         )  # fmt: skip
         return out
 
@@ -146,8 +145,3 @@ def _is_right(run: Pool, dtype: torch.dtype, heads: int, group: int, queries: in
     found = CompiledAttention(run, mask.to(dtype), queries, group, 0.5)(q, keys, values)
     near = TorchAttention(mask.double(), queries, group, 0.5)(q.double(), keys.double(), values.double())
     return torch.allclose(found.double(), near, rtol=2**-7, atol=1e-4)
-
-
-@lru_cache
-def _bits(scale: float) -> int:
-    return struct.unpack("<i", struct.pack("<f", scale))[0]

@@ -326,8 +326,7 @@ class _Bench:
     ) -> None:
         self.datastore, self.tokenizer = datastore, tokenizer
         self.target, self.drafts, self.prompts, self.params = target, drafts_of(draft), prompts, params
-        lossless = params.lossless
-        self.plain = params if lossless else replace(params, verification="target_only", rule_parameters={})
+        self.plain = params if params.lossless else replace(params, verification="target_only", rule_parameters={})
         self.slots = max(len(prompt.tokens) for prompt in prompts) + params.max_new_tokens + 80
         self._engines: dict[tuple[int, str | None], Engine] = {}
         self._warm: set[tuple[str, str]] = set()
@@ -348,10 +347,8 @@ class _Bench:
             got=f"none of {task.workload!r}",
             fix="Add prompts of this workload, or plan for the others only.",
         )
-        engine, params = (
-            self._engine(task.batch, task.policy),
-            self.plain if task.policy.shape == "off" else self.params,
-        )
+        engine = self._engine(task.batch, task.policy)
+        params = self.plain if task.policy.shape == "off" else self.params
         engine.use(task.policy)
         if (kind := (task.policy.drafted_by, task.policy.kind)) not in self._warm:
             self._warm.add(kind)  # what is compiled on first use, which no measured step should wait for

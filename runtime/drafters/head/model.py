@@ -116,19 +116,20 @@ class HeadModel(FeatureModel):
         rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
         states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
         embedded, states = self._entered(tokens.reshape(-1), states)
-        normed = self._normed(states, None, layer.hidden_norm)[1]
-        read = torch.cat((self._normed(embedded, None, layer.input_layernorm)[1], normed), dim=-1)
-        residual = normed if shape.norm_before_residual else states
+        read, residual = self.network.entered(embedded, states, lambda norm, x: self._normed(norm, x)[1])
         attended = self.out(self._attention(read, positions, mask, cache, batch, queries))
-        x, h = self._normed(residual, attended, layer.post_attention_layernorm)
+        x, h = self._normed(layer.post_attention_layernorm, residual, attended)
         gate, up = self.gate_up(h).chunk(2, dim=-1)
-        x, out = self._normed(x, self.down(functional.silu(gate) * up), self.network.norm)
+        x, out = self._normed(self.network.norm, x, self.down(functional.silu(gate) * up))
         cache.leave(rows, own + 1, (out if shape.norm_output else x).view(batch, queries, -1))
         if last_only:
             out = out.view(batch, queries, -1)[:, -1]
         return Output(self.logits_of(out).view(batch, -1, self.vocabulary))
 
-    def _normed(self, x: torch.Tensor, added: torch.Tensor | None, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _normed(
+        self, norm: Any, x: torch.Tensor, added: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A residual sum and its norm."""
         return self.around.normed(x, added, norm.weight, self.shape.eps)
 
     def _entered(self, tokens: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

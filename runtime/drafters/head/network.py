@@ -5,6 +5,7 @@ Inference (`runtime.drafters.head.model`) and training (`runtime.drafters.head.u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch.nn import functional
 from runtime.drafters.head.shape import HeadShape
 
 __all__ = ["HeadNetwork", "rotated", "rotations"]
+
+
+def _called(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    return norm(x)
 
 
 class _Attention(nn.Module):
@@ -108,11 +113,16 @@ class HeadNetwork(nn.Module):
             joined = torch.cat(parts, dim=-1)
         return self.fc(joined)
 
-    def entered(self, embedded: torch.Tensor, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention reads, (..., 2 width), and what the layer adds to, of embedded tokens and states."""
+    def entered(
+        self, embedded: torch.Tensor, states: torch.Tensor, by: Callable[[Any, torch.Tensor], torch.Tensor] = _called
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention reads, (..., 2 width), and what the layer adds to, of embedded tokens and states.
+
+        ``by(norm, x)`` is the norm of x.
+        """
         layer = self.layer
-        normed = layer.hidden_norm(states)
-        read = torch.cat((layer.input_layernorm(embedded), normed), dim=-1)
+        normed = by(layer.hidden_norm, states)
+        read = torch.cat((by(layer.input_layernorm, embedded), normed), dim=-1)
         return read, normed if self.shape.norm_before_residual else states
 
     def left(self, residual: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ which runs any C function on its pool; numba compiles the function. Elsewhere th
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from llvmlite import binding
 from numba import cfunc, types
 
-__all__ = ["compiled", "pool", "thread", "threads"]
+__all__ = ["compiled", "float_bits", "pool", "thread", "threads"]
 
 Pool = Callable[[int, Sequence[int]], None]
 OURS = {"reader_theory_thread": "omp_get_thread_num", "reader_theory_threads": "omp_get_num_threads"}
@@ -46,6 +47,12 @@ def pool() -> Pool | None:
         run(address, (ctypes.c_int64 * len(task))(*task), torch.get_num_threads(), 0)
 
     return on_all
+
+
+@lru_cache
+def float_bits(value: float) -> int:
+    """A float32 among the integers of a task: its bits."""
+    return struct.unpack("<i", struct.pack("<f", value))[0]
 
 
 class compiled:
