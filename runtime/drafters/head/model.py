@@ -116,7 +116,7 @@ class HeadModel(FeatureModel):
         rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
         states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
         embedded, states = self._entered(tokens.reshape(-1), states)
-        read, residual = self.network.entered(embedded, states, lambda norm, x: self._normed(norm, x)[1])
+        read, residual = self.network.entered(embedded, states, by=lambda norm, x: self._normed(norm, x)[1])
         attended = self.out(self._attention(read, positions, mask, cache, batch, queries))
         x, h = self._normed(layer.post_attention_layernorm, residual, attended)
         gate, up = self.gate_up(h).chunk(2, dim=-1)

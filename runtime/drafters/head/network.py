@@ -114,7 +114,7 @@ class HeadNetwork(nn.Module):
         return self.fc(joined)
 
     def entered(
-        self, embedded: torch.Tensor, states: torch.Tensor, by: Callable[[Any, torch.Tensor], torch.Tensor] = _called
+        self, embedded: torch.Tensor, states: torch.Tensor, *, by: Callable[[Any, torch.Tensor], torch.Tensor] = _called
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What attention reads, (..., 2 width), and what the layer adds to, of embedded tokens and states.
 
