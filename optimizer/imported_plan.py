@@ -147,7 +147,7 @@ class ImportedStudy:
         drawn = RightRuns(_drawn(self.told, runs.goes_on, self.resamples, self.seed))
         found = [Acceptance(1.0, np.ones(self.resamples), 0.0, 0.0)]
         whole, longest = float(runs.tokens_per_step(self.told.depth)), self.told.depth
-        counted = 1.0 + float(self.shares.sum())
+        counted = self.told.tokens_per_row_step
         for length in range(1, min(self.told.depth, self.max_depth) + 1):
             # what runs cannot express of the counted length is carried over to the others in proportion to theirs
             carried = (counted - 1) / max(whole - 1, 1e-9)

@@ -53,7 +53,9 @@ class VirtualBench:
     warm : float
         Share by which a step is slower right after a change of policy; it fades over a few steps.
     alone : float
-        Seconds of a forward alone over those inside the engine.
+        Seconds of a forward alone over those inside the engine, of one token.
+    wide : float
+        Share by which the same falls with each doubling of the tokens.
     kind : float
         Standard deviation of the logarithm by which a policy's steps differ from the sum of the terms.
     noise : float
@@ -69,6 +71,7 @@ class VirtualBench:
     pace: Clock = steady
     warm: float = 0.15
     alone: float = 0.9
+    wide: float = 0.03
     kind: float = 0.02
     noise: float = 0.02
     halts: float = 0.0
@@ -89,7 +92,7 @@ class VirtualBench:
     def forward(self, who: str, point: Point) -> float:
         """Alone, where it is faster than in the engine."""
         model = self.target if who == TARGET else self.draft
-        return self._spend(self.alone * model(*point))
+        return self._spend(self.alone * (1 - self.wide * np.log2(point[1])) * model(*point))
 
     def step_s(self, policy: Policy, batch: int, width: int, context: float = 200.0) -> dict[str, float]:
         """True seconds of a steady step by term, at pace 1."""

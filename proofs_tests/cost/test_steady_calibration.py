@@ -170,6 +170,15 @@ def test_stretches_go_there_and_back_with_a_reading_on_either_side() -> None:
     assert halved.steps[0].timing.step_s == pytest.approx(found[0].steps[0].timing.step_s)
 
 
+def test_forwards_are_those_of_the_engine_at_every_number_of_tokens() -> None:
+    """Each number of tokens has a factor of its own, though plain decoding is seen between all others."""
+    bench = VirtualBench(seed=8, kind=0.0, wide=0.06)
+    cost = _calibrated(bench, grid=Grid((1, 8), (1, 2, 3, 5, 9, 17, 33), (128, 512)))
+    for tokens in (1, 3, 5, 9, 17, 33):
+        told = cost.target_forward.at(8, tokens, 250)
+        assert told == pytest.approx(virtual.target_forward(8, tokens, 250), rel=0.03), tokens
+
+
 def test_one_step_of_a_number_of_tokens_does_not_move_the_table() -> None:
     bench, policy = VirtualBench(seed=3), PLANNED[0]
     seen = [s for s in bench.stretch(("draft",), policy, 2, 20) if s is not None]

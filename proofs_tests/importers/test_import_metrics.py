@@ -98,6 +98,36 @@ def test_every_form_of_vllm_metrics_tells_the_same(tmp_path: Path, form: str) ->
     assert any("too narrow" in note for note in found.notes)
 
 
+SERVED = {"generation_tokens_total": 3500.0, "time_to_first_token_seconds_count": 40.0}
+"""A server whose 40 requests emitted 3,500 tokens; 1,520 drafts were accepted."""
+
+
+@pytest.mark.parametrize("form", ["prometheus", "get_metrics"])
+def test_decode_steps_are_the_pauses_that_a_server_timed(tmp_path: Path, form: str) -> None:
+    """Drafts accepted past a request's end are no tokens: they made steps too few, and a draft more of them."""
+    names = {**SERVED, "inter_token_latency_seconds_count": 2000.0}
+    if form == "prometheus":
+        lines = "".join(f'vllm:{name}{{engine="0",model_name="a/target"}} {count}\n' for name, count in names.items())
+        text = scrape(COUNTS[0]) + lines
+    else:
+        kinds = [("count", name.removesuffix("_count")) for name in names if name.endswith("_count")]
+        counters = [("value", name.removesuffix("_total")) for name in names if name.endswith("_total")]
+        values = {name.removesuffix("_count").removesuffix("_total"): count for name, count in names.items()}
+        more = [{"name": f"vllm:{name}", "labels": {}, kind: values[name]} for kind, name in [*kinds, *counters]]
+        text = json.dumps([*get_metrics(COUNTS[0]), *more])
+    found = told(tmp_path, text)
+    assert (found.row_steps, found.emitted, found.coverage) == (2000.0, 3460.0, 0.5)
+    assert found.tokens_per_row_step == pytest.approx(1.73) and found.tokens_per_row_step < 1 + 1520 / 2000
+
+
+def test_decode_steps_without_a_clock_are_tokens_that_were_not_drafts(tmp_path: Path) -> None:
+    lines = "".join(f'vllm:{name}{{engine="0",model_name="a/target"}} {count}\n' for name, count in SERVED.items())
+    found = told(tmp_path, scrape(COUNTS[0]) + lines)
+    assert found.row_steps == 3500 - 40 - 1520 and found.tokens_per_row_step == pytest.approx(1 + 1520 / 1940)
+    alone = told(tmp_path, scrape(COUNTS[0]))
+    assert alone.row_steps is None and alone.tokens_per_row_step == pytest.approx(alone.tokens_per_step.value)
+
+
 def growing(windows: int, seed: int = 0) -> NDArray[np.int64]:
     """Counts of separate windows."""
     rng = np.random.default_rng(seed)

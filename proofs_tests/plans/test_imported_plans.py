@@ -155,6 +155,17 @@ def test_steps_without_a_draft_cost_less_and_count(recorded: Trace) -> None:
     assert some.drafted == 3
 
 
+def test_what_lay_past_the_end_of_requests_is_no_token(recorded: Trace) -> None:
+    """A plan gives the tokens that requests keep, at every length in the same share of what drafts added."""
+    told = counted(recorded, 3)
+    steps, whole = told.drafts, told.tokens_per_row_step
+    kept = told.model_copy(update={"row_steps": steps, "emitted": steps * (1 + 0.9 * (whole - 1))})
+    every, less = (ImportedStudy(each, COST, DRAFT, 8).lengths for each in (told, kept))
+    assert less[3].tokens == pytest.approx(kept.tokens_per_row_step, rel=1e-9)
+    for before, after in zip(every, less, strict=True):
+        assert after.tokens - 1 == pytest.approx(0.9 * (before.tokens - 1), rel=1e-6)
+
+
 def test_a_schedule_settles_where_littles_law_says(recorded: Trace) -> None:
     told = counted(recorded, 4)
     found = schedule_imported(told, COST, rate_per_s=1.0, batches=(1, 4, 16), contexts=(512,), output_tokens=100)

@@ -1,4 +1,4 @@
-"""Reading a transformers configuration: the many names of the same sizes, experts, latent ranks, bits a weight."""
+"""Reading a transformers configuration: the many names of the same sizes, windows, experts, latent ranks, bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any, cast
 from reader_theory.errors import InvalidInputError, require
 from reader_theory.json_files import load_object
 
-__all__ = ["bits_per_weight", "expert_sizes", "is_tied", "latent_sizes", "one_of", "read_configuration", "text_part"]
+__all__ = [
+    "bits_per_weight", "expert_sizes", "is_tied", "latent_sizes", "one_of", "read_configuration", "text_part",
+    "windowed_layers",
+]  # fmt: skip
 
 
 OTHER_LAYERS = ("mamba", "ssm_", "linear_attn", "linear_num", "compress_", "index_topk")
@@ -22,6 +25,10 @@ TIED = (
 """Families whose output head is the embedding where the configuration does not say, as transformers has it."""
 GENERATIONS = ("cohere", "gemma", "lfm2", "ernie4_5")
 """Of these also later and larger ones: gemma3_text, cohere2_moe."""
+
+EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gemma3n_text": 5, "cohere2": 4, "exaone4": 4, "gpt_oss": 2,
+         "olmo3": 4, "llama4_text": 4, "vaultgemma": 2}  # fmt: skip
+"""Which layer sees the whole context where only a window is given: every so many, as transformers has it."""
 
 
 def is_tied(raw: Mapping[str, Any]) -> bool:
@@ -75,6 +82,36 @@ def one_of(raw: Mapping[str, Any], *names: str) -> Any:
     raise InvalidInputError(
         f"the configuration must give `{names[0]}`", got=sorted(raw)[:20], fix="Pass the model's config.json."
     )
+
+
+def windowed_layers(raw: Mapping[str, Any]) -> dict[str, int]:
+    """`window`, the tokens that a layer of a window or chunk reads at most, and `windowed`, how many layers; or nothing."""
+    kind = str(raw.get("model_type", ""))
+    window = raw.get("attention_chunk_size") if kind.startswith("llama4") else raw.get("sliding_window")
+    if not window or raw.get("use_sliding_window", not kind.startswith("qwen")) is False:
+        return {}
+    layers = int(one_of(raw, "num_hidden_layers", "n_layer", "num_layers"))
+    for name in ("layer_types", "no_rope_layers"):
+        told = raw.get(name)
+        require(
+            not isinstance(told, list) or not told or len(cast("list[Any]", told)) == layers,
+            f"`{name}` must name every layer",
+            got=f"{len(cast('list[Any]', told or []))} of {layers}",
+            fix="Pass the model's config.json as it was written.",
+        )
+    found = sum(_is_local(raw, kind, layer) for layer in range(layers))
+    return {"window": int(window), "windowed": found} if found else {}
+
+
+def _is_local(raw: Mapping[str, Any], kind: str, layer: int) -> bool:
+    if isinstance(told := raw.get("layer_types"), list) and told:
+        return str(cast("list[Any]", told)[layer]) != "full_attention"
+    if isinstance(turning := raw.get("no_rope_layers"), list) and turning:
+        return bool(cast("list[Any]", turning)[layer])
+    pattern = raw.get("sliding_window_pattern") or raw.get("no_rope_layer_interval") or EVERY.get(kind)
+    if isinstance(pattern, str):
+        return pattern[layer % len(pattern)] == "L"
+    return layer >= int(raw.get("max_window_layers") or 0) and (pattern is None or (layer + 1) % int(pattern) != 0)
 
 
 def expert_sizes(raw: Mapping[str, Any]) -> dict[str, int] | None:

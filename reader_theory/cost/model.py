@@ -1,6 +1,6 @@
 """A model's operators from its configuration: weights, bytes and FLOPs for tokens, batch, context and parallelism.
 
-Dense and grouped-query attention, multi-latent attention (DeepSeek), mixture of experts, tied or untied head, quantised
+Dense and grouped-query attention, whole or of a window, multi-latent attention (DeepSeek), mixture of experts, tied or untied head, quantised
 weights. Reads the JSON that a checkpoint carries; needs no other package.
 """
 
@@ -22,6 +22,7 @@ from reader_theory.cost.configuration import (
     one_of,
     read_configuration,
     text_part,
+    windowed_layers,
 )
 from reader_theory.documents.base import Frozen
 from reader_theory.errors import InvalidInputError, require
@@ -84,6 +85,8 @@ class ModelShape(Frozen):
         Whether head and embedding share one matrix.
     weight_bits : float
         Bits a linear weight, scales included; embeddings and head stay at 16.
+    windowed : int
+        Layers that read no more than the latest `window` tokens. The cache is counted whole for them too.
     experts, latent : optional
         Mixture of experts; multi-latent attention.
     """
@@ -99,6 +102,8 @@ class ModelShape(Frozen):
     gated: bool = True
     tied: bool = False
     weight_bits: float = Field(default=16.0, gt=0)
+    window: int = Field(default=0, ge=0)
+    windowed: int = Field(default=0, ge=0)
     experts: Experts | None = None
     latent: LatentAttention | None = None
 
@@ -143,6 +148,7 @@ class ModelShape(Frozen):
             gated=gated,
             tied=is_tied(raw),
             weight_bits=bits_per_weight(raw.get("quantization_config")),
+            **windowed_layers(raw),
             experts=Experts(**found) if (found := expert_sizes(raw)) else None,
             latent=LatentAttention(**ranks) if (ranks := latent_sizes(raw)) else None,
         )
@@ -215,6 +221,11 @@ class ModelShape(Frozen):
             return self.layers * (latent.kv_rank + latent.rope_dim) * bits / 8
         return 2.0 * self.layers * max(self.kv_heads / tensor_parallel, 1.0) * self.head_dim * bits / 8
 
+    def reaches(self, context: Any) -> list[tuple[int, Any]]:
+        """How many layers read how many of `context` cached tokens a request: all of them, or a window's."""
+        whole = (self.layers - self.windowed, context)
+        return [each for each in (whole, (self.windowed, np.minimum(context, self.window))) if each[0]]
+
     def operators(
         self, tokens: Any, *, batch: Any = 1, context: Any = 0, tensor_parallel: int = 1, kv_bits: float = 16.0
     ) -> tuple[Operator, ...]:
@@ -268,8 +279,9 @@ class ModelShape(Frozen):
         queries = tokens / batch
         kv = self.kv_bytes_per_token(bits=kv_bits, tensor_parallel=tp)
         width = self.head_dim if self.latent is None else self.latent.kv_rank + self.latent.rope_dim
-        flops = 4.0 * self.layers * self.heads / tp * width * tokens * (context + (queries + 1) / 2)
-        moved = kv * (batch * (context + queries)) + 4.0 * self.layers * tokens * self.heads / tp * width
+        seen = sum(layers * cached for layers, cached in self.reaches(context)) / self.layers
+        flops = 4.0 * self.layers * self.heads / tp * width * tokens * (seen + (queries + 1) / 2)
+        moved = kv * (batch * (seen + queries)) + 4.0 * self.layers * tokens * self.heads / tp * width
         return Operator(
             name="attention", kind="attention", weight_bytes=0.0, moved_bytes=moved, flops=flops, launches=self.layers
         )

@@ -35,6 +35,7 @@ STEP_TERMS = (
     "drafter",
     "drafter head",
     "retrieval",
+    "drafting",
     "verification",
     "commit",
     "launch",
@@ -93,6 +94,8 @@ class StepCost:
         A kernel launch, a graph launch, and what the host adds to each step.
     query_s : float
         One look-up in a suffix structure.
+    drafting_s : float
+        What an engine adds to a step that has drafts, whatever they are: nothing, as long as nobody measured it.
     scale, spread : mapping
         By term: factor, as `calibrate` sets it, and relative half-width where it is known better than is assumed.
     covariance, misfit : optional
@@ -114,6 +117,7 @@ class StepCost:
     graph_launch_s: float = 1e-6
     host_s: float = 3e-4
     query_s: float = 2e-5
+    drafting_s: float = 0.0
     walk_s: float = 3e-8
     kv_bits: float = 16.0
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -183,6 +187,7 @@ class StepCost:
             "drafter": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).body),
             "drafter head": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).head),
             "retrieval": lambda c: c.over(RETRIEVAL, lambda b, n, x: self.query_s * b),
+            "drafting": lambda c: self.drafting_s * c.drafting,
             "verification": lambda c: 4 * 4.0 * c.verified * vocabulary / bandwidth,
             "commit": lambda c: 2.0 * moved * c.verified / bandwidth,
             "launch": self._launch,
@@ -234,7 +239,8 @@ class StepCost:
                 roof = self.attention if kind == "attention" else self.linear
                 spent = roof.seconds(operator.moved_bytes, operator.flops, self.device)
                 if kind == "attention":
-                    spent = np.maximum(spent, self._walk(shape, tokens, batch, context))
+                    walks = (n * self._walk(shape, tokens, batch, seen) for n, seen in shape.reaches(context))
+                    spent = np.maximum(spent, sum(walks))
             seconds[kind] = seconds[kind] + spent
         for kind, spent in zip(("linear", "head"), products or (), strict=False):
             seconds[kind] = seconds[kind] + spent
@@ -243,23 +249,25 @@ class StepCost:
     def _fitted_attention(
         self, fits: OperatorFits, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats
     ) -> Floats | None:
-        rows = np.minimum(batch, tokens)
-        one = fits.attention_s(
-            shape, tokens / rows, rows, context, self.device, kv_bits=self.kv_bits, split_kv=self.split_kv,
-            tensor_parallel=self.tensor_parallel if shape is self.target else 1,
-        )  # fmt: skip
-        if one is None:
-            return None
-        return shape.layers * np.maximum(one, self._walk(shape, tokens, batch, context) / shape.layers)
+        rows, seconds = np.minimum(batch, tokens), np.zeros(())
+        for layers, seen in shape.reaches(context):
+            one = fits.attention_s(
+                shape, tokens / rows, rows, seen, self.device, kv_bits=self.kv_bits, split_kv=self.split_kv,
+                tensor_parallel=self.tensor_parallel if shape is self.target else 1,
+            )  # fmt: skip
+            if one is None:
+                return None
+            seconds = seconds + layers * np.maximum(one, self._walk(shape, tokens, batch, seen))
+        return seconds
 
     def _walk(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> Floats:
-        """Without split-KV: waves of blocks, each walking the whole context, in every layer."""
+        """Without split-KV: waves of blocks in a layer, each walking what the layer reads."""
         if self.split_kv:
             return np.zeros(())
         queries = tokens / batch
         blocks = batch * shape.heads / self.tensor_parallel * np.ceil(queries / BLOCK_ROWS)
         waves = np.ceil(blocks / self.device.multiprocessors.value)
-        return np.where(queries > 1, shape.layers * waves * self.walk_s * (context + queries), 0.0)
+        return np.where(queries > 1, waves * self.walk_s * (context + queries), 0.0)
 
     def _launch(self, c: StepConditions) -> Floats:
         drafting = c.over(DRAFT, lambda b, n, x: np.asarray(self._drafter(b, n, x).launches, dtype=np.float64))

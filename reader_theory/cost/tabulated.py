@@ -8,7 +8,7 @@ document says at that very place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 NEAR, NUGGET = 1.0, 0.05
 """Logarithm of a factor in size over which a measured residual fades by e, and noise of a point over the residuals'."""
+ADDED, ANYTHING = 0.1, 2.0
+"""Share of the fastest step that an engine is taken to add to one with look-ups, and the relative half-width of that."""
 _NORMAL = 1.96
 
 
@@ -101,10 +103,8 @@ def cost_of_step(
     plain = scaled.model.seconds(StepConditions(batch=b, tokens=t, context=c))
     origin: Origin = "fitted" if measured else "predicted"
     axes: dict[str, Any] = {"batch": rows, "context": cached, "origin": origin}
-    target_table = CostTable(
-        **axes, tokens=tokens, seconds=(plain * residuals.factor(b * t, c)).tolist(),
-        relative_spread=_spread(scaled),
-    )  # fmt: skip
+    held = np.maximum.accumulate(plain * residuals.factor(b * t, c), axis=1)  # more tokens take no less
+    target_table = CostTable(**axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled))
     drafters: dict[str, DrafterCost] = {}
     if draft is not None:
         whole, head = _drafting(scaled, b, t, c, plain)
@@ -118,15 +118,16 @@ def cost_of_step(
             ),
             output=scaled.output_head,
         )  # fmt: skip
+    nothing = added = Estimate.exact(0.0, origin)
     if looks_up is not None:
-        value, wide = scaled.query_s * scaled.scale.get("retrieval", 1.0), min(scaled.spread_of("retrieval"), 1.0)
-        row_s = Estimate(value=value, low=value * (1 - wide), high=value * (1 + wide), origin=origin)
+        row_s = _priced(scaled, "retrieval", scaled.query_s, origin)
         drafters[looks_up] = DrafterCost(term="lookups", row_s=row_s)
-    nothing, half = Estimate.exact(0.0, origin), _NORMAL * (residuals.left if measured else MISFIT)
+        added = _priced(scaled, "drafting", scaled.drafting_s, origin)
+    half = _NORMAL * (residuals.left if measured else MISFIT)
     closure = Estimate(value=1.0, low=1 / (1 + half), high=1 + half, origin=origin)
     return Cost(
         stamp=Stamp.now(), device=step.device.name, target=target, dtype=dtype, target_forward=target_table,
-        drafters=drafters, verify_s=nothing, commit_s=nothing, step_overhead_s=nothing, plain_overhead_s=nothing,
+        drafters=drafters, verify_s=nothing, commit_s=nothing, step_overhead_s=added, plain_overhead_s=nothing,
         closure=closure, closures={name: closure for name in ("off", *drafters)},
         kv_tokens=dict(kv_tokens or {}),
     )  # fmt: skip
@@ -157,6 +158,10 @@ def _held_to(step: StepCost, measured: Sequence[MeasuredStep], drafter: str) -> 
     """The step with its terms scaled to the measured ones, and what is left of these."""
     if not measured:
         return step, _Residuals(np.zeros((0, 2)), np.zeros(0), 0.0)
+    if drafter == RETRIEVAL and any(each.forwards for each in measured):
+        # No configuration tells what an engine does around look-ups: the measured steps do.
+        added = ADDED * min(each.seconds for each in measured)
+        step = replace(step, drafting_s=added, spread={**step.spread, "drafting": ANYTHING})
     points = [_conditions(each, drafter) for each in measured]
     seconds = np.array([each.seconds for each in measured])
     scaled = calibrate(step, points, seconds).step
@@ -211,6 +216,12 @@ def _drafting(step: StepCost, b: Floats, t: Floats, c: Floats, plain: Floats) ->
     asked = StepConditions(batch=b, tokens=t, context=c, forwards={DRAFT: Forwards(t[..., None])}, drafting=True)
     whole = np.maximum(step.model.seconds(asked) - plain, 1e-9)
     return whole, np.clip(step.model.parts(asked)["drafter head"], 1e-10, whole)
+
+
+def _priced(step: StepCost, term: str, seconds: float, origin: Origin) -> Estimate:
+    """Seconds of a term that has one number, scaled as the step is, and how far they are known."""
+    value, wide = seconds * step.scale.get(term, 1.0), min(step.spread_of(term), 1.0)
+    return Estimate(value=value, low=value * (1 - wide), high=value * (1 + wide), origin=origin)
 
 
 def _spread(step: StepCost) -> float:

@@ -55,6 +55,9 @@ class ImportedAcceptance(Document):
     row_steps: float | None = Field(
         default=None, ge=0, description="decode steps of all requests, without a draft too; None if not counted"
     )
+    emitted: float | None = Field(
+        default=None, ge=0, description="tokens of these steps, none past a request's end; None if not counted"
+    )
     tokens_per_step: Estimate = Field(description="of steps with a draft")
     depths: tuple[DepthAcceptance, ...]
     by_depth: bool = Field(
@@ -81,6 +84,14 @@ class ImportedAcceptance(Document):
         return 1.0 if not self.row_steps else min(self.drafts / self.row_steps, 1.0)
 
     @property
+    def tokens_per_row_step(self) -> float:
+        """Of all decode steps: what these emitted, where it was counted, or one more than they accepted."""
+        accepted = 1.0 + self.coverage * float(np.cumprod(self.table[:, 0]).sum())
+        if self.emitted is None or not self.row_steps:
+            return accepted
+        return float(np.clip(self.emitted / self.row_steps, 1.0, accepted))
+
+    @property
     def table(self) -> FloatArray:
         """(D, 1) float64: conditional acceptance of the rank-0 candidate by depth."""
         return np.array([[each.conditional.value] for each in self.depths])
@@ -105,7 +116,7 @@ class ImportedAcceptance(Document):
             on that a window's drafts did not have.
         engine, source : str
         **told
-            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``.
+            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``, ``emitted``.
 
         Raises
         ------
@@ -143,7 +154,7 @@ class ImportedAcceptance(Document):
             Drafts that had a token at depth d with all before it accepted, and those of them accepted there too.
         engine, source : str
         **told
-            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``.
+            Other fields: ``model``, ``workload``, ``notes``, ``draft_tokens``, ``row_steps``, ``emitted``.
 
         Raises
         ------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -178,8 +178,10 @@ class _Full:
             for _ in range(joining):
                 engine.add(next(self.prompts).tokens, self.params, number=next(self.numbers))
             context = float(np.mean(engine.cache.lengths[:batch]))
+            start = perf_counter()
             engine.step()
-            timing = engine.timings.pop()
+            whole_s = perf_counter() - start  # rows that leave are part of a run's seconds, and of no term
+            timing = replace(engine.timings.pop(), step_s=whole_s)
             asked = tuple(int(sizes.max()) for sizes in engine.forwards if policy.kind == "grown")
             takes = NeuralDrafter.takes if policy.asks is None else engine.drafters[policy.asks].takes
             seen.append(None if joining else SeenStep(policy, timing, context, emitted / batch, asked, takes))

@@ -7,6 +7,7 @@ sizes, in a shuffled order, and the tables that were measured alone are correcte
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ __all__ = ["corrected_draft", "corrected_target", "growing_term", "linear_term",
 Floats = NDArray[np.float64]
 
 ENOUGH = 0.25
-"""Steps that a number of tokens must have been seen in, over those of the number that was seen most."""
+"""Steps of a policy that a number of tokens must have been seen in, over those of the number that it had most."""
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
@@ -46,20 +47,29 @@ def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
     """The table times, for each batch and number of tokens, the median of seen over tabulated seconds.
 
     Between the numbers of tokens that were seen the factor is interpolated in their logarithm; a number that few steps
-    had, where a request was near its end, has no factor of its own.
+    of a policy had, where a request was near its end, has no factor of its own. How often a policy was seen beside
+    others does not matter: plain decoding is seen between all.
     """
     seconds = table.values.copy()
     for i, batch in enumerate(table.batch):
-        mine = [s for s in seen if s.timing.rows == batch]
+        mine = _usual([s for s in seen if s.timing.rows == batch])
         if not mine:
             continue
         widths = np.array([s.timing.width for s in mine])
         ratios = np.array([s.timing.target_s / float(table.at(batch, s.timing.width, s.context)) for s in mine])
-        at, counts = np.unique(widths, return_counts=True)
-        at = at[counts >= ENOUGH * counts.max()]
+        at = np.unique(widths)
         factors = np.array([np.median(ratios[widths == w]) for w in at])
         seconds[i] *= np.interp(np.log(table.tokens), np.log(at), factors)[:, None]
     return _with(table, seconds)
+
+
+def _usual(seen: Sequence[SeenStep]) -> list[SeenStep]:
+    """Steps of as many tokens as their policy usually has."""
+    counts = Counter((s.policy, s.timing.width) for s in seen)
+    most: dict[Policy, int] = {}
+    for (policy, _), count in counts.items():
+        most[policy] = max(most.get(policy, 0), count)
+    return [s for s in seen if counts[s.policy, s.timing.width] >= ENOUGH * most[s.policy]]
 
 
 def corrected_draft(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:

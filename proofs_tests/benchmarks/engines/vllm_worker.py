@@ -119,11 +119,11 @@ def mend_expansion() -> None:
 
 def _counters(llm: Any) -> list[dict[str, Any]]:
     """What a scrape would say of drafts, tokens and requests since the start."""
-    wanted = ("spec_decode_num", "generation_tokens", "request_success")
+    wanted = ("spec_decode_num", "generation_tokens", "request_success", "inter_token_latency", "time_to_first_token")
     found: list[dict[str, Any]] = []
     for metric in llm.get_metrics():
         if any(name in metric.name for name in wanted):
-            value = {name: getattr(metric, name) for name in ("value", "values") if hasattr(metric, name)}
+            value = {name: getattr(metric, name) for name in ("value", "values", "count") if hasattr(metric, name)}
             found.append({"name": metric.name, "labels": dict(metric.labels), **value})
     return found
 

@@ -28,6 +28,8 @@ class Window:
         Draft tokens in all, which tells whether drafts ended early.
     row_steps : float, optional
         Decode steps of all requests, those without a draft too, which tells how often there was none.
+    emitted : float, optional
+        Tokens that these gave: of the accepted, none past a request's end.
     """
 
     labels: Mapping[str, str]
@@ -36,6 +38,7 @@ class Window:
     accepted: Sequence[float]
     drafted: float | None = None
     row_steps: float | None = None
+    emitted: float | None = None
 
     @classmethod
     def of_survivors(
@@ -45,12 +48,13 @@ class Window:
         survivors: Sequence[float],
         drafted: float | None = None,
         row_steps: float | None = None,
+        emitted: float | None = None,
     ) -> Window:
         """From drafts accepted to depth 1, 2, ...; rounding of a log's rates may not raise them again."""
         kept: list[float] = []
         for count in survivors:
             kept.append(min(count, kept[-1] if kept else drafts))
-        return cls(labels, drafts, [drafts, *kept[:-1]] if kept else [], kept, drafted, row_steps)
+        return cls(labels, drafts, [drafts, *kept[:-1]] if kept else [], kept, drafted, row_steps, emitted)
 
 
 @dataclass(frozen=True)

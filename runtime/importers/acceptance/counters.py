@@ -10,13 +10,15 @@ from math import inf
 from reader_theory.errors import InvalidInputError
 from runtime.importers.acceptance.base import ACCEPTANCE_FORMATS, AcceptanceFormat, MeanWindow, Window
 
-__all__ = ["Counters", "Sample", "row_steps", "samples"]
+__all__ = ["SERVED", "Counters", "Sample", "row_steps", "samples"]
 
 _NAME = re.compile(
     r"(?:(?P<engine>\w+)[:_])?spec_decode_num_(?P<what>drafts|draft_tokens|accepted_tokens(?:_per_pos)?)"
 )
-_SERVED = re.compile(r"vllm[:_](?P<what>generation_tokens|request_success)(?:_total)?$")
-_WANTED = re.compile(r"(?:\w+[:_])?spec_decode_num_|vllm[:_](?:generation_tokens|request_success)")
+SERVED = ("generation_tokens", "request_success", "time_to_first_token_seconds", "inter_token_latency_seconds")
+"""What vLLM counts of requests, and how often it timed the first token of one, and the pause before its later ones."""
+_SERVED = re.compile(rf"vllm[:_](?P<what>{'|'.join(SERVED)})(?:_total|_count)?$")
+_WANTED = re.compile(r"(?:\w+[:_])?spec_decode_num_|vllm[:_](?:generation_tokens|request_success|\w+_seconds_count)")
 _MARK = re.compile(r"^[^#\n]*spec_decode_num_(drafts|draft_tokens|accepted_tokens)\w*[ {\t]", re.MULTILINE)
 _ENGINES = {"vllm": "vllm", "llamacpp": "llama.cpp"}
 _REPLICA = ("engine", "position", "slot", "finished_reason")
@@ -138,18 +140,26 @@ def _scrapes(name: str, text: str) -> Iterator[dict[str, Server]]:
 
 def _window(labels: dict[str, str], counts: Mapping[str, float]) -> Window:
     told = {key: value for key, value in labels.items() if value}
-    return Window.of_survivors(told, counts["drafts"], positions(counts), counts.get("draft_tokens"), row_steps(counts))
+    return Window.of_survivors(
+        told, counts["drafts"], positions(counts), counts.get("draft_tokens"), row_steps(counts), emitted(counts)
+    )
 
 
 def row_steps(counts: Mapping[str, float]) -> float | None:
-    """Decode steps of all requests: tokens that were not accepted drafts, nor a request's first, which prefill gives.
+    """Decode steps of all requests: the pauses that a server timed, or the tokens that were not accepted drafts.
 
-    None where tokens or requests are not counted, or were not counted over the same time as the drafts.
+    The second is too few by the drafts that were accepted past a request's end. None where neither is counted, or not
+    over the same time as the drafts.
     """
-    if "generation_tokens" not in counts or "request_success" not in counts:
-        return None
-    steps = counts["generation_tokens"] - counts["request_success"] - sum(positions(counts))
-    return steps if steps >= counts["drafts"] else None
+    given = emitted(counts)
+    steps = counts.get(SERVED[3], None if given is None else given - sum(positions(counts)))
+    return steps if steps is not None and steps >= counts["drafts"] else None
+
+
+def emitted(counts: Mapping[str, float]) -> float | None:
+    """Tokens that decode steps gave: all but a request's first, which prefill gives. None where these are not counted."""
+    first = counts.get(SERVED[2], counts.get(SERVED[1]))
+    return None if first is None or SERVED[0] not in counts else max(counts[SERVED[0]] - first, 0.0)
 
 
 def positions(counts: Mapping[str, float]) -> list[float]:

@@ -129,7 +129,11 @@ def _of_counts(windows: Sequence[Window], notes: tuple[str, ...], facts: dict[st
         accepted[i, : len(window.accepted)] = window.accepted
     drafts: NDArray[np.float64] = np.array([window.drafts for window in windows])
     told = (*notes, *_notes(windows))
-    counted = {"draft_tokens": _sum(w.drafted for w in windows), "row_steps": _sum(w.row_steps for w in windows)}
+    counted = {
+        "draft_tokens": _sum(w.drafted for w in windows),
+        "row_steps": _sum(w.row_steps for w in windows),
+        "emitted": _sum(w.emitted for w in windows),
+    }
     return ImportedAcceptance.from_reached(drafts, reached, accepted, notes=told, **counted, **facts)
 
 

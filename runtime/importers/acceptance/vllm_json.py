@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime.importers.acceptance.base import ACCEPTANCE_FORMATS, AcceptanceFormat, MeanWindow, Window
-from runtime.importers.acceptance.counters import Server, differences, identity, positions
+from runtime.importers.acceptance.counters import SERVED, Server, differences, identity, positions
 from runtime.importers.rows import json_values
 
 __all__ = ["VllmJson"]
 
 _PREFIX = "vllm:spec_decode_num_"
 _PER_POSITION = "accepted_tokens_per_pos"
-_SHORT = ("drafts", "draft_tokens", "accepted_tokens", "generation_tokens", "request_success")
+_SHORT = ("drafts", "draft_tokens", "accepted_tokens", *SERVED)
 
 
 @ACCEPTANCE_FORMATS.register
@@ -48,7 +48,7 @@ def _is_metric(value: Any) -> bool:
 
 
 def _scrape(metrics: list[dict[str, Any]]) -> dict[str, Server]:
-    """Counters have a value, vectors have values."""
+    """Counters have a value, vectors values, histograms a count."""
     scrape: dict[str, Server] = {}
     for metric in metrics:
         what = metric["name"].removeprefix(_PREFIX).removeprefix("vllm:").removesuffix("_total")
@@ -61,7 +61,7 @@ def _scrape(metrics: list[dict[str, Any]]) -> dict[str, Server]:
             for i, value in enumerate(metric["values"]):
                 counts[f"pos {i}"] = counts.get(f"pos {i}", 0.0) + _number(value)
         elif what in _SHORT:
-            counts[what] = counts.get(what, 0.0) + _number(metric.get("value"))
+            counts[what] = counts.get(what, 0.0) + _number(metric.get("value", metric.get("count")))
     return scrape
 
 
