@@ -63,9 +63,9 @@ class Setting:
 
 HOUSE = ("code", "copy", "prose")
 SETTINGS = (
-    Setting("house", "float32", (1, 2, 4, 8), HOUSE, 256, 96, 96, 16.0),
-    Setting("inflated", "bfloat16", (1, 4), HOUSE, 256, 24, 96, 14.0),
-    Setting("smollm2", "float32", (1, 4, 8), ("chat", "code", "rag"), 24, 16, 64, 16.0, drafted=False),
+    Setting("house", "float32", (1, 2, 4, 8), HOUSE, 128, 64, 96, 16.0),
+    Setting("inflated", "bfloat16", (1, 4), HOUSE, 128, 16, 96, 14.0),
+    Setting("smollm2", "float32", (1, 4, 8), ("chat", "code", "rag"), 24, 8, 48, 16.0, drafted=False),
 )
 
 
