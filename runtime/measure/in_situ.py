@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.stats import theilslopes
 
 from reader_theory.documents import Chain, CostTable, Off, Policy, Static
 from reader_theory.estimate import Estimate
@@ -44,11 +45,12 @@ def _bush(nodes: int) -> TokenTree:
 
 
 def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
-    """The table times, for each batch and number of tokens, the median of seen over tabulated seconds.
+    """The table times, for each batch, what seen seconds are over tabulated ones: of one token, and along a line.
 
-    Between the numbers of tokens that were seen the factor is interpolated in their logarithm; a number that few steps
-    of a policy had, where a request was near its end, has no factor of its own. How often a policy was seen beside
-    others does not matter: plain decoding is seen between all.
+    A tree's stretches are few, and a plan would choose the number of tokens that they flatter most; so the factors of
+    more than one token are a robust line in their logarithm. A number that few steps of a policy had, where a request
+    was near its end, does not count. How often a policy was seen beside others does not matter: plain decoding is seen
+    between all.
     """
     seconds = table.values.copy()
     for i, batch in enumerate(table.batch):
@@ -59,8 +61,19 @@ def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
         ratios = np.array([s.timing.target_s / float(table.at(batch, s.timing.width, s.context)) for s in mine])
         at = np.unique(widths)
         factors = np.array([np.median(ratios[widths == w]) for w in at])
-        seconds[i] *= np.interp(np.log(table.tokens), np.log(at), factors)[:, None]
+        seconds[i] *= _along(np.array(table.tokens), at, factors)[:, None]
     return _with(table, seconds)
+
+
+def _along(tokens: NDArray[np.int64], at: NDArray[np.int64], factors: Floats) -> Floats:
+    """(T,) the factor of one token, and of more along the Theil-Sen line through those that were seen."""
+    found = np.interp(np.log(tokens), np.log(at), factors)
+    many = at > 1
+    if many.sum() > 1:
+        slope, level = theilslopes(np.log(factors[many]), np.log(at[many]))[:2]
+        asked = np.clip(np.log(tokens), *np.log(at[many])[[0, -1]])
+        found = np.where(tokens > 1, np.exp(level + slope * asked), found)
+    return found
 
 
 def _usual(seen: Sequence[SeenStep]) -> list[SeenStep]:
