@@ -230,7 +230,7 @@ class Study:
         if found not in family and not self._holds_up(among, family, batch, context):
             ranked = [pair for pair in ranked if pair[0].policy in family]
         shrink = 1.0 - optimism(leaders, self.seed)
-        best, loss = self._worth(ranked, batch, context)
+        best, loss = self._worth(ranked, batch, context, shrink)
         step = self.step(best, batch, context)
         shown, by_drafter = _shown(ranked), _best_by_drafter(ranked)
         told = list({w.policy: w for w, _ in [*shown, *by_drafter.values()]}.values())
@@ -315,14 +315,26 @@ class Study:
         mine = np.array([w.policy in known for w in among])
         return keeps_up(self._weights(among, batch, context), mine, self.seed)
 
-    def _worth(self, ranked: Sequence[tuple[Weighed, float]], batch: int, context: float) -> tuple[Weighed, float]:
-        """The first policy whose chance of being no faster than plain decoding is small enough, and that chance."""
+    def _worth(
+        self, ranked: Sequence[tuple[Weighed, float]], batch: int, context: float, shrink: float
+    ) -> tuple[Weighed, float]:
+        """The first policy whose chance of being no faster than plain decoding is small enough, and that chance.
+
+        It is no slower in a run of as many prompts as are asked for either, in which rows that are done idle.
+        """
         for weighed, _ in ranked[:CONSIDERED]:
             if weighed is self.off:
                 break
-            if (loss := self._loss_chance(weighed, batch, context)) <= self.risk:
+            loss = self._loss_chance(weighed, batch, context)
+            if loss <= self.risk and shrink * self._gain(weighed, batch, context) > 1.0:
                 return weighed, loss
         return self.off, 0.0
+
+    def _gain(self, weighed: Weighed, batch: int, context: float) -> float:
+        """Speed-up of a run."""
+        by_rows, plain_rows = (self._by_rows(each, batch, context) for each in (weighed, self.off))
+        _, _, rate, plain = self._centre(weighed, by_rows, plain_rows)
+        return float(rate / plain)
 
     def _loss_chance(self, weighed: Weighed, batch: int, context: float) -> float:
         """Chance that a policy is no faster than plain decoding, by the documents recorded and the cost's errors.

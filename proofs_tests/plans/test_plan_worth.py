@@ -113,6 +113,18 @@ def test_drafts_that_may_lose_are_left_out_at_the_stated_risk() -> None:
     assert 0 < drafted[0.01] < drafted[0.3] < 10
 
 
+def test_a_run_of_one_batch_gains_or_is_planned_off() -> None:
+    """Its rows come to their end one by one, and what a full batch gains is lost there: no plan is said to be slower."""
+    recorded = simulated_trace(prompts=24, tokens=48, spread=0.8, seed=5)
+    fitted, drafted = fit(recorded), 0
+    options = {"batches": (8,), "max_nodes": 4, "max_depth": 3, "resamples": 100, "prompts_per_workload": 8}
+    for draft_s in np.geomspace(1e-3, 3e-2, 16):
+        (entry,) = make_plan(fitted, cost(row_s=2e-3, draft_s=float(draft_s)), recorded, **options).entries
+        assert entry.policy == Off() or entry.prediction.speed_up.value > 1, (draft_s, entry.prediction.speed_up)
+        drafted += entry.policy != Off()
+    assert 0 < drafted < 16
+
+
 def test_a_certificate_says_what_it_certifies() -> None:
     recorded = simulated_trace(prompts=12, tokens=48, copying=0.05, seed=5)
     (entry,) = make_plan(fit(recorded), cost(), recorded, batches=(1,), max_nodes=8, resamples=100).entries

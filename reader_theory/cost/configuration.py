@@ -88,7 +88,7 @@ def windowed_layers(raw: Mapping[str, Any]) -> dict[str, int]:
     """`window`, the tokens that a layer of a window or chunk reads at most, and `windowed`, how many layers; or nothing."""
     kind = str(raw.get("model_type", ""))
     window = raw.get("attention_chunk_size") if kind.startswith("llama4") else raw.get("sliding_window")
-    if not window or raw.get("use_sliding_window", not kind.startswith("qwen")) is False:
+    if not window or not raw.get("use_sliding_window", not kind.startswith("qwen")):
         return {}
     layers = int(one_of(raw, "num_hidden_layers", "n_layer", "num_layers"))
     for name in ("layer_types", "no_rope_layers"):

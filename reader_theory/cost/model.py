@@ -1,7 +1,7 @@
 """A model's operators from its configuration: weights, bytes and FLOPs for tokens, batch, context and parallelism.
 
-Dense and grouped-query attention, whole or of a window, multi-latent attention (DeepSeek), mixture of experts, tied or untied head, quantised
-weights. Reads the JSON that a checkpoint carries; needs no other package.
+Dense and grouped-query attention, whole or of a window, multi-latent attention (DeepSeek), mixture of experts, tied or
+untied head, quantised weights. Reads the JSON that a checkpoint carries; needs no other package.
 """
 
 from __future__ import annotations
