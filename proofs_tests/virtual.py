@@ -60,6 +60,8 @@ class VirtualBench:
         Standard deviation of the logarithm by which a policy's steps differ from the sum of the terms.
     noise : float
         The same of one step.
+    evicts : float
+        Share by which the target's forward is slower where a draft ran before it.
     halts : float
         Chance that the machine is elsewhere for a while during a forward or a step.
     emits : float
@@ -74,6 +76,7 @@ class VirtualBench:
     wide: float = 0.03
     kind: float = 0.02
     noise: float = 0.02
+    evicts: float = 0.08
     halts: float = 0.0
     emits: float = 2.0
     seed: int = 0
@@ -102,7 +105,7 @@ class VirtualBench:
         asked = DraftForwards().sizes(policy.asked_widths, self.emits) if policy.asks and policy.kind != "grown" else ()
         drafted = sum(self.draft(batch, int(tokens), context) for tokens in asked)
         parts = {
-            "target": self.target(batch, width, context),
+            "target": (1 + self.evicts * (policy.asks is not None)) * self.target(batch, width, context),
             "draft": drafted + (2e-4 * batch if policy.kind == "grown" else 0.0),
             "retrieval": 6e-5 * batch if policy.retrieved is not None else 0.0,
             "verify": 1.2e-4 * batch,

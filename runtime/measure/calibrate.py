@@ -194,7 +194,9 @@ class _Kinds:
     @classmethod
     def of(cls, grid: Grid, drafts: tuple[str, ...], beside: bool) -> _Kinds:
         names = drafts or (DRAFT,)
-        probes, checks = probe_policies(grid.tokens, drafted=bool(drafts)), _check_policies(drafted=bool(drafts))
+        probes, checks = probe_policies(grid.tokens, drafted=False), _check_policies(drafted=bool(drafts))
+        if drafts:
+            probes += probe_policies(grid.narrow.tokens, drafted=True)
         asked = [tuple(dict.fromkeys(p.asking(n) for p in some for n in names)) for some in (probes, checks)]
         return cls(drafts, asked[0], asked[1], tuple(_datastore_policies()) if beside else ())
 
@@ -246,10 +248,12 @@ def _assembled(
     drafts, first = kinds.drafts, (kinds.drafts or (DRAFT,))[0]
     steps = [step for each in seen for step in each.steps]
     probed = [step for step in steps if step.policy in kinds.probes]
+    # A draft's weights drive the target's out of the caches: what that costs is in the closures of who drafts.
+    target = corrected_target(tables[TARGET], [step for step in probed if step.policy.asks is None])
     looked = [step for step in steps if step.policy in kinds.looked]
     own = [step for step in steps if step.policy not in kinds.looked and step.policy.asks in (None, first)]
     forwards = {
-        name: corrected_draft(tables[name], [step for step in probed if step.policy.asks in (None, name)])
+        name: corrected_draft(tables[name], [step for step in probed if step.policy.asks == name])
         for name in drafts
     }
     growth_s, growth_step_s = growing_term(forwards.get(first), [step for step in own if step.policy.kind == "grown"])
@@ -257,7 +261,7 @@ def _assembled(
     batch, tokens, context = REFERENCE
     open_cost = Cost(
         **facts,
-        target_forward=corrected_target(tables[TARGET], [step for step in probed if step.policy.asks in (None, first)]),
+        target_forward=target,
         drafters={
             **{name: DrafterCost(forward=table) for name, table in forwards.items()},
             RETRIEVAL: DrafterCost(term="lookups", row_s=retrieval_s),

@@ -29,11 +29,11 @@ ENOUGH = 0.25
 
 
 def probe_policies(tokens: Sequence[int], *, drafted: bool) -> list[Policy]:
-    """Off, and a policy for every number of verified tokens: bushy trees three deep, or retrieved chains."""
+    """A policy for every number of verified tokens: bushy trees three deep, or off and retrieved chains."""
     sizes = sorted({n - 1 for n in tokens if n > 1})
-    if not drafted:
-        return [Off(), *(Chain(min_match=1, offset=float(n), factor=0.0, max_tokens=n) for n in sizes)]
-    return [Off(), *(Static.of(_bush(n)) for n in sizes)]
+    if drafted:
+        return [Static.of(_bush(n)) for n in sizes]
+    return [Off(), *(Chain(min_match=1, offset=float(n), factor=0.0, max_tokens=n) for n in sizes)]
 
 
 def _bush(nodes: int) -> TokenTree:
