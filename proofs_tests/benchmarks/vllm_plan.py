@@ -121,7 +121,9 @@ def acceptance(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Imp
     apart: list[dict[str, Any]] = []
     for metric in after:
         old = first.get(_series(metric), {})
-        values: dict[str, Any] = {what: metric[what] - old.get(what, 0) for what in ("value", "count") if what in metric}
+        values: dict[str, Any] = {
+            what: metric[what] - old.get(what, 0) for what in ("value", "count") if what in metric
+        }
         if "values" in metric:
             earlier = old.get("values") or [0] * len(metric["values"])
             values["values"] = [now - then for now, then in zip(metric["values"], earlier, strict=True)]

@@ -30,7 +30,7 @@ CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 NEAR, NUGGET = 1.0, 0.05
 """Logarithm of a factor in size over which a measured residual fades by e, and noise of a point over the residuals'."""
 ADDED, ANYTHING = 0.03, 2.0
-"""Share of the fastest step that an engine is taken to add to one with look-ups, and the relative half-width of that."""
+"""Share of the fastest step that an engine adds to one with look-ups, assumed, and the relative half-width of that."""
 _NORMAL = 1.96
 
 

@@ -27,7 +27,7 @@ from runtime.measure.output_head import with_output_heads
 from runtime.measure.prompts import Progress, PromptLike
 from runtime.measure.record import Drafts, Names, models_of, names_of
 from runtime.measure.staircase import filled, stairs
-from runtime.measure.steady import STEPS, Meter, Stretch, level, middle_level, paired, predictive, watch
+from runtime.measure.steady import STEPS, Meter, Stretch, level, middle_level, paired, predictive, watch, within
 from runtime.models.base import LanguageModel
 from runtime.retrieval.datastore import Datastore
 
@@ -253,8 +253,7 @@ def _assembled(
     looked = [step for step in steps if step.policy in kinds.looked]
     own = [step for step in steps if step.policy not in kinds.looked and step.policy.asks in (None, first)]
     forwards = {
-        name: corrected_draft(tables[name], [step for step in probed if step.policy.asks == name])
-        for name in drafts
+        name: corrected_draft(tables[name], [step for step in probed if step.policy.asks == name]) for name in drafts
     }
     growth_s, growth_step_s = growing_term(forwards.get(first), [step for step in own if step.policy.kind == "grown"])
     retrieval_s, around = _terms_around(own)
@@ -286,8 +285,8 @@ def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pac
     """Whole steps as the engine's clock saw them over the sum of their terms, of each kind.
 
     Plain decoding has its own; every other kind has that times its ratio to plain decoding, whose interval has no part
-    in the machine's pace. Intervals are for a policy and a run to come: how policies and batches differ, and how the
-    pace moves.
+    in the machine's pace, but in what one pace does not tell: how far stretches of plain decoding differ at it.
+    Intervals are for a policy and a run to come: how policies and batches differ, and how the pace moves.
     """
     model = open_cost.model()
     judged = [(each, _ratios(model, each)) for each in seen if each.policy in (Off(), *kinds.checks, *kinds.looked)]
@@ -295,6 +294,7 @@ def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pac
     for each, ratios in judged:
         if each.policy.shape == "off":
             plain[each.batch].append(level(ratios))
+    uneven = within(list(plain.values()))
     off = predictive([[float(np.mean(values)) for values in plain.values()]], beside=pace.spread)
     cells: dict[str, dict[Policy, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (policy, _), values in paired([(each, middle_level(ratios)) for each, ratios in judged]).items():
@@ -305,7 +305,7 @@ def _closures(open_cost: Cost, seen: Sequence[Stretch], kinds: _Kinds, pace: Pac
     return {
         "closure": every,
         "closures": {"off": off, **closures},
-        "ratios": {who: predictive(logs) for who, logs in kinds_of.items()},
+        "ratios": {who: predictive(logs, beside=uneven) for who, logs in kinds_of.items()},
     }
 
 

@@ -17,7 +17,7 @@ from reader_theory.cost.pace import smoothed_pace
 from reader_theory.documents import Policy
 from reader_theory.errors import DisturbedMachineError
 from runtime.measure.bench import Point
-from runtime.measure.steady import Stretch
+from runtime.measure.steady import Stretch, within
 
 __all__ = ["Samples", "Trouble", "check_stretches", "check_tables", "refuse"]
 
@@ -68,12 +68,9 @@ def check_stretches(stretches: Sequence[Stretch], readings: Sequence[float]) -> 
         seconds = [s.timing.step_s for s in each.steps if s.timing.width == each.steps[0].timing.width]
         if each.policy.shape == "off":
             cells[each.policy, each.batch].append(float(np.log(np.median(seconds))))
-    repeated = [values for values in cells.values() if len(values) > 1]
-    if repeated:
-        freedom = sum(len(values) - 1 for values in repeated)
-        spread = float(np.sqrt(sum(float(np.var(v)) * len(v) for v in repeated) / freedom))
-        if spread > UNSTEADY:
-            found.append(Trouble(f"stretches of plain decoding at one batch differ by {spread:.0%}, at one pace"))
+    spread = within(list(cells.values()))
+    if spread > UNSTEADY:
+        found.append(Trouble(f"stretches of plain decoding at one batch differ by {spread:.0%}, at one pace"))
     return found
 
 

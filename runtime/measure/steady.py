@@ -24,7 +24,7 @@ from runtime.engine.counters import StepTiming
 from runtime.measure.bench import Bench, Point, SeenStep
 from runtime.measure.prompts import Progress
 
-__all__ = ["STEPS", "Meter", "Stretch", "level", "middle_level", "paired", "predictive", "watch"]
+__all__ = ["STEPS", "Meter", "Stretch", "level", "middle_level", "paired", "predictive", "watch", "within"]
 
 Floats = NDArray[np.float64]
 
@@ -204,6 +204,12 @@ def predictive(logs: Sequence[Sequence[float]], *, beside: float = 0.0) -> Estim
     half = float(np.hypot(half, 1.96 * beside))
     value, low, high = np.exp([middle, middle - half, middle + half])
     return Estimate(value=float(value), low=float(low), high=float(high), origin="measured")
+
+
+def within(levels: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of logarithms about the mean of their group; 0 where no group has two."""
+    freedom = sum(len(each) - 1 for each in levels)
+    return float(np.sqrt(sum(float(np.var(each)) * len(each) for each in levels) / freedom)) if freedom > 0 else 0.0
 
 
 def _scaled(timing: StepTiming, factor: float) -> StepTiming:

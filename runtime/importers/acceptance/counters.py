@@ -157,7 +157,7 @@ def row_steps(counts: Mapping[str, float]) -> float | None:
 
 
 def emitted(counts: Mapping[str, float]) -> float | None:
-    """Tokens that decode steps gave: all but a request's first, which prefill gives. None where these are not counted."""
+    """Tokens that decode steps gave: all but a request's first, which prefill gives. None where not counted."""
     first = counts.get(SERVED[2], counts.get(SERVED[1]))
     return None if first is None or SERVED[0] not in counts else max(counts[SERVED[0]] - first, 0.0)
 
