@@ -45,7 +45,7 @@ def test_what_an_engine_adds_to_steps_with_look_ups_is_told_by_its_steps(added: 
 
 
 def test_more_tokens_never_take_less() -> None:
-    """Between two points that are both above the sheet, what is left of them fades: a step was shorter than a plain one."""
+    """Between two points above the sheet, what is left of them fades: a step was shorter than a plain one."""
     table = np.array(held(SERVED, 3e-3).target_forward.seconds)
     assert (np.diff(table, axis=1) >= 0).all()
 

@@ -114,7 +114,7 @@ def test_drafts_that_may_lose_are_left_out_at_the_stated_risk() -> None:
 
 
 def test_a_run_of_one_batch_gains_or_is_planned_off() -> None:
-    """Its rows come to their end one by one, and what a full batch gains is lost there: no plan is said to be slower."""
+    """Its rows come to their end one by one, where a full batch gain is lost: no plan is said to be slower."""
     recorded = simulated_trace(prompts=24, tokens=48, spread=0.8, seed=5)
     fitted, drafted = fit(recorded), 0
     options = {"batches": (8,), "max_nodes": 4, "max_depth": 3, "resamples": 100, "prompts_per_workload": 8}

@@ -85,7 +85,7 @@ def one_of(raw: Mapping[str, Any], *names: str) -> Any:
 
 
 def windowed_layers(raw: Mapping[str, Any]) -> dict[str, int]:
-    """`window`, the tokens that a layer of a window or chunk reads at most, and `windowed`, how many layers; or nothing."""
+    """`window`, tokens that a layer of a window or chunk reads at most, and `windowed`, how many; or nothing."""
     kind = str(raw.get("model_type", ""))
     window = raw.get("attention_chunk_size") if kind.startswith("llama4") else raw.get("sliding_window")
     if not window or not raw.get("use_sliding_window", not kind.startswith("qwen")):
