@@ -113,7 +113,7 @@ def document_rows(traces: int) -> list[dict[str, float]]:
     for documents in (2, 3, 4, 6, 12):
         for each in (1, 3, 6):
             found = by_documents(documents, each, traces, truth)
-            rows.append({"documents": documents, "prompts_each": each, **found})
+            rows.append({"documents": documents, "prompts_each": each, "share": found})
             shares = [f"{100 * found[name]:.1f} %" for name in ("documents", "prompts", "width")]
             print(f"{documents:>10} {each:>13} {shares[0]:>8} {shares[1]:>11} {shares[2]:>8}", flush=True)
     return rows

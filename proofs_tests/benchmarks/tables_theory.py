@@ -127,7 +127,11 @@ def search(result: dict[str, Any]) -> str:
 def documents(result: dict[str, Any]) -> str:
     """Coverage of 95 % intervals on tokens a step, by documents and prompts of each."""
     rows = [
-        [str(row["documents"]), str(row["prompts_each"]), *(f"{row[name]:.1%}" for name in ("documents", "prompts"))]
+        [
+            str(row["documents"]),
+            str(row["prompts_each"]),
+            *(f"{row['share'][name]:.1%}" for name in ("documents", "prompts")),
+        ]
         for row in result.get("documents", [])
     ]
     return _table(["documents", "prompts of each", "by documents", "by prompts, sources unknown"], rows)
