@@ -187,7 +187,7 @@ class StepCost:
             "drafter": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).body),
             "drafter head": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).head),
             "retrieval": lambda c: c.over(RETRIEVAL, lambda b, n, x: self.query_s * b),
-            "drafting": lambda c: self.drafting_s * c.drafting,
+            "drafting": lambda c: np.where(c.drafting, self.drafting_s, 0.0),
             "verification": lambda c: 4 * 4.0 * c.verified * vocabulary / bandwidth,
             "commit": lambda c: 2.0 * moved * c.verified / bandwidth,
             "launch": self._launch,
