@@ -59,7 +59,7 @@ def flips(study: ImportedStudy, batch: int, context: float) -> list[Flip]:
 
 
 def acceptance_scaled(study: ImportedStudy, factor: float) -> ImportedStudy:
-    """The study with every counted conditional `factor` times as high, at most 1."""
+    """The study with every counted conditional `factor` times as high, at most 1, and the same share of drafts kept."""
     told = study.told
     depths = tuple(
         each.model_copy(update={"accepted": min(each.accepted * factor, each.reached),
@@ -67,6 +67,9 @@ def acceptance_scaled(study: ImportedStudy, factor: float) -> ImportedStudy:
         for each in told.depths
     )  # fmt: skip
     fake: ImportedAcceptance = told.model_copy(update={"depths": depths})
+    if told.emitted is not None and told.row_steps:
+        emitted = told.row_steps * (1.0 + told.kept * fake.accepted_per_row_step)
+        fake = fake.model_copy(update={"emitted": emitted})
     return ImportedStudy(fake, study.cost, study.drafter, study.max_depth, study.resamples, study.seed)
 
 

@@ -84,12 +84,21 @@ class ImportedAcceptance(Document):
         return 1.0 if not self.row_steps else min(self.drafts / self.row_steps, 1.0)
 
     @property
+    def accepted_per_row_step(self) -> float:
+        """Drafts accepted, over all decode steps."""
+        return self.coverage * float(np.cumprod(self.table[:, 0]).sum())
+
+    @property
+    def kept(self) -> float:
+        """Share of the accepted drafts that lay before their request's end; 1 where tokens were not counted."""
+        if self.emitted is None or not self.row_steps or self.accepted_per_row_step <= 0:
+            return 1.0
+        return float(np.clip((self.emitted / self.row_steps - 1.0) / self.accepted_per_row_step, 0.0, 1.0))
+
+    @property
     def tokens_per_row_step(self) -> float:
-        """Of all decode steps: what these emitted, where it was counted, or one more than they accepted."""
-        accepted = 1.0 + self.coverage * float(np.cumprod(self.table[:, 0]).sum())
-        if self.emitted is None or not self.row_steps:
-            return accepted
-        return float(np.clip(self.emitted / self.row_steps, 1.0, accepted))
+        """Of all decode steps: one, and the accepted drafts that were kept."""
+        return 1.0 + self.kept * self.accepted_per_row_step
 
     @property
     def table(self) -> FloatArray:
