@@ -136,14 +136,9 @@ class ImportedStudy:
         self.workload = told.workload
 
     @cached_property
-    def shares(self) -> Floats:
-        """(D,) share of decode steps that accepted 1, 2, ... tokens or more."""
-        return np.asarray(self.told.coverage * np.cumprod(self.told.table[:, 0]), dtype=np.float64)
-
-    @cached_property
     def lengths(self) -> list[Acceptance]:
         """Chains of 0, 1, ... tokens, as long as counted and as asked for."""
-        runs = RightRuns.of_shares(self.shares)
+        runs = RightRuns.of_shares(self.told.shares)
         drawn = RightRuns(_drawn(self.told, runs.goes_on, self.resamples, self.seed))
         found = [Acceptance(1.0, np.ones(self.resamples), 0.0, 0.0)]
         whole, longest = float(runs.tokens_per_step(self.told.depth)), self.told.depth

@@ -84,9 +84,14 @@ class ImportedAcceptance(Document):
         return 1.0 if not self.row_steps else min(self.drafts / self.row_steps, 1.0)
 
     @property
+    def shares(self) -> FloatArray:
+        """(D,) float64: share of decode steps that accepted 1, 2, ... tokens or more."""
+        return np.asarray(self.coverage * np.cumprod(self.table[:, 0]), dtype=np.float64)
+
+    @property
     def accepted_per_row_step(self) -> float:
         """Drafts accepted, over all decode steps."""
-        return self.coverage * float(np.cumprod(self.table[:, 0]).sum())
+        return float(self.shares.sum())
 
     @property
     def kept(self) -> float:

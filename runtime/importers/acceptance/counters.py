@@ -15,7 +15,9 @@ __all__ = ["SERVED", "Counters", "Sample", "row_steps", "samples"]
 _NAME = re.compile(
     r"(?:(?P<engine>\w+)[:_])?spec_decode_num_(?P<what>drafts|draft_tokens|accepted_tokens(?:_per_pos)?)"
 )
-SERVED = ("generation_tokens", "request_success", "time_to_first_token_seconds", "inter_token_latency_seconds")
+SERVED = (TOKENS, DONE, FIRST, PAUSES) = (
+    "generation_tokens", "request_success", "time_to_first_token_seconds", "inter_token_latency_seconds",
+)  # fmt: skip
 """What vLLM counts of requests, and how often it timed the first token of one, and the pause before its later ones."""
 _SERVED = re.compile(rf"vllm[:_](?P<what>{'|'.join(SERVED)})(?:_total|_count)?$")
 _WANTED = re.compile(r"(?:\w+[:_])?spec_decode_num_|vllm[:_](?:generation_tokens|request_success|\w+_seconds_count)")
@@ -152,14 +154,14 @@ def row_steps(counts: Mapping[str, float]) -> float | None:
     over the same time as the drafts.
     """
     given = emitted(counts)
-    steps = counts.get(SERVED[3], None if given is None else given - sum(positions(counts)))
+    steps = counts.get(PAUSES, None if given is None else given - sum(positions(counts)))
     return steps if steps is not None and steps >= counts["drafts"] else None
 
 
 def emitted(counts: Mapping[str, float]) -> float | None:
     """Tokens that decode steps gave: all but a request's first, which prefill gives. None where not counted."""
-    first = counts.get(SERVED[2], counts.get(SERVED[1]))
-    return None if first is None or SERVED[0] not in counts else max(counts[SERVED[0]] - first, 0.0)
+    first = counts.get(FIRST, counts.get(DONE))
+    return None if first is None or TOKENS not in counts else max(counts[TOKENS] - first, 0.0)
 
 
 def positions(counts: Mapping[str, float]) -> list[float]:
