@@ -189,3 +189,19 @@ def test_one_step_of_a_number_of_tokens_does_not_move_the_table() -> None:
     alone = corrected_target(table, seen)
     assert corrected_target(table, [*seen, halted]) == alone
     assert corrected_target(table, [*seen, *[halted] * len(seen)]) != alone
+
+
+def test_a_number_of_tokens_that_its_stretches_flatter_stays_on_the_line_of_the_others() -> None:
+    """A plan takes the number of tokens that looks cheapest; of luck, no more than a third reaches the table."""
+    bench = VirtualBench(seed=3, kind=0.0, noise=0.0, warm=0.0)
+    chains = [Chain(min_match=1, offset=float(n), factor=0.0, max_tokens=n) for n in (1, 2, 4, 8, 16)]
+    seen = [s for chain in chains for s in bench.stretch((), chain, 2, 20) if s is not None]
+    lucky = [
+        replace(s, timing=replace(s.timing, target_s=0.85 * s.timing.target_s)) if s.timing.width == 9 else s
+        for s in seen
+    ]
+    table = CostTable(
+        batch=(2,), tokens=(1, 2, 3, 5, 9, 17), context=(128,), seconds=((((0.02,),) * 6),), relative_spread=0.0
+    )
+    told, right = (corrected_target(table, steps).at(2, 9, 128) for steps in (lucky, seen))
+    assert told == pytest.approx(right, rel=0.15 / 3)
