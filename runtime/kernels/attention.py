@@ -73,7 +73,7 @@ class TorchAttention:
 class CompiledAttention(TorchAttention):
     """Compiled, in float32 and bfloat16 on a CPU; what a query reads has the same bits whatever stands beside it.
 
-    Operands of other types and layouts, and heads whose entries are no multiple of 32, go to torch.
+    Operands of other types and layouts, and heads whose entries do not fill pairs of registers, go to torch.
     """
 
     def __init__(self, run: Pool, mask: Tensor | None, queries: int, group: int, scale: float) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from runtime.kernels.cpu.vectors import LANES
 from runtime.kernels.product import streamed
 
 __all__ = ["ROWS", "ROW_BUCKETS", "Choice", "choose", "pack", "row_products"]
@@ -209,7 +210,7 @@ def _processor() -> str:
 
 
 def _machine() -> str:
-    products = "+".join(row_products())
+    products = f"{'+'.join(row_products())} of {LANES} lanes"
     return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {products},"
 
 

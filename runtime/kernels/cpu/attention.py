@@ -19,7 +19,7 @@ from runtime.kernels.cpu.lanes import bits32, float32_of, same, widened
 from runtime.kernels.cpu.powers import exp2
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vector_product import spread
-from runtime.kernels.cpu.vectors import BLOCK, GROUP, LANES, VECTOR, WORDS, number, place
+from runtime.kernels.cpu.vectors import BLOCK, GROUP, LANES, SUMS, VECTOR, WORDS, number, place
 from runtime.retrieval.bodies.memory import pointer
 
 __all__ = ["STEP", "room_bytes", "share_of_attention"]
@@ -69,9 +69,9 @@ def _scores(
         q, keys, out, size, apart, slots, wide, many = args[:8]
 
         def block(slot: Any, rows: int, queries: int) -> None:
-            def read(row: int, step: Any) -> list[Any]:
+            def read(row: int, step: Any, part: int) -> Any:
                 at = builder.add(keys, builder.mul(builder.add(slot, number(row)), apart))
-                return _read(builder, place(builder, at, (step, STEP * held)), held)
+                return _read(builder, place(builder, at, (step, STEP * held)), held)[part]
 
             sums = vectors.partial_products(builder, q, size, (rows, queries), STEP, read)
             scores = vectors.totals(builder, [sums[row][query] for query in range(queries) for row in range(rows)])
@@ -140,7 +140,7 @@ def _weighted(
 
         for queries in range(1, BLOCK + 1):
             with builder.if_then(builder.icmp_signed("==", many, number(queries))):
-                pairs = 2 if queries <= GROUP else 1
+                pairs = 2 if 4 * queries <= SUMS else 1
                 whole = builder.mul(builder.udiv(size, number(pairs * STEP)), number(pairs * STEP))
                 with for_range_slice(builder, number(0), whole, number(pairs * STEP)) as (first, _):
                     columns(first, queries, pairs)

@@ -20,22 +20,21 @@ from runtime.kernels.cpu.vectors import BLOCK, GROUP, I8, I16, LANES, VECTOR, WO
 
 __all__ = ["share_of_codes", "share_of_values"]
 
-ENTRIES = 2 * LANES
+ENTRIES = 32
 """What the number of a row's entries is a multiple of: of 4 bits, so many share a scale."""
+PARTS = ENTRIES // LANES
 BYTES, HALVES = ir.VectorType(I8, LANES), ir.VectorType(I16, LANES)
 
 
-def _codes(builder: Any, address: Any, bits: int) -> list[Any]:
-    """32 codes as two vectors of float32."""
-    read = vectors.load(builder, address, BYTES, 1)
-    if bits == 8:
-        more = vectors.load(builder, place(builder, address, (number(1), LANES)), BYTES, 1)
-        words = [builder.sext(read, WORDS), builder.sext(more, WORDS)]
-    else:
-        wide = builder.sext(read, WORDS)
-        low = builder.ashr(builder.shl(wide, number(28, WORDS)), number(28, WORDS))
-        words = [low, builder.ashr(wide, number(4, WORDS))]
-    return [builder.sitofp(each, VECTOR) for each in words]
+def _codes(builder: Any, address: Any, bits: int, part: int) -> Any:
+    """A part of `ENTRIES` codes as a vector of float32."""
+    high, of_half = divmod(part, PARTS // 2)
+    at = part if bits == 8 else of_half
+    words = builder.sext(vectors.load(builder, place(builder, address, (number(at), LANES)), BYTES, 1), WORDS)
+    if bits == 4:
+        raised = words if high else builder.shl(words, number(28, WORDS))
+        words = builder.ashr(raised, number(4 if high else 28, WORDS))
+    return builder.sitofp(words, VECTOR)
 
 
 def _scale(builder: Any, scales: Any, index: Any) -> Any:
@@ -69,14 +68,14 @@ def _over(
             def scale_at(number_of: int, step: Any) -> Any:
                 return builder.add(builder.mul(builder.add(row, number(number_of)), of_row), step)
 
-            def read(number_of: int, step: Any) -> list[Any]:
+            def read(number_of: int, step: Any, part: int) -> Any:
                 here = place(builder, start, (row_bytes, number_of), (step, ENTRIES * size // 8))
-                vectors.prefetch(builder, builder.add(here, number(AHEAD)))
-                values = _codes(builder, here, size)
+                if part == 0:
+                    vectors.prefetch(builder, builder.add(here, number(AHEAD)))
+                values = _codes(builder, here, size, part)
                 if size == 8:
                     return values
-                scale = _scale(builder, scales, scale_at(number_of, step))
-                return [builder.fmul(each, scale) for each in values]
+                return builder.fmul(values, _scale(builder, scales, scale_at(number_of, step)))
 
             sums = vectors.products(builder, x, k, (rows, many), ENTRIES, read)
             for number_of, each in enumerate(sums):
@@ -120,11 +119,11 @@ def _values(typing: Any, weight: Any, scales: Any, out: Any, k: Any, bits: Any) 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         weight, scales, out, k = args[:4]
         with cgutils.for_range(builder, builder.udiv(k, number(ENTRIES))) as loop:
-            values = _codes(builder, place(builder, weight, (loop.index, ENTRIES * size // 8)), size)
-            if size == 4:
-                scale = _scale(builder, scales, loop.index)
-                values = [builder.fmul(each, scale) for each in values]
-            for part, value in enumerate(values):
+            held = place(builder, weight, (loop.index, ENTRIES * size // 8))
+            for part in range(PARTS):
+                value = _codes(builder, held, size, part)
+                if size == 4:
+                    value = builder.fmul(value, _scale(builder, scales, loop.index))
                 here = place(builder, out, (loop.index, 2 * ENTRIES), (number(part), 2 * LANES))
                 vectors.store(builder, vectors.rounded(builder, value), here)
         return context.get_dummy_value()

@@ -13,13 +13,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from runtime.kernels.cpu import vectors
+from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vectors import BLOCK, GROUP, LANES, VECTOR, WORDS, number, place
 
 __all__ = ["AHEAD", "STEP", "STRETCH", "share_of_vectors", "spread"]
 
-STEP = {4: LANES, 2: 2 * LANES}
-"""Entries of a row that are read at once, by their bytes."""
+STEP = {size: LINE // size for size in (4, 2)}
+"""Entries of a row that are read in one step, a line of memory, by their bytes."""
 STRETCH = 16
 """Weight rows that stay in the cache while every block of inputs passes over them."""
 AHEAD = 9216
@@ -45,11 +46,13 @@ def _over(
         def block(row: Any, rows: int, many: int) -> None:
             start = place(builder, weight, (builder.mul(row, k), entry))
 
-            def read(number_of: int, step: Any) -> list[Any]:
-                here = place(builder, start, (k, entry * number_of), (step, STEP[entry] * entry))
-                vectors.prefetch(builder, builder.add(here, number(AHEAD)))
-                words = vectors.load(builder, here, WORDS, entry)
-                return [builder.bitcast(words, VECTOR)] if entry == 4 else vectors.split(builder, words)
+            def read(number_of: int, step: Any, part: int) -> Any:
+                here = place(builder, start, (k, entry * number_of), (step, LINE))
+                if part == 0:
+                    vectors.prefetch(builder, builder.add(here, number(AHEAD)))
+                words = part * entry // 4
+                held = vectors.load(builder, place(builder, here, (number(words), 4 * LANES)), WORDS, entry)
+                return builder.bitcast(held, VECTOR) if entry == 4 else vectors.split(builder, held)[part % 2]
 
             sums = vectors.products(builder, x, k, (rows, many), STEP[entry], read)
             for of_row, each in enumerate(sums):
@@ -66,7 +69,7 @@ def _over(
 
 @intrinsic
 def spread(typing: Any, bits: Any, room: Any, k: Any) -> Any:
-    """Write k bfloat16 as float32: of every 32 the even ones, then the odd ones."""
+    """Write k bfloat16 as float32: of every two vectors of them the even ones, then the odd ones."""
     del typing
     signature = types.void(types.int64, types.int64, types.int64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core.cgutils import alloca_once_value, for_range, for_range_slice, get_or_insert_function
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "I16",
     "I64",
     "LANES",
+    "SUMS",
     "VECTOR",
     "WORDS",
     "call",
@@ -36,11 +37,14 @@ __all__ = [
     "transposed",
 ]
 
-LANES = 16
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""Numbers in a register of this processor."""
+SUMS = LANES
+"""Sums that stay in registers, half of which are there for them: 32 registers of 16 lanes, or 16 of 8."""
 GROUP = 4
-"""What the number of weight rows is a multiple of: so many are read side by side with up to as many inputs."""
-BLOCK = 8
-"""Inputs that are multiplied at once, at most; more than `GROUP` with two weight rows at once."""
+"""What the number of weight rows is a multiple of: so many are read side by side, or fewer with many inputs."""
+BLOCK = SUMS // 2
+"""Inputs that are multiplied at once, at most, with two weight rows at once."""
 F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 
@@ -80,7 +84,7 @@ def store(builder: Any, value: Any, address: Any, align: int = 2) -> None:
 
 
 def split(builder: Any, words: Any) -> list[Any]:
-    """Of 32 bfloat16 in 16 words, the even ones and the odd ones as float32."""
+    """Of two bfloat16 a word, the even ones and the odd ones as float32."""
     even = builder.shl(words, number(16, WORDS))
     odd = builder.and_(words, number(0xFFFF0000, WORDS))
     return [builder.bitcast(even, VECTOR), builder.bitcast(odd, VECTOR)]
@@ -112,7 +116,7 @@ def in_blocks(
     the registers.
     """
     for many in range(1, BLOCK + 1):
-        rows = min(most, GROUP if many <= GROUP else 2)
+        rows = min(most, next(rows for rows in (GROUP, 2) if rows * many <= SUMS))
         with (
             builder.if_then(builder.icmp_signed("==", inputs, number(many))),
             for_range_slice(builder, first, last, number(rows)) as (row, _),
@@ -121,7 +125,7 @@ def in_blocks(
 
 
 def products(
-    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any], Sequence[Any]]
+    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any, int], Any]
 ) -> list[list[Any]]:
     """Sums over k of some weight rows times some inputs, (rows, inputs) = `shape`, in the same order whatever it is.
 
@@ -132,7 +136,7 @@ def products(
 
 
 def partial_products(
-    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any], Sequence[Any]]
+    builder: Any, x: Any, k: Any, shape: tuple[int, int], entries: int, read: Callable[[int, Any, int], Any]
 ) -> list[list[Any]]:
     """The same before their lanes are summed.
 
@@ -140,22 +144,22 @@ def partial_products(
     ----------
     x : address of float32 inputs, k apart
     entries : int
-        Of a row, read at once.
-    read : of a row's number and a step
-        Those entries as vectors.
+        Of a row, read in one step: a multiple of `LANES`.
+    read : of a row's number, a step and a part of it
+        That part's entries as a vector.
     """
     rows, inputs = shape
     zero = number(0.0, VECTOR)
     sums = [[alloca_once_value(builder, zero) for _ in range(inputs)] for _ in range(rows)]
     with for_range(builder, builder.udiv(k, number(entries))) as loop:
-        values = [read(row, loop.index) for row in range(rows)]
-        for i in range(inputs):
-            for part in range(entries // LANES):
+        for part in range(entries // LANES):
+            values = [read(row, loop.index, part) for row in range(rows)]
+            for i in range(inputs):
                 here = place(builder, x, (k, 4 * i), (loop.index, 4 * entries), (number(part), 4 * LANES))
                 value = load(builder, here, VECTOR, 4)
                 for row in range(rows):
                     old = builder.load(sums[row][i])
-                    new = call(builder, f"llvm.fma.v{LANES}f32", values[row][part], value, old, result=VECTOR)
+                    new = call(builder, f"llvm.fma.v{LANES}f32", values[row], value, old, result=VECTOR)
                     builder.store(new, sums[row][i])
     return [[builder.load(each) for each in row] for row in sums]
 
@@ -171,7 +175,7 @@ def total(builder: Any, vector: Any) -> Any:
 
 
 def totals(builder: Any, sums: Sequence[Any]) -> Any:
-    """`total` of up to 16 vectors at once, in the lanes of one; the sums are the same."""
+    """`total` of up to `LANES` vectors at once, in the lanes of one; the sums are the same."""
     none = ir.Constant(VECTOR, ir.Undefined)
     parts = [sums[lane] if lane < len(sums) else none for lane in map(_reversed, range(LANES))]
     half = LANES
@@ -197,7 +201,7 @@ def part_of(builder: Any, vector: Any, first: int, lanes: int) -> Any:
 
 
 def transposed(builder: Any, vectors: Sequence[Any]) -> list[Any]:
-    """Of 16 vectors the first lanes, the second lanes, and so on."""
+    """Of `LANES` vectors the first lanes, the second lanes, and so on."""
     turned, apart = list(vectors), LANES // 2
     while apart:
         low = [j if not j & apart else LANES + j - apart for j in range(LANES)]
