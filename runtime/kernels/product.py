@@ -18,6 +18,7 @@ from torch.nn import functional
 from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import Pool, pool
 from runtime.kernels.cpu.vectors import GROUP
+from runtime.kernels.program import Operation
 
 __all__ = ["Streamed", "streamed"]
 
@@ -44,6 +45,11 @@ class Streamed:
             self._tiles, told = tile_product, tile_product.CONFIGURATION
             self._configuration = ctypes.create_string_buffer(told, len(told))
 
+    @property
+    def has_tiles(self) -> bool:
+        """Whether bfloat16 is multiplied on matrix tiles, torch's own products among them."""
+        return self._tiles is not None
+
     def fits(self, weight: torch.Tensor) -> bool:
         """Whether this product is for an (n, k) weight of its type and shape, where it lies."""
         return (
@@ -56,22 +62,28 @@ class Streamed:
         )
 
     def of_codes(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """Inputs times a weight in codes, bfloat16.
+        """Inputs times a weight in codes, bfloat16; arguments beside x (m, k) as `operation_of_codes` takes them."""
+        return self._once(self.operation_of_codes(codes, scales, len(x)), x.contiguous(), codes.shape[0])
+
+    def operation_of_codes(self, codes: torch.Tensor, scales: torch.Tensor, inputs: int) -> Operation:
+        """`of_codes` as a part of a program, on a weight that is kept.
 
         Parameters
         ----------
-        x : (m, k) bfloat16
-            k a multiple of 32.
         codes : (n, k) int8, or (n, k / 2) uint8
-            Of 8 bits, or of 4: of each 32 entries, 16 bytes whose low halves are the first 16. n a multiple of 4.
+            Of 8 bits, or of 4: of each 32 entries, 16 bytes whose low halves are the first 16. n a multiple of 4, k
+            one of 32.
         scales : (n,) float32 for 8 bits, (n, k / 32) float32 for 4
+        inputs : int
         """
-        (inputs, k), n, threads = x.shape, codes.shape[0], torch.get_num_threads()
-        x, out = x.contiguous(), x.new_empty((inputs, n))
-        room = torch.empty(threads * inputs * k, dtype=torch.float32)
-        held, bits = (codes, scales, x, out, room), 8 if codes.dtype == torch.int8 else 4
-        self._run(self._codes.share_of_codes.address, (*(each.data_ptr() for each in held), inputs, n, k, bits))
-        return out
+        bits, threads = 8 if codes.dtype == torch.int8 else 4, torch.get_num_threads()
+        (n, wide), weight = codes.shape, (codes.data_ptr(), scales.data_ptr())
+        k = wide * 8 // bits
+        return Operation(
+            self._codes.share_of_codes.address,
+            threads * inputs * k * 4,
+            lambda x, out, room: (*weight, x, out, room, inputs, n, k, bits),
+        )
 
     def values(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """(n, k) bfloat16: codes of 8 bits as they are, those of 4 bits times their scales; see `of_codes`."""
@@ -87,16 +99,23 @@ class Streamed:
         alike = x.ndim == 2 and x.dtype == weight.dtype and x.shape[1] == weight.shape[-1]
         if not (alike and self.fits(weight) and x.is_contiguous() and len(x)):
             return functional.linear(x, weight)
-        (inputs, k), n, threads = x.shape, weight.shape[0], torch.get_num_threads()
-        out = x.new_empty((inputs, n))
-        if self._tiles is not None and x.dtype == torch.bfloat16 and n % self._tiles.ROWS == 0:
-            room = torch.empty(threads * self._tiles.room_bytes(inputs, k) + LINE, dtype=torch.uint8)
-            share, last = self._tiles.share_of_tiles, ctypes.addressof(self._configuration)
-        else:
-            room = torch.empty(threads * inputs * k * 4 + LINE if x.element_size() == 2 else 0, dtype=torch.uint8)
-            share, last = self._vectors.share_of_vectors, x.element_size()
+        return self._once(self.operation(weight, len(x)), x, weight.shape[0])
+
+    def operation(self, weight: torch.Tensor, inputs: int) -> Operation:
+        """The product as a part of a program, of so many inputs and a weight that is kept and that `fits`."""
+        (n, k), size, threads = weight.shape, weight.element_size(), torch.get_num_threads()
+        share, room, last = self._vectors.share_of_vectors, threads * inputs * k * 4 if size == 2 else 0, size
+        if self._tiles is not None and size == 2 and n % self._tiles.ROWS == 0:
+            share, room = self._tiles.share_of_tiles, threads * self._tiles.room_bytes(inputs, k)
+            last = ctypes.addressof(self._configuration)
+        held = weight.data_ptr()
+        return Operation(share.address, room, lambda x, out, room: (held, x, out, room, inputs, n, k, last))
+
+    def _once(self, operation: Operation, x: torch.Tensor, n: int) -> torch.Tensor:
+        """An operation on its own."""
+        out, room = x.new_empty((len(x), n)), torch.empty(operation.room_bytes + LINE, dtype=torch.uint8)
         aligned = -(-room.data_ptr() // LINE) * LINE
-        self._run(share.address, (weight.data_ptr(), x.data_ptr(), out.data_ptr(), aligned, inputs, n, k, last))
+        self._run(operation.share, operation.task(x.data_ptr(), out.data_ptr(), aligned))
         return out
 
 

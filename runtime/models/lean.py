@@ -25,6 +25,7 @@ from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 from runtime.models.low_bits import Codes, PackedCodes, QuantisedLinear
 from runtime.models.memory import give_back, trim
+from runtime.models.whole import Whole
 
 __all__ = ["LeanModel", "Weights", "is_lean"]
 
@@ -178,11 +179,13 @@ class LeanModel(LanguageModel):
             self.embedding, self.norm = model.model.embed_tokens, model.model.norm
             self.head = FollowingLinear([model.lm_head], adaptive=adaptive)
             self.layers = [self._following(layer, adaptive) for layer in model.model.layers]
+            self._whole = None
             return
         self.embedding = _Weight(model.model.embed_tokens.weight.data)
         self.layers = [self._layer(layer, options) for layer in model.model.layers]
         self.norm = _Weight(model.model.norm.weight.data)
         self.head = self._product([model.lm_head], options)
+        self._whole = Whole() if self.device.type == "cpu" else None
 
     def _product(
         self, modules: Sequence[Any], options: dict[str, Any], paired: int = 0
@@ -260,6 +263,7 @@ class LeanModel(LanguageModel):
         """The same with some of its layers alone; the weights are the same."""
         part = copy(self)
         part.layers, part.name, part.scheme = [self.layers[i] for i in layers], name, None
+        part._whole = None if self._whole is None else Whole()
         return part
 
     def new_cache(self, rows: int, slots: int) -> RowCache:
@@ -286,6 +290,10 @@ class LeanModel(LanguageModel):
         if self._untouched is not None:
             self._untouched.check()
         batch, queries = tokens.shape
+        if self._whole is not None and (queries == 1 or not last_only):
+            found = self._whole(self, tokens, positions, mask, cache, hidden)
+            if found is not None:
+                return found
         x = self.embedding.weight[tokens.reshape(-1)]
         rotation = self.rotations[positions.reshape(-1)]
         group = self.heads // self.kv_heads

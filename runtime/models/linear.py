@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from runtime.models.products import ROW_BUCKETS, ROWS, Choice, Product, choose, pack, row_products
+from runtime.kernels.product import streamed
+from runtime.kernels.program import Operation
+from runtime.models.products import ROW_BUCKETS, ROWS, STREAMED, Choice, Product, choose, chosen, pack, row_products
 
 __all__ = ["ROW_BUCKETS", "AdaptiveLinear", "FollowingLinear"]
 
@@ -32,6 +34,7 @@ class AdaptiveLinear:
     ----------
     weight : (n, k) tensor or None
         None where it is packed.
+    outputs : int
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class AdaptiveLinear:
         spare_bytes: int = 1 << 24,
         others: torch.Tensor | None = None,
     ) -> None:
-        self.bias = bias
+        self.bias, self.outputs, self._adaptive = bias, weight.shape[0], adaptive
         self.choice = choose(weight, spare_bytes, others) if adaptive else Choice()
         weight = weight.contiguous()
         packed = None if in_rows or self.choice.layout == ROWS else pack(weight, self.choice.layout)
@@ -61,6 +64,17 @@ class AdaptiveLinear:
         bucket = min((x.shape[0] - 1).bit_length(), len(self._by_rows) - 1)
         out = self._by_rows[bucket](x)
         return out if self.bias is None else out + self.bias
+
+    def operation(self, inputs: int) -> Operation | None:
+        """The product of so many inputs, without its bias, as a part of a program; None where another is faster.
+
+        Of weights that are too small for a choice, what a call costs decides, and a program makes no calls.
+        """
+        bucket = min((inputs - 1).bit_length(), len(self.choice.rows) - 1)
+        ours, weight = streamed(), self.weight
+        if not self._adaptive or ours is None or weight is None or not ours.fits(weight):
+            return None
+        return ours.operation(weight, inputs) if self.choice.rows[bucket] == STREAMED or not chosen(weight) else None
 
     def onto(self, base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``base + self(x)``; on a GPU in the place of `base`, (m, n), within the product."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from reader_theory.errors import require
 from runtime.kernels.product import Streamed, streamed
+from runtime.kernels.program import Operation
 from runtime.models.memory import give_back, trim
 
 __all__ = ["QUANTISED", "Codes", "PackedCodes", "QuantisedLinear", "drop_codes", "quantise"]
@@ -86,7 +87,7 @@ class Codes:
         """``x @ weight.T`` of (m, k) to (m, n), in the type of x."""
         ours = streamed()
         if ours is not None:
-            return _streamed(self, ours)
+            return _Streamed(self, ours)
         return _product_of_4(self) if self.bits == 4 else _product_of_8(self)
 
 
@@ -96,12 +97,16 @@ class PackedCodes:
     weight = None
 
     def __init__(self, codes: Codes, bias: torch.Tensor | None = None) -> None:
-        self.bias, self._product = bias, codes.packed()
+        self.bias, self.outputs, self._product = bias, codes.codes.shape[0], codes.packed()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(m, k) -> (m, n)."""
         out = self._product(x)
         return out if self.bias is None else out + self.bias
+
+    def operation(self, inputs: int) -> Operation | None:
+        """The product of so many bfloat16 inputs, without its bias, as a part of a program; None where it cannot be."""
+        return self._product.operation(inputs) if isinstance(self._product, _Streamed) else None
 
     def onto(self, base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``base + self(x)``."""
@@ -181,23 +186,32 @@ def _fits(module: Any) -> bool:
     return type(module) is torch.nn.Linear and not module.out_features % OUTPUTS and not module.in_features % GROUP
 
 
-def _streamed(held: Codes, ours: Streamed) -> Product:
+class _Streamed:
     """Rows with codes as they are streamed; many rows share one reading of the weight in bfloat16."""
-    codes, scales = held.codes.contiguous(), held.scales.contiguous()
-    if held.bits == 4:
-        low, high = codes.unflatten(1, (-1, 2, GROUP // 2)).unbind(2)
-        codes = ((high << 4) | (low & 15)).flatten(1).view(torch.uint8)
 
-    def product(x: torch.Tensor) -> torch.Tensor:
+    def __init__(self, held: Codes, ours: Streamed) -> None:
+        codes, self.scales, self.bits, self._ours = held.codes.contiguous(), held.scales.contiguous(), held.bits, ours
+        if held.bits == 4:
+            low, high = codes.unflatten(1, (-1, 2, GROUP // 2)).unbind(2)
+            codes = ((high << 4) | (low & 15)).flatten(1).view(torch.uint8)
+        self.codes = codes
+
+    def operation(self, inputs: int) -> Operation | None:
+        """The product of so many inputs as a part of a program, while they are few."""
+        return self._ours.operation_of_codes(self.codes, self.scales, inputs) if self._few(inputs) else None
+
+    def _few(self, inputs: int) -> bool:
+        """Whether the codes are streamed; so they always are where torch's product of bfloat16 has no tiles."""
+        return inputs < MANY[self.bits] or not self._ours.has_tiles
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.bfloat16()
-        if len(rows) < MANY[held.bits]:
-            out = ours.of_codes(rows, codes, scales)
+        if self._few(len(rows)):
+            out = self._ours.of_codes(rows, self.codes, self.scales)
         else:
-            out = functional.linear(rows, ours.values(codes, scales))
-            out = out if held.bits == 4 else out.float() * scales[:, 0]
+            out = functional.linear(rows, self._ours.values(self.codes, self.scales))
+            out = out if self.bits == 4 else out.float() * self.scales[:, 0]
         return out.to(x.dtype)
-
-    return product
 
 
 def _product_of_4(held: Codes) -> Product:

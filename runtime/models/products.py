@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from runtime.kernels.cpu.threads import pool
 from runtime.kernels.cpu.vectors import LANES
 from runtime.kernels.product import streamed
+from runtime.kernels.program import Program
 
-__all__ = ["ROWS", "ROW_BUCKETS", "Choice", "choose", "pack", "row_products"]
+__all__ = ["ROWS", "ROW_BUCKETS", "STREAMED", "Choice", "choose", "chosen", "pack", "row_products"]
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
@@ -109,6 +111,11 @@ def pack(weight: torch.Tensor, layout: str) -> PackedProduct | None:
     return product
 
 
+def chosen(weight: torch.Tensor) -> bool:
+    """Whether products are compared for a weight like this one."""
+    return weight.numel() >= WORTH and weight.device.type == "cpu" and weight.is_floating_point()
+
+
 def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tensor | None = None) -> Choice:
     """The choice for weights like this one: as kept, or measured now and kept.
 
@@ -119,7 +126,7 @@ def choose(weight: torch.Tensor, spare_bytes: int = 1 << 24, others: torch.Tenso
     others : tensor, optional
         Weights that a step reads in between; read before each timing, so that no product finds its own in the cache.
     """
-    if weight.numel() < WORTH or weight.device.type != "cpu" or not weight.is_floating_point():
+    if not chosen(weight):
         return Choice()
     key = f"{_machine()} {str(weight.dtype).removeprefix('torch.')} {weight.shape[0]}x{weight.shape[1]}"
     kept = _kept()
@@ -141,7 +148,11 @@ def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None
     taken, end, repeats = list[dict[str, float]](), perf_counter() + SECONDS, True
     for size in ROW_BUCKETS:
         x = torch.randn(size, weight.shape[1]).to(weight.dtype)
-        runs = {name: partial(_run, product, x, plain) for name, product in in_rows.items()}
+        runs: dict[str, Callable[[], Any]] = {
+            name: partial(_run, product, x, plain) for name, product in in_rows.items() if name != STREAMED
+        }
+        if STREAMED in in_rows:
+            runs[STREAMED] = _as_a_step_runs_it(x, plain)
         runs |= {name: partial(_run_packed, x, products) for name, products in packed.items()}
         timed = _seconds(runs, others, end)
         if timed is None:
@@ -163,6 +174,8 @@ def _chosen(taken: list[dict[str, float]], in_rows: Sequence[str], packed: Seque
     steps = [i for i in range(len(taken)) if ROW_BUCKETS[i] <= DECODED]
     if STREAMED in in_rows and all(taken[i][STREAMED] <= EVEN * taken[i][rows[i]] for i in steps):
         rows = [STREAMED if i in steps else name for i, name in enumerate(rows)]
+        if all(taken[i][STREAMED] <= EVEN * min(taken[i][name] for name in (STREAMED, *packed)) for i in steps):
+            packed = ()
     worst = dict.fromkeys((ROWS, *packed), 1.0)
     for i in steps:
         seconds = {ROWS: taken[i][rows[i]]} | {name: taken[i][name] for name in packed}
@@ -173,6 +186,18 @@ def _chosen(taken: list[dict[str, float]], in_rows: Sequence[str], packed: Seque
 def _run(product: Product, x: torch.Tensor, weights: list[Any]) -> None:
     for weight in weights:
         product(x, weight)
+
+
+def _as_a_step_runs_it(x: torch.Tensor, weights: list[torch.Tensor]) -> Callable[[], Any]:
+    """The streamed products of some weights as one program."""
+    ours, run = streamed(), pool()
+    assert ours is not None and run is not None
+    operations = [ours.operation(weight, len(x)) for weight in weights]
+    out = x.new_empty((len(x), weights[0].shape[0]))
+    room = torch.empty(max(each.room_bytes for each in operations), dtype=torch.uint8)
+    places = x.data_ptr(), out.data_ptr(), room.data_ptr()
+    program = Program(run, [(each.share, each.task(*places)) for each in operations])
+    return lambda: (program(), x, out, room)
 
 
 def _run_packed(x: torch.Tensor, products: list[PackedProduct]) -> None:

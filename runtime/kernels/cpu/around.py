@@ -1,4 +1,4 @@
-"""What stands around a layer's products, row by row: residual sums with their norm, and turned heads.
+"""What stands around a layer's products: residual sums with their norm, biases, turned heads, keys and values, gates.
 
 Sums and rounding are torch's own, in one pass each, in the place of five to ten operators that each start and end.
 """
@@ -11,10 +11,11 @@ import numpy as np
 from numba import carray, njit
 
 from runtime.kernels.cpu.lanes import bits32, float32_of, same, widened
+from runtime.kernels.cpu.powers import LOG2_E, LOW, exp2
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.retrieval.bodies.memory import pointer
 
-__all__ = ["share_of_norms", "share_of_turns"]
+__all__ = ["share_of_biases", "share_of_entries", "share_of_gates", "share_of_norms", "share_of_turns"]
 
 
 @njit(inline="always")
@@ -42,8 +43,8 @@ def _share(rows):
     return rows * own // all_, rows * (own + 1) // all_
 
 
-def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any]:
-    """The two for one type: rows by their address, an entry's value, and an entry that keeps a value."""
+def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any, Any, Any]:
+    """All for one type: rows by their address, an entry's value, and an entry that keeps a value."""
 
     @njit(nogil=True, fastmath={"reassoc", "nsz"})
     def squares(row):
@@ -79,11 +80,31 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any]:
                     cos, sin = turns[row, i, 0], turns[row, i, 1]
                     part[2 * i], part[2 * i + 1] = kept(a * cos - b * sin), kept(a * sin + b * cos)
 
-    return normed, turned
+    @njit(nogil=True)
+    def gated(x, out, rows, width):
+        x, out = rows_at(x, rows, 2 * width), rows_at(out, rows, width)
+        first, last = _share(width)
+        for row in range(rows):
+            gate, up, made = x[row, first:last], x[row, width + first : width + last], out[row, first:last]
+            for i in range(last - first):
+                held = value(gate[i])
+                part = exp2(-abs(held), LOW, LOG2_E)
+                share = (np.float32(1) if held >= 0 else part) / (np.float32(1) + part)
+                made[i] = kept(value(kept(held * share)) * value(up[i]))
+
+    @njit(nogil=True)
+    def shifted(x, bias, rows, width):
+        x, bias = rows_at(x, rows, width), rows_at(bias, 1, width)[0]
+        first, last = _share(width)
+        for row in range(rows):
+            for i in range(first, last):
+                x[row, i] = kept(value(x[row, i]) + value(bias[i]))
+
+    return normed, turned, gated, shifted
 
 
-_normed32, _turned32 = _kinds(_floats, same, same)
-_normed16, _turned16 = _kinds(_halves, widened, _narrowed)
+_normed32, _turned32, _gated32, _shifted32 = _kinds(_floats, same, same)
+_normed16, _turned16, _gated16, _shifted16 = _kinds(_halves, widened, _narrowed)
 
 
 @compiled
@@ -103,3 +124,43 @@ def share_of_turns(task):
         _turned32(task[1], task[2], task[3], task[4], task[5], task[6])
     else:
         _turned16(task[1], task[2], task[3], task[4], task[5], task[6])
+
+
+@compiled
+def share_of_gates(task):
+    """Of (bytes of an entry, x, out, rows, width): the first half of a row, as a SiLU, times its second half."""
+    if task[0] == 4:
+        _gated32(task[1], task[2], task[3], task[4])
+    else:
+        _gated16(task[1], task[2], task[3], task[4])
+
+
+@compiled
+def share_of_biases(task):
+    """Of (bytes of an entry, x, bias, rows, width): added to every row."""
+    if task[0] == 4:
+        _shifted32(task[1], task[2], task[3], task[4])
+    else:
+        _shifted16(task[1], task[2], task[3], task[4])
+
+
+@compiled
+def share_of_entries(task):
+    """Of (bytes of an entry, x, slots, rows, queries, heads, size, bytes between tokens of x, and twice (into, bytes
+    between its rows, heads and slots)): keys, and the values behind them in x, into the slots of a row cache.
+    """
+    x, slots, rows, queries = task[1], task[2], task[3], task[4]
+    heads, size, apart = task[5], task[6] * task[0], task[7]
+    first, last = _share(2 * heads)
+    places = carray(pointer(slots), (rows, queries), np.int64)
+    for row in range(rows):
+        for query in range(queries):
+            for part in range(first, last):
+                told, head = 8 + part // heads * 4, part % heads
+                into = task[told] + row * task[told + 1] + head * task[told + 2]
+                into += places[row, query] * task[told + 3]
+                source = x + (row * queries + query) * apart + part * size
+                written = carray(pointer(into), (size // 4,), np.int32)
+                read = carray(pointer(source), (size // 4,), np.int32)
+                for i in range(size // 4):
+                    written[i] = read[i]

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from runtime.kernels.cpu import vectors
 from runtime.kernels.cpu.lanes import bits32, float32_of, same, widened
-from runtime.kernels.cpu.powers import exp2
+from runtime.kernels.cpu.powers import LOG2_E, LOW, exp2
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.kernels.cpu.vector_product import spread
 from runtime.kernels.cpu.vectors import BLOCK, GROUP, LANES, SUMS, VECTOR, WORDS, number, place
@@ -26,8 +26,6 @@ __all__ = ["STEP", "room_bytes", "share_of_attention"]
 
 STEP = 2 * LANES
 """What the entries of a head are a multiple of."""
-LOG2_E, LOW = np.float32(1.4426950408889634), np.float32(-87.0)
-"""1 / log(2), and the distance from the largest score from which on a weight is 0."""
 UNITS = np.float32(2**30)
 """Of which a weight of 1 has so many, where weights are summed."""
 HIDDEN = np.float32(-1e30)

@@ -11,7 +11,7 @@ from numba import njit
 from runtime.kernels.cpu.lanes import ask_for, bits32, float32_of, float64_of, fma, larger
 from runtime.retrieval.bodies.memory import bits_of
 
-__all__ = ["AHEAD", "exact_weigh", "exact_weights_into", "total_of", "weigh", "weights_into"]
+__all__ = ["AHEAD", "LOG2_E", "LOW", "exact_weigh", "exact_weights_into", "total_of", "weigh", "weights_into"]
 
 SINGLE = np.array(
     [1.0, 0.6931469670652649, 0.2402211972396918, 0.05550713272875391, 0.009675541331021392, 0.0013276472167819944],
@@ -37,6 +37,8 @@ DOUBLE = np.array(
 """Within 3.1e-18 before rounding."""
 ROUND32, ROUND64 = np.float32(1.5 * 2**23), 1.5 * 2.0**52
 """Added, they leave a whole number in the low bits."""
+LOG2_E, LOW = np.float32(1.4426950408889634), np.float32(-87.0)
+"""1 / log(2), for powers of e, and how far down those are told apart."""
 PIECE, AHEAD = 512, 2560
 """Entries that are weighed in one loop, and how far ahead of them memory is asked for meanwhile."""
 

@@ -17,12 +17,19 @@ import torch
 from llvmlite import binding
 from numba import cfunc, types
 
-__all__ = ["compiled", "float_bits", "pool", "thread", "threads"]
+__all__ = ["Pool", "barrier", "compiled", "float_bits", "pool", "thread", "threads"]
 
 Pool = Callable[[int, Sequence[int]], None]
-OURS = {"reader_theory_thread": "omp_get_thread_num", "reader_theory_threads": "omp_get_num_threads"}
+OURS = {
+    "reader_theory_thread": "omp_get_thread_num",
+    "reader_theory_threads": "omp_get_num_threads",
+    "reader_theory_barrier": "GOMP_barrier",
+}
 """Names under which compiled code finds the library's functions."""
-thread, threads = (types.ExternalFunction(name, types.int32()) for name in OURS)
+thread, threads, barrier = (
+    types.ExternalFunction(name, result())
+    for name, result in zip(OURS, (types.int32, types.int32, types.void), strict=True)
+)
 
 
 @lru_cache

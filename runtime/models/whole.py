@@ -1,0 +1,204 @@
+"""A step's forward of a `LeanModel` as one call of compiled code, on a CPU.
+
+Each of a step's 300 operators takes 10 to 30 microseconds to be called from Python, a third of a step of a small
+model. Here their places in memory are laid down once for a shape, and a call runs them all. The operations are those
+that `LeanModel` calls one by one, but for the gates, which are torch's to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.cache.rows import RowCache
+from runtime.kernels.around import CompiledAround
+from runtime.kernels.attention import CompiledAttention, attention
+from runtime.kernels.cpu.lanes import LINE
+from runtime.kernels.cpu.threads import Pool, float_bits, pool
+from runtime.kernels.program import Operation, Program, Task
+from runtime.models.base import Output
+
+if TYPE_CHECKING:
+    from runtime.models.lean import LeanModel
+
+__all__ = ["Whole"]
+
+MOST = 64
+"""Tokens of a forward, at most: more, as in prompts, take so long that calls do not count."""
+SHAPES = 64
+"""Shapes whose places are kept."""
+NORMED = 2
+"""Of a forward's buffers, the one that products read after a norm."""
+
+
+class Whole:
+    """Forwards of a model as one call each, for those shapes and operands for which every operation is compiled.
+
+    It holds where the model's weights lie, and not the model, which holds it.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, int], _Forward | None] = {}
+        self._lock = Lock()
+
+    def __call__(
+        self,
+        model: LeanModel,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        hidden: Sequence[int],
+    ) -> Output | None:
+        """As `LanguageModel.forward` of its model; None where it is not to be had."""
+        batch, queries = tokens.shape
+        if batch * queries > MOST or type(cache) is not RowCache or not _fits(mask, batch, queries, cache, model):
+            return None
+        shape = batch, queries, torch.get_num_threads()
+        with self._lock:  # places are those of one forward at a time
+            if shape not in self._made:
+                if len(self._made) >= SHAPES:
+                    self._made.clear()
+                self._made[shape] = _laid(model, batch, queries)
+            made = self._made[shape]
+            return None if made is None else made(model, tokens, positions, mask, cache, hidden)
+
+
+def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, model: LeanModel) -> bool:
+    keys = cache.stores[0].keys
+    assert keys is not None
+    seen = mask is None or (mask.shape == (batch, 1, queries, cache.width) and mask.stride(-1) == 1)
+    return seen and keys.dtype == model.dtype and (mask is None or mask.dtype == model.dtype)
+
+
+def _laid(model: LeanModel, batch: int, queries: int) -> _Forward | None:
+    """The places of a shape; None where an operation of it is not compiled."""
+    run, rows = pool(), batch * queries
+    made = attention(None, queries, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
+    compiled = isinstance(made, CompiledAttention) and isinstance(model.around, CompiledAround)
+    if run is None or not compiled:
+        return None
+    from runtime.kernels.cpu import attention as twin
+
+    head: Any = model.head
+    products: list[Any] = [each for layer in model.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    operations: list[Operation | None] = [each.operation(rows) for each in (*products, head)]
+    found = [each for each in operations if each is not None]
+    plain = all(layer.norm_q is None and layer.norm_k is None for layer in model.layers)
+    if not plain or head.bias is not None or model.head_dim % twin.STEP or len(found) < len(operations):
+        return None
+    return _Forward(model, batch, queries, found, run)
+
+
+class _Forward:
+    """Forwards of one shape, by the operations of each layer's four products and the output head's."""
+
+    def __init__(self, model: LeanModel, batch: int, queries: int, operations: list[Operation], run: Pool) -> None:
+        from runtime.kernels.cpu import around
+        from runtime.kernels.cpu import attention as twin
+
+        self._batch, self._queries, self._twin = batch, queries, twin
+        rows, entry, size, heads, kv_heads = (
+            batch * queries, model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads,
+        )  # fmt: skip
+        gates: Any = model.layers[0].gate_up
+        width, inner = model.embedding.weight.shape[1], gates.outputs // 2
+        wide = (heads + 2 * kv_heads) * size
+        sizes = (width, width, width, width, wide, heads * size, 2 * inner, inner)
+        self._buffers = [torch.empty((rows, each), dtype=model.dtype) for each in sizes]
+        between, last, normed, added, qkv, read, gate_up, gated = self._buffers
+        self._streams = [torch.empty((rows, width), dtype=model.dtype) for _ in model.layers]
+        self._turns = torch.empty((rows, 1, size // 2), dtype=model.rotations.dtype)
+        self._slots: NDArray[np.int64] = np.zeros((batch, queries), dtype=np.int64)
+        self._aside = torch.empty(max(each.room_bytes for each in operations) + LINE, dtype=torch.uint8)
+        self._read_aside = torch.empty(0, dtype=torch.uint8)
+        room = self._room = -(-self._aside.data_ptr() // LINE) * LINE
+        eps, of_qkv = float_bits(model.eps), qkv.data_ptr()
+        parts: list[tuple[int, Task]] = []
+        left = iter(operations)
+
+        def norm(x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, total: torch.Tensor) -> None:
+            held = (x.data_ptr(), 0 if more is None else more.data_ptr(), weight.data_ptr(), total.data_ptr())
+            parts.append((around.share_of_norms.address, (entry, *held, normed.data_ptr(), rows, width, eps)))
+
+        def multiply(product: Any, x: torch.Tensor, out: torch.Tensor) -> None:
+            operation = next(left)
+            parts.append((operation.share, operation.task(x.data_ptr(), out.data_ptr(), room)))
+            if product.bias is not None:
+                task = (entry, out.data_ptr(), product.bias.data_ptr(), rows, out.shape[1])
+                parts.append((around.share_of_biases.address, task))
+
+        self._kept, self._reads = list[int](), list[int]()
+        for i, (layer, stream) in enumerate(zip(model.layers, self._streams, strict=True)):
+            norm(between if i else stream, added if i else None, layer.norm_in.weight, stream)
+            multiply(layer.qkv, normed, qkv)
+            turns = (entry, of_qkv, self._turns.data_ptr(), rows, wide, heads + kv_heads, size)
+            parts.append((around.share_of_turns.address, turns))
+            self._kept.append(len(parts))
+            told = (entry, of_qkv + heads * size * entry, self._slots.ctypes.data, batch, queries, kv_heads, size)
+            parts.append((around.share_of_entries.address, (*told, wide * entry, *[0] * 8)))
+            self._reads.append(len(parts))
+            told = (entry, of_qkv, 0, 0, 0, read.data_ptr(), 0, batch, kv_heads, heads // kv_heads, queries, size, 0)
+            apart = (wide * entry, size * entry, *[0] * 8, float_bits(model.scale))
+            parts.append((twin.share_of_attention.address, (*told, *apart)))
+            multiply(layer.out, read, added)
+            norm(stream, added, layer.norm_mlp.weight, between)
+            multiply(layer.gate_up, normed, gate_up)
+            task = (entry, gate_up.data_ptr(), gated.data_ptr(), rows, inner)
+            parts.append((around.share_of_gates.address, task))
+            multiply(layer.down, gated, added)
+        norm(between, added, model.norm.weight, last)
+        self._head, self._finish = len(parts), operations[-1]
+        multiply(model.head, normed, last)  # logits are new at each forward, which says where
+        self._program = Program(run, parts)
+
+    def __call__(
+        self,
+        model: LeanModel,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: RowCache,
+        hidden: Sequence[int],
+    ) -> Output:
+        batch, queries = self._batch, self._queries
+        torch.index_select(model.embedding.weight, 0, tokens.reshape(-1), out=self._streams[0])
+        torch.index_select(model.rotations, 0, positions.reshape(-1), out=self._turns)
+        self._aim(mask, cache, model.head_dim)
+        logits = torch.empty((batch * queries, model.vocabulary), dtype=model.dtype)
+        task = self._finish.task(self._buffers[NORMED].data_ptr(), logits.data_ptr(), self._room)
+        self._program.tasks[self._head, : len(task)] = task
+        self._program()
+        states = (self._buffers[NORMED] if i == model.final_layer else self._streams[i] for i in hidden)
+        return Output(logits.view(batch, queries, -1), tuple(each.clone().view(batch, queries, -1) for each in states))
+
+    def _aim(self, mask: torch.Tensor | None, cache: RowCache, size: int) -> None:
+        """Tell where keys and values lie, and what queries see of them."""
+        if cache.start is not None:
+            self._slots[:] = cache.start + np.arange(self._queries)
+        else:
+            self._slots[:] = cache.slot_index.numpy()
+        keys, values = cache.stores[0].keys, cache.stores[0].values
+        assert keys is not None and values is not None
+        entry, slots = keys.element_size(), cache.width
+        apart = [[entry * stride for stride in each.stride()[:3]] for each in (keys, values)]
+        first = [cache.first_row * strides[0] for strides in apart]
+        lie = np.array([(store.keys.data_ptr(), store.values.data_ptr()) for store in cache.stores]) + first  # pyright: ignore[reportOptionalMemberAccess]
+        needed = torch.get_num_threads() * self._twin.room_bytes(slots, size)
+        if self._read_aside.numel() < needed:
+            self._read_aside = torch.empty(needed, dtype=torch.uint8)
+        tasks = self._program.tasks
+        tasks[self._kept, 8], tasks[self._kept, 12] = lie.T
+        tasks[self._kept, 9:12], tasks[self._kept, 13:16] = apart
+        reads = self._reads
+        tasks[reads, 2], tasks[reads, 3] = lie.T
+        tasks[reads, 4], tasks[reads, 6], tasks[reads, 12] = 0, self._read_aside.data_ptr(), slots
+        tasks[reads, 15:18], tasks[reads, 18:21] = apart
+        if mask is not None:
+            tasks[reads, 4] = mask.data_ptr()
+            tasks[reads, 21], tasks[reads, 22] = entry * mask.stride(0), entry * mask.stride(2)
