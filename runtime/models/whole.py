@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from runtime.kernels.cpu.threads import Pool, float_bits, pool
 from runtime.kernels.program import Operation, Program, Task
 from runtime.models.base import Output
 
-if TYPE_CHECKING:
-    from runtime.models.lean import LeanModel
-
 __all__ = ["Whole"]
 
 MOST = 64
@@ -34,6 +31,28 @@ SHAPES = 64
 """Shapes whose places are kept."""
 NORMED = 2
 """Of a forward's buffers, the one that products read after a norm."""
+
+
+class Layered(Protocol):
+    """What is read of a `LeanModel`: its sizes, its weights and its products."""
+
+    dtype: torch.dtype
+    device: torch.device
+    vocabulary: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+    rotations: torch.Tensor
+    around: Any
+    embedding: Any
+    layers: Any
+    norm: Any
+    head: Any
+
+    @property
+    def final_layer(self) -> int: ...
 
 
 class Whole:
@@ -48,7 +67,7 @@ class Whole:
 
     def __call__(
         self,
-        model: LeanModel,
+        model: Layered,
         tokens: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None,
@@ -69,14 +88,14 @@ class Whole:
             return None if made is None else made(model, tokens, positions, mask, cache, hidden)
 
 
-def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, model: LeanModel) -> bool:
+def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, model: Layered) -> bool:
     keys = cache.stores[0].keys
     assert keys is not None
     seen = mask is None or (mask.shape == (batch, 1, queries, cache.width) and mask.stride(-1) == 1)
     return seen and keys.dtype == model.dtype and (mask is None or mask.dtype == model.dtype)
 
 
-def _laid(model: LeanModel, batch: int, queries: int) -> _Forward | None:
+def _laid(model: Layered, batch: int, queries: int) -> _Forward | None:
     """The places of a shape; None where an operation of it is not compiled."""
     run, rows = pool(), batch * queries
     made = attention(None, queries, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
@@ -85,12 +104,11 @@ def _laid(model: LeanModel, batch: int, queries: int) -> _Forward | None:
         return None
     from runtime.kernels.cpu import attention as twin
 
-    head: Any = model.head
     products: list[Any] = [each for layer in model.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    operations: list[Operation | None] = [each.operation(rows) for each in (*products, head)]
+    operations: list[Operation | None] = [each.operation(rows) for each in (*products, model.head)]
     found = [each for each in operations if each is not None]
     plain = all(layer.norm_q is None and layer.norm_k is None for layer in model.layers)
-    if not plain or head.bias is not None or model.head_dim % twin.STEP or len(found) < len(operations):
+    if not plain or model.head.bias is not None or model.head_dim % twin.STEP or len(found) < len(operations):
         return None
     return _Forward(model, batch, queries, found, run)
 
@@ -98,7 +116,7 @@ def _laid(model: LeanModel, batch: int, queries: int) -> _Forward | None:
 class _Forward:
     """Forwards of one shape, by the operations of each layer's four products and the output head's."""
 
-    def __init__(self, model: LeanModel, batch: int, queries: int, operations: list[Operation], run: Pool) -> None:
+    def __init__(self, model: Layered, batch: int, queries: int, operations: list[Operation], run: Pool) -> None:
         from runtime.kernels.cpu import around
         from runtime.kernels.cpu import attention as twin
 
@@ -106,8 +124,7 @@ class _Forward:
         rows, entry, size, heads, kv_heads = (
             batch * queries, model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads,
         )  # fmt: skip
-        gates: Any = model.layers[0].gate_up
-        width, inner = model.embedding.weight.shape[1], gates.outputs // 2
+        width, inner = model.embedding.weight.shape[1], model.layers[0].gate_up.outputs // 2
         wide = (heads + 2 * kv_heads) * size
         sizes = (width, width, width, width, wide, heads * size, 2 * inner, inner)
         self._buffers = [torch.empty((rows, each), dtype=model.dtype) for each in sizes]
@@ -159,7 +176,7 @@ class _Forward:
 
     def __call__(
         self,
-        model: LeanModel,
+        model: Layered,
         tokens: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None,
