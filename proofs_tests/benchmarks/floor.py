@@ -135,7 +135,7 @@ def _measured(
         found: dict[str, float] = {}
         for batch in BATCHES:
             found[f"ours, batch {batch}"] = tokens_per_s(ours, prompts[:batch], options.tokens)
-            if dtype in DTYPES:
+            if dtype in DTYPES and not options.no_transformers:
                 found[f"transformers, batch {batch}"] = generate_per_s(theirs, prompts[:batch], options.tokens)
         for name, (worker, batches) in peers.items():
             for batch in batches:
@@ -174,6 +174,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--engines", metavar="PYTHON")
+    parser.add_argument(
+        "--no-transformers", action="store_true",
+        help="without it: in bfloat16 it takes minutes on a processor that has no instructions for it",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     found: dict[str, Any] = {}
