@@ -45,7 +45,7 @@ def test_unrolled_forward_is_what_the_definition_drafts_with_tokens_forced(kind:
             before, path = text[: entry + 2 - step], text[entry + 2 - step : entry + 2]
             expected = defined.logits(before.tolist(), path.tolist())
             expected = expected if network.ids is None else expected[network.ids]
-            torch.testing.assert_close(logits[entry], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits[entry], expected, rtol=1e-3, atol=5e-4)
 
 
 # ---- text
