@@ -1,8 +1,9 @@
 """Cost model against others' measurements, on shapes and models it has not seen, beside two baselines.
 
     python -m proofs_tests.benchmarks.cost_model [--data FOLDER]
+    python -m proofs_tests.benchmarks.cost_model --fit reader_theory/cost/operators.npz
 
-`--data` may name a folder with more tables of the same columns, vllm_speculative_runs.csv.gz among them, which has no
+The second writes the fits that ship with the package. `--data` may name a folder with more tables of the same columns, vllm_speculative_runs.csv.gz among them, which has no
 licence and does not ship.
 """
 
@@ -24,6 +25,7 @@ from reader_theory.cost.gemm import bytes_per_weight, fit_gemm, predict_gemm
 from reader_theory.cost.known import known_shape
 from reader_theory.cost.linear import OPERATORS, fit_linear, linear_shapes, predict_linear
 from reader_theory.cost.logged_steps import fit_steps, predict_steps, read_load
+from reader_theory.cost.operators import fit_operators
 from reader_theory.cost.roofline import fit_roofline, spec_sheet_s
 from reader_theory.cost.tree_attention import fit_tree_attention, predict_tree_attention
 
@@ -224,7 +226,13 @@ def speculative(folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of tables")
-    folder = parser.parse_args().data
+    parser.add_argument("--fit", type=Path, metavar="FILE", help="fit every operator to the tables, and write the fits")
+    args = parser.parse_args()
+    folder = args.data
+    if args.fit is not None:
+        tables = ("linear_layer", "gemm", "decode_attention", "multi_token_attention")
+        fit_operators(*(pd.read_csv(folder / f"{name}.csv.gz") for name in tables)).write(args.fit)
+        return
     rows = [row for part in (gemm, linear, attention, tree, speculative) for row in part(folder)]
     print(f"{'mean absolute error, %':58s} spec sheet  max + c     ours")
     for row in rows:

@@ -12,14 +12,12 @@ import pytest
 from optimizer.grid_cell import PredictedCells
 from proofs_tests.benchmarks import cost_model
 from reader_theory.acceptance import RankTable
-from reader_theory.cost import AttentionFit, GemmFit, ModelShape, find_device, known_shape
-from reader_theory.cost.attention import predict_decode_attention
-from reader_theory.cost.gemm import predict_gemm
-from reader_theory.cost.linear import predict_linear
-from reader_theory.cost.operators import OperatorFits, fit_operators, shipped_fits
-from reader_theory.cost.tree_attention import predict_tree_attention
-
-TABLES = ("linear_layer", "gemm", "decode_attention", "multi_token_attention")
+from reader_theory.cost import AttentionFit, GemmFit, ModelShape, find_device, gemm, known_shape
+from reader_theory.cost.attention import fit_decode_attention, predict_decode_attention
+from reader_theory.cost.gemm import fit_gemm, predict_gemm
+from reader_theory.cost.linear import fit_linear, predict_linear
+from reader_theory.cost.operators import OperatorFits, shipped_fits
+from reader_theory.cost.tree_attention import fit_tree_attention, predict_tree_attention
 
 
 @cache
@@ -64,19 +62,42 @@ def test_single_products_are_used_where_no_layer_was_measured() -> None:
     assert pytest.approx(np.array([[s[:-1].sum(), s[-1]] for s in seconds.reshape(2, -1)])) == np.stack(found).T
 
 
-def test_what_ships_is_what_the_tables_give() -> None:
-    """To where a fit ends on another processor, whose sums are of another order."""
-    fresh, shipped = fit_operators(*(table(name) for name in TABLES)), shipped_fits()
-    for part, predict, name in (
-        ("layers", predict_linear, "linear_layer"),
-        ("products", predict_gemm, "gemm"),
-        ("decoding", predict_decode_attention, "decode_attention"),
-        ("verifying", predict_tree_attention, "multi_token_attention"),
-    ):
+def test_what_ships_is_what_the_tables_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tilings of products are held to those that ship; the test below fits them."""
+    shipped: Any = shipped_fits()
+    parts: tuple[tuple[str, Any, Any, str], ...] = (
+        ("layers", fit_linear, predict_linear, "linear_layer"),
+        ("products", fit_gemm, predict_gemm, "gemm"),
+        ("decoding", fit_decode_attention, predict_decode_attention, "decode_attention"),
+        ("verifying", fit_tree_attention, predict_tree_attention, "multi_token_attention"),
+    )
+    for part, fit, predict, name in parts:
+        tilings = {(at[0].name, key[1]): at[1] for key, at in getattr(getattr(shipped, part), "parts", {}).items()}
+        monkeypatch.setattr(gemm, "fit_tiles", lambda *of, tilings=tilings: tilings[of[-2].name, of[-1]])
         rows = table(name).iloc[::37]
-        old, new = (predict(getattr(fits, part), rows) for fits in (shipped, fresh))
-        apart = np.abs(old / new - 1)
-        assert np.median(apart) < 0.01 and apart.max() < 0.05, part
+        old, new = (predict(each, rows) for each in (getattr(shipped, part), fit(table(name))))
+        assert np.abs(old / new - 1).max() < 1e-3, part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "fit", "name"), [("layers", fit_linear, "linear_layer"), ("products", fit_gemm, "gemm")]
+)
+def test_tilings_that_ship_are_as_near_to_the_tables_as_fresh_ones(
+    part: str, fit: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tiling that never wins leaves its coefficients free, and which minimum of a sum with kinks is reached hangs on
+    the last bits of a processor's exponentials: errors are compared, not coefficients."""
+    fitted, parts = gemm.fit_tiles, iter(getattr(shipped_fits(), part).parts.values())
+
+    def compared(m: Any, n: Any, k: Any, seconds: Any, device: Any, dtype: str) -> Any:
+        fresh, (_, old, _) = fitted(m, n, k, seconds, device, dtype), next(parts)
+        was, new = (np.abs(np.log(x.seconds(m, n, k, device, dtype) / seconds)).mean() for x in (old, fresh))
+        assert was == pytest.approx(new, rel=0.02)
+        return fresh
+
+    monkeypatch.setattr(gemm, "fit_tiles", compared)
+    fit(table(name))
 
 
 def test_the_fits_are_written_and_read_whole(tmp_path: Any) -> None:

@@ -76,7 +76,7 @@ class Defined:
         logits = network.lm_head(normed)
         if network.ids is None:
             return logits
-        return torch.full((network.shape.vocabulary,), -torch.inf).index_put((network.ids,), logits)
+        return logits.new_full((network.shape.vocabulary,), -torch.inf).index_put((network.ids,), logits)
 
     def _last(self, embedded: list[torch.Tensor], states: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         network, shape = self.head.network, self.head.shape

@@ -26,6 +26,8 @@ TILES = ((16, 64, 0), (32, 64, 0), (64, 64, 1), (64, 128, 2), (128, 64, 2), (128
 """Rows, columns and efficiency class of the tilings that a library chooses from."""
 SPLITS = (1, 2, 4)
 ROWS_FITTED = 1500
+STARTS, STEP = 8, 1e-2
+"""Descents, and their relative step: the cheapest of several tilings has kinks, between which a descent stops."""
 START = np.log([4.0, 0.8, 2.0, 0.15, 0.3, 0.4, 0.6, 0.7, 1.5, 4.0, 0.1])
 REACH = np.log([4.0, 2.0, 8.0, 8.0, 4.0, 3.0, 2.5, 2.5, 50.0, 8.0, 30.0])
 
@@ -115,8 +117,11 @@ def fit_tiles(m: Array, n: Array, k: Array, seconds: Array, device: Device, dtyp
     """Fit the tile model's eleven coefficients by robust least squares on log time."""
     rows = np.unique(np.linspace(0, len(m) - 1, min(len(m), ROWS_FITTED)).astype(int))
     chosen = (m[rows], n[rows], k[rows])
-    log = fit_log(lambda x: _tile_model(x).seconds(*chosen, device, dtype), START, seconds[rows], REACH)
-    return _tile_model(log)
+
+    def modelled(log: Array) -> Array:
+        return _tile_model(log).seconds(*chosen, device, dtype)
+
+    return _tile_model(fit_log(modelled, START, seconds[rows], REACH, starts=STARTS, step=STEP))
 
 
 def _tile_model(log: Array) -> TileModel:

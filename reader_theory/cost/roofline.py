@@ -97,9 +97,23 @@ def fit_roofline(
 
 
 def fit_log(
-    model: Callable[[Array], Array], start: ArrayLike, times: Array, reach: ArrayLike, *, scale: float = 0.05
+    model: Callable[[Array], Array],
+    start: ArrayLike,
+    times: Array,
+    reach: ArrayLike,
+    *,
+    scale: float = 0.05,
+    starts: int = 1,
+    step: float | None = None,
 ) -> Array:
     """Robust least squares of log time: minimise soft-l1 of (log model - log times) / scale in a box around `start`.
+
+    Parameters
+    ----------
+    starts : int
+        The best of so many descents, from `start` and from points of the box's middle half: for models with kinks.
+    step : float, optional
+        Relative step of finite differences. A wide one sees past kinks.
 
     Returns
     -------
@@ -114,5 +128,7 @@ def fit_log(
     def residual(log: Array) -> Array:
         return (np.log(model(log)) - target) / scale
 
-    done = solve(residual, first, bounds=(first - span, first + span), loss="soft_l1", max_nfev=200)
+    others = np.random.default_rng(0).uniform(-0.5, 0.5, (starts - 1, len(first)))
+    box = {"bounds": (first - span, first + span), "loss": "soft_l1", "max_nfev": 200, "diff_step": step}
+    done = min((solve(residual, each, **box) for each in (first, *(first + others * span))), key=lambda x: x.cost)
     return np.asarray(done.x, dtype=np.float64)
