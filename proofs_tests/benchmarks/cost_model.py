@@ -3,8 +3,8 @@
     python -m proofs_tests.benchmarks.cost_model [--data FOLDER]
     python -m proofs_tests.benchmarks.cost_model --fit reader_theory/cost/operators.npz
 
-The second writes the fits that ship with the package. `--data` may name a folder with more tables of the same columns, vllm_speculative_runs.csv.gz among them, which has no
-licence and does not ship.
+The second writes the fits that ship with the package. `--data` may name a folder with more tables of the same columns,
+vllm_speculative_runs.csv.gz among them, which has no licence and does not ship.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 They are the models whose errors on unseen shapes the README reports: `linear` for a layer's products, `gemm` where only
 single products were measured, `attention` and `tree_attention`. Their coefficients ship with the package and are made
-again from the tables by `fit_operators` (`proofs_tests/benchmarks/cost_model.py --fit`). A card that none of them knows has none; `StepCost` then assumes rooflines.
+again from the tables by `fit_operators` (`proofs_tests/benchmarks/cost_model.py --fit`). A card that none of them knows
+has none; `StepCost` then assumes rooflines.
 """
 
 from __future__ import annotations
