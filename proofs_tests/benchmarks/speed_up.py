@@ -3,7 +3,7 @@
 For the house target, its inflation and SmolLM2, at temperature 0 and 1: record on the fit prompts, fit, calibrate,
 plan, then run each cell's policy and plain decoding there and back (A B B A) beside a fixed step. Where the plan is
 off, the best policy that drafts is run instead, so that every cell has a speed-up to be wrong about. The document is
-written after every cell.
+written after every cell, and keeps the cells of targets that are not run again.
 
     python -m proofs_tests.benchmarks.speed_up                      # about 20 minutes on two cores that do nothing else
     python -m proofs_tests.benchmarks.speed_up --targets house
@@ -12,6 +12,7 @@ written after every cell.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import Study, make_plan
-from proofs_tests.benchmarks._report import write_report
+from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, Policy, Prediction, RunCell
 from runtime.measure.calibrate import calibrate_cost
@@ -180,6 +181,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def kept_rows(name: str, targets: list[str]) -> list[dict[str, Any]]:
+    """What the document holds of other targets."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in found if row["target"] not in targets]
+
+
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a cell, the speed-up first."""
     table = Table(title="speed-up over plain decoding, predicted beside measured")
@@ -207,7 +215,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="as little as shows that it runs")
     parser.add_argument("--name", default="speed_up", help="of the JSON document")
     args = parser.parse_args()
-    console, rows = Console(width=190), list[dict[str, Any]]()
+    console, rows = Console(width=190), kept_rows(args.name, args.targets)
     shrink: Callable[[Setting], Setting] = lambda setting: setting.smaller if args.tiny else setting  # noqa: E731
     for setting in (shrink(each) for each in SETTINGS if each.name in args.targets):
         for temperature in args.temperatures:
