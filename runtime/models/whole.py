@@ -27,10 +27,8 @@ __all__ = ["Whole"]
 
 MOST = 64
 """Tokens of a forward, at most: more, as in prompts, take so long that calls do not count."""
-SHAPES = 64
-"""Shapes whose places are kept."""
-NORMED = 2
-"""Of a forward's buffers, the one that products read after a norm."""
+SHAPES = 128
+"""Shapes that are kept: those that were asked for last."""
 
 
 class Layered(Protocol):
@@ -63,6 +61,7 @@ class Whole:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int, int], _Forward | None] = {}
+        self._places: _Places | None = None
         self._lock = Lock()
 
     def __call__(
@@ -80,11 +79,12 @@ class Whole:
             return None
         shape = batch, queries, torch.get_num_threads()
         with self._lock:  # places are those of one forward at a time
-            if shape not in self._made:
-                if len(self._made) >= SHAPES:
-                    self._made.clear()
-                self._made[shape] = _laid(model, batch, queries)
-            made = self._made[shape]
+            if self._places is None:
+                self._places = _Places(model)
+            made = self._made.pop(shape) if shape in self._made else _laid(model, batch, queries, self._places)
+            self._made[shape] = made
+            if len(self._made) > SHAPES:
+                del self._made[next(iter(self._made))]
             return None if made is None else made(model, tokens, positions, mask, cache, hidden)
 
 
@@ -95,8 +95,25 @@ def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, 
     return seen and keys.dtype == model.dtype and (mask is None or mask.dtype == model.dtype)
 
 
-def _laid(model: Layered, batch: int, queries: int) -> _Forward | None:
-    """The places of a shape; None where an operation of it is not compiled."""
+class _Places:
+    """Where a forward of up to `MOST` tokens keeps what is between its operations: the same for every shape."""
+
+    def __init__(self, model: Layered) -> None:
+        width, inner, size = model.embedding.weight.shape[1], model.layers[0].gate_up.outputs // 2, model.head_dim
+        wide = (model.heads + 2 * model.kv_heads) * size
+
+        def rows_of(entries: int) -> torch.Tensor:
+            return torch.empty((MOST, entries), dtype=model.dtype)
+
+        self.between, self.last, self.normed, self.added = (rows_of(width) for _ in range(4))
+        self.qkv, self.read = rows_of(wide), rows_of(model.heads * size)
+        self.gate_up, self.gated = rows_of(2 * inner), rows_of(inner)
+        self.streams = [rows_of(width) for _ in model.layers]
+        self.turns = torch.empty((MOST, 1, size // 2), dtype=model.rotations.dtype)
+
+
+def _laid(model: Layered, batch: int, queries: int, places: _Places) -> _Forward | None:
+    """The operations of a shape on their places; None where an operation of it is not compiled."""
     run, rows = pool(), batch * queries
     made = attention(None, queries, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
     compiled = isinstance(made, CompiledAttention) and isinstance(model.around, CompiledAround)
@@ -110,27 +127,24 @@ def _laid(model: Layered, batch: int, queries: int) -> _Forward | None:
     plain = all(layer.norm_q is None and layer.norm_k is None for layer in model.layers)
     if not plain or model.head.bias is not None or model.head_dim % twin.STEP or len(found) < len(operations):
         return None
-    return _Forward(model, batch, queries, found, run)
+    return _Forward(model, batch, queries, found, places, run)
 
 
 class _Forward:
     """Forwards of one shape, by the operations of each layer's four products and the output head's."""
 
-    def __init__(self, model: Layered, batch: int, queries: int, operations: list[Operation], run: Pool) -> None:
+    def __init__(
+        self, model: Layered, batch: int, queries: int, operations: list[Operation], places: _Places, run: Pool
+    ) -> None:
         from runtime.kernels.cpu import around
         from runtime.kernels.cpu import attention as twin
 
-        self._batch, self._queries, self._twin = batch, queries, twin
+        self._batch, self._queries, self._places, self._twin = batch, queries, places, twin
         rows, entry, size, heads, kv_heads = (
             batch * queries, model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads,
         )  # fmt: skip
-        width, inner = model.embedding.weight.shape[1], model.layers[0].gate_up.outputs // 2
-        wide = (heads + 2 * kv_heads) * size
-        sizes = (width, width, width, width, wide, heads * size, 2 * inner, inner)
-        self._buffers = [torch.empty((rows, each), dtype=model.dtype) for each in sizes]
-        between, last, normed, added, qkv, read, gate_up, gated = self._buffers
-        self._streams = [torch.empty((rows, width), dtype=model.dtype) for _ in model.layers]
-        self._turns = torch.empty((rows, 1, size // 2), dtype=model.rotations.dtype)
+        width, inner, wide = places.normed.shape[1], places.gated.shape[1], places.qkv.shape[1]
+        between, normed, added, qkv, read = places.between, places.normed, places.added, places.qkv, places.read
         self._slots: NDArray[np.int64] = np.zeros((batch, queries), dtype=np.int64)
         self._aside = torch.empty(max(each.room_bytes for each in operations) + LINE, dtype=torch.uint8)
         self._read_aside = torch.empty(0, dtype=torch.uint8)
@@ -151,10 +165,10 @@ class _Forward:
                 parts.append((around.share_of_biases.address, task))
 
         self._kept, self._reads = list[int](), list[int]()
-        for i, (layer, stream) in enumerate(zip(model.layers, self._streams, strict=True)):
+        for i, (layer, stream) in enumerate(zip(model.layers, places.streams, strict=True)):
             norm(between if i else stream, added if i else None, layer.norm_in.weight, stream)
             multiply(layer.qkv, normed, qkv)
-            turns = (entry, of_qkv, self._turns.data_ptr(), rows, wide, heads + kv_heads, size)
+            turns = (entry, of_qkv, places.turns.data_ptr(), rows, wide, heads + kv_heads, size)
             parts.append((around.share_of_turns.address, turns))
             self._kept.append(len(parts))
             told = (entry, of_qkv + heads * size * entry, self._slots.ctypes.data, batch, queries, kv_heads, size)
@@ -165,13 +179,13 @@ class _Forward:
             parts.append((twin.share_of_attention.address, (*told, *apart)))
             multiply(layer.out, read, added)
             norm(stream, added, layer.norm_mlp.weight, between)
-            multiply(layer.gate_up, normed, gate_up)
-            task = (entry, gate_up.data_ptr(), gated.data_ptr(), rows, inner)
+            multiply(layer.gate_up, normed, places.gate_up)
+            task = (entry, places.gate_up.data_ptr(), places.gated.data_ptr(), rows, inner)
             parts.append((around.share_of_gates.address, task))
-            multiply(layer.down, gated, added)
-        norm(between, added, model.norm.weight, last)
+            multiply(layer.down, places.gated, added)
+        norm(between, added, model.norm.weight, places.last)
         self._head, self._finish = len(parts), operations[-1]
-        multiply(model.head, normed, last)  # logits are new at each forward, which says where
+        multiply(model.head, normed, places.last)  # logits are new at each forward, which says where
         self._program = Program(run, parts)
 
     def __call__(
@@ -183,16 +197,18 @@ class _Forward:
         cache: RowCache,
         hidden: Sequence[int],
     ) -> Output:
-        batch, queries = self._batch, self._queries
-        torch.index_select(model.embedding.weight, 0, tokens.reshape(-1), out=self._streams[0])
-        torch.index_select(model.rotations, 0, positions.reshape(-1), out=self._turns)
+        batch, queries, places = self._batch, self._queries, self._places
+        rows = batch * queries
+        torch.index_select(model.embedding.weight, 0, tokens.reshape(-1), out=places.streams[0][:rows])
+        torch.index_select(model.rotations, 0, positions.reshape(-1), out=places.turns[:rows])
         self._aim(mask, cache, model.head_dim)
-        logits = torch.empty((batch * queries, model.vocabulary), dtype=model.dtype)
-        task = self._finish.task(self._buffers[NORMED].data_ptr(), logits.data_ptr(), self._room)
+        logits = torch.empty((rows, model.vocabulary), dtype=model.dtype)
+        task = self._finish.task(places.normed.data_ptr(), logits.data_ptr(), self._room)
         self._program.tasks[self._head, : len(task)] = task
         self._program()
-        states = (self._buffers[NORMED] if i == model.final_layer else self._streams[i] for i in hidden)
-        return Output(logits.view(batch, queries, -1), tuple(each.clone().view(batch, queries, -1) for each in states))
+        states = (places.normed if i == model.final_layer else places.streams[i] for i in hidden)
+        kept = tuple(each[:rows].clone().view(batch, queries, -1) for each in states)
+        return Output(logits.view(batch, queries, -1), kept)
 
     def _aim(self, mask: torch.Tensor | None, cache: RowCache, size: int) -> None:
         """Tell where keys and values lie, and what queries see of them."""
