@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,9 +38,13 @@ class TinyPrompt:
     tokens: NDArray[np.int64]
 
 
-@cache
 def tiny_model(family: str, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> Any:
-    """A random transformers model of a family, in float32."""
+    """A random transformers model of a family, in float32; one's own, to be changed without anybody else seeing it."""
+    return deepcopy(_tiny_model(family, hidden, layers, seed))
+
+
+@cache
+def _tiny_model(family: str, hidden: int, layers: int, seed: int) -> Any:
     import transformers as tf
 
     shape: dict[str, Any] = dict(

@@ -3,7 +3,7 @@
 For the house target, its inflation and SmolLM2, at temperature 0 and 1: record on the fit prompts, fit, calibrate,
 plan, then run each cell's policy and plain decoding there and back (A B B A) beside a fixed step. Where the plan is
 off, the best policy that drafts is run instead, so that every cell has a speed-up to be wrong about. The document is
-written after every cell, and keeps the cells of targets that are not run again.
+written after every cell; cells of other targets stay in it where machine, versions and commit are the same.
 
     python -m proofs_tests.benchmarks.speed_up                      # about 20 minutes on two cores that do nothing else
     python -m proofs_tests.benchmarks.speed_up --targets house
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import Study, make_plan
-from proofs_tests.benchmarks._report import RESULTS, write_report
+from proofs_tests.benchmarks._report import RESULTS, environment, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, Policy, Prediction, RunCell
 from runtime.measure.calibrate import calibrate_cost
@@ -182,10 +182,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def kept_rows(name: str, targets: list[str]) -> list[dict[str, Any]]:
-    """What the document holds of other targets."""
+    """What the document holds of other targets, measured in the environment that stands."""
     path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in found if row["target"] not in targets]
+    held = json.loads(path.read_text()) if path.exists() else {"environment": None, "rows": []}
+    same = held["environment"] == environment()
+    return [row for row in held["rows"] if same and row["target"] not in targets]
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:

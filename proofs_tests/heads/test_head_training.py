@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ STEPS = 4
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unrolled_forward_is_what_the_definition_drafts_with_tokens_forced(kind: str) -> None:
-    whole = deepcopy(tiny_model("llama")).double()
+    whole = tiny_model("llama").double()
     head = head_for(whole, **KINDS[kind])
     head.network.double()
     defined, network = Defined(whole, head), head.network
@@ -163,7 +162,7 @@ def test_full_rank_factors_give_the_dense_output_head() -> None:
     weight, seen = torch.randn(40, 16), torch.randn(200, 16) * torch.linspace(0.1, 3, 16)
     for states in (None, seen):
         down, up = factors(weight, 16, states)
-        torch.testing.assert_close(up @ down, weight, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(up @ down, weight, rtol=1e-5, atol=1e-5)
 
 
 def test_weighted_start_errs_no_more_than_plain_svd_on_held_out_states() -> None:

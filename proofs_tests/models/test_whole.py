@@ -98,6 +98,20 @@ def test_it_stands_aside_where_operations_are_not_compiled(folder: Path) -> None
     assert [shape[:2] for shape in model._whole._made] == [(1, 4)]
 
 
+def test_shapes_that_were_asked_for_last_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is laid again gives what it gave."""
+    monkeypatch.setattr(whole, "SHAPES", 2)
+    model = load_model(folder)
+    assert isinstance(model, LeanModel) and model._whole is not None
+    model._whole._made.clear()  # of the check at load
+    asked, found = (1, 2, 1, 3, 1, 2), list[torch.Tensor]()
+    for many in asked:
+        tokens, cache = np.arange(7, 7 + many)[None], model.new_cache(1, 20)
+        found.append(run_trees(model, cache, tokens, np.arange(-1, many - 1)[None], np.array([many])).logits)
+    assert [shape[1] for shape in model._whole._made] == [1, 2]
+    assert torch.equal(found[1], found[5]) and torch.equal(found[0], found[4])
+
+
 def test_an_unknown_token_is_refused(folder: Path) -> None:
     model = load_model(folder)
     with pytest.raises(IndexError):

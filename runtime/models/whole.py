@@ -79,13 +79,20 @@ class Whole:
             return None
         shape = batch, queries, torch.get_num_threads()
         with self._lock:  # places are those of one forward at a time
-            if self._places is None:
-                self._places = _Places(model)
-            made = self._made.pop(shape) if shape in self._made else _laid(model, batch, queries, self._places)
+            made = self._made.pop(shape) if shape in self._made else self._laid(model, batch, queries)
             self._made[shape] = made
             if len(self._made) > SHAPES:
                 del self._made[next(iter(self._made))]
             return None if made is None else made(model, tokens, positions, mask, cache, hidden)
+
+    def _laid(self, model: Layered, batch: int, queries: int) -> _Forward | None:
+        """The operations of a shape on their places; None where one of them is not compiled."""
+        run, operations = pool(), _operations(model, batch, queries)
+        if run is None or operations is None:
+            return None
+        if self._places is None:
+            self._places = _Places(model)
+        return _Forward(model, batch, queries, operations, self._places, run)
 
 
 def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, model: Layered) -> bool:
@@ -112,12 +119,12 @@ class _Places:
         self.turns = torch.empty((MOST, 1, size // 2), dtype=model.rotations.dtype)
 
 
-def _laid(model: Layered, batch: int, queries: int, places: _Places) -> _Forward | None:
-    """The operations of a shape on their places; None where an operation of it is not compiled."""
-    run, rows = pool(), batch * queries
+def _operations(model: Layered, batch: int, queries: int) -> list[Operation] | None:
+    """Those of a shape's products; None where one of them, or of what is around them, is not compiled."""
+    rows = batch * queries
     made = attention(None, queries, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
     compiled = isinstance(made, CompiledAttention) and isinstance(model.around, CompiledAround)
-    if run is None or not compiled:
+    if not compiled:
         return None
     from runtime.kernels.cpu import attention as twin
 
@@ -127,7 +134,7 @@ def _laid(model: Layered, batch: int, queries: int, places: _Places) -> _Forward
     plain = all(layer.norm_q is None and layer.norm_k is None for layer in model.layers)
     if not plain or model.head.bias is not None or model.head_dim % twin.STEP or len(found) < len(operations):
         return None
-    return _Forward(model, batch, queries, found, places, run)
+    return found
 
 
 class _Forward:
