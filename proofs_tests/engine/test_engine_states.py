@@ -167,6 +167,7 @@ def test_ten_thousand_events_keep_the_engine_right() -> None:
 
 
 def test_a_cache_that_keeps_the_wrong_entries_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    _target()  # loaded with the right one: the check at load would refuse it
     right = RowCache.commit
     wrong = lambda self, path, kept: right(self, np.tile(np.arange(path.shape[1]), (len(path), 1)), kept)  # noqa: E731
     monkeypatch.setattr(RowCache, "commit", wrong)
