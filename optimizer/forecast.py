@@ -37,19 +37,46 @@ class StepForecast:
 def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, context: float) -> StepForecast:
     """Mean cost of a step of `batch` independent rows that each draw their nodes from the replay.
 
-    A forward is as wide as its widest row: the distribution of the maximum of `batch` draws decides the target's
-    term; the draft runs when any row wants it.
+    A forward is as wide as its widest row, or as its rows in the mean where the target computes no padding: the
+    distribution of the maximum, or of the sum, of `batch` draws decides its term. The draft runs when any row wants it.
     """
-    widest = _widest(result.nodes_histogram.sum(axis=0), batch)
-    used = np.flatnonzero(widest > 0)
+    tokens, chances = _computed(result.nodes_histogram.sum(axis=0), batch, cost.packed_tokens)
     forwards = _drafting(cost, policy, result, batch)
     grown = 0.0 if policy.kind != "grown" else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
     conditions = StepConditions(
-        batch=batch, context=context, tokens=used + 1, forwards=forwards, growths=grown, drafting=policy.shape != "off"
+        batch=batch, context=context, tokens=tokens, forwards=forwards, growths=grown, drafting=policy.shape != "off"
     )
     parts = cost.model(policy.drafters).parts(conditions)
-    terms_s = {name: float(np.sum(widest[used] * seconds)) for name, seconds in parts.items()}
+    terms_s = {name: float(np.sum(chances * seconds)) for name, seconds in parts.items()}
     return StepForecast(batch, terms_s, cost.beyond(conditions))
+
+
+def _computed(histogram: NDArray[np.integer[Any]], batch: int, packed: int) -> tuple[Floats, Floats]:
+    """Tokens a row that a forward computes when `batch` rows draw their nodes, and the chance of each.
+
+    Where the rows' tokens are more than `packed` in all, it computes the rectangle; those are taken to be the draws
+    with the widest rows.
+    """
+    widest = _widest(histogram, batch)
+    if batch == 1 or batch > packed:
+        used = np.flatnonzero(widest > 0)
+        return np.asarray(used + 1, dtype=np.float64), widest[used]
+    sums = _sums(histogram / histogram.sum(), batch)
+    total = np.arange(len(sums)) + batch
+    held = (total <= packed) & (sums > 0)
+    beyond = float(sums[total > packed].sum())
+    wide = np.diff(np.minimum(np.cumsum(widest[::-1]), beyond), prepend=0.0)[::-1]
+    used = np.flatnonzero(wide > 0)
+    tokens: Floats = np.concatenate([total[held] / batch, used + 1], dtype=np.float64)
+    return tokens, np.concatenate([sums[held], wide[used]])
+
+
+def _sums(chances: Floats, batch: int) -> Floats:
+    """(batch * M + 1,) chance that `batch` draws from 0, 1, ..., M come to each sum."""
+    found = np.ones(1)
+    for _ in range(batch):
+        found = np.convolve(found, chances)
+    return found
 
 
 def _widest(histogram: NDArray[np.integer[Any]], batch: int) -> Floats:

@@ -52,14 +52,16 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     yield _written(tmp_path / "model", request.param)
 
 
-def _forwards(model: LeanModel, batch: int, queries: int, layers: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+def _forwards(
+    model: LeanModel, batch: int, queries: int, layers: tuple[int, ...], counts: tuple[int, ...] | None = None
+) -> tuple[torch.Tensor, ...]:
     """Logits and hidden states of ragged trees, and what the next forward reads of their keys and values."""
     drawn, cache = np.random.default_rng(1), model.new_cache(batch, 128)
     for row in range(batch):
         prefill(model, cache, drawn.integers(3, 320, LENGTHS[row]), row)
     parents = np.array([[-1, *(drawn.integers(0, node) for node in range(1, queries))] for _ in range(batch)])
     tokens = drawn.integers(3, 320, parents.shape)
-    out = run_trees(model, cache, tokens, parents, np.full(batch, queries), hidden=layers)
+    out = run_trees(model, cache, tokens, parents, np.array(counts or [queries] * batch), hidden=layers)
     path, kept = np.zeros((batch, queries), dtype=np.int64), np.full(batch, 1)
     cache.commit(path, kept)
     after = run_trees(model, cache, tokens[:, :1], parents[:, :1], kept).logits
@@ -85,6 +87,37 @@ def test_it_is_the_forward_of_its_operations(
         assert (one - other).abs().max() <= rounding * other.abs().max()
 
 
+@pytest.mark.parametrize("counts", [(2, 7, 1), (1, 30, 33), (7, 1, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_pads_a_row_is_not_computed_and_changes_nothing(
+    folder: Path, dtype: str, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(folder, dtype)
+    assert isinstance(model, LeanModel) and model.final_layer is not None and model.packs == whole.MOST
+    layers, queries = (0, 2, model.final_layer), max(counts)
+    *packed, after = _forwards(model, 3, queries, layers, counts)
+    monkeypatch.setattr(model, "_whole", None)
+    assert model.packs == 0
+    *padded, then = _forwards(model, 3, queries, layers, counts)
+    rounding = 2e-5 if dtype == "float32" else 3e-2
+    for one, other in zip(packed, padded, strict=True):
+        for row, count in enumerate(counts):
+            mine, held = one[row, :count], other[row, :count]
+            assert not count or (mine - held).abs().max() <= rounding * held.abs().max()
+            assert not one[row, count:].any()
+    kept = [row for row, count in enumerate(counts) if count]
+    assert (after[kept] - then[kept]).abs().max() <= rounding * then.abs().max()
+
+
+def test_rows_of_any_company_have_the_same_bits(folder: Path) -> None:
+    model = load_model(folder)
+    assert isinstance(model, LeanModel)
+    few, many = (_forwards(model, 3, 7, (), counts)[0] for counts in ((7, 2, 1), (7, 7, 7)))
+    assert (
+        torch.equal(few[0], many[0]) and torch.equal(few[1, :2], many[1, :2]) and torch.equal(few[2, :1], many[2, :1])
+    )
+
+
 def test_it_stands_aside_where_operations_are_not_compiled(folder: Path) -> None:
     """As those of long forwards."""
     model = load_model(folder)
@@ -95,21 +128,7 @@ def test_it_stands_aside_where_operations_are_not_compiled(folder: Path) -> None
     run_trees(model, cache, tokens, np.arange(-1, many - 1)[None], np.array([many]))
     assert not model._whole._made
     run_trees(model, cache, tokens[:, :4], np.arange(-1, 3)[None], np.array([4]))
-    assert [shape[:2] for shape in model._whole._made] == [(1, 4)]
-
-
-def test_shapes_that_were_asked_for_last_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that is laid again gives what it gave."""
-    monkeypatch.setattr(whole, "SHAPES", 2)
-    model = load_model(folder)
-    assert isinstance(model, LeanModel) and model._whole is not None
-    model._whole._made.clear()  # of the check at load
-    asked, found = (1, 2, 1, 3, 1, 2), list[torch.Tensor]()
-    for many in asked:
-        tokens, cache = np.arange(7, 7 + many)[None], model.new_cache(1, 20)
-        found.append(run_trees(model, cache, tokens, np.arange(-1, many - 1)[None], np.array([many])).logits)
-    assert [shape[1] for shape in model._whole._made] == [1, 2]
-    assert torch.equal(found[1], found[5]) and torch.equal(found[0], found[4])
+    assert [tokens for tokens, _ in model._whole._made] == [4]
 
 
 def test_an_unknown_token_is_refused(folder: Path) -> None:

@@ -22,7 +22,8 @@ RUN_COLUMNS: dict[str, str] = {
     "rows": "(S,) int32: requests in the step",
     "emitted": "(S,) int32: tokens that the step emitted, over its rows",
     "nodes": "(S,) int32: draft nodes verified, over its rows, padding left out",
-    "width": "(S,) int32: query tokens a row in the target's forward: the widest row's nodes and its root",
+    "width": "(S,) float64: tokens a row that the target's forward computed, its root among them: the widest row's, "
+    "or in the mean where padding is not computed",
     "drafted": "(S,) int32: 1 where the neural draft ran",
     "step_s": "(S,) float64: wall-clock seconds of the step",
     "draft_s": "(S,) float64: of them, in the neural draft",
@@ -157,4 +158,5 @@ def _check(columns: Columns, cells: int) -> None:
         error=DocumentError,
     )
     bounds = {name: Within.seconds() if name.endswith("_s") else Within() for name in RUN_COLUMNS}
-    check_values(columns, bounds | {"cell": Within(high=cells - 1)}, "a run record")
+    mean = columns["width"].dtype.kind == "f"  # records of before have integers
+    check_values(columns, bounds | {"cell": Within(high=cells - 1), "width": Within(whole=not mean)}, "a run record")

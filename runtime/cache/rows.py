@@ -139,6 +139,8 @@ class RowCache(Cache):
     ----------
     held_rows, held_slots : int
         What memory is held for; grows when a forward needs it, and is set by `fit`.
+    counts : (B,) int64, optional
+        Tokens of each row in the next forward, where they are not as many in all: what lies behind them is padding.
     """
 
     def __init__(self, layers: int, rows: int, slots: int, layer: Callable[[RowCache], RowLayer] = RowLayer) -> None:
@@ -156,6 +158,7 @@ class RowCache(Cache):
         self.width = 0
         self.row_index = torch.zeros((1, 1), dtype=torch.int64)
         self.slot_index = torch.zeros((1, 1), dtype=torch.int64)
+        self.counts: NDArray[np.int64] | None = None
         self.inputs: dict[tuple[int, int], TreeInputs] = {}
         self._held: list[torch.Tensor | None] = []
         self._pooled: list[KVPool] = []
@@ -192,7 +195,7 @@ class RowCache(Cache):
             slots = self.held_slots if end <= self.held_slots else min(-(-end // GROWTH) * GROWTH, self.slots)
             self.fit(max(last_row, self.held_rows), slots)
         self.width, self.first_row = min(-(-end // whole) * whole, self.held_slots), first_row
-        self.start = low if low == high else None
+        self.start, self.counts = low if low == high else None, None
         if self.start is None:
             self.row_index = _rows(first_row, last_row)
         return self.width

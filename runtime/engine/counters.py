@@ -31,7 +31,7 @@ class StepTiming:
     rows: int
     emitted: int
     nodes: int
-    width: int
+    width: float
     drafted: bool
     step_s: float
     draft_s: float

@@ -57,7 +57,7 @@ class Verified(NamedTuple):
     proposal: Proposal
     walks: Walks
     forwarded: float
-    width: int
+    width: float
     bad: Mapping[int, str] = {}
     hidden: torch.Tensor | None = None
     """(B, Q, layers, H) hidden states of the target at the nodes of each row's path, where a drafter reads them."""
@@ -154,7 +154,8 @@ class Eager(Backend):
             self.judging.importance, rows, trees, cache=self.cache, states=out.hidden[-1] if final else None
         )
         walks, bad = walk_rows(rows, proposal, out.logits, judge)
-        return Verified(proposal, walks, forwarded, trees.tokens.shape[1], bad, along(out.hidden[:count], walks.path))
+        width = trees.tokens.shape[1] if out.computed is None else out.computed / len(rows)
+        return Verified(proposal, walks, forwarded, width, bad, along(out.hidden[:count], walks.path))
 
     def commit(self, walks: Walks) -> None:
         self.cache.commit(walks.path, walks.kept)

@@ -107,7 +107,7 @@ class CompiledAttention(TorchAttention):
         self._run(
             twin.share_of_attention.address,
             (entry, *held, masks[0], out.data_ptr(), room.data_ptr(), batch, keys.shape[1], self.group, queries, size,
-             slots, *(entry * each for each in apart), float_bits(self.scale)),
+             slots, *(entry * each for each in apart), float_bits(self.scale), 0),
         )  # fmt: skip
         return out
 

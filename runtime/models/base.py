@@ -36,10 +36,13 @@ class Output:
     hidden : one (B, Q, d) tensor for each layer asked for, in that order
         The residual stream before layer i, which is what transformers calls ``hidden_states[i]``; past the last layer
         what the output head reads. Of all Q tokens even where logits are of the last alone.
+    computed : int, optional
+        Tokens of all rows that were computed; all B * Q where it is left out.
     """
 
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...] = ()
+    computed: int | None = None
 
 
 class LanguageModel(ABC):
@@ -65,6 +68,8 @@ class LanguageModel(ABC):
     final_layer: int | None = None
     """Where `hidden` is what its output head reads: the number of its layers; None for one that does not give it."""
 
+    packs: int = 0
+    """Tokens of all rows up to which a forward computes those of `RowCache.counts` alone, and no padding."""
     scheme: Scheme | None = None
     """How its caches write what has left their buffer; None for caches that keep all as it is."""
 

@@ -276,6 +276,11 @@ class LeanModel(LanguageModel):
             layer.lazy_initialization(empty, empty)
         return cache
 
+    @property
+    def packs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As `LanguageModel.packs`."""
+        return 0 if self._whole is None or self.scheme is not None else self._whole.most(self)
+
     @torch.inference_mode()
     def forward(
         self,

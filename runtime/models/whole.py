@@ -1,8 +1,9 @@
 """A step's forward of a `LeanModel` as one call of compiled code, on a CPU.
 
 Each of a step's 300 operators takes 10 to 30 microseconds to be called from Python, a third of a step of a small
-model. Here their places in memory are laid down once for a shape, and a call runs them all. The operations are those
-that `LeanModel` calls one by one, but for the gates, which are torch's to rounding.
+model. Here their places in memory are laid down once for a number of tokens, and a call runs them all. The operations
+are those that `LeanModel` calls one by one, but for the gates, which are torch's to rounding. Rows lie one behind the
+other, so that what pads them to the widest is not computed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ __all__ = ["Whole"]
 
 MOST = 64
 """Tokens of a forward, at most: more, as in prompts, take so long that calls do not count."""
-SHAPES = 128
-"""Shapes that are kept: those that were asked for last."""
 
 
 class Layered(Protocol):
@@ -54,15 +53,20 @@ class Layered(Protocol):
 
 
 class Whole:
-    """Forwards of a model as one call each, for those shapes and operands for which every operation is compiled.
+    """Forwards of a model as one call each, where every operation is compiled for the operands.
 
     It holds where the model's weights lie, and not the model, which holds it.
     """
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, int, int], _Forward | None] = {}
+        self._made: dict[tuple[int, int], _Forward | None] = {}
         self._places: _Places | None = None
         self._lock = Lock()
+
+    def most(self, model: Layered) -> int:
+        """Tokens of the largest forward of `model` that is one call; 0 where none is."""
+        with self._lock:
+            return MOST if self._of(model, 1) is not None else 0
 
     def __call__(
         self,
@@ -75,24 +79,28 @@ class Whole:
     ) -> Output | None:
         """As `LanguageModel.forward` of its model; None where it is not to be had."""
         batch, queries = tokens.shape
-        if batch * queries > MOST or type(cache) is not RowCache or not _fits(mask, batch, queries, cache, model):
+        counts = np.full(batch, queries) if cache.counts is None else cache.counts
+        total = int(counts.sum())
+        if not 0 < total <= MOST or type(cache) is not RowCache or not _fits(mask, batch, queries, cache, model):
             return None
-        shape = batch, queries, torch.get_num_threads()
         with self._lock:  # places are those of one forward at a time
-            made = self._made.pop(shape) if shape in self._made else self._laid(model, batch, queries)
-            self._made[shape] = made
-            if len(self._made) > SHAPES:
-                del self._made[next(iter(self._made))]
-            return None if made is None else made(model, tokens, positions, mask, cache, hidden)
+            made = self._of(model, total)
+            return None if made is None else made(model, tokens, positions, mask, cache, hidden, counts)
 
-    def _laid(self, model: Layered, batch: int, queries: int) -> _Forward | None:
-        """The operations of a shape on their places; None where one of them is not compiled."""
-        run, operations = pool(), _operations(model, batch, queries)
+    def _of(self, model: Layered, tokens: int) -> _Forward | None:
+        key = tokens, torch.get_num_threads()
+        if key not in self._made:
+            self._made[key] = self._laid(model, tokens)
+        return self._made[key]
+
+    def _laid(self, model: Layered, tokens: int) -> _Forward | None:
+        """The operations of so many tokens on their places; None where one of them is not compiled."""
+        run, operations = pool(), _operations(model, tokens)
         if run is None or operations is None:
             return None
         if self._places is None:
             self._places = _Places(model)
-        return _Forward(model, batch, queries, operations, self._places, run)
+        return _Forward(model, tokens, operations, self._places, run)
 
 
 def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, model: Layered) -> bool:
@@ -103,7 +111,7 @@ def _fits(mask: torch.Tensor | None, batch: int, queries: int, cache: RowCache, 
 
 
 class _Places:
-    """Where a forward of up to `MOST` tokens keeps what is between its operations: the same for every shape."""
+    """Where a forward of up to `MOST` tokens keeps what is between its operations: the same for any number."""
 
     def __init__(self, model: Layered) -> None:
         width, inner, size = model.embedding.weight.shape[1], model.layers[0].gate_up.outputs // 2, model.head_dim
@@ -119,10 +127,9 @@ class _Places:
         self.turns = torch.empty((MOST, 1, size // 2), dtype=model.rotations.dtype)
 
 
-def _operations(model: Layered, batch: int, queries: int) -> list[Operation] | None:
-    """Those of a shape's products; None where one of them, or of what is around them, is not compiled."""
-    rows = batch * queries
-    made = attention(None, queries, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
+def _operations(model: Layered, rows: int) -> list[Operation] | None:
+    """Those of a forward's products; None where one of them, or of what is around them, is not compiled."""
+    made = attention(None, rows, model.heads // model.kv_heads, model.scale, dtype=model.dtype, device=model.device)
     compiled = isinstance(made, CompiledAttention) and isinstance(model.around, CompiledAround)
     if not compiled:
         return None
@@ -138,21 +145,16 @@ def _operations(model: Layered, batch: int, queries: int) -> list[Operation] | N
 
 
 class _Forward:
-    """Forwards of one shape, by the operations of each layer's four products and the output head's."""
+    """Forwards of so many tokens, by the operations of each layer's four products and the output head's."""
 
-    def __init__(
-        self, model: Layered, batch: int, queries: int, operations: list[Operation], places: _Places, run: Pool
-    ) -> None:
+    def __init__(self, model: Layered, rows: int, operations: list[Operation], places: _Places, run: Pool) -> None:
         from runtime.kernels.cpu import around
         from runtime.kernels.cpu import attention as twin
 
-        self._batch, self._queries, self._places, self._twin = batch, queries, places, twin
-        rows, entry, size, heads, kv_heads = (
-            batch * queries, model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads,
-        )  # fmt: skip
+        self._rows, self._places, self._twin = rows, places, twin
+        entry, size, heads, kv_heads = model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads
         width, inner, wide = places.normed.shape[1], places.gated.shape[1], places.qkv.shape[1]
         between, normed, added, qkv, read = places.between, places.normed, places.added, places.qkv, places.read
-        self._slots: NDArray[np.int64] = np.zeros((batch, queries), dtype=np.int64)
         self._aside = torch.empty(max(each.room_bytes for each in operations) + LINE, dtype=torch.uint8)
         self._read_aside = torch.empty(0, dtype=torch.uint8)
         room = self._room = -(-self._aside.data_ptr() // LINE) * LINE
@@ -178,11 +180,11 @@ class _Forward:
             turns = (entry, of_qkv, places.turns.data_ptr(), rows, wide, heads + kv_heads, size)
             parts.append((around.share_of_turns.address, turns))
             self._kept.append(len(parts))
-            told = (entry, of_qkv + heads * size * entry, self._slots.ctypes.data, batch, queries, kv_heads, size)
-            parts.append((around.share_of_entries.address, (*told, wide * entry, *[0] * 8)))
+            told = (entry, of_qkv + heads * size * entry, 0, 0, 0, kv_heads, size, wide * entry, *[0] * 9)
+            parts.append((around.share_of_entries.address, told))
             self._reads.append(len(parts))
-            told = (entry, of_qkv, 0, 0, 0, read.data_ptr(), 0, batch, kv_heads, heads // kv_heads, queries, size, 0)
-            apart = (wide * entry, size * entry, *[0] * 8, float_bits(model.scale))
+            told = (entry, of_qkv, 0, 0, 0, read.data_ptr(), 0, 0, kv_heads, heads // kv_heads, 0, size, 0)
+            apart = (wide * entry, size * entry, *[0] * 8, float_bits(model.scale), 0)
             parts.append((twin.share_of_attention.address, (*told, *apart)))
             multiply(layer.out, read, added)
             norm(stream, added, layer.norm_mlp.weight, between)
@@ -203,26 +205,39 @@ class _Forward:
         mask: torch.Tensor | None,
         cache: RowCache,
         hidden: Sequence[int],
+        counts: NDArray[np.int64],
     ) -> Output:
-        batch, queries, places = self._batch, self._queries, self._places
-        rows = batch * queries
-        torch.index_select(model.embedding.weight, 0, tokens.reshape(-1), out=places.streams[0][:rows])
-        torch.index_select(model.rotations, 0, positions.reshape(-1), out=places.turns[:rows])
-        self._aim(mask, cache, model.head_dim)
+        (batch, queries), rows, places = tokens.shape, self._rows, self._places
+        which = None if rows == batch * queries else torch.from_numpy(_held(counts, queries))
+
+        def packed(x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(-1) if which is None else x.reshape(-1)[which]
+
+        def padded(x: torch.Tensor) -> torch.Tensor:
+            whole = x if which is None else x.new_zeros((batch * queries, x.shape[1])).index_copy_(0, which, x)
+            return whole.view(batch, queries, -1)
+
+        torch.index_select(model.embedding.weight, 0, packed(tokens), out=places.streams[0][:rows])
+        torch.index_select(model.rotations, 0, packed(positions), out=places.turns[:rows])
+        aimed = self._aim(mask, cache, model.head_dim, counts, queries)
         logits = torch.empty((rows, model.vocabulary), dtype=model.dtype)
         task = self._finish.task(places.normed.data_ptr(), logits.data_ptr(), self._room)
         self._program.tasks[self._head, : len(task)] = task
         self._program()
+        del aimed
         states = (places.normed if i == model.final_layer else places.streams[i] for i in hidden)
-        kept = tuple(each[:rows].clone().view(batch, queries, -1) for each in states)
-        return Output(logits.view(batch, queries, -1), kept)
+        kept = tuple(padded(each[:rows].clone()) for each in states)
+        return Output(padded(logits), kept, rows)
 
-    def _aim(self, mask: torch.Tensor | None, cache: RowCache, size: int) -> None:
-        """Tell where keys and values lie, and what queries see of them."""
+    def _aim(
+        self, mask: torch.Tensor | None, cache: RowCache, size: int, counts: NDArray[np.int64], queries: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tell where keys and values lie, and what queries see of them; what is given back holds what was told."""
+        firsts = np.concatenate([[0], np.cumsum(counts)])
         if cache.start is not None:
-            self._slots[:] = cache.start + np.arange(self._queries)
+            slots_of = np.tile(cache.start + np.arange(queries), (len(counts), 1))
         else:
-            self._slots[:] = cache.slot_index.numpy()
+            slots_of = np.ascontiguousarray(cache.slot_index.numpy())
         keys, values = cache.stores[0].keys, cache.stores[0].values
         assert keys is not None and values is not None
         entry, slots = keys.element_size(), cache.width
@@ -233,12 +248,20 @@ class _Forward:
         if self._read_aside.numel() < needed:
             self._read_aside = torch.empty(needed, dtype=torch.uint8)
         tasks = self._program.tasks
-        tasks[self._kept, 8], tasks[self._kept, 12] = lie.T
-        tasks[self._kept, 9:12], tasks[self._kept, 13:16] = apart
-        reads = self._reads
+        kept, reads = self._kept, self._reads
+        tasks[kept, 2], tasks[kept, 3], tasks[kept, 4] = slots_of.ctypes.data, len(counts), queries
+        tasks[kept, 8], tasks[kept, 12] = lie.T
+        tasks[kept, 9:12], tasks[kept, 13:16], tasks[kept, 16] = *apart, firsts.ctypes.data
         tasks[reads, 2], tasks[reads, 3] = lie.T
         tasks[reads, 4], tasks[reads, 6], tasks[reads, 12] = 0, self._read_aside.data_ptr(), slots
+        tasks[reads, 7], tasks[reads, 10], tasks[reads, 24] = len(counts), queries, firsts.ctypes.data
         tasks[reads, 15:18], tasks[reads, 18:21] = apart
         if mask is not None:
             tasks[reads, 4] = mask.data_ptr()
             tasks[reads, 21], tasks[reads, 22] = entry * mask.stride(0), entry * mask.stride(2)
+        return firsts, slots_of
+
+
+def _held(counts: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
+    """Where the tokens of rows lie among those of all, padded."""
+    return np.flatnonzero(np.arange(queries) < counts[:, None])

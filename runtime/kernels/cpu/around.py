@@ -146,20 +146,22 @@ def share_of_biases(task):
 
 @compiled
 def share_of_entries(task):
-    """Of (bytes of an entry, x, slots, rows, queries, heads, size, bytes between tokens of x, and twice (into, bytes
-    between its rows, heads and slots)): keys, and the values behind them in x, into the slots of a row cache.
+    """Of (bytes of an entry, x, slots, rows, queries, heads, size, bytes between tokens of x, twice (into, bytes
+    between its rows, heads and slots), and address of each row's first token in x and of where the last row ends):
+    keys, and the values behind them in x, into the slots of a row cache.
     """
     x, slots, rows, queries = task[1], task[2], task[3], task[4]
     heads, size, apart = task[5], task[6] * task[0], task[7]
     first, last = _share(2 * heads)
     places = carray(pointer(slots), (rows, queries), np.int64)
+    firsts = carray(pointer(task[16]), (rows + 1,), np.int64)
     for row in range(rows):
-        for query in range(queries):
+        for query in range(firsts[row + 1] - firsts[row]):
             for part in range(first, last):
                 told, head = 8 + part // heads * 4, part % heads
                 into = task[told] + row * task[told + 1] + head * task[told + 2]
                 into += places[row, query] * task[told + 3]
-                source = x + (row * queries + query) * apart + part * size
+                source = x + (firsts[row] + query) * apart + part * size
                 written = carray(pointer(into), (size // 4,), np.int32)
                 read = carray(pointer(source), (size // 4,), np.int32)
                 for i in range(size // 4):

@@ -197,7 +197,7 @@ def _kinds(entry: int, value: Any, laid: Any) -> Any:
     def attend(task, scale):
         q, keys, values, mask, out, room = task[1], task[2], task[3], task[4], task[5], task[6]
         batch, kv_heads, group, queries, size, slots = task[7], task[8], task[9], task[10], task[11], task[12]
-        of_row = queries * group
+        of_row, firsts = queries * group, carray(pointer(task[24]), (batch + 1,), np.int64)
         own, all_ = thread(), threads()
         unit, last = batch * kv_heads * of_row * own // all_, batch * kv_heads * of_row * (own + 1) // all_
         room += own * BLOCK * (16 + 4 * (size + slots))
@@ -206,13 +206,19 @@ def _kinds(entry: int, value: Any, laid: Any) -> Any:
         laid_at, scores_at = room + 16 * BLOCK, room + 16 * BLOCK + 4 * BLOCK * size
         while unit < last:
             row, head, inside = unit // (kv_heads * of_row), unit // of_row % kv_heads, unit % of_row
-            many, read = min(BLOCK, last - unit, of_row - inside), slots
+            first, left = row * queries, of_row - inside
+            if task[24]:
+                first, left = firsts[row], (firsts[row + 1] - firsts[row]) * group - inside
+            if left <= 0:
+                unit += of_row - inside
+                continue
+            many, read = min(BLOCK, last - unit, left), slots
             masks = mask + row * task[21]
             if mask:
                 read = 1
             for i in range(many):
                 query, at = (inside + i) // group, head * group + (inside + i) % group
-                token = row * queries + query
+                token = first + query
                 laid(q + token * task[13] + at * task[14], laid_at + 4 * i * size, size)
                 places[i] = out + (token * kv_heads * group + at) * size * entry
                 if mask:
@@ -239,7 +245,8 @@ _attend16 = _kinds(2, widened, spread)
 def share_of_attention(task):
     """A thread's part of (bytes of an entry, q, keys, values, mask or 0, out, room, rows, kv heads, query heads of
     each, queries, entries of a head, slots, and bytes from one to the next: tokens and heads of q; rows, heads and
-    slots of keys, and of values; rows and queries of the mask; bits of the scale).
+    slots of keys, and of values; rows and queries of the mask; bits of the scale; address of each row's first token in
+    q and of where the last row ends, or 0 where all rows have as many queries).
     """
     scale = float32_of(np.int32(task[23]))
     if task[0] == 4:
