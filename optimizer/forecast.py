@@ -40,7 +40,7 @@ def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, 
     A forward is as wide as its widest row, or as its rows in the mean where the target computes no padding: the
     distribution of the maximum, or of the sum, of `batch` draws decides its term. The draft runs when any row wants it.
     """
-    tokens, chances = _computed(result.nodes_histogram.sum(axis=0), batch, cost.packed_tokens)
+    tokens, chances = _computed(result.nodes_histogram.sum(axis=0), batch, packed=cost.packed)
     forwards = _drafting(cost, policy, result, batch)
     grown = 0.0 if policy.kind != "grown" else 1.0 + sum(float(each.times.sum()) for each in forwards.values())
     conditions = StepConditions(
@@ -51,24 +51,16 @@ def step_forecast(cost: Cost, policy: Policy, result: ReplayResult, batch: int, 
     return StepForecast(batch, terms_s, cost.beyond(conditions))
 
 
-def _computed(histogram: NDArray[np.integer[Any]], batch: int, packed: int) -> tuple[Floats, Floats]:
-    """Tokens a row that a forward computes when `batch` rows draw their nodes, and the chance of each.
-
-    Where the rows' tokens are more than `packed` in all, it computes the rectangle; those are taken to be the draws
-    with the widest rows.
-    """
-    widest = _widest(histogram, batch)
-    if batch == 1 or batch > packed:
-        used = np.flatnonzero(widest > 0)
-        return np.asarray(used + 1, dtype=np.float64), widest[used]
-    sums = _sums(histogram / histogram.sum(), batch)
-    total = np.arange(len(sums)) + batch
-    held = (total <= packed) & (sums > 0)
-    beyond = float(sums[total > packed].sum())
-    wide = np.diff(np.minimum(np.cumsum(widest[::-1]), beyond), prepend=0.0)[::-1]
-    used = np.flatnonzero(wide > 0)
-    tokens: Floats = np.concatenate([total[held] / batch, used + 1], dtype=np.float64)
-    return tokens, np.concatenate([sums[held], wide[used]])
+def _computed(histogram: NDArray[np.integer[Any]], batch: int, *, packed: bool) -> tuple[Floats, Floats]:
+    """Tokens a row that a forward computes when `batch` rows draw their nodes, and the chance of each."""
+    if packed:
+        chances = _sums(histogram / histogram.sum(), batch)
+        nodes = np.arange(len(chances)) / batch
+    else:
+        chances = _widest(histogram, batch)
+        nodes = np.arange(len(chances), dtype=np.float64)
+    used = chances > 0
+    return nodes[used] + 1, chances[used]
 
 
 def _sums(chances: Floats, batch: int) -> Floats:

@@ -87,17 +87,19 @@ def test_it_is_the_forward_of_its_operations(
         assert (one - other).abs().max() <= rounding * other.abs().max()
 
 
-@pytest.mark.parametrize("counts", [(2, 7, 1), (1, 30, 33), (7, 1, 0)])
+@pytest.mark.parametrize("counts", [(2, 7, 1), (1, 30, 33), (7, 1, 0), (60, 3, 9)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("one_call", [True, False])
 def test_what_pads_a_row_is_not_computed_and_changes_nothing(
-    folder: Path, dtype: str, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    folder: Path, dtype: str, counts: tuple[int, ...], one_call: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(folder, dtype)
-    assert isinstance(model, LeanModel) and model.final_layer is not None and model.packs == whole.MOST
+    assert isinstance(model, LeanModel) and model.final_layer is not None and model.packs
     layers, queries = (0, 2, model.final_layer), max(counts)
+    monkeypatch.setattr(model, "_whole", model._whole if one_call else None)
     *packed, after = _forwards(model, 3, queries, layers, counts)
     monkeypatch.setattr(model, "_whole", None)
-    assert model.packs == 0
+    monkeypatch.setattr(model, "packs", False)
     *padded, then = _forwards(model, 3, queries, layers, counts)
     rounding = 2e-5 if dtype == "float32" else 3e-2
     for one, other in zip(packed, padded, strict=True):

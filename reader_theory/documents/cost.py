@@ -167,10 +167,8 @@ class Cost(Document):
     kv: str = Field(default="plain", description="cache of the target, as `--kv` names it")
     dtype: str
     target_forward: CostTable
-    packed_tokens: int = Field(
-        default=0,
-        ge=0,
-        description="tokens of all rows up to which a forward of the target computes each row's own and no padding",
+    packed: bool = Field(
+        default=False, description="whether a forward of the target computes each row's own tokens and no padding"
     )
     drafters: dict[str, DrafterCost] = Field(
         default_factory=dict[str, DrafterCost], description="by name; look-ups are a drafter too"

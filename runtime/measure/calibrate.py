@@ -133,7 +133,7 @@ def calibrate_cost(
         bench, grid, tuple(drafts), seconds=seconds, seed=seed, beside=datastore is not None,
         on_disturbance=on_disturbance, progress=progress,
         facts={"stamp": Stamp.now(seed=seed, machine=device_name), "device": device_name, "target": called[0],
-               "kv": target.kv, "packed_tokens": target.packs, "dtype": dtype},
+               "kv": target.kv, "packed": target.packs, "dtype": dtype},
     )  # fmt: skip
     models = {**called[1], DATASTORE: None if datastore is None else datastore.name or None}
     cost = with_output_heads(cost, drafts, target)

@@ -68,8 +68,8 @@ class LanguageModel(ABC):
     final_layer: int | None = None
     """Where `hidden` is what its output head reads: the number of its layers; None for one that does not give it."""
 
-    packs: int = 0
-    """Tokens of all rows up to which a forward computes those of `RowCache.counts` alone, and no padding."""
+    packs: bool = False
+    """Whether a forward computes the tokens of `RowCache.counts` alone, and no padding."""
     scheme: Scheme | None = None
     """How its caches write what has left their buffer; None for caches that keep all as it is."""
 

@@ -69,7 +69,7 @@ def run_trees(
         starts = [length + before for length, before in zip(starts, scratch.tolist(), strict=True)]
     alone = batch == 1 and queries == 1 and scratch is None  # it sees every slot: no mask is needed
     width = cache.begin(starts, queries, first_row, whole=1 if alone else WHOLE)
-    cache.counts = counts if int(counts.sum()) < batch * queries else None
+    cache.counts = counts if 0 < int(counts.sum()) < batch * queries else None
     inputs = _inputs(cache, batch, queries, model.dtype)
     mask = inputs.fill(width, tokens, parents, counts, lengths, _unwritten(batch) if scratch is None else scratch)
     mask = None if alone else cache.masked(mask, inputs.positions, hidden_value(model.dtype))

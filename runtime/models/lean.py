@@ -25,6 +25,7 @@ from runtime.models.base import LanguageModel, Output
 from runtime.models.linear import AdaptiveLinear, FollowingLinear
 from runtime.models.low_bits import Codes, PackedCodes, QuantisedLinear
 from runtime.models.memory import give_back, trim
+from runtime.models.packing import Packing
 from runtime.models.whole import Whole
 
 __all__ = ["LeanModel", "Weights", "is_lean"]
@@ -163,6 +164,7 @@ class LeanModel(LanguageModel):
         self.config, self.name = config, name or config.model_type
         self.vocabulary, self.max_positions = int(config.vocab_size), int(config.max_position_embeddings)
         self.dtype, self.device = model.dtype, model.device
+        self.packs = self.device.type == "cpu"
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
@@ -276,11 +278,6 @@ class LeanModel(LanguageModel):
             layer.lazy_initialization(empty, empty)
         return cache
 
-    @property
-    def packs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As `LanguageModel.packs`."""
-        return 0 if self._whole is None or self.scheme is not None else self._whole.most(self)
-
     @torch.inference_mode()
     def forward(
         self,
@@ -295,12 +292,14 @@ class LeanModel(LanguageModel):
         if self._untouched is not None:
             self._untouched.check()
         batch, queries = tokens.shape
-        if self._whole is not None and (queries == 1 or not last_only):
-            found = self._whole(self, tokens, positions, mask, cache, hidden)
+        last_only = last_only and queries > 1
+        rows = Packing(cache.counts if self.packs and not last_only else None, batch, queries)
+        if self._whole is not None and not last_only:
+            found = self._whole(self, tokens, positions, mask, cache, hidden, rows)
             if found is not None:
                 return found
-        x = self.embedding.weight[tokens.reshape(-1)]
-        rotation = self.rotations[positions.reshape(-1)]
+        x = self.embedding.weight[rows.pack(tokens.reshape(-1))]
+        rotation = self.rotations[rows.pack(positions.reshape(-1))]
         group = self.heads // self.kv_heads
         reader = attention(mask, queries, group, self.scale, dtype=self.dtype, device=self.device)
         before: dict[int, torch.Tensor] = {}
@@ -308,8 +307,8 @@ class LeanModel(LanguageModel):
         for i, (layer, store) in enumerate(zip(self.layers, cache.stores, strict=True)):
             x, h = self.around.normed(x, added, layer.norm_in.weight, self.eps)
             if i in hidden:
-                before[i] = (x.clone() if x.is_cuda else x).view(batch, queries, -1)
-            attended = self._attention(layer, store, h, rotation, reader, batch, queries)
+                before[i] = rows.pad(x.clone() if x.is_cuda else x)
+            attended = self._attention(layer, store, h, rotation, reader, rows)
             x, added = self._onto(x, layer.out, attended)
             x, h = self.around.normed(x, added, layer.norm_mlp.weight, self.eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
@@ -320,10 +319,11 @@ class LeanModel(LanguageModel):
             assert x is not None
         x = self.around.normed(x, added, self.norm.weight, self.eps)[1]
         if whole:
-            before[self.final_layer] = x.view(batch, queries, -1)
+            before[self.final_layer] = rows.pad(x)
             x = before[self.final_layer][:, -1] if last_only else x
-        logits = self.head(x).view(batch, -1, self.vocabulary)
-        return Output(logits, tuple(before[i] for i in hidden))
+        logits = self.head(x)
+        logits = logits.view(batch, 1, self.vocabulary) if last_only else rows.pad(logits)
+        return Output(logits, tuple(before[i] for i in hidden), rows.tokens)
 
     def _onto(self, x: torch.Tensor, product: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A residual sum: within the product on a GPU, else left to the norm after it."""
@@ -336,13 +336,12 @@ class LeanModel(LanguageModel):
         h: torch.Tensor,
         rotation: torch.Tensor,
         reader: Attention,
-        batch: int,
-        queries: int,
+        rows: Packing,
     ) -> torch.Tensor:
-        """What the layer's heads read, (batch * queries, heads * head_dim)."""
-        qkv = layer.qkv(h).view(batch * queries, -1, self.head_dim)
+        """What the layer's heads read, (tokens, heads * head_dim)."""
+        qkv = layer.qkv(h).view(rows.tokens, -1, self.head_dim)
         rotary = self.heads + self.kv_heads
-        v = qkv[:, rotary:].view(batch, queries, self.kv_heads, -1).transpose(1, 2)
+        v = rows.pad(qkv[:, rotary:]).transpose(1, 2)
         q_k = qkv
         if layer.norm_q is not None and layer.norm_k is not None:
             q = functional.rms_norm(qkv[:, : self.heads], (self.head_dim,), layer.norm_q.weight, self.eps)
@@ -350,7 +349,7 @@ class LeanModel(LanguageModel):
             q_k = torch.cat((q, k), dim=1)
         if self._order is not None:
             q_k = q_k[:, :rotary, self._order]
-        flat = q_k.reshape(batch * queries, -1)
-        turned = self.around.turned(flat, rotation, rotary, self.head_dim).unflatten(0, (batch, queries))
+        flat = q_k.reshape(rows.tokens, -1)
+        turned = rows.pad(self.around.turned(flat, rotation, rotary, self.head_dim))
         keys, values = store.update(turned[:, :, self.heads :].transpose(1, 2), v)
-        return reader(turned[:, :, : self.heads], keys, values)
+        return rows.pack(reader(turned[:, :, : self.heads], keys, values))

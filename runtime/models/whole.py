@@ -2,8 +2,7 @@
 
 Each of a step's 300 operators takes 10 to 30 microseconds to be called from Python, a third of a step of a small
 model. Here their places in memory are laid down once for a number of tokens, and a call runs them all. The operations
-are those that `LeanModel` calls one by one, but for the gates, which are torch's to rounding. Rows lie one behind the
-other, so that what pads them to the widest is not computed.
+are those that `LeanModel` calls one by one, but for the gates, which are torch's to rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from runtime.kernels.cpu.lanes import LINE
 from runtime.kernels.cpu.threads import Pool, float_bits, pool
 from runtime.kernels.program import Operation, Program, Task
 from runtime.models.base import Output
+from runtime.models.packing import Packing
 
 __all__ = ["Whole"]
 
@@ -63,11 +63,6 @@ class Whole:
         self._places: _Places | None = None
         self._lock = Lock()
 
-    def most(self, model: Layered) -> int:
-        """Tokens of the largest forward of `model` that is one call; 0 where none is."""
-        with self._lock:
-            return MOST if self._of(model, 1) is not None else 0
-
     def __call__(
         self,
         model: Layered,
@@ -76,16 +71,14 @@ class Whole:
         mask: torch.Tensor | None,
         cache: RowCache,
         hidden: Sequence[int],
+        rows: Packing,
     ) -> Output | None:
         """As `LanguageModel.forward` of its model; None where it is not to be had."""
-        batch, queries = tokens.shape
-        counts = np.full(batch, queries) if cache.counts is None else cache.counts
-        total = int(counts.sum())
-        if not 0 < total <= MOST or type(cache) is not RowCache or not _fits(mask, batch, queries, cache, model):
+        if rows.tokens > MOST or type(cache) is not RowCache or not _fits(mask, rows.batch, rows.queries, cache, model):
             return None
         with self._lock:  # places are those of one forward at a time
-            made = self._of(model, total)
-            return None if made is None else made(model, tokens, positions, mask, cache, hidden, counts)
+            made = self._of(model, rows.tokens)
+            return None if made is None else made(model, tokens, positions, mask, cache, hidden, rows)
 
     def _of(self, model: Layered, tokens: int) -> _Forward | None:
         key = tokens, torch.get_num_threads()
@@ -151,7 +144,7 @@ class _Forward:
         from runtime.kernels.cpu import around
         from runtime.kernels.cpu import attention as twin
 
-        self._rows, self._places, self._twin = rows, places, twin
+        self._places, self._twin = places, twin
         entry, size, heads, kv_heads = model.dtype.itemsize, model.head_dim, model.heads, model.kv_heads
         width, inner, wide = places.normed.shape[1], places.gated.shape[1], places.qkv.shape[1]
         between, normed, added, qkv, read = places.between, places.normed, places.added, places.qkv, places.read
@@ -205,37 +198,29 @@ class _Forward:
         mask: torch.Tensor | None,
         cache: RowCache,
         hidden: Sequence[int],
-        counts: NDArray[np.int64],
+        rows: Packing,
     ) -> Output:
-        (batch, queries), rows, places = tokens.shape, self._rows, self._places
-        which = None if rows == batch * queries else torch.from_numpy(_held(counts, queries))
-
-        def packed(x: torch.Tensor) -> torch.Tensor:
-            return x.reshape(-1) if which is None else x.reshape(-1)[which]
-
-        def padded(x: torch.Tensor) -> torch.Tensor:
-            whole = x if which is None else x.new_zeros((batch * queries, x.shape[1])).index_copy_(0, which, x)
-            return whole.view(batch, queries, -1)
-
-        torch.index_select(model.embedding.weight, 0, packed(tokens), out=places.streams[0][:rows])
-        torch.index_select(model.rotations, 0, packed(positions), out=places.turns[:rows])
-        aimed = self._aim(mask, cache, model.head_dim, counts, queries)
-        logits = torch.empty((rows, model.vocabulary), dtype=model.dtype)
+        many, places = rows.tokens, self._places
+        torch.index_select(model.embedding.weight, 0, rows.pack(tokens.reshape(-1)), out=places.streams[0][:many])
+        torch.index_select(model.rotations, 0, rows.pack(positions.reshape(-1)), out=places.turns[:many])
+        aimed = self._aim(mask, cache, model.head_dim, rows)
+        logits = torch.empty((many, model.vocabulary), dtype=model.dtype)
         task = self._finish.task(places.normed.data_ptr(), logits.data_ptr(), self._room)
         self._program.tasks[self._head, : len(task)] = task
         self._program()
         del aimed
         states = (places.normed if i == model.final_layer else places.streams[i] for i in hidden)
-        kept = tuple(padded(each[:rows].clone()) for each in states)
-        return Output(padded(logits), kept, rows)
+        kept = tuple(rows.pad(each[:many].clone()) for each in states)
+        return Output(rows.pad(logits), kept, many)
 
     def _aim(
-        self, mask: torch.Tensor | None, cache: RowCache, size: int, counts: NDArray[np.int64], queries: int
+        self, mask: torch.Tensor | None, cache: RowCache, size: int, rows: Packing
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tell where keys and values lie, and what queries see of them; what is given back holds what was told."""
-        firsts = np.concatenate([[0], np.cumsum(counts)])
+        batch, queries = rows.batch, rows.queries
+        firsts = np.concatenate([[0], np.cumsum(rows.counts)])
         if cache.start is not None:
-            slots_of = np.tile(cache.start + np.arange(queries), (len(counts), 1))
+            slots_of = np.tile(cache.start + np.arange(queries), (batch, 1))
         else:
             slots_of = np.ascontiguousarray(cache.slot_index.numpy())
         keys, values = cache.stores[0].keys, cache.stores[0].values
@@ -249,19 +234,14 @@ class _Forward:
             self._read_aside = torch.empty(needed, dtype=torch.uint8)
         tasks = self._program.tasks
         kept, reads = self._kept, self._reads
-        tasks[kept, 2], tasks[kept, 3], tasks[kept, 4] = slots_of.ctypes.data, len(counts), queries
+        tasks[kept, 2], tasks[kept, 3], tasks[kept, 4] = slots_of.ctypes.data, batch, queries
         tasks[kept, 8], tasks[kept, 12] = lie.T
         tasks[kept, 9:12], tasks[kept, 13:16], tasks[kept, 16] = *apart, firsts.ctypes.data
         tasks[reads, 2], tasks[reads, 3] = lie.T
         tasks[reads, 4], tasks[reads, 6], tasks[reads, 12] = 0, self._read_aside.data_ptr(), slots
-        tasks[reads, 7], tasks[reads, 10], tasks[reads, 24] = len(counts), queries, firsts.ctypes.data
+        tasks[reads, 7], tasks[reads, 10], tasks[reads, 24] = batch, queries, firsts.ctypes.data
         tasks[reads, 15:18], tasks[reads, 18:21] = apart
         if mask is not None:
             tasks[reads, 4] = mask.data_ptr()
             tasks[reads, 21], tasks[reads, 22] = entry * mask.stride(0), entry * mask.stride(2)
         return firsts, slots_of
-
-
-def _held(counts: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
-    """Where the tokens of rows lie among those of all, padded."""
-    return np.flatnonzero(np.arange(queries) < counts[:, None])
