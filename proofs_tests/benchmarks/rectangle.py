@@ -42,6 +42,7 @@ class RectangularCache(Cache):
         self.live: NDArray[np.bool_] = np.zeros((rows, slots), dtype=bool)
         self.columns, self.width, self.first_row = 0, 0, 0
         self.start: int | None = 0
+        self.counts: NDArray[np.int64] | None = None
         self.stores = [RowLayer(self) for _ in range(layers)]  # pyright: ignore[reportArgumentType]
         super().__init__(layers=list(self.stores))
 
