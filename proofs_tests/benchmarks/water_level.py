@@ -4,7 +4,7 @@ A quarter of the rows copies. Simulated: nodes are chosen by estimates of path p
 truth; both spend the same nodes in all, those of the uniform budget with the most tokens a second where a step is flat
 and then pays by the node. In the engine: trees of retrieval on an inflated target, batch 8, two copying prompts to
 six of prose; budgets in turn, the median of several rounds, of the steps in which all eight are there: rows that copy
-end first, and others would join a server then.
+end first, and others would join a server then. Scores are mapped to acceptance by other prompts, as a plan does.
 
     python -m proofs_tests.benchmarks.water_level [--rounds 5] [--new-tokens 128] [--no-engine]
 """
@@ -29,6 +29,9 @@ from runtime.drafters.water import level_sizes
 Floats = NDArray[np.float64]
 CANDIDATES = 64
 BUDGETS = (2, 4, 6, 8, 12, 16, 24)
+MOST = 32
+"""Nodes of a row under a level, at most."""
+NAMES = "uniform", "level"
 LEVEL = 0.25
 """Standard deviation of the logarithm of an estimate over the truth."""
 
@@ -79,6 +82,8 @@ def simulated() -> list[dict[str, float]]:
 
 def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str, Any]:
     """Tokens a second of uniform budgets, and of one level at as many nodes a row in the mean."""
+    from proofs_tests.benchmarks.grown import answers
+    from runtime.drafters.offers import fit_offers, record_offers
     from runtime.engine.engine import Engine
     from runtime.engine.sampling import SamplingParams
     from runtime.measure.prompts import house_prompts
@@ -87,7 +92,10 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
     from runtime.models.load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(house_folder("target"))
-    prompts = [*house_prompts(["copy"], "test", tokenizer, 2), *house_prompts(["prose"], "test", tokenizer, 6)]
+    prompts, fit = (
+        [*house_prompts(["copy"], split, tokenizer, 2 * many), *house_prompts(["prose"], split, tokenizer, 6 * many)]
+        for split, many in (("test", 1), ("fit", 4))
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "inflated"
         inflate(house_folder("target"), folder)
@@ -95,9 +103,11 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
     slots = max(len(prompt.tokens) for prompt in prompts) + new_tokens + 80
     engine = Engine(target, max_batch=len(prompts), max_context=slots)
     params = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    policies = {("uniform", k): Grown(drafter=None, nodes=k) for k in budgets}
-    policies |= {("level", k): Grown(drafter=None, nodes=min(2 * k, 32), share=k) for k in budgets}
+    maps = fit_offers(record_offers(None, answers(load_model(house_folder("target")), fit, 0.0, new_tokens))).maps
+    policies = {("uniform", k): Grown(drafter=None, nodes=k, maps=maps) for k in budgets}
+    policies |= {("level", k): Grown(drafter=None, nodes=MOST, share=k, maps=maps) for k in budgets}
     found: dict[tuple[str, int], list[float]] = {key: [] for key in policies}
+    tokens: dict[tuple[str, int], float] = {}
     for _ in range(rounds + 1):
         for key, policy in policies.items():
             engine.use(policy)
@@ -105,14 +115,16 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
             engine.generate([prompt.tokens for prompt in prompts], params)
             full = [step for step in engine.timings if step.rows == len(prompts)]
             found[key].append(sum(step.emitted for step in full) / sum(step.step_s for step in full))
+            tokens[key] = sum(step.emitted for step in full) / sum(step.rows for step in full)
     rates = {key: np.array(each[1:]) for key, each in found.items()}  # the first round warms up
     rows = []
     for k in budgets:
         ratios = rates["level", k] / rates["uniform", k]
-        row = {"nodes": k, "uniform": median(rates["uniform", k]), "level": median(rates["level", k])}
-        rows.append(row | {"ratio": median(ratios), "ratios": ratios.tolist()})
-        print(f"engine, {k} nodes a row: uniform {row['uniform']:.0f} tokens/s, level {row['level']:.0f}", flush=True)
-    uniform, level = (max((row[name], row["nodes"]) for row in rows)[1] for name in ("uniform", "level"))
+        row = {name: {"tokens_per_s": median(rates[name, k]), "tokens_per_step": tokens[name, k]} for name in NAMES}
+        rows.append({"nodes": k, **row, "ratio": median(ratios), "ratios": ratios.tolist()})
+        told = [f"{n} {of['tokens_per_s']:.0f} tokens/s, {of['tokens_per_step']:.2f} a step" for n, of in row.items()]
+        print(f"engine, {k} nodes a row: {'; '.join(told)}", flush=True)
+    uniform, level = (max(budgets, key=lambda k: median(rates[name, k])) for name in NAMES)
     best = rates["level", level] / rates["uniform", uniform]
     print(f"best level over best uniform budget: {median(best):.2f} ({best.min():.2f} to {best.max():.2f})")
     return {"rows": rows, "best": {"uniform": uniform, "level": level, "ratios": best.tolist()}}
