@@ -2,11 +2,12 @@
 
 A quarter of the rows copies. Simulated: nodes are chosen by estimates of path probability that err, and valued by the
 truth; both spend the same nodes in all, those of the uniform budget with the most tokens a second where a step is flat
-and then pays by the node. In the engine: trees of retrieval on an inflated target, batch 8, two copying prompts to
-six of prose; budgets in turn, the median of several rounds, of the steps in which all eight are there: rows that copy
-end first, and others would join a server then. Scores are mapped to acceptance by other prompts, as a plan does.
+and then pays by the node. In the engine: trees of retrieval on an inflated target, batch 8, two rows that copy and six
+of prose, each of which is given the next prompt of its kind when it ends: all policies meet rows at every age, though
+they take rows that copy through their texts at different speeds. Budgets in turn, the median of several rounds. Scores
+are mapped to acceptance by other prompts, as a plan does.
 
-    python -m proofs_tests.benchmarks.water_level [--rounds 5] [--new-tokens 128] [--no-engine]
+    python -m proofs_tests.benchmarks.water_level [--rounds 3] [--steps 80] [--new-tokens 64] [--no-engine]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,7 +82,26 @@ def simulated() -> list[dict[str, float]]:
     return rows
 
 
-def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str, Any]:
+def served(engine: Any, policy: Grown, rows: Sequence[Sequence[Any]], steps: int, params: Any) -> tuple[float, float]:
+    """Tokens a second, and a row and step, of rows that are given their next prompt when they end."""
+    engine.use(policy)
+    waiting = [cycle(prompts) for prompts in rows]
+    running = [engine.add(next(prompts), params) for prompts in waiting]
+    engine.timings.clear()
+    for _ in range(steps):
+        engine.step()
+        running = [
+            engine.add(next(prompts), params) if one.done else one
+            for one, prompts in zip(running, waiting, strict=True)
+        ]
+    for one in running:
+        engine.cancel(one)
+    full = [step for step in engine.timings if step.rows == len(rows)]
+    emitted = sum(step.emitted for step in full)
+    return emitted / sum(step.step_s for step in full), emitted / sum(step.rows for step in full)
+
+
+def in_engine(rounds: int, steps: int, new_tokens: int, budgets: Sequence[int]) -> dict[str, Any]:
     """Tokens a second of uniform budgets, and of one level at as many nodes a row in the mean."""
     from proofs_tests.benchmarks.grown import answers
     from runtime.drafters.offers import fit_offers, record_offers
@@ -92,15 +113,15 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
     from runtime.models.load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(house_folder("target"))
-    prompts, fit = (
-        [*house_prompts(["copy"], split, tokenizer, 2 * many), *house_prompts(["prose"], split, tokenizer, 6 * many)]
-        for split, many in (("test", 1), ("fit", 4))
-    )
+    copy, prose = (house_prompts([each], "test", tokenizer, 12) for each in ("copy", "prose"))
+    fit = [*house_prompts(["copy"], "fit", tokenizer, 8), *house_prompts(["prose"], "fit", tokenizer, 24)]
+    kinds = [copy if row < 2 else prose for row in range(8)]
+    prompts = [[kind[(row + i) % len(kind)].tokens for i in range(len(kind))] for row, kind in enumerate(kinds)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "inflated"
         inflate(house_folder("target"), folder)
         target = load_model(str(folder), dtype="bfloat16")
-    slots = max(len(prompt.tokens) for prompt in prompts) + new_tokens + 80
+    slots = max(len(tokens) for row in prompts for tokens in row) + new_tokens + 80
     engine = Engine(target, max_batch=len(prompts), max_context=slots)
     params = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     maps = fit_offers(record_offers(None, answers(load_model(house_folder("target")), fit, 0.0, new_tokens))).maps
@@ -110,12 +131,8 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
     tokens: dict[tuple[str, int], float] = {}
     for _ in range(rounds + 1):
         for key, policy in policies.items():
-            engine.use(policy)
-            engine.timings.clear()
-            engine.generate([prompt.tokens for prompt in prompts], params)
-            full = [step for step in engine.timings if step.rows == len(prompts)]
-            found[key].append(sum(step.emitted for step in full) / sum(step.step_s for step in full))
-            tokens[key] = sum(step.emitted for step in full) / sum(step.rows for step in full)
+            rate, tokens[key] = served(engine, policy, prompts, steps, params)
+            found[key].append(rate)
     rates = {key: np.array(each[1:]) for key, each in found.items()}  # the first round warms up
     rows = []
     for k in budgets:
@@ -132,14 +149,15 @@ def in_engine(rounds: int, new_tokens: int, budgets: Sequence[int]) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=80, help="of a policy in a round")
+    parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--budgets", type=int, nargs="*", default=list(BUDGETS))
     parser.add_argument("--no-engine", action="store_true")
     options = parser.parse_args()
     payload: dict[str, Any] = {"simulated": simulated()}
     if not options.no_engine:
-        payload["engine"] = in_engine(options.rounds, options.new_tokens, options.budgets)
+        payload["engine"] = in_engine(options.rounds, options.steps, options.new_tokens, options.budgets)
     print(write_report("water_level", payload).name)
 
 
