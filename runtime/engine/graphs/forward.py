@@ -47,6 +47,6 @@ class StaticForward:
         """(B, Q, V) logits, and the `features`; arguments as `fill_tree_inputs` takes them, on the model's device."""
         fill_tree_inputs(self.mask, self.positions, parents, counts, lengths, scratch, self.hidden)
         cache = self.cache
-        cache.start, cache.first_row, cache.width = None, 0, self.width
+        cache.start, cache.counts, cache.first_row, cache.width = None, None, 0, self.width
         cache.row_index, cache.slot_index = self.row_index, (lengths + scratch).unsqueeze(1) + self.steps
         return self.model.forward(tokens, self.positions, self.mask.unsqueeze(1), cache, hidden=self.features)
