@@ -179,9 +179,14 @@ def test_forwards_are_those_of_the_engine_at_every_number_of_tokens() -> None:
         assert told == pytest.approx(virtual.target_forward(8, tokens, 250), rel=0.03), tokens
 
 
-def test_one_step_of_a_number_of_tokens_does_not_move_the_table() -> None:
-    bench, policy = VirtualBench(seed=3), PLANNED[0]
-    seen = [s for s in bench.stretch(("draft",), policy, 2, 20) if s is not None]
+@pytest.mark.parametrize("apart", [0.0, 0.4], ids=["rows alike", "rows have some in the mean"])
+def test_one_step_of_a_number_of_tokens_does_not_move_the_table(apart: float) -> None:
+    bench, policy, draws = VirtualBench(seed=3), PLANNED[0], np.random.default_rng(0)
+    seen = [
+        replace(s, timing=replace(s.timing, width=s.timing.width + apart * draws.uniform(-1, 1)))
+        for s in bench.stretch(("draft",), policy, 2, 20)
+        if s is not None
+    ]
     table = CostTable(
         batch=(2,), tokens=(1, 4, 9), context=(128,), seconds=(((0.01,), (0.02,), (0.04,)),), relative_spread=0.0
     )

@@ -49,15 +49,15 @@ def corrected_target(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
 
     A tree's stretches are few, and a plan would choose the number of tokens that they flatter most; so the factors of
     more than one token are a robust line in their logarithm. A number that few steps of a policy had, where a request
-    was near its end, does not count. How often a policy was seen beside others does not matter: plain decoding is seen
-    between all.
+    was near its end, does not count; numbers are rounded, as rows of a step may have some in the mean. How often a
+    policy was seen beside others does not matter: plain decoding is seen between all.
     """
     seconds = table.values.copy()
     for i, batch in enumerate(table.batch):
         mine = _usual([s for s in seen if s.timing.rows == batch])
         if not mine:
             continue
-        widths = np.array([s.timing.width for s in mine])
+        widths = np.array([round(s.timing.width) for s in mine])
         ratios = np.array([s.timing.target_s / float(table.at(batch, s.timing.width, s.context)) for s in mine])
         at = np.unique(widths)
         factors = np.array([np.median(ratios[widths == w]) for w in at])
@@ -78,11 +78,11 @@ def _along(tokens: NDArray[np.int64], at: NDArray[np.int64], factors: Floats) ->
 
 def _usual(seen: Sequence[SeenStep]) -> list[SeenStep]:
     """Steps of as many tokens as their policy usually has."""
-    counts = Counter((s.policy, s.timing.width) for s in seen)
+    counts = Counter((s.policy, round(s.timing.width)) for s in seen)
     most: dict[Policy, int] = {}
     for (policy, _), count in counts.items():
         most[policy] = max(most.get(policy, 0), count)
-    return [s for s in seen if counts[s.policy, s.timing.width] >= ENOUGH * most[s.policy]]
+    return [s for s in seen if counts[s.policy, round(s.timing.width)] >= ENOUGH * most[s.policy]]
 
 
 def corrected_draft(table: CostTable, seen: Sequence[SeenStep]) -> CostTable:
