@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -91,6 +92,28 @@ def test_integer_records_say_what_the_plain_form_reads(chunk: int, channels: int
     assert np.allclose(read, _plain_integers(codec, record), rtol=1e-5, atol=1e-6)
     spread = np.ptp(numbers, axis=0)
     assert (np.abs(read - numbers) <= spread / (2**bits - 1) + 2e-3 * np.abs(numbers).max(axis=0) + 1e-4).all()
+
+
+@given(
+    chunk=st.integers(1, 9),
+    shape=st.sampled_from([(1, 1), (3, 5), (2, 20), (3, 64), (4, 33)]),
+    bits=st.one_of(st.sampled_from([4, 8]), st.integers(1, 8)),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_integers_are_written_where_attention_reads_them(
+    chunk: int, shape: tuple[int, int], bits: int, dtype: torch.dtype, seed: int
+) -> None:
+    rng, (heads, size) = np.random.default_rng(seed), shape
+    codec = IntegerCodec(chunk, heads * size, bits)
+    numbers = (rng.standard_normal((5, chunk, heads * size)) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)
+    records = np.stack([codec.encode(each) for each in numbers])
+    room = torch.full((heads, 7 + 5 * chunk, size), 77.0, dtype=dtype)
+    codec.decode_to(records, room[:, 3 : 3 + 5 * chunk])
+    wanted = torch.from_numpy(codec.decode(records)).view(-1, heads, size).transpose(0, 1).to(dtype)
+    assert torch.equal(room[:, 3 : 3 + 5 * chunk], wanted)
+    assert (room[:, :3] == 77).all() and (room[:, 3 + 5 * chunk :] == 77).all()
 
 
 def test_codes_are_those_of_the_nearest_points() -> None:

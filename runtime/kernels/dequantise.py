@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from runtime.kernels._door import Array, Sizes, empty_like_of, host, on_gpu
 from runtime.kernels.cpu import dequantise as cpu
+from runtime.kernels.cpu.threads import pool
 
-__all__ = ["grid_numbers", "integer_numbers"]
+__all__ = ["grid_numbers", "integer_heads", "integer_numbers"]
 
 
 def integer_numbers(records: Array, chunk: int, channels: int, bits: int) -> Any:
@@ -42,6 +44,32 @@ def integer_numbers(records: Array, chunk: int, channels: int, bits: int) -> Any
     else:
         cpu.integer_numbers(host(records), host(scales), chunk, bits, host(out))
     return out
+
+
+def integer_heads(records: NDArray[np.uint8], chunk: int, bits: int, out: torch.Tensor) -> None:
+    """Write the numbers of evenly spaced codes where attention reads them, on the threads of torch.
+
+    Parameters
+    ----------
+    records : (n, R) uint8
+        As `integer_numbers` reads them.
+    out : (heads, n chunk, size), on a CPU, or any place that it can be copied to
+        Numbers of a token are those of its heads, one behind the other; heads may lie apart.
+    """
+    heads, tokens, size = out.shape
+    channels, run = heads * size, pool()
+    fits = out.dtype in (torch.float32, torch.bfloat16) and out.device.type == "cpu"
+    if run is None or not fits or out.stride()[1:] != (size, 1):
+        numbers = torch.from_numpy(integer_numbers(records, chunk, channels, bits))
+        out.copy_(numbers.view(tokens, heads, size).transpose(0, 1))
+        return
+    scales = _scales(records, chunk * (-(-channels * bits // 8)), 4 * channels, (2, channels))
+    entry = out.element_size()
+    run(
+        cpu.share_of_integers.address,
+        (entry, records.ctypes.data, scales.ctypes.data, out.data_ptr(), len(records), records.shape[1], chunk, heads,
+         size, bits, entry * out.stride(0)),
+    )  # fmt: skip
 
 
 def grid_numbers(records: Array, chunk: int, channels: int, bits: int, grid: Array, base: Array, order: int) -> Any:

@@ -8,7 +8,7 @@ law of a token depends on the tokens before it, and on nothing else: neither dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from reader_theory.errors import require
 from reader_theory.memory import KVFormat
+from runtime.cache.quantised.codec import Codec
 from runtime.cache.quantised.scheme import Codecs, Scheme
 from runtime.cache.rows import RowCache, RowLayer
 
 __all__ = ["QuantisedCache"]
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+Fill = Callable[[int, torch.Tensor], None]
+"""Writes the chunks that a row shows to (heads, tokens, entries of a head)."""
 
 
 class QuantisedLayer(RowLayer):
@@ -82,11 +85,31 @@ class QuantisedLayer(RowLayer):
             rows = slice(cache.first_row, cache.first_row + batch)
             if cache.width <= self.keys.shape[2]:
                 return self.keys[rows, :, : cache.width], self.values[rows, :, : cache.width]
+        keys, values = self._by_record(shown) if cache.scheme.by_record else self._by_layer(shown)
+        return cache.view("keys", self.keys, keys, shown), cache.view("values", self.values, values, shown)
+
+    def _by_record(self, shown: NDArray[np.int64]) -> tuple[Fill, Fill]:
+        """What writes the keys, and the values, of the chunks that a row shows."""
+
+        def fill(codec: Codec, records: NDArray[np.uint8]) -> Fill:
+            first = self.cache.first_row
+            return lambda row, out: codec.decode_to(records[first + row, : shown[row]], out)
+
+        return fill(self.codecs.keys, self.records[0]), fill(self.codecs.values, self.records[1])
+
+    def _by_layer(self, shown: NDArray[np.int64]) -> tuple[Fill, Fill]:
+        """The same, where all rows are read at once, from what the layer before was read as."""
+        ends = np.cumsum(shown) * self.cache.window.chunk
+
+        def fill(numbers: NDArray[np.float32]) -> Fill:
+            def write(row: int, out: torch.Tensor) -> None:
+                own = torch.from_numpy(numbers[ends[row] - out.shape[1] : ends[row]])
+                out.copy_(own.view(out.shape[1], len(out), -1).transpose(0, 1))
+
+            return write
+
         read = self._read(shown)
-        return tuple(  # pyright: ignore[reportReturnType]
-            cache.view(name, held, numbers, shown)
-            for name, held, numbers in (("keys", self.keys, read[0]), ("values", self.values, read[1]))
-        )
+        return fill(read[0]), fill(read[1])
 
     def _read(self, shown: NDArray[np.int64]) -> Pair:
         """Keys and values of all chunks that the rows show, one row behind the other."""
@@ -228,27 +251,23 @@ class QuantisedCache(RowCache):
         self.doubled = True
         return wide
 
-    def view(
-        self, name: str, held: torch.Tensor, numbers: NDArray[np.float32], shown: NDArray[np.int64]
-    ) -> torch.Tensor:
-        """What attention reads: first tokens, chunks read back, buffer; and the chunk that is there twice."""
+    def view(self, name: str, held: torch.Tensor, fill: Fill, shown: NDArray[np.int64]) -> torch.Tensor:
+        """What attention reads: first tokens, chunks as `fill` writes them, buffer; and what is there twice."""
         first, size, width = self.window.first, self.window.chunk, self.width
         shape = (len(shown), held.shape[1], width + size * self.doubled, held.shape[3])
         view = self._room(name, shape, held)
-        read = torch.from_numpy(numbers).view(-1, held.shape[1], held.shape[3]).to(held.device, held.dtype)
-        place = 0
         for each, count in enumerate(shown.tolist()):
             row = self.first_row + each
             own, twice = held[row], count - int(self.gone[row])
-            border, tokens = first + size * count, size * count
+            border = first + size * count
             view[each, :, :first] = own[:, :first]
-            view[each, :, first:border] = read[place : place + tokens].transpose(0, 1)
+            if count:
+                fill(each, view[each, :, first:border])
             rest = own[:, first + size * twice :][:, : width - border]
             view[each, :, border : border + rest.shape[1]] = rest
             view[each, :, border + rest.shape[1] : width] = 0
             if self.doubled:
                 view[each, :, width:] = own[:, first : first + size] if twice else 0
-            place += tokens
         return view
 
     def _room(self, name: str, shape: tuple[int, int, int, int], like: torch.Tensor) -> torch.Tensor:
@@ -306,6 +325,10 @@ class QuantisedCache(RowCache):
             token_bytes=self.kv_bytes_per_token(),
             window=self.window,
             chunk_bytes=sum(x.codecs.keys.record_bytes + x.codecs.values.record_bytes for x in layers),
-            view_bytes=max(each) * (item + 4 * (1 + any(x.codecs.predictor is not None for x in layers))),
+            view_bytes=max(each) * (item + self._read_bytes()),
             shared_bytes=self.scheme.shared_bytes,
         )
+
+    def _read_bytes(self) -> int:
+        """Of a number before attention's copy of it: float32, and again where the next layer is predicted from it."""
+        return 0 if self.scheme.by_record else 4 * (1 + any(x.codecs.predictor is not None for x in self.made))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from runtime.cache.quantised.hadamard import Hadamard
 from runtime.kernels.cpu.dequantise import nearest_points
-from runtime.kernels.dequantise import grid_numbers, integer_numbers
+from runtime.kernels.dequantise import grid_numbers, integer_heads, integer_numbers
 
 __all__ = ["Codec", "GridCodec", "IntegerCodec"]
 
@@ -39,6 +40,10 @@ class Codec(ABC):
     def decode(self, records: Bytes) -> Numbers:
         """(n C, channels) float32 of (n, record_bytes) uint8."""
 
+    def decode_to(self, records: Bytes, out: torch.Tensor) -> None:
+        """Write the numbers of (n, record_bytes) uint8 to (heads, n C, channels of a head); heads may lie apart."""
+        out.copy_(torch.from_numpy(self.decode(records)).view(out.shape[1], len(out), -1).transpose(0, 1))
+
 
 class IntegerCodec(Codec):
     """Each channel of a chunk between its least and its largest number, in evenly spaced steps.
@@ -64,6 +69,9 @@ class IntegerCodec(Codec):
 
     def decode(self, records: Bytes) -> Numbers:
         return integer_numbers(records, self.chunk, self.channels, self.bits)
+
+    def decode_to(self, records: Bytes, out: torch.Tensor) -> None:
+        integer_heads(records, self.chunk, self.bits, out)
 
 
 class GridCodec(Codec):

@@ -94,6 +94,8 @@ class Scheme(ABC):
         Document that it was read from, if any.
     unturned : bool
         Whether keys are written as they are before their rotary positions.
+    by_record : bool
+        Whether a record alone tells what attention reads: nothing predicts it, and keys are written turned.
     shared_bytes : int
         Held once: predictors and grids.
     """
@@ -102,6 +104,7 @@ class Scheme(ABC):
     window: Window
     file: str = ""
     unturned: bool = False
+    by_record: bool = False
     shared_bytes: int = 0
 
     @property
@@ -125,6 +128,7 @@ class Integers(Scheme):
     bits: int
     window: Window = field(default_factory=Window)
     file: str = ""
+    by_record = True
 
     @property
     def name(self) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import Any
 
-__all__ = ["grid_numbers", "integer_numbers", "nearest_points"]
+import numpy as np
+from numba import carray, njit
+
+from runtime.kernels.cpu.lanes import bits32, same
+from runtime.kernels.cpu.threads import compiled, thread, threads
+from runtime.retrieval.bodies.memory import pointer
+
+__all__ = ["grid_numbers", "integer_numbers", "nearest_points", "share_of_integers"]
 
 TOKENS = 16
 """Tokens that are turned side by side: one vector of numbers each."""
@@ -67,6 +73,65 @@ def integer_numbers(records, scales, chunk, bits, out):
                 read_codes(record, start, bits, codes)
                 for c in range(channels):
                     row[c] = np.float32(codes[c]) * step[c] + least[c]
+
+
+@njit(inline="always")
+def _nearest16(x):
+    """The bits of the bfloat16 nearest to a finite float32, ties to even."""
+    bits = np.uint32(bits32(x))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+def _entries_of(kind: Any, entry: int, kept: Any) -> Any:
+    """`share_of_integers` for numbers of one type: its bytes, and what makes one of a float32."""
+
+    @njit(nogil=True)
+    def write(task, first, last):
+        records, scales, out, record_bytes = task[1], task[2], task[3], task[5]
+        chunk, heads, size, bits, apart = task[6], task[7], task[8], task[9], task[10]
+        code_bytes = (heads * size * bits + 7) // 8
+        for n in range(first, last):
+            for head in range(heads):
+                told = scales + 4 * size * (2 * heads * n + head)
+                step = carray(pointer(told), (size,), np.float32)
+                least = carray(pointer(told + 4 * size * heads), (size,), np.float32)
+                for t in range(chunk):
+                    at = records + n * record_bytes + t * code_bytes
+                    row = carray(pointer(out + head * apart + (n * chunk + t) * size * entry), (size,), kind)
+                    if bits == 8:
+                        codes = carray(pointer(at + head * size), (size,), np.uint8)
+                        for c in range(size):
+                            row[c] = kept(np.float32(codes[c]) * step[c] + least[c])
+                    elif bits == 4 and size % 2 == 0:
+                        codes = carray(pointer(at + head * size // 2), (size // 2,), np.uint8)
+                        for i in range(size // 2):
+                            low, high = np.float32(codes[i] & 15), np.float32(codes[i] >> 4)
+                            row[2 * i] = kept(low * step[2 * i] + least[2 * i])
+                            row[2 * i + 1] = kept(high * step[2 * i + 1] + least[2 * i + 1])
+                    else:
+                        codes = carray(pointer(at), (code_bytes,), np.uint8)
+                        for c in range(size):
+                            code = code_at(codes, 0, head * size + c, bits)
+                            row[c] = kept(np.float32(code) * step[c] + least[c])
+
+    return write
+
+
+_entries32 = _entries_of(np.float32, 4, same)
+_entries16 = _entries_of(np.uint16, 2, _nearest16)
+
+
+@compiled
+def share_of_integers(task):
+    """A thread's part of (bytes of an entry, records, float32 steps and least numbers of each, out, records, bytes of a
+    record, tokens of a record, heads, entries of a head, bits of a code, bytes from one head of out to the next).
+    """
+    own, all_ = thread(), threads()
+    first, last = task[4] * own // all_, task[4] * (own + 1) // all_
+    if task[0] == 4:
+        _entries32(task, first, last)
+    else:
+        _entries16(task, first, last)
 
 
 @njit(cache=True, nogil=True)
