@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-LONG = ("8_heads", "10_judge")
+LONG = ("8_heads", "10_judge", "11_diffusion", "12_compression")
 """Over 20 seconds also in their short mode: run by `make test-slow`."""
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 

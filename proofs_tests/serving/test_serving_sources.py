@@ -28,8 +28,14 @@ def made(trace: Trace, costs: Any = None, **changes: Any) -> ServingSchedule:
     return serving_schedule(fit(trace), costs or cost(), trace, **{**asked, **changes})
 
 
-def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trace) -> None:
-    told, trees = made(copying), made(without_matches(copying))
+@pytest.fixture(scope="module")
+def free(copying: Trace) -> ServingSchedule:
+    """Without a limit."""
+    return made(copying)
+
+
+def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trace, free: ServingSchedule) -> None:
+    told, trees = free, made(without_matches(copying))
     assert all(cell.policy is not None and cell.policy.retrieved is None for cell in trees.cells)
     taken = 0
     for cell, tree in zip(told.cells, trees.cells, strict=True):
@@ -56,8 +62,7 @@ def without_matches(trace: Trace) -> Trace:
     return Trace.in_memory(columns, prompts=trace.prompts, **fields)
 
 
-def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace) -> None:
-    free = made(copying)
+def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace, free: ServingSchedule) -> None:
     fast = min(cell.step_s / cell.tokens_per_step.value for cell in free.cells)  # type: ignore[operator,union-attr]
     slow = made(copying, slo_s=1.2 * fast)
     kept = [cell for cell in slow.cells if cell.policy is not None]

@@ -78,16 +78,17 @@ def listed_texts(grammar: str) -> list[bytes] | None:
 
     reader = _bytes_tokenizer()
     texts: list[bytes] = []
-    waiting = [(LLMatcher(reader, grammar, log_level=0), b"")]
+    waiting: list[tuple[Any, bytes, int | None]] = [(LLMatcher(reader, grammar, log_level=0), b"", None)]
     walked = 0
     while waiting:
-        matcher, text = waiting.pop()
+        matcher, text, byte = waiting.pop()
+        if byte is not None:  # a matcher is copied when its turn comes: most of those that wait never have one
+            matcher = matcher.deep_copy()
+            matcher.consume_token(byte)
+            text += bytes([byte])
         if matcher.is_accepting():
             texts.append(text)
-        for byte in [] if matcher.is_stopped() else _allowed(matcher, reader):
-            after = matcher.deep_copy()
-            after.consume_token(int(byte))
-            waiting.append((after, text + bytes([int(byte)])))
+        waiting += ((matcher, text, int(byte)) for byte in ([] if matcher.is_stopped() else _allowed(matcher, reader)))
         walked += 1
         if walked > BYTES or len(texts) > TEXTS:
             return _unless_endless(texts, walked)

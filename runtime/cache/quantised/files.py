@@ -87,6 +87,6 @@ def _predictors(document: KVCaches, path: Path, name: str) -> tuple[Predictor, .
     )
     tensors = load(content)
     return tuple(
-        Predictor(*(np.ascontiguousarray(tensors[f"{name}.{layer}.{part}"]) for part in ("key", "value")))
+        Predictor(*(np.array(tensors[f"{name}.{layer}.{part}"]) for part in ("key", "value")))
         for layer in range(1, document.layers)
     )

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from reader_theory.errors import require
@@ -36,17 +37,29 @@ class Predictor:
 
     def keys(self, before: tuple[Numbers, Numbers]) -> Numbers:
         """(n, kv) keys from (n, kv) keys and values of the layer before."""
-        return before[0] @ self.key[:-1] + self.key[-1]
+        return _affine(self.key, before[0])
 
     def values(self, keys: Numbers, before: tuple[Numbers, Numbers]) -> Numbers:
         """(n, kv) values, given this layer's keys."""
-        size = keys.shape[1]
-        return keys @ self.value[:size] + before[1] @ self.value[size:-1] + self.value[-1]
+        return _affine(self.value, keys, before[1])
 
     @property
     def nbytes(self) -> int:
         """Bytes of its weights."""
         return self.key.nbytes + self.value.nbytes
+
+
+def _affine(weight: Numbers, *inputs: Numbers) -> Numbers:
+    """The inputs' products with the rows of `weight` that are theirs, and its last row.
+
+    By torch: NumPy's threads would wait for torch's, which spin, in every layer of a forward.
+    """
+    held, first = torch.from_numpy(weight), 0
+    sums = held[-1]
+    for each in inputs:
+        sums = torch.addmm(sums, torch.from_numpy(each), held[first : first + each.shape[1]])
+        first += each.shape[1]
+    return sums.numpy()
 
 
 @dataclass(frozen=True, eq=False)
