@@ -107,8 +107,13 @@ def grid_numbers(records: Array, chunk: int, channels: int, bits: int, grid: Arr
         from runtime.kernels.gpu import dequantise as gpu
 
         gpu.grid_numbers(records, scales, chunk, bits, grid, base, order, out)
+        return out
+    read, run, n = [host(each) for each in (records, scales, grid, base, out)], pool(), len(records)
+    if run is None:
+        cpu.grid_numbers(*read[:2], chunk, bits, *read[2:4], order, read[4], 0, n)
     else:
-        cpu.grid_numbers(host(records), host(scales), chunk, bits, host(grid), host(base), order, host(out))
+        told = (n, records.shape[1], chunk, bits, sizes["m"], order, channels)
+        run(cpu.share_of_grid.address, (*(each.ctypes.data for each in read), *told))
     return out
 
 

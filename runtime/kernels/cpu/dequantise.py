@@ -11,7 +11,7 @@ from runtime.kernels.cpu.lanes import bits32, same
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.retrieval.bodies.memory import pointer
 
-__all__ = ["grid_numbers", "integer_numbers", "nearest_points", "share_of_integers"]
+__all__ = ["grid_numbers", "integer_numbers", "nearest_points", "share_of_grid", "share_of_integers"]
 
 TOKENS = 16
 """Tokens that are turned side by side: one vector of numbers each."""
@@ -159,13 +159,13 @@ def turn_back(x, base, held):
 
 
 @njit(cache=True, nogil=True)
-def grid_numbers(records, scales, chunk, bits, grid, base, order, out):
-    """As the door says; `scales` are (n, chunk, groups)."""
+def grid_numbers(records, scales, chunk, bits, grid, base, order, out, begin, end):
+    """Numbers of records `begin` to `end`, as the door says; `scales` are (n, chunk, groups)."""
     channels = out.shape[1]
     code_bytes, groups = (channels // 2 * bits + 7) // 8, channels // order
     codes, norm = np.empty(channels // 2, np.uint8), np.float32(1 / np.sqrt(order))
     x, held = np.zeros((channels, TOKENS), np.float32), np.empty((order, TOKENS), np.float32)
-    for n in range(records.shape[0]):
+    for n in range(begin, end):
         for first in range(0, chunk, TOKENS):
             tokens = min(TOKENS, chunk - first)
             for t in range(tokens):
@@ -180,6 +180,24 @@ def grid_numbers(records, scales, chunk, bits, grid, base, order, out):
                     scale = scales[n, first + t, g] * norm
                     for c in range(g * order, (g + 1) * order):
                         row[c] = x[c, t] * scale
+
+
+@compiled
+def share_of_grid(task):
+    """A thread's part of (records, scales of each token and group, grid, base, out, records, bytes of a record, tokens
+    of a record, bits of a code, rows of the base, numbers of a group, numbers of a token).
+    """
+    n, record_bytes, chunk, bits = task[5], task[6], task[7], task[8]
+    m, order, channels = task[9], task[10], task[11]
+    records = carray(pointer(task[0]), (n, record_bytes), np.uint8)
+    scales = carray(pointer(task[1]), (n, chunk, channels // order), np.float32)
+    grid = carray(pointer(task[2]), (1 << bits, 2), np.float32)
+    base, out = (
+        carray(pointer(task[3]), (m, m), np.float32),
+        carray(pointer(task[4]), (n * chunk, channels), np.float32),
+    )
+    own, all_ = thread(), threads()
+    grid_numbers(records, scales, chunk, bits, grid, base, order, out, n * own // all_, n * (own + 1) // all_)
 
 
 @njit(cache=True, nogil=True)
