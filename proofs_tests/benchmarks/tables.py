@@ -176,6 +176,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "planner": tables_theory.planner,
     "search": tables_theory.search,
     "documents": tables_theory.documents,
+    "water_level": tables_theory.water_level,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,
     "judge_speed": tables_theory.judge_speed,

@@ -137,6 +137,30 @@ def documents(result: dict[str, Any]) -> str:
     return _table(["documents", "prompts of each", "by documents", "by prompts, sources unknown"], rows)
 
 
+def water_level(result: dict[str, Any]) -> str:
+    """Equal budgets beside one level across the rows of a batch, simulated and in the engine."""
+    rows = [
+        ["simulated", str(row["batch"]), f"{row['budget']:g}", f"{row['uniform']:.2f}", f"{row['level']:.2f}",
+         f"{row['level'] / row['uniform']:.2f}", "", ""]
+        for row in result["simulated"]
+    ]  # fmt: skip
+    for row in result["engine"]["rows"]:
+        steps, rates = (
+            [row[name][key] for name in ("uniform", "level")] for key in ("tokens_per_step", "tokens_per_s")
+        )
+        told = [*(f"{each:.2f}" for each in steps), f"{steps[1] / steps[0]:.2f}", *(f"{each:.0f}" for each in rates)]
+        rows.append(["inflation", "8", str(row["nodes"]), *told])
+    header = ["rows", "batch", "nodes a row", "tokens a step, equal", "one level", "times"]
+    header += ["tokens/s, equal", "one level"]
+    best = result["engine"]["best"]
+    ratios = sorted(best["ratios"])
+    words = (
+        f"A quarter of the rows copies. Tokens a second of the best level over those of the best equal budget: "
+        f"{ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds)."
+    )
+    return f"{_table(header, rows)}\n\n{words} {machine(result)}"
+
+
 def grammar(result: dict[str, Any]) -> str:
     """Languages on a real model: both laws against separate forwards, and what a text takes."""
     header = ["language", "strings", "trie nodes", "forwards", "law, TV to separate forwards", "mask, TV to the law",
