@@ -171,6 +171,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "loop": loop,
     "speed_up": speed_up,
+    "speed_up_inflation": speed_up,
     "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,
