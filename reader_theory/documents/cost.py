@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -66,28 +67,33 @@ class CostTable(Frozen):
 
     def at(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> NDArray[np.float64]:
         """Seconds at each (batch, tokens, context), broadcast together."""
-        points = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (batch, tokens, context)))
-        axes = (self.batch, self.tokens, self.context)
+        points = [np.asarray(x, dtype=np.float64) for x in (batch, tokens, context)]
+        axes, least_s = (self.batch, self.tokens, self.context), self.values.min() * 0.5
         within = [np.clip(x, axis[0], axis[-1]) for axis, x in zip(axes, points, strict=True)]
-        edge, total = self._linear(within), self._linear(points)
-        most, least = edge.copy(), edge.copy()
+        edge = self._linear(within)
+        if all(np.array_equal(x, inside) for x, inside in zip(points, within, strict=True)):
+            return np.maximum(edge, least_s)
+        most, least = edge, edge
         for axis, x in zip(axes, points, strict=True):
-            most *= np.maximum(x / max(axis[-1], 1), 1)
-            least *= np.minimum(x / max(axis[0], 1), 1)
-        return np.maximum(np.clip(total, least, most), self.values.min() * 0.5)
+            most = most * np.maximum(x / max(axis[-1], 1), 1)
+            least = least * np.minimum(x / max(axis[0], 1), 1)
+        return np.maximum(np.clip(self._linear(points), least, most), least_s)
 
     def _linear(self, points: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Linear in each axis, beyond the grid as well."""
-        result = self.values
-        cells = [_locate(axis, x) for axis, x in zip((self.batch, self.tokens, self.context), points, strict=True)]
-        total = np.zeros(points[0].shape)
-        for corner in np.ndindex(2, 2, 2):
-            weight = np.ones(points[0].shape)
-            index: list[NDArray[np.intp]] = []
-            for side, (low, share, high) in zip(corner, cells, strict=True):
-                weight = weight * (share if side else 1 - share)
-                index.append(high if side else low)
-            total += weight * result[tuple(index)]
+        """Linear in each axis, beyond the grid as well; axes of which one place is asked are taken out first."""
+        table, left = self.values, list[tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]]()
+        for place in reversed(range(len(points))):
+            low, share, high = _locate((self.batch, self.tokens, self.context)[place], points[place])
+            if points[place].ndim:
+                left.insert(0, (low, share, high))
+            else:
+                table = (1 - share) * table.take(low, axis=place) + share * table.take(high, axis=place)
+        total = np.zeros(np.broadcast_shapes(*(x.shape for x in points)))
+        for corner in np.ndindex((2,) * len(left)):
+            chosen = list(zip(corner, left, strict=True))
+            weights = [share if side else 1 - share for side, (_, share, _) in chosen]
+            index = tuple(high if side else low for side, (low, _, high) in chosen)
+            total += math.prod(weights) * table[index]
         return total
 
     def beyond(self, batch: ArrayLike, tokens: ArrayLike, context: ArrayLike) -> dict[str, float]:
@@ -344,20 +350,21 @@ def _rows(name: str, each: Estimate) -> Term:
 def _locate(
     axis: tuple[int, ...], x: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
-    grid = np.asarray(axis, dtype=np.float64)
+    grid, half, twice = _far(axis)
     if len(grid) == 1:
         zero = np.zeros(x.shape, dtype=np.intp)
         return zero, np.zeros(x.shape), zero
     low = np.clip(np.searchsorted(grid, x, side="right") - 1, 0, len(grid) - 2)
     high = low + 1
-    half, twice = _far(grid)
     low, high = np.where(x > grid[-1], half, low), np.where(x < grid[0], twice, high)
     share = (x - grid[low]) / (grid[high] - grid[low])
     return low, share, high
 
 
-def _far(grid: NDArray[np.float64]) -> tuple[int, int]:
-    """Places of the last point at most half as far as the end, and of the first at least twice as far as the start."""
+@lru_cache
+def _far(axis: tuple[int, ...]) -> tuple[NDArray[np.float64], int, int]:
+    """An axis; places of its last point at most half as far as the end, and of the first twice as far as the start."""
+    grid = np.asarray(axis, dtype=np.float64)
     half = int((grid <= grid[-1] / 2).sum()) - 1
     twice = int((grid < 2 * grid[0]).sum())
-    return max(half, 0), min(max(twice, 1), len(grid) - 1)
+    return grid, max(half, 0), min(max(twice, 1), len(grid) - 1)

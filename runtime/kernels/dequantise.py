@@ -108,12 +108,12 @@ def grid_numbers(records: Array, chunk: int, channels: int, bits: int, grid: Arr
 
         gpu.grid_numbers(records, scales, chunk, bits, grid, base, order, out)
         return out
-    read, run, n = [host(each) for each in (records, scales, grid, base, out)], pool(), len(records)
+    arrays, run, n = [host(each) for each in (records, scales, grid, base, out)], pool(), len(records)
     if run is None:
-        cpu.grid_numbers(*read[:2], chunk, bits, *read[2:4], order, read[4], 0, n)
+        cpu.grid_numbers(arrays[0], arrays[1], chunk, bits, arrays[2], arrays[3], order, arrays[4], 0, n)
     else:
         told = (n, records.shape[1], chunk, bits, sizes["m"], order, channels)
-        run(cpu.share_of_grid.address, (*(each.ctypes.data for each in read), *told))
+        run(cpu.share_of_grid.address, (*(each.ctypes.data for each in arrays), *told))
     return out
 
 
