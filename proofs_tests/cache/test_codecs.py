@@ -116,6 +116,31 @@ def test_integers_are_written_where_attention_reads_them(
     assert (room[:, :3] == 77).all() and (room[:, 3 + 5 * chunk :] == 77).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("records", [1, 2, 5])
+def test_records_are_shared_among_threads_whole(threads: int, records: int) -> None:
+    rng, turn = np.random.default_rng(records), grouping(3, 64)
+    before = torch.get_num_threads()
+    integers, grid = IntegerCodec(4, 192, 4), GridCodec(4, 192, turn, gaussian_grid(16))
+    numbers = rng.standard_normal((records, 4, 192)).astype(np.float32)
+    whole, turned = (np.stack([codec.encode(each) for each in numbers]) for codec in (integers, grid))
+    one_by_one = np.concatenate([grid.decode(each[None]) for each in turned])
+    out = torch.zeros((3, 4 * records, 64))
+    torch.set_num_threads(threads)
+    try:
+        assert np.array_equal(grid.decode(turned), one_by_one)
+        integers.decode_to(whole, out)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(out.transpose(0, 1).reshape(-1, 192).numpy(), integers.decode(whole))
+
+
+def test_a_place_for_other_tokens_than_the_records_have_is_refused() -> None:
+    codec = IntegerCodec(4, 6, 8)
+    with pytest.raises(InvalidInputError, match="place for each token"):
+        codec.decode_to(np.zeros((2, codec.record_bytes), np.uint8), torch.zeros((3, 9, 2)))
+
+
 def test_codes_are_those_of_the_nearest_points() -> None:
     pairs = np.random.default_rng(7).standard_normal((500, 2)).astype(np.float32)
     codes, grid = np.empty(500, dtype=np.uint8), gaussian_grid(64)

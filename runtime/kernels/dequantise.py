@@ -58,6 +58,12 @@ def integer_heads(records: NDArray[np.uint8], chunk: int, bits: int, out: torch.
     """
     heads, tokens, size = out.shape
     channels, run = heads * size, pool()
+    require(
+        tokens == len(records) * chunk,
+        "`out` must have a place for each token of the records",
+        got=f"{tokens} tokens for {len(records)} records of {chunk}",
+        fix="Pass the slots that these chunks take.",
+    )
     fits = out.dtype in (torch.float32, torch.bfloat16) and out.device.type == "cpu"
     if run is None or not fits or out.stride()[1:] != (size, 1):
         numbers = torch.from_numpy(integer_numbers(records, chunk, channels, bits))

@@ -192,10 +192,8 @@ def share_of_grid(task):
     records = carray(pointer(task[0]), (n, record_bytes), np.uint8)
     scales = carray(pointer(task[1]), (n, chunk, channels // order), np.float32)
     grid = carray(pointer(task[2]), (1 << bits, 2), np.float32)
-    base, out = (
-        carray(pointer(task[3]), (m, m), np.float32),
-        carray(pointer(task[4]), (n * chunk, channels), np.float32),
-    )
+    base = carray(pointer(task[3]), (m, m), np.float32)
+    out = carray(pointer(task[4]), (n * chunk, channels), np.float32)
     own, all_ = thread(), threads()
     grid_numbers(records, scales, chunk, bits, grid, base, order, out, n * own // all_, n * (own + 1) // all_)
 
