@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.replay import replay
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 Keep = Callable[[dict[str, Any]], None]
+Counts = NDArray[Any]
 
 
 def trained(work: Path, name: str, wanted: Wanted) -> Path:
@@ -104,29 +106,66 @@ def drift(work: Path, seeds: int, updates: int, prompts: Sequence[PromptTokens],
             found.setdefault(norms, []).append(row)
             print(norms, row, flush=True)
             keep({"drift": found})
-    found["deep"] = deep(recorded(folders, prompts), seeds)
+    trace = recorded(folders, prompts)
+    found["deep"] = deep(
+        {
+            norms: [rank_depth_counts(rows_of(trace.of(f"{norms}-{seed}")), DEEP[1], 1) for seed in range(seeds)]
+            for norms in ("pre", "post")
+        }
+    )
     print(found["deep"], flush=True)
     keep({"drift": found})
 
 
-def deep(trace: Trace, seeds: int) -> dict[str, Any]:
-    """Acceptance of either norms by depth, given all before; over `DEEP`, post's less pre's with its interval."""
+def deep(counts: Mapping[str, Sequence[Counts]]) -> dict[str, Any]:
+    """Acceptance of either norms by depth, given all before; over `DEEP`, post's less pre's with its interval.
+
+    Parameters
+    ----------
+    counts : by norms, of each seed (prompts, depths, 2)
+        Right drafts and wrong ones.
+    """
     first, last = DEEP
     found: dict[str, Any] = {"depths": DEEP}
     shares: dict[str, Any] = {}
-    chosen = np.random.default_rng(0).integers(0, len(trace.prompts), (RESAMPLES, len(trace.prompts)))
-    for norms in ("pre", "post"):
-        each = [rank_depth_counts(rows_of(trace.of(f"{norms}-{seed}")), last, 1) for seed in range(seeds)]
-        counts = np.sum(each, axis=0)
-        right, asked = counts.sum(0)[:, 0], counts.sum((0, 2))
+    prompts = len(counts["pre"][0])
+    chosen = np.random.default_rng(0).integers(0, prompts, (RESAMPLES, prompts))
+    for norms, each in counts.items():
+        all_seeds = np.sum(each, axis=0)[:, :last]
+        right, asked = all_seeds.sum(0)[:, 0], all_seeds.sum((0, 2))
         found[norms] = {"acceptance": (right / asked).tolist(), "asked": asked.tolist()}
-        of_prompts = counts[:, first - 1 :].sum(1)
+        of_prompts = all_seeds[:, first - 1 :].sum(1)
         sums = of_prompts[chosen].sum(1)
         found[norms]["deep"] = float(of_prompts[:, 0].sum() / of_prompts.sum())
         shares[norms] = sums[:, 0] / sums.sum(1)
     found["post_less_pre"] = found["post"]["deep"] - found["pre"]["deep"]
-    found["low"], found["high"] = np.quantile(shares["post"] - shares["pre"], [0.025, 0.975])
+    found["low"], found["high"] = np.quantile(shares["post"] - shares["pre"], [0.025, 0.975]).tolist()
     return found
+
+
+def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
+    """Tokens accepted a step by objective, and what each gained over ``start``, with resampled prompts' interval.
+
+    Parameters
+    ----------
+    walks : by objective, (prompts, 2)
+        Tokens emitted and steps taken.
+    """
+    count, rows = len(walks["start"]), list[dict[str, Any]]()
+    picks = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+
+    def accepted(sums: Any) -> Any:
+        return sums[..., 0] / sums[..., 1] - 1
+
+    before, start = accepted(walks["start"][picks].sum(1)), float(accepted(walks["start"].sum(0)))
+    for name, walked in walks.items():
+        low, high = np.quantile(accepted(walked[picks].sum(1)) / before - 1, [0.025, 0.975]).tolist()
+        mine = float(accepted(walked.sum(0)))
+        rows.append({"workload": workload, "objective": name, "accepted": mine, "gain": mine / start - 1,
+                     "low": low, "high": high})  # fmt: skip
+        gained = f"{rows[-1]['gain']:+.1%} [{low:+.1%}, {high:+.1%}]"
+        print(f"{workload:8} {name:16} {mine:.3f} accepted a step, {gained}", flush=True)
+    return rows
 
 
 def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens], keep: Keep) -> None:
@@ -140,22 +179,13 @@ def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens], keep
     drafts = {f"d{number}": folder for number, folder in enumerate(folders.values())}
     trace, rows = recorded(drafts, prompts), list[dict[str, Any]]()
     for workload in trace.workloads:
-        done_by = {
-            name: replay(trace, Static.of(TokenTree.chain(CHAIN), key), workload=workload, first_position=1)
-            for name, key in zip(folders, drafts, strict=True)
-        }
-        first = done_by["start"]
-        picks = np.random.default_rng(0).integers(0, len(first.steps), (RESAMPLES, len(first.steps)))
-        before = first.tokens[picks].sum(1) / first.steps[picks].sum(1) - 1
-        for name, result in done_by.items():
-            gain = (result.tokens[picks].sum(1) / result.steps[picks].sum(1) - 1) / before - 1
-            low, high = np.quantile(gain, [0.025, 0.975])
-            accepted = result.tokens_per_step - 1
-            rows.append({"workload": workload, "objective": name, "accepted": accepted,
-                         "updates": read_facts(folders[name])["updates"],
-                         "gain": accepted / (first.tokens_per_step - 1) - 1, "low": low, "high": high})  # fmt: skip
-            gained = f"{rows[-1]['gain']:+.1%} [{low:+.1%}, {high:+.1%}]"
-            print(f"{workload:8} {name:16} {accepted:.3f} accepted a step, {gained}", flush=True)
+        walks = dict[str, Counts]()
+        for name, key in zip(folders, drafts, strict=True):
+            done = replay(trace, Static.of(TokenTree.chain(CHAIN), key), workload=workload, first_position=1)
+            walks[name] = np.stack((done.tokens, done.steps), -1)
+        rows += gains(workload, walks)
+    for row in rows:
+        row["updates"] = read_facts(folders[row["objective"]])["updates"]
     keep({"objectives": rows})
 
 

@@ -258,3 +258,7 @@ def test_walked_tokens_a_step_are_those_of_the_engine() -> None:
     assert [r.output for r in requests] == texts.tokens[:, 3:].tolist()
     emitted, steps = sum(len(r.output) - 1 for r in requests), sum(r.steps for r in requests)
     assert abs(watched.walked - emitted / steps) < 0.35
+    right, asked = watched.counts[..., 0].sum(0), watched.counts.sum((0, 2))
+    np.testing.assert_allclose(right / np.maximum(asked, 1), watched.by_depth)
+    assert asked[0] == watched.positions and len(watched.counts) == len(watched.walks) == len(texts)
+    assert watched.walks[:, 0].sum() / watched.walks[:, 1].sum() == watched.walked

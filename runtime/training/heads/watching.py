@@ -44,6 +44,10 @@ class Watched:
     sink, recent : list of float
         Mean attention on the text's first entry, and on the last eight that a step sees, its draft's own among them.
     positions : int
+    counts : (rows, steps, 2) int64
+        Of each row and depth, how many drafts were right and how many were not, given that those before were right.
+    walks : (rows, 2) int64
+        Of each row, tokens emitted and steps walked.
     """
 
     by_depth: list[float]
@@ -54,6 +58,8 @@ class Watched:
     sink: list[float]
     recent: list[float]
     positions: int
+    counts: NDArray[np.int64]
+    walks: NDArray[np.int64]
 
     def __str__(self) -> str:
         shown = " ".join(f"{each:.3f}" for each in self.by_depth)
@@ -155,31 +161,36 @@ class _Tally:
         self.attention[step] += [float((each * kept).sum()) for each in told]
 
     def found(self) -> Watched:
-        asked, right = np.zeros(self.steps), np.zeros(self.steps)
+        counts, walks = list[NDArray[np.int64]](), list[tuple[int, int]]()
         walked_asked, walked_right = np.zeros(CHAIN), np.zeros(CHAIN)
-        emitted = rounds = 0
         for number, drafted in enumerate(self.drafted):
             hits = [self.hits[step][number] for step in range(self.steps)]
-            alive = drafted
+            alive, mine = drafted, np.zeros((len(drafted), self.steps, 2), np.int64)
             for step in range(self.steps):
                 if step:
                     alive = _next(alive & hits[step - 1]) & drafted
-                asked[step] += alive.sum()
-                right[step] += (alive & hits[step]).sum()
+                right = (alive & hits[step]).sum(1)
+                mine[:, step] = np.stack((right, alive.sum(1) - right), -1)
+            counts.append(mine)
             for row in range(len(drafted)):
-                made, steps = _walk([one[row] for one in hits[:CHAIN]], drafted[row], walked_asked, walked_right)
-                emitted, rounds = emitted + made, rounds + steps
+                walks.append(_walk([one[row] for one in hits[:CHAIN]], drafted[row], walked_asked, walked_right))
+        by_row = np.concatenate(counts) if counts else np.zeros((0, self.steps, 2), np.int64)
+        walked = np.array(walks, np.int64).reshape(-1, 2)
+        right, asked = by_row[..., 0].sum(0), by_row.sum((0, 2))
+        emitted, rounds = walked.sum(0)
         mass = self.attention[:, :2] / np.maximum(self.attention[:, 2:], 1)
         alpha = np.concatenate(self.alpha) if self.alpha else np.zeros(1)
         return Watched(
             (right / np.maximum(asked, 1)).tolist(),
-            emitted / max(rounds, 1),
+            float(emitted / max(rounds, 1)),
             (walked_right / np.maximum(walked_asked, 1)).tolist(),
             float(alpha.mean()) if alpha.size else 0.0,
             [float(np.mean(each)) if each else 0.0 for each in self.rms],
             mass[:, 0].tolist(),
             mass[:, 1].tolist(),
             int(asked[0]),
+            by_row,
+            walked,
         )
 
 
