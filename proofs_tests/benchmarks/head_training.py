@@ -208,7 +208,7 @@ def main() -> None:
         write_report("head_training", report, args.output)
 
     if "drift" in args.part:
-        report["updates"] = args.updates
+        report |= {"updates": args.updates, "batch_tokens": Wanted.batch_tokens}
         drift(args.work, args.seeds, args.updates, prompts, keep)
     if "objectives" in args.part:
         report["minutes"] = args.minutes

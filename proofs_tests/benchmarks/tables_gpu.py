@@ -25,17 +25,24 @@ def goals(result: dict[str, Any]) -> str:
         [name, goal["goal"], f"{goal['reached']:.3f}", "met" if goal["met"] else "missed"]
         for name, goal in result["goals"].items()
     ]
-    e, c, apart = result["environment"], result["ceilings"], result["pairs"]["inflated"]["divergence"]
+    e, c = result["environment"], result["ceilings"]
     told = (
         f"Run on one {result['card']}, driver {result['driver']}, CUDA {result['cuda']}, torch "
         f"{e['versions']['torch']}, commit {e['commit']}. Ceilings of the same run: {c['copy_bytes_per_s'] / 1e12:.2f} "
         f"TB/s of copy (read and written), {c['flops_per_s'] / 1e12:.0f} TFLOP/s of bfloat16. "
         f"{result['twins']['compared']} calls of kernels compared with the CPU's, {len(result['twins']['differ'])} "
-        f"differ; {result['tests']['passed']} GPU tests passed, {result['tests']['failed']} failed; "
-        f"compute-sanitizer's memcheck and racecheck: status {result['sanitizers']['memcheck']['status']} and "
-        f"{result['sanitizers']['racecheck']['status']}. Greedy output of a tree differs from plain decoding's in "
-        f"{apart['tree_against_plain']:.0%} of {apart['requests']} requests of {apart['tokens']} tokens."
+        f"differ; {result['tests']['passed']} GPU tests passed, {result['tests']['failed']} failed."
     )
+    if result["sanitizers"]:
+        status = [result["sanitizers"][name]["status"] for name in ("memcheck", "racecheck")]
+        told += f" compute-sanitizer's memcheck and racecheck: status {status[0]} and {status[1]}."
+    if apart := result["pairs"]["inflated"].get("divergence"):
+        told += (
+            f" Greedy output of a tree differs from plain decoding's in {apart['tree_against_plain']:.0%} of "
+            f"{apart['requests']} requests of {apart['tokens']} tokens."
+        )
+    if result["left_out"]:
+        told += f" No time was left for: {', '.join(result['left_out'])}."
     return _table(["goal", "", "reached", ""], rows) + "\n\n" + told
 
 

@@ -14,6 +14,12 @@ def _commit(result: dict[str, Any]) -> str:
     return f"{e['cores']} cores of {e['cpu']}, commit {e['commit']}"
 
 
+def _where(result: dict[str, Any]) -> str:
+    """The machine that trained, and the commit."""
+    device = result.get("device", "cpu")
+    return _commit(result) if device == "cpu" else f"One {device}, commit {result['environment']['commit']}"
+
+
 def cells(result: dict[str, Any]) -> str:
     """Tokens a step, tokens a second beside plain decoding's, and where a step's time goes."""
     header = ["cell", "method", "tokens a step", "tokens/s", "times plain", "by median steps", "draft ms", "target ms",
@@ -79,15 +85,17 @@ def drift(result: dict[str, Any]) -> str:
         [norms, str(each["seed"]), f"{each['rms_ratio']:.2f}", f"{each['worst_over_best']:.2f}"]
         for norms in ("pre", "post") for each in found.get(norms, [])
     ]  # fmt: skip
-    told = _rows(header, rows) + f"\n\n{result['updates']} updates of 2,048 tokens each, house target, TTT 2."
+    told = f"{_rows(header, rows)}\n\n{result['updates']} updates of {result['batch_tokens']:,} tokens each, TTT 2."
     if "deep" in found:
         deep = found["deep"]
         told += (
             f" Acceptance at depths {deep['depths'][0]} to {deep['depths'][1]}, given all before, all seeds: "
             f"pre {deep['pre']['deep']:.3f}, post {deep['post']['deep']:.3f}, difference {deep['post_less_pre']:+.3f} "
-            f"[{deep['low']:+.3f}, {deep['high']:+.3f}]."
+            f"[{deep['low']:+.3f}, {deep['high']:+.3f}]. Chains that got there: "
+            f"pre {deep['pre']['asked'][deep['depths'][0] - 1]}, post {deep['post']['asked'][deep['depths'][0] - 1]} "
+            f"of {deep['pre']['asked'][0]}."
         )
-    return told + f" {_commit(result)}."
+    return f"{told} {_where(result)}."
 
 
 def objectives(result: dict[str, Any]) -> str:
@@ -98,4 +106,4 @@ def objectives(result: dict[str, Any]) -> str:
          f"[{each['low']:+.1%}, {each['high']:+.1%}]"]
         for each in result.get("objectives", [])
     ]  # fmt: skip
-    return _rows(header, rows) if rows else "Not run yet."
+    return f"{_rows(header, rows)}\n\n{_where(result)}." if rows else "Not run yet."
