@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from proofs_tests.drafters.heads import KINDS, Checked, Defined, checked_run, head_for
+from proofs_tests.drafters.heads import KINDS, Checked, Defined, checked_run, head_for, network_for
 from proofs_tests.tiny import POLICIES, TREE, generated, random_prompts, tiny_model
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.acceptance.replay import replay
@@ -24,6 +24,8 @@ from reader_theory.rules.exact import Forks, outcome_law
 from reader_theory.trees import TokenTree
 from runtime.drafters import sampled
 from runtime.drafters.head.cache import HeadCache
+from runtime.drafters.head.export import densified
+from runtime.drafters.head.model import HeadModel
 from runtime.drafters.neural import NeuralDrafter
 from runtime.drafters.offered import DEPTH
 from runtime.engine import step as step_module
@@ -295,3 +297,19 @@ class _Planted:
 
     def __get__(self, instance: Any, owner: Any) -> Any:
         return partial(self.planted, self.sound, instance)
+
+
+@pytest.mark.parametrize("rank", [5, 16, 17])
+def test_an_output_head_of_any_rank_gives_its_own_logits_and_lies_in_memory_once(rank: int) -> None:
+    whole = tiny_model("llama")
+    network = network_for(whole, rank=rank)
+    states = torch.randn(3, network.shape.width)
+    with torch.no_grad():
+        wanted = network.lm_head(states)
+    head = HeadModel(network, whole.get_input_embeddings().weight)
+    torch.testing.assert_close(head.logits_of(states), wanted, rtol=0, atol=1e-5)
+    up = head.network.lm_head.up.weight
+    assert up.shape == (network.shape.vocabulary, rank)
+    if head.head[1].weight is not None:
+        assert up.untyped_storage().data_ptr() == head.head[1].weight.untyped_storage().data_ptr()
+    torch.testing.assert_close(densified(head.network).lm_head(states), wanted, rtol=0, atol=1e-5)

@@ -58,8 +58,12 @@ class Streamed:
             and weight.ndim == 2
             and weight.is_contiguous()
             and weight.shape[0] % GROUP == 0
-            and weight.shape[1] % self._vectors.STEP[weight.element_size()] == 0
+            and weight.shape[1] % self.step(weight.dtype) == 0
         )
+
+    def step(self, dtype: torch.dtype) -> int:
+        """What the inputs' width must be a multiple of."""
+        return self._vectors.STEP[dtype.itemsize]
 
     def of_codes(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """Inputs times a weight in codes, bfloat16; arguments beside x (m, k) as `operation_of_codes` takes them."""

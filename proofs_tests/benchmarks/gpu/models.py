@@ -13,6 +13,7 @@ from proofs_tests.benchmarks.gpu.settings import Settings
 from runtime.measure.prompts import house_prompts
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
+from runtime.models.house.prompt import HouseModel
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_tokenizer
 from runtime.models.transformers import load_transformers
@@ -89,7 +90,7 @@ def _texts() -> list[NDArray[np.int64]]:
     return [prompt.tokens for prompt in house_prompts(None, "test", tokenizer, limit=64)]
 
 
-def _load(which: str, settings: Settings) -> object:
+def _load(which: HouseModel, settings: Settings) -> object:
     return load_transformers(house_folder(which), getattr(torch, settings.dtype), settings.device)
 
 

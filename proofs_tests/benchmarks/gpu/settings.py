@@ -45,7 +45,7 @@ class Settings:
 
 
 CARD = Settings(
-    "card", "cuda", 160.0, LLAMA_8B, LLAMA_1B, "bfloat16", (1, 4, 16, 64), (512, 4096), 3, 4, 12, 4 << 30, 8192, 32, 4
+    "card", "cuda", 200.0, LLAMA_8B, LLAMA_1B, "bfloat16", (1, 4, 16, 64), (512, 4096), 3, 4, 12, 4 << 30, 8192, 32, 4
 )
 REHEARSAL = Settings(
     "rehearsal", "cpu", 100.0, SMALL, SMALLER, "float32", (1, 2), (64, 128), 4, 2, 3, 64 << 20, 512, 16, 2

@@ -21,6 +21,7 @@ from runtime.drafters.head.network import HeadNetwork, rotated, rotations
 from runtime.drafters.head.unrolled import unrolled
 from runtime.kernels.around import around
 from runtime.kernels.attention import attention
+from runtime.kernels.product import streamed
 from runtime.models.base import FeatureModel, LanguageModel, Output
 from runtime.models.lean import LeanModel
 from runtime.models.linear import AdaptiveLinear
@@ -81,10 +82,24 @@ class HeadModel(FeatureModel):
         )
         self.down = AdaptiveLinear(mlp.down_proj.weight.data, adaptive=adaptive)
         head = self.network.lm_head
-        factors = [head] if shape.rank is None else [head.down, head.up]
-        self.head = [AdaptiveLinear(each.weight.data, adaptive=adaptive) for each in factors]
+        factors = [head.weight.data] if shape.rank is None else self._factors(head, adaptive)
+        self.head = [AdaptiveLinear(each, adaptive=adaptive) for each in factors]
         self.around = around(dtype, self.device)
         self.turns = rotations(shape, shape.max_positions, self.device)
+
+    def _factors(self, head: Any, adaptive: bool) -> list[torch.Tensor]:
+        """Both factors of the output head; zeros make their rank one that the streamed product takes.
+
+        That product reads the wide factor at the speed of memory, torch's own at half of it.
+        """
+        ours = streamed() if adaptive and self.device.type == "cpu" else None
+        rank = self.shape.rank or 0
+        more = 0 if ours is None or self.dtype not in (torch.float32, torch.bfloat16) else -rank % ours.step(self.dtype)
+        if not more:
+            return [head.down.weight.data, head.up.weight.data]
+        wide = functional.pad(head.up.weight.data, (0, more))
+        head.up.weight.data = wide[:, :rank]
+        return [functional.pad(head.down.weight.data, (0, 0, 0, more)), wide]
 
     def new_cache(self, rows: int, slots: int) -> HeadCache:
         cache = HeadCache(rows, slots, self.shape.width, self.dtype, self.device)
