@@ -4,7 +4,7 @@ Twins, ceilings, a sweep of policies over batches and contexts on the house targ
 the shape of an 8B Llama, the step's time predicted from a third of the points, the plan's regret, transformers' own
 generation in the same run, and the divergence of bfloat16 output.
 
-    python -m proofs_tests.benchmarks.gpu_validation --out "$OUT"          on a card, under four minutes
+    python -m proofs_tests.benchmarks.gpu_validation --out "$OUT"          on a card, some four minutes
     python -m proofs_tests.benchmarks.gpu_validation --rehearsal           on a CPU, under two
 """
 

@@ -133,11 +133,11 @@ def deep(counts: Mapping[str, Sequence[Counts]]) -> dict[str, Any]:
     for norms, each in counts.items():
         all_seeds = np.sum(each, axis=0)[:, :last]
         right, asked = all_seeds.sum(0)[:, 0], all_seeds.sum((0, 2))
-        found[norms] = {"acceptance": (right / asked).tolist(), "asked": asked.tolist()}
+        found[norms] = {"acceptance": (right / np.maximum(asked, 1)).tolist(), "asked": asked.tolist()}
         of_prompts = all_seeds[:, first - 1 :].sum(1)
         sums = of_prompts[chosen].sum(1)
-        found[norms]["deep"] = float(of_prompts[:, 0].sum() / of_prompts.sum())
-        shares[norms] = sums[:, 0] / sums.sum(1)
+        found[norms]["deep"] = float(of_prompts[:, 0].sum() / max(of_prompts.sum(), 1))
+        shares[norms] = sums[:, 0] / np.maximum(sums.sum(1), 1)
     found["post_less_pre"] = found["post"]["deep"] - found["pre"]["deep"]
     found["low"], found["high"] = np.quantile(shares["post"] - shares["pre"], [0.025, 0.975]).tolist()
     return found

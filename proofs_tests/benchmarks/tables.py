@@ -196,6 +196,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "heads_vllm": tables_heads.vllm,
     "head_drift": tables_heads.drift,
     "head_objectives": tables_heads.objectives,
+    "head_more": tables_heads.more,
     "head_drift_card": tables_heads.drift,
     "head_objectives_card": tables_heads.objectives,
     "gpu_card": tables_gpu.card,
@@ -206,6 +207,7 @@ FILES = {"planner": "solvers", "documents": "coverage", "gpu_short": "gpu_card",
          "real_short": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training", "head_drift_card": "head_training_card",
+         "head_more": "head_training_card",
          "head_objectives_card": "head_training_card"}  # fmt: skip
 """Tables whose result has another name."""
 

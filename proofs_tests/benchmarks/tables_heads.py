@@ -75,6 +75,18 @@ def vllm(result: dict[str, Any]) -> str:
     return _rows(header, rows) + f"\n\n{note}"
 
 
+def more(result: dict[str, Any]) -> str:
+    """Tokens a step before and after a training that went on."""
+    before, after = result["heads"]["start"], result["heads"]["main"]
+    rows = [
+        [workload, *(f"{each[workload]['tokens_a_step']:.2f}" for each in (before, after)),
+         f"{after[workload]['tokens_a_step'] / before[workload]['tokens_a_step'] - 1:+.0%}"]
+        for workload in sorted(before.keys() - {"updates"})
+    ]  # fmt: skip
+    told = f"Chain of four, test prompts answered greedily, first 128 tokens. {_where(result)}."
+    return f"{_rows(['prompts', 'before', 'after', 'gain'], rows)}\n\n{told}"
+
+
 def drift(result: dict[str, Any]) -> str:
     """Heads with either norms, run deeper than they were trained."""
     if "drift" not in result:

@@ -58,12 +58,16 @@ class Streamed:
             and weight.ndim == 2
             and weight.is_contiguous()
             and weight.shape[0] % GROUP == 0
-            and weight.shape[1] % self.step(weight.dtype) == 0
+            and weight.shape[1] % self._vectors.STEP[weight.element_size()] == 0
         )
 
-    def step(self, dtype: torch.dtype) -> int:
-        """What the inputs' width must be a multiple of."""
-        return self._vectors.STEP[dtype.itemsize]
+    def widened(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight with zeros behind its rows, so many that it `fits`; itself where none would make it so."""
+        step = self._vectors.STEP.get(weight.element_size())
+        if step is None or weight.device.type != "cpu" or weight.shape[1] % step == 0:
+            return weight
+        wide = functional.pad(weight, (0, -weight.shape[1] % step))
+        return wide if self.fits(wide) else weight
 
     def of_codes(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """Inputs times a weight in codes, bfloat16; arguments beside x (m, k) as `operation_of_codes` takes them."""

@@ -10,7 +10,7 @@ greedily by the target: acceptance by depth, and tokens a step where steps begin
 Parts, each with its share of the time: `main`, one head, from another's weights with ``--start``; `alike`, other shapes
 for as many updates; `drift`, norms `pre` and `post` beside each other, several seeds, two steps unrolled and eight
 looked at, prompts as they are and disturbed; `objectives`, as long again from the main head by each. The last two are
-what `head_training` does on the house target, and are written as `head_training_card.json`.
+what `head_training` does on the house target. What is found is written as `head_training_card.json`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ DISTURBED = 40
 """Test prompts that are given disturbed as well."""
 GENTLE = 0.25
 """Rate of a head that is trained on, beside one that begins."""
+LEAST_S = 3.0
+"""Shortest training."""
 SMALL_BATCH = 8192
 """Tokens of an update where heads are compared: more updates, not better ones."""
 
@@ -157,13 +159,21 @@ class Course:
         self.shape = HeadShape.of(self.target.config, rank=args.rank)
         self.turns = rotations(self.shape, args.length * 2, args.device)
         self.results: dict[str, Any] = {}
-        self.found: dict[str, Any] = {"device": str(torch.cuda.get_device_name()) if args.device == "cuda" else "cpu"}
+        device = str(torch.cuda.get_device_name()) if args.device == "cuda" else "cpu"
+        self.found: dict[str, Any] = {"device": device, "heads": self.results}
         self.main: HeadNetwork | None = None
 
     @property
     def left(self) -> float:
         """Seconds."""
         return self.args.seconds - (time.monotonic() - self.began)
+
+    def has(self, seconds: float, name: str) -> bool:
+        """Whether there is time to train `name` for so long; said where there is not."""
+        if min(seconds, self.left) >= LEAST_S:
+            return True
+        self.say(f"no time left for {name}")
+        return False
 
     def say(self, text: str) -> None:
         """A line with the time."""
@@ -196,7 +206,6 @@ class Course:
 
     def keep(self) -> None:
         """Write what there is."""
-        (self.args.output / "results.json").write_text(json.dumps(self.results, indent=1))
         write_report("head_training_card", self.found, self.args.output)
 
     def told(self, name: str, network: HeadNetwork, updates: int) -> None:
@@ -214,6 +223,8 @@ class Course:
 def part_main(course: Course, seconds: float) -> None:
     """One head, as long as there is time for."""
     start = course.args.start
+    if not course.has(seconds - 8.0, "main"):
+        return
     course.main = (
         course.fresh(course.shape, course.args.seed) if start is None
         else load_head_network(start).to(course.args.device)
@@ -233,8 +244,11 @@ def part_alike(course: Course, seconds: float) -> None:
     }  # fmt: skip
     updates: int | None = None
     for name, each in shapes.items():
-        network, most = course.fresh(each, course.args.seed), seconds * (0.18 if updates is None else 1.0)
-        updates = course.train(name, network, min(most, course.left - 8.0), most_updates=updates)
+        most = min(seconds * (0.18 if updates is None else 1.0), course.left - 8.0)
+        if not course.has(most, name):
+            continue
+        network = course.fresh(each, course.args.seed)
+        updates = course.train(name, network, most, most_updates=updates)
         course.told(name, network, updates)
 
 
@@ -246,8 +260,10 @@ def part_drift(course: Course, seconds: float) -> None:
     updates: int | None = None
     for number in range(heads):
         norms, seed = ("pre", "post")[number % 2], number // 2
+        most = seconds / heads - 8.0 if updates is None else course.left - 8.0
+        if not course.has(most, f"{norms}-{seed}"):
+            break
         network = course.fresh(replace(course.shape, **NORMS[norms]), seed)
-        most = seconds / heads - 8.0 if updates is None else max(course.left - 8.0, 1.0)
         updates = course.train(
             f"{norms}-{seed}", network, most, steps=2, decay=1.0, seed=seed, batch_tokens=SMALL_BATCH,
             most_updates=updates,
@@ -266,7 +282,7 @@ def part_drift(course: Course, seconds: float) -> None:
         course.keep()
         if number % 2 and time.monotonic() - first > seconds:
             break
-    if len(counts["pre"]) == len(counts["post"]):
+    if counts["pre"] and len(counts["pre"]) == len(counts["post"]):
         found["deep"] = deep(counts)
         course.say(str(found["deep"]))
         course.keep()
@@ -278,8 +294,7 @@ def part_objectives(course: Course, seconds: float) -> None:
     each, workloads = seconds / len(OBJECTIVES) - 8.0, course.answers["test"][1]
     walks, updates = {"start": course.look(start)[0].walks}, {"start": 0}
     for name, changes in OBJECTIVES.items():
-        if course.left < each + 8.0:
-            course.say(f"no time left for {name}")
+        if not course.has(min(each, course.left - 8.0), name):
             break
         network, folder = copy.deepcopy(start), name.replace(", ", "-")
         changed: dict[str, Any] = {

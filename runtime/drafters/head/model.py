@@ -92,14 +92,13 @@ class HeadModel(FeatureModel):
 
         That product reads the wide factor at the speed of memory, torch's own at half of it.
         """
-        ours = streamed() if adaptive and self.device.type == "cpu" else None
-        rank = self.shape.rank or 0
-        more = 0 if ours is None or self.dtype not in (torch.float32, torch.bfloat16) else -rank % ours.step(self.dtype)
-        if not more:
-            return [head.down.weight.data, head.up.weight.data]
-        wide = functional.pad(head.up.weight.data, (0, more))
+        ours, down, up = streamed() if adaptive else None, head.down.weight.data, head.up.weight.data
+        wide = up if ours is None else ours.widened(up)
+        if wide is up:
+            return [down, up]
+        rank = up.shape[1]
         head.up.weight.data = wide[:, :rank]
-        return [functional.pad(head.down.weight.data, (0, 0, 0, more)), wide]
+        return [functional.pad(down, (0, 0, 0, wide.shape[1] - rank)), wide]
 
     def new_cache(self, rows: int, slots: int) -> HeadCache:
         cache = HeadCache(rows, slots, self.shape.width, self.dtype, self.device)
