@@ -1,22 +1,24 @@
 """A plan's time before its drafter is trained: llama.cpp under synthetic acceptance, predicted beside measured.
 
-    python -m proofs_tests.benchmarks.synthetic [--tokens N] [--prompts N] [--settings N]
+    python -m proofs_tests.benchmarks.synthetic [--tokens N] [--prompts N] [--rounds N]
 
 Needs `make engines` and the real model of `make real`. The draft is the first layers of the target, whatever they say:
 chance accepts. The cost is the models' configurations on this machine, held to steps of plain decoding and of drafts of
-2 and 6 tokens that are never accepted. Then, for each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth,
-batch 1 or 4): a plan, its export to llama.cpp with ``--synthetic``, its run, and `reader validate` on what the server
-timed. None of the 12 is among what the cost was held to. Each is written as it is there; one that the file holds, of as
-many tokens, is not run again.
+2 and 6 tokens that are never accepted. For each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth, batch 1
+or 4), none of which the cost was held to: a plan, its export to llama.cpp with ``--synthetic``, and `reader validate`
+on what the server timed. A machine changes pace within minutes, so that all are run in turn, in an order of its own
+each round, and each is what its middle round is. Rounds are written as they are there, and not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,19 +38,35 @@ from runtime.models.load import load_tokenizer
 from runtime.models.text import encode_text
 
 PROMPTS = Path("runtime/models/house/prompts/code.jsonl")
-LAYERS, BATCHES, HELD = 3, (1, 4), (2, 6)
-SETTINGS = tuple(product((1, 3, 5), (0.9, 0.6), BATCHES))
+LAYERS, BATCHES = 3, (1, 4)
 ASKED = ("tokens", "prompts", "threads")
 DRAFTS = 1e9
 """So many that the planner takes the rates as they are."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Drafts, how many of them are accepted at each depth given all before, and requests at once."""
+
+    drafts: int
+    acceptance: float
+    batch: int
+
+    @property
+    def rates(self) -> list[float]:
+        return [self.acceptance**depth for depth in range(1, self.drafts + 1)]
+
+
+HELD = tuple(Cell(drafts, 0.0, batch) for drafts, batch in product((0, 2, 6), BATCHES))
+SETTINGS = tuple(Cell(*each) for each in product((1, 3, 5), (0.9, 0.6), BATCHES))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("out/models/smollm2"))
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--prompts", type=int, default=8, help="in a run; a multiple of 4")
-    parser.add_argument("--settings", type=int, default=len(SETTINGS))
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--prompts", type=int, default=4, help="in a run; a multiple of 4")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="that has xllamacpp")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -56,26 +74,45 @@ def main() -> None:
     tokenizer = load_tokenizer(str(args.model))
     texts = [prompt.text for prompt in read_prompt_file(PROMPTS, limit=args.prompts).prompts]
     prompts = [encode_text(tokenizer, text).tolist() for text in texts]
-    rows = held_rows(args)
-    done = {(row["drafts"], row["acceptance"], row["batch"]) for row in rows}
-    left = [setting for setting in SETTINGS[: args.settings] if setting not in done]
+    runs = held_runs(args)
     with tempfile.TemporaryDirectory() as scratch:
         draft = first_layers(next(args.model.glob("*.gguf")), LAYERS, Path(scratch))
-        cost = held_cost(args, draft, prompts)
-        for setting in left:
-            rows.append(row(args, draft, prompts, cost, *setting))
-            errors = [abs(each["error"]) for each in rows]
-            facts = {"settings": len(rows), "median_error": statistics.median(errors), "worst_error": max(errors)}
-            asked = {name: getattr(args, name) for name in ASKED}
-            write_report("synthetic", {**facts, **asked, "rows": rows}, args.output)
-            print(json.dumps(facts | {"setting": setting}), flush=True)
+        for number in range(args.rounds):
+            for cell in random.Random(number).sample((*HELD, *SETTINGS), len(HELD) + len(SETTINGS)):
+                if len(runs.setdefault(cell, [])) <= number:
+                    runs[cell].append(timed(args, prompts, cell, draft))
+            report(args, draft, prompts, runs, number + 1)
 
 
-def held_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+def held_runs(args: argparse.Namespace) -> dict[Cell, list[ServedRun]]:
     """Those of the file, where they were asked alike."""
     kept = args.output / "synthetic.json"
     held = json.loads(kept.read_text()) if kept.exists() else {}
-    return held["rows"] if all(held.get(name) == getattr(args, name) for name in ASKED) else []
+    if not all(held.get(name) == getattr(args, name) for name in ASKED):
+        return {}
+    return {Cell(**each["cell"]): [ServedRun(**run) for run in each["runs"]] for each in held["runs"]}
+
+
+def report(
+    args: argparse.Namespace,
+    draft: Path,
+    prompts: Sequence[list[int]],
+    runs: dict[Cell, list[ServedRun]],
+    rounds: int,
+) -> None:
+    """Write what so many rounds say."""
+    middle = {cell: sorted(each, key=lambda run: run.step_s or 0.0)[len(each) // 2] for cell, each in runs.items()}
+    cost = held_cost(args, draft, [(cell, middle[cell]) for cell in HELD])
+    context = round(statistics.fmean(map(len, prompts)) + args.tokens / 2)
+    rows = [row(cost, cell, middle[cell], context) for cell in SETTINGS]
+    errors = [abs(each["error"]) for each in rows]
+    spread = [max(s) / min(s) - 1 for each in runs.values() for s in [[run.step_s or 1.0 for run in each]]]
+    facts = {"settings": len(rows), "rounds": rounds, "median_error": statistics.median(errors),
+             "worst_error": max(errors), "median_spread": statistics.median(spread)}  # fmt: skip
+    asked = {name: getattr(args, name) for name in ASKED}
+    kept = [{"cell": asdict(cell), "runs": [asdict(run) for run in each]} for cell, each in runs.items()]
+    write_report("synthetic", {**facts, **asked, "rows": rows, "runs": kept}, args.output)
+    print(json.dumps(facts), flush=True)
 
 
 def first_layers(model: Path, layers: int, folder: Path) -> Path:
@@ -106,14 +143,11 @@ def first_layers(model: Path, layers: int, folder: Path) -> Path:
     return path
 
 
-def timed(
-    args: argparse.Namespace, prompts: Sequence[list[int]], batch: int, drafting: tuple[Path, Sequence[float]] | None
-) -> ServedRun:
-    """One server at one batch, as `reader validate` reads its timings."""
-    method = "plain"
-    if drafting is not None:
-        draft, rates = drafting
-        method = f"draft_simple:{len(rates)}:{','.join(map(str, rates))}:{draft}"
+def timed(args: argparse.Namespace, prompts: Sequence[list[int]], cell: Cell, draft: Path) -> ServedRun:
+    """One server, as `reader validate` reads its timings."""
+    method, batch = "plain", cell.batch
+    if cell.drafts:
+        method = f"draft_simple:{cell.drafts}:{','.join(map(str, cell.rates))}:{draft}"
     options = (str(next(args.model.glob("*.gguf"))), method, str(batch), str(args.threads))
     with Worker(args.python, "llama_worker.py", *options) as worker:
         worker.generate(prompts[:batch], 8, None)
@@ -126,44 +160,33 @@ def timed(
     return run
 
 
-def held_cost(args: argparse.Namespace, draft: Path, prompts: Sequence[list[int]]) -> Cost:
+def held_cost(args: argparse.Namespace, draft: Path, held: Sequence[tuple[Cell, ServedRun]]) -> Cost:
     """The configurations' cost on this machine, held to plain steps and to drafts that are never accepted."""
     served = served_by(
         str(args.model), "this machine", draft=str(draft.parent / "config.json"), dtype="bfloat16", quantization="int4"
     )
     steps: list[MeasuredStep] = []
-    for batch in BATCHES:
-        for length in (0, *HELD):
-            run = timed(args, prompts, batch, (draft, [0.0] * length) if length else None)
-            assert run.step_s is not None, "timings tell steps"
-            steps.append(MeasuredStep(batch, run.context, 1.0 + length, float(length), run.step_s))
+    for cell, run in held:
+        assert run.step_s is not None, "timings tell steps"
+        steps.append(MeasuredStep(cell.batch, run.context, 1.0 + cell.drafts, float(cell.drafts), run.step_s))
     contexts = sorted({max(round(step.context), 1) for step in steps})
     return cost_of_step(
         served.step, target=served.target, dtype=served.dtype, draft=served.draft, measured=steps, batches=BATCHES,
-        contexts=contexts, max_nodes=max(HELD),
+        contexts=contexts, max_nodes=max(cell.drafts for cell, _ in held),
     )  # fmt: skip
 
 
-def row(
-    args: argparse.Namespace,
-    draft: Path,
-    prompts: Sequence[list[int]],
-    cost: Cost,
-    length: int,
-    rate: float,
-    batch: int,
-) -> dict[str, Any]:
-    """One setting: planned, exported, run and validated."""
-    rates = [rate**depth for depth in range(1, length + 1)]
-    plan = planned(cost, rates, batch, round(statistics.fmean(map(len, prompts)) + args.tokens / 2))
-    config = export(plan, "llama.cpp", "default", ExportOptions(batch=batch, synthetic=True)).config
+def row(cost: Cost, cell: Cell, run: ServedRun, context: int) -> dict[str, Any]:
+    """One setting: planned, exported, and validated against its run, whose rates are those of the export."""
+    plan = planned(cost, cell.rates, cell.batch, context)
+    config = export(plan, "llama.cpp", "default", ExportOptions(batch=cell.batch, synthetic=True)).config
     told = [float(each) for each in config["spec-synth-rates"].split(",")]
-    run = timed(args, prompts, batch, (draft, told))
+    assert all(abs(one - other) < 1e-3 for one, other in zip(told, cell.rates, strict=True)), "the run is the export's"
     found = validate_served(plan, [run], workload="default", record="synthetic")
     compared = {each.quantity: each for each in found.comparisons}
     rate_row = compared["tokens_per_s"]
     return {
-        "drafts": length, "acceptance": rate, "batch": batch, "rates": told,
+        **asdict(cell), "rates": told,
         **{f"predicted_{name}": each.predicted.value for name, each in compared.items()},
         **{f"measured_{name}": each.measured for name, each in compared.items()},
         "inside": rate_row.inside, "error": rate_row.relative_error,

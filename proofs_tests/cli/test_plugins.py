@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from proofs_tests.cli.cli_examples import save_model, save_pair, save_prompts
 from proofs_tests.cli.plugin import MODULES, install
 from reader_theory.documents import Cost, Plan, RunRecord, Trace
+from runtime.cli.main import app
 
 STAGES = """
 import json, sys
@@ -61,20 +63,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     models = ["--target", str(target), "--draft", f"small={draft}", "--draft", "mirror=echo:1", *prompts]
     grid = ["--batch", "1", "--batch", "2", "--tokens", "1", "--tokens", "4", "--context", "32", "--context", "96"]
     only = ["--processor", "only:100-104"]
+    planned = ["plan", "fit.json", "cost.json", "--trace", "trace.json", "--resamples", "100"]
     stages = {
-        "record": [*models, *only, "--new-tokens", "12", "--output", "trace.json"],
-        "fit": ["trace.json", "--resamples", "100", "--output", "fit.json"],
-        "calibrate": [*models, *grid, "--seconds", "0.05", "--output", "cost.json"],
-        "plan": ["fit.json", "cost.json", "--trace", "trace.json", "--batch", "2", "--max-nodes", "4", "--max-depth",
-                 "3", "--resamples", "100", "--output", "plan.json"],
-        "run": ["plan.json", *prompts, *only, "--temperature", "0.7", "--verification", "cautious", "--output",
+        "record": ["record", *models, *only, "--new-tokens", "12", "--output", "trace.json"],
+        "fit": ["fit", "trace.json", "--resamples", "100", "--output", "fit.json"],
+        "calibrate": ["calibrate", *models, *grid, "--seconds", "0.05", "--output", "cost.json"],
+        "plan": [*planned, "--batch", "2", "--max-nodes", "4", "--max-depth", "3", "--output", "plan.json"],
+        "again": [*planned, "--batch", "1", "--max-nodes", "4", "--max-depth", "3", "--output", "again.json"],
+        "run": ["run", "plan.json", *prompts, *only, "--temperature", "0.7", "--verification", "cautious", "--output",
                 "run.json"],
-        "validate": ["plan.json", "run.json", "--output", "validation.json"],
-        "report": ["plan.json", "run.json", "validation.json", "--fit", "fit.json", "--cost", "cost.json", "--trace",
-                   "trace.json", "--output", "report.html"],
+        "validate": ["validate", "plan.json", "run.json", "--output", "validation.json"],
+        "report": ["report", "plan.json", "run.json", "validation.json", "--fit", "fit.json", "--cost", "cost.json",
+                   "--trace", "trace.json", "--output", "report.html"],
+        "export": ["export", "abacus", "plan.json", "--batch", "2", "--output", "abacus.json"],
     }  # fmt: skip
     words = {
-        stage: [stage, *(str(folder / w) if w.endswith((".json", ".html")) else w for w in arguments), "--json"]
+        stage: [*(str(folder / w) if w.endswith((".json", ".html")) else w for w in arguments), "--json"]
         for stage, arguments in stages.items()
     }
     done = _python(folder / "site", "-c", STAGES, json.dumps(words))
@@ -94,12 +98,10 @@ def test_a_strangers_drafter_is_recorded_priced_planned_and_reported(made: Any) 
 
 
 def test_a_strangers_term_prices_the_drafter_that_names_it(made: Any) -> None:
-    folder, _ = made
+    folder, told = made
     cost = Cost.read(folder / "cost.json")
     assert cost.drafters["mirror"].term == "by_the_row"
-    assert _PRICE in reader(folder / "site", "plan", *(str(folder / name) for name in ("fit.json", "cost.json")),
-                            "--trace", str(folder / "trace.json"), "--resamples", "100", "--batch", "1",
-                            "--output", str(folder / "again.json"), "--json")  # fmt: skip
+    assert all(_PRICE in row for row in told["again"]["rows"])
     entry = Plan.read(folder / "again.json").entries[0]
     assert "mirror" in entry.prediction.terms_s
 
@@ -115,8 +117,6 @@ def test_a_strangers_processor_and_rule_hold_in_the_run(made: Any) -> None:
 
 def test_a_strangers_exporter_writes_the_plan(made: Any) -> None:
     folder, _ = made
-    words = ["export", "abacus", str(folder / "plan.json"), "--batch", "2", "--output", str(folder / "abacus.json")]
-    assert "written to" in reader(folder / "site", *words) or "drafts nothing" in reader(folder / "site", *words)
     told = json.loads((folder / "abacus.json").read_text())
     assert told["drafter"] == Plan.read(folder / "plan.json").entries[0].policy.drafted_by
 
@@ -145,6 +145,7 @@ def test_a_drafter_that_nobody_adds_is_refused_before_a_model_is_used(tmp_path: 
     """Without the distribution, the same words are bad input; so is a source that its class cannot take."""
     target = save_model(tmp_path / "model", 1, 16)
     words = ["record", "--target", str(target), "--prompts", str(save_prompts(tmp_path / "p.jsonl", 1))]
-    assert "there must be a drafter of that name" in reader(tmp_path, *words, "--draft", "m=echo:1", code=2)
-    assert "can be made from what `--draft` names" in reader(tmp_path, *words, "--draft", "m=retrieval:x", code=2)
+    for source, said in (("echo:1", "there must be a drafter of that name"), ("retrieval:x", "what `--draft` names")):
+        done = CliRunner().invoke(app, [*words, "--draft", f"m={source}"])
+        assert done.exit_code == 2 and said in done.stderr
     assert len(MODULES) == 5

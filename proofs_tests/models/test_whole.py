@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from reader_theory.memory import Window
+from runtime.cache.quantised.scheme import Integers
 from runtime.kernels.attention import CompiledAttention, attention
 from runtime.kernels.product import streamed
 from runtime.models import linear, whole
@@ -19,6 +21,7 @@ from runtime.models.inputs import prefill, run_trees
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_model
 from runtime.models.products import ROW_BUCKETS, STREAMED, Choice
+from runtime.models.quantised import quantised
 
 COMMON: dict[str, Any] = {
     "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -87,6 +90,28 @@ def test_it_is_the_forward_of_its_operations(
         assert (one - other).abs().max() <= rounding * other.abs().max()
 
 
+@pytest.mark.parametrize("counts", [(1,), (NODES,), (NODES, 1, 3), (NODES, NODES, NODES)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_over_a_quantised_cache_it_is_too_on_both_sides_of_a_border(
+    folder: Path, dtype: str, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_model(folder, dtype)
+    assert isinstance(made, LeanModel) and made.final_layer is not None
+    model = quantised(made, Integers(4, Window(first=2, recent=17, chunk=15)))
+    assert isinstance(model, LeanModel)
+    layers, ran = (0, 2, made.final_layer), list[int]()
+    run = whole._Forward.__call__
+    monkeypatch.setattr(whole._Forward, "__call__", lambda self, *a: ran.append(1) or run(self, *a))
+    found = _forwards(model, len(counts), max(counts), layers, counts)
+    assert len(ran) >= 2, "it was not run"
+    monkeypatch.setattr(model, "_whole", None)
+    rounding = 2e-5 if dtype == "float32" else 3e-2
+    for one, other in zip(found, _forwards(model, len(counts), max(counts), layers, counts), strict=True):
+        for row, count in enumerate(counts):
+            mine, held = (each[row, : min(count, each.shape[1])] for each in (one, other))
+            assert (mine - held).abs().max() <= rounding * held.abs().max()
+
+
 @pytest.mark.parametrize("counts", [(2, 7, 1), (1, 30, 33), (7, 1, 0), (60, 3, 9)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("one_call", [True, False])
@@ -126,11 +151,12 @@ def test_it_stands_aside_where_operations_are_not_compiled(folder: Path) -> None
     assert isinstance(model, LeanModel) and model._whole is not None
     cache, many = model.new_cache(1, 200), whole.MOST + 1
     tokens = np.zeros((1, many), dtype=np.int64)
-    model._whole._made.clear()  # of the check at load
+    made = model._whole._made.made
+    made.clear()  # of the check at load
     run_trees(model, cache, tokens, np.arange(-1, many - 1)[None], np.array([many]))
-    assert not model._whole._made
+    assert not made
     run_trees(model, cache, tokens[:, :4], np.arange(-1, 3)[None], np.array([4]))
-    assert [tokens for tokens, _ in model._whole._made] == [4]
+    assert [tokens for tokens, _ in made] == [4]
 
 
 def test_an_unknown_token_is_refused(folder: Path) -> None:

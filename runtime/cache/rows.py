@@ -165,6 +165,14 @@ class RowCache(Cache):
         self.stores = [layer(self) for _ in range(layers)]
         super().__init__(layers=list(self.stores))
 
+    in_place = True
+    """Whether keys and values lie in `stores` as attention reads them: else a layer's `update` says where."""
+
+    @property
+    def seen(self) -> int:
+        """Slots that the next forward's attention sees."""
+        return self.width
+
     @property
     def reach(self) -> int:
         """Most tokens of a row that one forward may take, and most that its last may lie beyond the committed ones."""

@@ -65,7 +65,7 @@ class CompiledAround(TorchAround):
             added, total = added.contiguous(), torch.empty_like(x)
             more = added.data_ptr()
         held = (x.data_ptr(), more, weight.data_ptr(), total.data_ptr(), out.data_ptr(), *x.shape, float_bits(eps))
-        self._run(self._norms, (x.element_size(), *held))
+        self._run(self._norms, (x.element_size(), *held, x.shape[1]))
         return total, out
 
     def turned(self, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:

@@ -57,5 +57,7 @@ class Program:
         self.tasks: NDArray[np.int64] = rows[:, 1:]
         self._run, self._share, self._told = run, share_of_program.address, (rows.ctypes.data, *rows.shape)
 
-    def __call__(self) -> None:
-        self._run(self._share, self._told)
+    def __call__(self, first: int = 0, last: int | None = None) -> None:
+        """Run its parts from one to another."""
+        address, count, wide = self._told
+        self._run(self._share, (address + 8 * first * wide, (count if last is None else last) - first, wide))

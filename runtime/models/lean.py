@@ -28,7 +28,7 @@ from runtime.models.memory import give_back, trim
 from runtime.models.packing import Packing
 from runtime.models.whole import Whole
 
-__all__ = ["LeanModel", "Weights", "is_lean"]
+__all__ = ["LeanModel", "Weights", "is_lean", "rotary_pairs"]
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 ROPES = ("default", "linear", "llama3", "yarn")
@@ -136,7 +136,7 @@ def _pair_order(head_dim: int) -> torch.Tensor:
     return torch.stack((half, half + head_dim // 2), dim=1).flatten()
 
 
-def _pairs(outputs: int, head_dim: int) -> torch.Tensor:
+def rotary_pairs(outputs: int, head_dim: int) -> torch.Tensor:
     """Order of a projection's outputs that puts those of each head in rotary pairs."""
     return torch.arange(outputs).unflatten(0, (-1, head_dim))[:, _pair_order(head_dim)].flatten()
 
@@ -197,7 +197,7 @@ class LeanModel(LanguageModel):
         Taken weights are given back where they are packed or joined.
         """
         orders = [
-            _pairs(module.out_features, self.head_dim) if i < paired else slice(None)
+            rotary_pairs(module.out_features, self.head_dim) if i < paired else slice(None)
             for i, module in enumerate(modules)
         ]
         parts = list(zip(modules, orders, strict=True))

@@ -173,6 +173,12 @@ class QuantisedCache(RowCache):
         self.doubled = False
         super().__init__(layers, rows, slots, layer=QuantisedLayer)  # pyright: ignore[reportArgumentType]
 
+    in_place = False
+
+    @property
+    def seen(self) -> int:
+        return self.width + self.window.chunk * self.doubled
+
     @property
     def reach(self) -> int:
         return self.window.reach
@@ -254,7 +260,7 @@ class QuantisedCache(RowCache):
     def view(self, name: str, held: torch.Tensor, fill: Fill, shown: NDArray[np.int64]) -> torch.Tensor:
         """What attention reads: first tokens, chunks as `fill` writes them, buffer; and what is there twice."""
         first, size, width = self.window.first, self.window.chunk, self.width
-        shape = (len(shown), held.shape[1], width + size * self.doubled, held.shape[3])
+        shape = (len(shown), held.shape[1], self.seen, held.shape[3])
         view = self._room(name, shape, held)
         for each, count in enumerate(shown.tolist()):
             row = self.first_row + each

@@ -17,14 +17,16 @@ from reader_theory.errors import require
 from runtime.cache.rows import RowCache
 from runtime.drafters.head.cache import HeadCache, own_places, places_above, rows_of
 from runtime.drafters.head.checkpoint import load_head_network
-from runtime.drafters.head.network import HeadNetwork, rotated, rotations
+from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.drafters.head.unrolled import unrolled
+from runtime.drafters.head.whole import WholeHead
 from runtime.kernels.around import around
 from runtime.kernels.attention import attention
 from runtime.kernels.product import streamed
 from runtime.models.base import FeatureModel, LanguageModel, Output
-from runtime.models.lean import LeanModel
+from runtime.models.lean import LeanModel, rotary_pairs
 from runtime.models.linear import AdaptiveLinear
+from runtime.models.packing import Packing
 from runtime.models.part import layer_count
 from runtime.models.transformers import TransformersModel
 
@@ -73,9 +75,8 @@ class HeadModel(FeatureModel):
         self.network = network.to(self.device, dtype).eval().requires_grad_(False)
         layer = self.network.layer
         own, mlp = layer.self_attn, layer.mlp
-        self.qkv = AdaptiveLinear(
-            torch.cat([each.weight.data for each in (own.q_proj, own.k_proj, own.v_proj)]), adaptive=adaptive
-        )
+        q, k = (each.weight.data[rotary_pairs(each.out_features, shape.head_dim)] for each in (own.q_proj, own.k_proj))
+        self.qkv = AdaptiveLinear(torch.cat((q, k, own.v_proj.weight.data)), adaptive=adaptive)
         self.out = AdaptiveLinear(own.o_proj.weight.data, adaptive=adaptive)
         self.gate_up = AdaptiveLinear(
             torch.cat((mlp.gate_proj.weight.data, mlp.up_proj.weight.data)), adaptive=adaptive
@@ -86,6 +87,10 @@ class HeadModel(FeatureModel):
         self.head = [AdaptiveLinear(each, adaptive=adaptive) for each in factors]
         self.around = around(dtype, self.device)
         self.turns = rotations(shape, shape.max_positions, self.device)
+        cos, sin = self.turns[..., : shape.head_dim // 2]
+        self.rotations = torch.complex(cos, sin).unsqueeze(1)
+        self.packs = self.device.type == "cpu"
+        self._whole = WholeHead() if self.packs else None
 
     def _factors(self, head: Any, adaptive: bool) -> list[torch.Tensor]:
         """Both factors of the output head; zeros make their rank one that the streamed product takes.
@@ -126,19 +131,38 @@ class HeadModel(FeatureModel):
         """As for any model; a head has no layers to ask for `hidden` states of."""
         assert isinstance(cache, HeadCache), "the cache is one that `new_cache` made"
         batch, queries = tokens.shape
-        layer, shape = self.network.layer, self.shape
+        last_only = last_only and queries > 1
+        packing = Packing(cache.counts if self.packs and not last_only else None, batch, queries)
         rows, own = rows_of(cache, batch), own_places(cache, batch, queries, self.device)
-        states = cache.read(rows, places_above(mask, own)).flatten(0, 1)
-        embedded, states = self._entered(tokens.reshape(-1), states)
+        states = packing.pack(cache.read(rows, places_above(mask, own)).flatten(0, 1))
+        embedded, states = self._entered(packing.pack(tokens.reshape(-1)), states)
+        places = packing.pack(positions.reshape(-1))
+        given = embedded, states, places, mask, cache, packing
+        found = None if self._whole is None or last_only else self._whole(self, *given)
+        logits, left = found or self._by_operators(*given, last_only)
+        cache.leave(rows, own + 1, packing.pad(left))
+        logits = self._named(logits)
+        return Output(logits.unsqueeze(1) if last_only else packing.pad(logits))
+
+    def _by_operators(
+        self,
+        embedded: torch.Tensor,
+        states: torch.Tensor,
+        places: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: HeadCache,
+        packing: Packing,
+        last_only: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, by the head's own tokens, and the states handed on."""
+        layer = self.network.layer
         read, residual = self.network.entered(embedded, states, by=lambda norm, x: self._normed(norm, x)[1])
-        attended = self.out(self._attention(read, positions, mask, cache, batch, queries))
+        attended = self.out(self._attention(read, places, mask, cache, packing))
         x, h = self._normed(layer.post_attention_layernorm, residual, attended)
         gate, up = self.gate_up(h).chunk(2, dim=-1)
         x, out = self._normed(self.network.norm, x, self.down(functional.silu(gate) * up))
-        cache.leave(rows, own + 1, (out if shape.norm_output else x).view(batch, queries, -1))
-        if last_only:
-            out = out.view(batch, queries, -1)[:, -1]
-        return Output(self.logits_of(out).view(batch, -1, self.vocabulary))
+        left = out if self.shape.norm_output else x
+        return self._product(out[packing.queries - 1 :: packing.queries] if last_only else out), left
 
     def _normed(
         self, norm: Any, x: torch.Tensor, added: torch.Tensor | None = None
@@ -165,37 +189,37 @@ class HeadModel(FeatureModel):
             yield self.logits_of(out[0, first + step :])
 
     def _attention(
-        self,
-        read: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: HeadCache,
-        batch: int,
-        queries: int,
+        self, read: torch.Tensor, places: torch.Tensor, mask: torch.Tensor | None, cache: HeadCache, packing: Packing
     ) -> torch.Tensor:
-        """(B * Q, heads * head_dim)."""
-        shape = self.shape
-        qkv = self.qkv(read).view(batch, queries, -1, shape.head_dim)
-        rotary = shape.heads + shape.kv_heads
-        turned = rotated(qkv[:, :, :rotary], self.turns[:, positions].unsqueeze(3))
-        new = turned[:, :, shape.heads :], qkv[:, :, rotary:]
-        keys, values = cache.stores[0].update(*(each.transpose(1, 2) for each in new))
-        group, scale = shape.heads // shape.kv_heads, shape.head_dim**-0.5
-        mask = None if mask is None else mask.to(self.dtype)
-        reader = attention(mask, queries, group, scale, dtype=self.dtype, device=self.device)
-        return reader(turned[:, :, : shape.heads], keys, values)
+        """(tokens, heads * head_dim)."""
+        shape, size = self.shape, self.shape.head_dim
+        qkv, rotary = self.qkv(read), shape.heads + shape.kv_heads
+        values = packing.pad(qkv.view(packing.tokens, -1, size)[:, rotary:])
+        turned = packing.pad(self.around.turned(qkv, self.rotations[places], rotary, size))
+        keys = turned[:, :, shape.heads :]
+        keys, values = cache.stores[0].update(keys.transpose(1, 2), values.transpose(1, 2))
+        group, mask = shape.heads // shape.kv_heads, None if mask is None else mask.to(self.dtype)
+        reader = attention(mask, packing.queries, group, size**-0.5, dtype=self.dtype, device=self.device)
+        return packing.pack(reader(turned[:, :, : shape.heads], keys, values))
 
     @torch.inference_mode()
     def logits_of(self, states: torch.Tensor) -> torch.Tensor:
         """As for any; minus infinity for tokens that the head cannot name."""
-        z = states
+        return self._named(self._product(states))
+
+    def _product(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, the head's own tokens)."""
         for factor in self.head:
-            z = factor(z)
+            states = factor(states)
+        return states
+
+    def _named(self, logits: torch.Tensor) -> torch.Tensor:
+        """(n, V), of logits of the tokens that the head can name."""
         ids = self.network.ids
         if ids is None:
-            return z
-        whole = z.new_full((len(z), self.vocabulary), -torch.inf)
-        whole[:, ids] = z
+            return logits
+        whole = logits.new_full((len(logits), self.vocabulary), -torch.inf)
+        whole[:, ids] = logits
         return whole
 
 

@@ -54,8 +54,8 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any, Any, Any]:
         return total
 
     @njit(nogil=True)
-    def normed(x, added, weight, total, out, rows, width, eps):
-        x, out, total = rows_at(x, rows, width), rows_at(out, rows, width), rows_at(total, rows, width)
+    def normed(x, added, weight, total, out, rows, width, eps, apart):
+        x, out, total = rows_at(x, rows, width), rows_at(out, rows, apart), rows_at(total, rows, width)
         weight = rows_at(weight, 1, width)[0]
         first, last = _share(rows)
         for row in range(first, last):
@@ -109,12 +109,14 @@ _normed16, _turned16, _gated16, _shifted16 = _kinds(_halves, widened, _narrowed)
 
 @compiled
 def share_of_norms(task):
-    """Of (bytes of an entry, x, added or 0, weight, total, out, rows, width, bits of eps)."""
+    """Of (bytes of an entry, x, added or 0, weight, total, out, rows, width, bits of eps, entries from one row of out
+    to the next).
+    """
     eps = float32_of(np.int32(task[8]))
     if task[0] == 4:
-        _normed32(task[1], task[2], task[3], task[4], task[5], task[6], task[7], eps)
+        _normed32(task[1], task[2], task[3], task[4], task[5], task[6], task[7], eps, task[9])
     else:
-        _normed16(task[1], task[2], task[3], task[4], task[5], task[6], task[7], eps)
+        _normed16(task[1], task[2], task[3], task[4], task[5], task[6], task[7], eps, task[9])
 
 
 @compiled
