@@ -44,7 +44,7 @@ demo: $(STAMP)
 	$(BIN)/reader demo
 
 test: $(STAMP)
-	$(PYTEST) -n $(WORKERS) --dist worksteal
+	$(PYTEST) -n $(WORKERS) --dist loadscope
 
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m slow

@@ -93,6 +93,8 @@ class Laid:
     ----------
     rows : int
         Tokens.
+    dtype : torch.dtype
+        Of places and weights.
     heads : Heads
     eps : float
         Of the norms.

@@ -213,8 +213,8 @@ class RetrievalIndex:
 
         A longer one begins with every shorter one, so that it may be cut.
         """
-        numbers, _, made = self._grow(max_tokens, 0.0, True)
-        return numbers[:made], int(numbers[2 * max_tokens]) if made else 0
+        grown = self.grow(max_tokens, single=True)
+        return grown.tokens[0], int(grown.matches[0, 0]) if grown.sizes[0] else 0
 
     def offers(self, laws: int = 0, width: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """All that is offered for the next token.
@@ -247,16 +247,14 @@ class RetrievalIndex:
 
     def grow(self, budget: int, price: float = 0.0, *, single: bool = False) -> GrowthArrays:
         """The same as arrays of one row, with the path probabilities; `single` makes the likeliest chain of it."""
-        numbers, chances, made = self._grow(budget, price, single)
-        tokens, parents, matches, sources, laws = numbers.reshape(5, 1, budget)[:, :, :made]
-        return GrowthArrays(tokens, parents, matches, sources, laws, chances[None, :made], np.array([made]))
-
-    def _grow(self, budget: int, price: float, single: bool) -> tuple[NDArray[np.int32], NDArray[np.float64], int]:
         check_limits(budget, price)
-        numbers, chances = np.empty(5 * budget, np.int32), np.empty(budget)
+        own, shared = np.array([self.addresses], np.int64).T.copy()
+        numbers, chances, made = np.empty((5, 1, budget), np.int32), np.empty((1, budget)), np.empty(1, np.int64)
+        asked = np.zeros(1, np.int64), np.full(1, budget, np.int64), np.full(1, price, np.float64)
         with self.lock:
-            made = kernel.grow(*self.addresses, 0, budget, float(price), single, numbers, chances)
-        return numbers, chances, made
+            kernel.grow_many(own, shared, *asked, single, numbers, chances, made, 0, 1)
+        tokens, parents, matches, sources, laws = numbers[:, :, : made[0]]
+        return GrowthArrays(tokens, parents, matches, sources, laws, chances[:, : made[0]], made)
 
     @property
     def nbytes(self) -> int:

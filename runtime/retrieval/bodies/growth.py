@@ -24,7 +24,7 @@ from runtime.retrieval.bodies import laws as neural
 from runtime.retrieval.bodies import store as sorted_store
 from runtime.retrieval.bodies.memory import float64_at, int32_at, int64_at, lean, prefetch
 
-__all__ = ["DELTA", "PARAMETERS", "STORE", "grow", "grow_many", "locate", "offers"]
+__all__ = ["DELTA", "PARAMETERS", "STORE", "grow_many", "locate", "offers"]
 
 DELTA, STORE, PARAMETERS, SHARED = 0, 1, 2, 4
 """Words of what requests share: addresses of the delta's header, the datastore's header and the parameters."""
@@ -208,7 +208,7 @@ def locate(address, shared_at):
         read_text(int64_at(address, tree.HEADER), store)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def offers(address, shared_at, laws, kinds, weights, marks):
     """All that is offered for the next token: tokens, scores and who offered each; their number."""
     scratch = np.empty(STATE + tree.HEADER + 5 * kinds.size, np.int64)
@@ -239,32 +239,27 @@ def words_for(budget, width):
     return (budget + 1) * STATE + tree.HEADER + 6 * width + candidates.words_of(width * (budget + 1)) + query
 
 
-@njit(nogil=True)
-def grow(address, shared_at, laws, budget, price, single, numbers, chances):
-    """Fill one number of each output for each node grown, and return how many nodes there are.
+@njit(nogil=True, cache=True)
+def grow_many(addresses, shared, laws, budgets, prices, single, numbers, chances, made, first, last):
+    """Trees of requests `first` .. `last` - 1: numbers of each node grown, and how many nodes there are.
+
+    Requests of several stores may stand side by side.
 
     Parameters
     ----------
-    laws : int
-        Address of the laws' header, 0 for none.
+    addresses, shared : (B,) int64
+        Of each request's header, and of what it shares with others.
+    laws : (B,) int64
+        Addresses of the laws' headers, 0 for none.
+    budgets : (B,) int64
+    prices : (B,) float64
     single : bool
-        Only the likeliest token of every node is followed: the tree is a chain.
-    numbers : (5 * budget,) int32
-        One after another, `budget` of each: tokens, parents, matches, who offered the token, and which law was the
-        node's own.
-    chances : (budget,) float64
+        Only the likeliest token of every node is followed: the trees are chains.
+    numbers : (5, B, N) int32, written
+        Tokens, parents, matches, who offered the token, and which law was the node's own.
+    chances : (B, N) float64, written
         Path probabilities.
-    """
-    scratch = np.empty(words_for(budget, width_beside(laws)), np.int64)
-    numbers_at, chances_at = numbers.ctypes.data, chances.ctypes.data
-    return fill(address, shared_at, laws, budget, price, single, numbers_at, budget, chances_at, scratch)
-
-
-@njit(nogil=True)
-def grow_many(addresses, shared, laws, budgets, prices, single, numbers, chances, made, first, last):
-    """`grow` for requests `first` .. `last` - 1, whose headers' addresses are given; outputs are rows.
-
-    `shared` has for each the address of what it shares with others: requests of several stores may stand side by side.
+    made : (B,) int64, written
     """
     words = 0
     for request in range(first, last):
@@ -279,7 +274,7 @@ def grow_many(addresses, shared, laws, budgets, prices, single, numbers, chances
 
 @lean()
 def fill(address, shared_at, laws, budget, price, single, numbers, column, chances_at, scratch):
-    """`grow` into columns of int32 that begin at `numbers`, each `column` after the one before."""
+    """One tree, into columns of int32 that begin at `numbers`, each `column` after the one before."""
     states_at, width = scratch.ctypes.data, width_beside(laws)
     at = states_at + 8 * STATE * (budget + 1)
     sources = sources_of(address, shared_at, at)

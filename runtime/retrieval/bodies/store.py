@@ -203,7 +203,7 @@ def agreement(header, backward, row, query, most, end):
     return same
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def restore(header):
     """The text that was sorted, -1 after every document; (rows,) int32."""
     text = np.full(header[ROWS], -1, np.int32)
