@@ -89,6 +89,7 @@ def test_a_block_cut_short_drafts_what_the_longer_one_did() -> None:
         torch.testing.assert_close(short, long)
 
 
+@pytest.mark.slow
 def test_a_block_is_recorded_priced_and_planned_as_any_other() -> None:
     whole, prompts = tiny_model("llama"), random_prompts(8)
     target, block, head = wrap(whole), head_for(whole, block=4), head_for(whole, rank=6)

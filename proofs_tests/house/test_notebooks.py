@@ -9,8 +9,17 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-LONG = ("8_heads", "10_judge", "11_diffusion", "12_compression")
-"""Over 20 seconds also in their short mode: run by `make test-slow`."""
+LONG = (
+    "0_one_step",
+    "4_batch_and_cache",
+    "6_cost",
+    "8_heads",
+    "9_grammar",
+    "10_judge",
+    "11_diffusion",
+    "12_compression",
+)
+"""Over ten seconds also in their short mode: run by `make test-slow`."""
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 

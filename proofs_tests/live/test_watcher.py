@@ -40,6 +40,7 @@ def test_without_drift_no_hour_has_more_than_one_switch(level: float) -> None:
     assert day.regret <= 0.02
 
 
+@pytest.mark.slow
 def test_without_hysteresis_it_flaps() -> None:
     eager = watcher(shifted(0.3), switching=Switching(margin=0.0, confidence=0.5, rest_s=0.0, switch_s=0.0))
     day = served(eager, daily(3), lambda now: 0.0, 3, jitter=0.3)

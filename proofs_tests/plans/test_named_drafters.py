@@ -98,6 +98,7 @@ def test_a_plan_runs_with_the_drafter_that_it_names_and_is_reported(made: Any, d
     assert drafter in text and "a/small" in text and "Tokens a second with other drafters" in text
 
 
+@pytest.mark.slow
 def test_two_drafts_go_through_every_command(tmp_path: Path) -> None:
     """A draft that is always right and one that never is: both recorded, priced and told of; the plan's own is run."""
     target, good = save_pair(tmp_path)

@@ -34,6 +34,7 @@ def free(copying: Trace) -> ServingSchedule:
     return made(copying)
 
 
+@pytest.mark.slow
 def test_a_cell_drafts_what_a_plan_would_where_that_beats_the_tree(copying: Trace, free: ServingSchedule) -> None:
     told, trees = free, made(without_matches(copying))
     assert all(cell.policy is not None and cell.policy.retrieved is None for cell in trees.cells)
@@ -62,6 +63,7 @@ def without_matches(trace: Trace) -> Trace:
     return Trace.in_memory(columns, prompts=trace.prompts, **fields)
 
 
+@pytest.mark.slow
 def test_another_source_keeps_the_limits_of_latency_and_memory(copying: Trace, free: ServingSchedule) -> None:
     fast = min(cell.step_s / cell.tokens_per_step.value for cell in free.cells)  # type: ignore[operator,union-attr]
     slow = made(copying, slo_s=1.2 * fast)
