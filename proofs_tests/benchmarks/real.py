@@ -39,7 +39,7 @@ from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.prompts import PromptTokens, public_prompts
 from runtime.measure.record import record_trace
 from runtime.models.fetch import fetch
-from runtime.models.load import DTYPES, load_tokenizer, wrap
+from runtime.models.load import DTYPES, load_model, load_tokenizer
 from runtime.models.transformers import load_transformers
 
 Made = tuple[int, float, list[list[int]] | None, float]
@@ -60,7 +60,7 @@ class Models:
     def __post_init__(self) -> None:
         self.tokenizer = load_tokenizer(self.folder)
         self.hf = load_transformers(self.folder, DTYPES[self.dtype])
-        self.lean = wrap(self.hf, name=self.folder.name)
+        self.lean = load_model(self.folder, self.dtype)  # as a user has it: weights of its own, packed
         self.end = int(self.tokenizer.eos_token_id)
         self.params = SamplingParams(max_new_tokens=self.tokens, stop_token_ids=(self.end,))
 
