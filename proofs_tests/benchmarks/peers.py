@@ -38,7 +38,7 @@ from runtime.measure.prompts import PromptTokens, house_prompts
 from runtime.measure.record import record_trace
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
-from runtime.models.load import DTYPES, load_tokenizer, wrap
+from runtime.models.load import DTYPES, load_model, load_tokenizer
 from runtime.models.transformers import load_transformers
 
 WORKLOADS = ("code", "copy", "prose")
@@ -52,8 +52,8 @@ class Models:
         self.name, self.dtype = name, dtype
         self.hf = load_transformers(folder, DTYPES[dtype])
         self.hf_draft = load_transformers(house_folder("draft"), DTYPES[dtype])
-        self.lean = wrap(self.hf, name=name)
-        self.lean_draft = wrap(load_transformers(house_folder("draft"), torch.float32), name="house draft")
+        self.lean = load_model(folder, dtype)  # as a user has it: weights of its own, packed
+        self.lean_draft = load_model(house_folder("draft"))
 
 
 def generated(models: Models, prompts: list[np.ndarray], count: int, temperature: float, **options: Any) -> float:

@@ -37,7 +37,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _head(kind: str, dtype: torch.dtype = torch.float32) -> HeadModel:
-    target = LlamaForCausalLM(LlamaConfig(**SIZES))
+    target: Any = LlamaForCausalLM(LlamaConfig(**SIZES))
     network = network_for(target, **WIDTHS.get(kind, KINDS[kind]))
     return HeadModel(network, target.get_input_embeddings().weight, dtype=dtype)
 
