@@ -151,7 +151,7 @@ def bad_files(folder: Path) -> Iterator[Path]:
     yield from (Path(), folder / "né\n.json", Path("~"), Path("x\x00.json"))
 
 
-@pytest.mark.parametrize("share", [0.03, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_every_command_survives_everything_that_a_file_may_be(house: Path, tmp_path: Path, share: float) -> None:
     (tmp_path / "files").mkdir()
     rng = np.random.default_rng(11)
@@ -195,7 +195,7 @@ def damaged(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [12, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["fit", "cost", "plan", "acceptance", "trace", "config", "bench"])
 def test_a_document_may_be_damaged_anywhere(house: Path, tmp_path: Path, name: str, times: int) -> None:
     """A sample of every leaf by every value: read, and used, it is refused or it is right."""

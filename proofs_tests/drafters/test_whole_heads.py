@@ -10,14 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from proofs_tests.drafters.heads import KINDS, network_for
+from proofs_tests.models.compiled import only_compiled
 from runtime.drafters.head import whole
 from runtime.drafters.head.cache import HeadCache
 from runtime.drafters.head.model import HeadModel
-from runtime.kernels.attention import CompiledAttention, attention
-from runtime.kernels.product import streamed
-from runtime.models import linear
 from runtime.models.inputs import run_trees
-from runtime.models.products import ROW_BUCKETS, STREAMED, Choice
 
 SIZES: dict[str, Any] = {
     "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -30,10 +27,7 @@ LENGTHS, QUERIES = (5, 33, 66), 7
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = attention(None, 1, 1, 1.0, dtype=torch.float32, device=torch.device("cpu"))
-    if streamed() is None or not isinstance(made, CompiledAttention):
-        pytest.skip("torch's threads are not GNU's here")
-    monkeypatch.setattr(linear, "choose", lambda *a, **k: Choice((STREAMED,) * len(ROW_BUCKETS)))
+    only_compiled(monkeypatch)
 
 
 def _head(kind: str, dtype: torch.dtype = torch.float32) -> HeadModel:

@@ -19,7 +19,7 @@ LONG = (
     "11_diffusion",
     "12_compression",
 )
-"""Over ten seconds also in their short mode: run by `make test-slow`."""
+"""About ten seconds or more also in their short mode: run by `make test-slow`."""
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 

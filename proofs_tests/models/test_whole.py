@@ -12,15 +12,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from proofs_tests.models.compiled import only_compiled
 from reader_theory.memory import Window
 from runtime.cache.quantised.scheme import Integers
-from runtime.kernels.attention import CompiledAttention, attention
-from runtime.kernels.product import streamed
-from runtime.models import linear, whole
+from runtime.models import whole
 from runtime.models.inputs import prefill, run_trees
 from runtime.models.lean import LeanModel
 from runtime.models.load import load_model
-from runtime.models.products import ROW_BUCKETS, STREAMED, Choice
 from runtime.models.quantised import quantised
 
 COMMON: dict[str, Any] = {
@@ -32,10 +30,7 @@ LENGTHS, NODES = (5, 33, 66), 7
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = attention(None, 1, 1, 1.0, dtype=torch.float32, device=torch.device("cpu"))
-    if streamed() is None or not isinstance(made, CompiledAttention):
-        pytest.skip("torch's threads are not GNU's here")
-    monkeypatch.setattr(linear, "choose", lambda *a, **k: Choice((STREAMED,) * len(ROW_BUCKETS)))
+    only_compiled(monkeypatch)
 
 
 def _written(folder: Path, family: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -121,7 +121,7 @@ class _Forward:
         laid.gate(places.gate_up, places.gated)
         laid.multiply(places.gated, added)
         laid.norm(between, head.network.norm.weight, normed, added, places.last)
-        x: Any = normed
+        x = normed
         if len(head.head) > 1:
             laid.multiply(normed, places.low)
             x = places.low
