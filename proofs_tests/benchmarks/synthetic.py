@@ -6,8 +6,9 @@ Needs `make engines` and the real model of `make real`. The draft is the first l
 chance accepts. The cost is the models' configurations on this machine, held to steps of plain decoding and of drafts of
 2 and 6 tokens that are never accepted. For each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth, batch 1
 or 4), none of which the cost was held to: a plan, its export to llama.cpp with ``--synthetic``, and `reader validate`
-on what the server timed. A machine changes pace within minutes, so that all are run in turn, in an order of its own
-each round, and each is what its middle round is. Rounds are written as they are there, and not run again.
+on what the server timed. A machine changes pace within minutes: all are run in turn, in an order of its own each round,
+a plain server beside them decodes the same text before and after each answer, each run is taken at the middle pace of
+these, and each setting is what its middle run is. Rounds are written as they are there, and not run again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ DRAFTS = 1e9
 """So many that the planner takes the rates as they are."""
 
 
+Paced = tuple[ServedRun, float]
+"""A run, and seconds that the plain server beside it took for its text meanwhile."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """Drafts, how many of them are accepted at each depth given all before, and requests at once."""
@@ -66,7 +71,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("out/models/smollm2"))
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=4, help="in a run; a multiple of 4")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="that has xllamacpp")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -75,44 +80,60 @@ def main() -> None:
     texts = [prompt.text for prompt in read_prompt_file(PROMPTS, limit=args.prompts).prompts]
     prompts = [encode_text(tokenizer, text).tolist() for text in texts]
     runs = held_runs(args)
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = first_layers(next(args.model.glob("*.gguf")), LAYERS, Path(scratch))
+    model = next(args.model.glob("*.gguf"))
+    with tempfile.TemporaryDirectory() as scratch, server(args, model, "plain", 1) as beside:
+        draft = first_layers(model, LAYERS, Path(scratch))
         for number in range(args.rounds):
             for cell in random.Random(number).sample((*HELD, *SETTINGS), len(HELD) + len(SETTINGS)):
                 if len(runs.setdefault(cell, [])) <= number:
-                    runs[cell].append(timed(args, prompts, cell, draft))
+                    runs[cell].append(timed(args, prompts, cell, draft, beside))
             report(args, draft, prompts, runs, number + 1)
 
 
-def held_runs(args: argparse.Namespace) -> dict[Cell, list[ServedRun]]:
+def held_runs(args: argparse.Namespace) -> dict[Cell, list[Paced]]:
     """Those of the file, where they were asked alike."""
     kept = args.output / "synthetic.json"
     held = json.loads(kept.read_text()) if kept.exists() else {}
     if not all(held.get(name) == getattr(args, name) for name in ASKED):
         return {}
-    return {Cell(**each["cell"]): [ServedRun(**run) for run in each["runs"]] for each in held["runs"]}
+    return {Cell(**each["cell"]): [(ServedRun(**run), pace) for run, pace in each["runs"]] for each in held["runs"]}
 
 
 def report(
     args: argparse.Namespace,
     draft: Path,
     prompts: Sequence[list[int]],
-    runs: dict[Cell, list[ServedRun]],
+    runs: dict[Cell, list[Paced]],
     rounds: int,
 ) -> None:
     """Write what so many rounds say."""
-    middle = {cell: sorted(each, key=lambda run: run.step_s or 0.0)[len(each) // 2] for cell, each in runs.items()}
+    paces = [pace for each in runs.values() for _, pace in each]
+    usual = statistics.median(paces)
+    paced = {cell: [at_pace(run, usual / pace) for run, pace in each] for cell, each in runs.items()}
+    middle = {cell: sorted(each, key=lambda run: run.step_s or 0.0)[len(each) // 2] for cell, each in paced.items()}
     cost = held_cost(args, draft, [(cell, middle[cell]) for cell in HELD])
     context = round(statistics.fmean(map(len, prompts)) + args.tokens / 2)
     rows = [row(cost, cell, middle[cell], context) for cell in SETTINGS]
-    errors = [abs(each["error"]) for each in rows]
-    spread = [max(s) / min(s) - 1 for each in runs.values() for s in [[run.step_s or 1.0 for run in each]]]
-    facts = {"settings": len(rows), "rounds": rounds, "median_error": statistics.median(errors),
-             "worst_error": max(errors), "median_spread": statistics.median(spread)}  # fmt: skip
+    told = {name: [abs(each[name]) for each in rows] for name in ("step_error", "error")}
+    facts = {"settings": len(rows), "rounds": rounds, "pace_spread": spread(paces)}
+    for name, errors in told.items():
+        facts |= {f"median_{name}": statistics.median(errors), f"worst_{name}": max(errors)}
+    facts["median_spread"] = statistics.median(spread([run.step_s or 1.0 for run in each]) for each in paced.values())
     asked = {name: getattr(args, name) for name in ASKED}
-    kept = [{"cell": asdict(cell), "runs": [asdict(run) for run in each]} for cell, each in runs.items()]
+    kept = [{"cell": asdict(cell), "runs": [(asdict(run), pace) for run, pace in each]} for cell, each in runs.items()]
     write_report("synthetic", {**facts, **asked, "rows": rows, "runs": kept}, args.output)
     print(json.dumps(facts), flush=True)
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """The longest over the shortest, less one."""
+    return max(seconds) / min(seconds) - 1
+
+
+def at_pace(run: ServedRun, factor: float) -> ServedRun:
+    """The run with its seconds multiplied."""
+    assert run.step_s is not None, "timings tell steps"
+    return replace(run, step_s=run.step_s * factor, tokens_per_s=run.tokens_per_s / factor)
 
 
 def first_layers(model: Path, layers: int, folder: Path) -> Path:
@@ -143,21 +164,33 @@ def first_layers(model: Path, layers: int, folder: Path) -> Path:
     return path
 
 
-def timed(args: argparse.Namespace, prompts: Sequence[list[int]], cell: Cell, draft: Path) -> ServedRun:
-    """One server, as `reader validate` reads its timings."""
+def server(args: argparse.Namespace, model: Path, method: str, batch: int) -> Worker:
+    """A server of llama.cpp."""
+    return Worker(args.python, "llama_worker.py", str(model), method, str(batch), str(args.threads))
+
+
+def timed(args: argparse.Namespace, prompts: Sequence[list[int]], cell: Cell, draft: Path, beside: Worker) -> Paced:
+    """One server, as `reader validate` reads its timings, and the plain one before and after each of its answers."""
     method, batch = "plain", cell.batch
     if cell.drafts:
         method = f"draft_simple:{cell.drafts}:{','.join(map(str, cell.rates))}:{draft}"
-    options = (str(next(args.model.glob("*.gguf"))), method, str(batch), str(args.threads))
-    with Worker(args.python, "llama_worker.py", *options) as worker:
+
+    def reference() -> float:
+        (told,) = beside.generate(prompts[:1], args.tokens, None)["timings"]
+        return float(told["predicted_ms"]) / 1e3
+
+    answers: list[dict[str, Any]] = []
+    paces = [reference()]
+    with server(args, next(args.model.glob("*.gguf")), method, batch) as worker:
         worker.generate(prompts[:batch], 8, None)
-        groups = [prompts[i : i + batch] for i in range(0, len(prompts) - batch + 1, batch)]
-        answers = [worker.generate(group, args.tokens, None) for group in groups]
+        for start in range(0, len(prompts) - batch + 1, batch):
+            answers.append(worker.generate(prompts[start : start + batch], args.tokens, None))
+            paces.append(reference())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "responses.jsonl"
         path.write_text("\n".join(json.dumps({"timings": each}) for answer in answers for each in answer["timings"]))
         (run,) = read_benchmarks([path], batch=batch)
-    return run
+    return run, statistics.fmean(paces)
 
 
 def held_cost(args: argparse.Namespace, draft: Path, held: Sequence[tuple[Cell, ServedRun]]) -> Cost:
@@ -189,7 +222,7 @@ def row(cost: Cost, cell: Cell, run: ServedRun, context: int) -> dict[str, Any]:
         **asdict(cell), "rates": told,
         **{f"predicted_{name}": each.predicted.value for name, each in compared.items()},
         **{f"measured_{name}": each.measured for name, each in compared.items()},
-        "inside": rate_row.inside, "error": rate_row.relative_error,
+        "inside": rate_row.inside, "error": rate_row.relative_error, "step_error": compared["step_s"].relative_error,
     }  # fmt: skip
 
 

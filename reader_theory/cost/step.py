@@ -34,10 +34,13 @@ STEP_TERMS = (
     "padding",
     "drafter",
     "drafter head",
+    "drafter rows",
     "retrieval",
     "drafting",
     "verification",
     "commit",
+    "step",
+    "tokens",
     "launch",
     "all-reduce",
 )
@@ -94,8 +97,10 @@ class StepCost:
         A kernel launch, a graph launch, and what the host adds to each step.
     query_s : float
         One look-up in a suffix structure.
-    drafting_s : float
-        What an engine adds to a step that has drafts, whatever they are: nothing, as long as nobody measured it.
+    step_s, token_s, drafting_s, row_by_row : float
+        What an engine adds to each step, to each token of the target, and to a step that has drafts, whatever they
+        are; and how much of a batch's drafts it computes one row at a time (0: none, 1: all). Nothing, as long as
+        nobody measured it.
     scale, spread : mapping
         By term: factor, as `calibrate` sets it, and relative half-width where it is known better than is assumed.
     covariance, misfit : optional
@@ -117,7 +122,10 @@ class StepCost:
     graph_launch_s: float = 1e-6
     host_s: float = 3e-4
     query_s: float = 2e-5
+    step_s: float = 0.0
+    token_s: float = 0.0
     drafting_s: float = 0.0
+    row_by_row: float = 0.0
     walk_s: float = 3e-8
     kv_bits: float = 16.0
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -186,10 +194,13 @@ class StepCost:
             "padding": lambda c: np.maximum(self._target(c, padded=True).linear - self._target(c).linear, 0.0),
             "drafter": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).body),
             "drafter head": lambda c: c.over(DRAFT, lambda b, n, x: self._drafter(b, n, x).head),
+            "drafter rows": lambda c: c.over(DRAFT, self._row_by_row),
             "retrieval": lambda c: c.over(RETRIEVAL, lambda b, n, x: self.query_s * b),
             "drafting": lambda c: np.where(c.drafting, self.drafting_s, 0.0),
             "verification": lambda c: 4 * 4.0 * c.verified * vocabulary / bandwidth,
             "commit": lambda c: 2.0 * moved * c.verified / bandwidth,
+            "step": lambda c: np.asarray(self.step_s),
+            "tokens": lambda c: self.token_s * (c.verified + c.prefill_tokens),
             "launch": self._launch,
             "all-reduce": lambda c: self._all_reduce(c.verified + c.prefill_tokens),
         }
@@ -216,6 +227,13 @@ class StepCost:
             self.linear.seconds(each.bytes_moved(rows), each.flops(rows), self.device) for each in (chosen, full)
         )
         return replace(found, head=found.head * less / whole)  # so that both are of one model of products
+
+    def _row_by_row(self, batch: Floats, tokens: Floats, context: Floats) -> Floats:
+        """What a forward for each row takes beside one forward of the batch, as far as that is done."""
+        if not self.row_by_row:
+            return np.zeros(())
+        together, alone = self._drafter(batch, tokens, context), self._drafter(np.ones_like(batch), tokens, context)
+        return self.row_by_row * np.maximum(batch * (alone.body + alone.head) - together.body - together.head, 0.0)
 
     def _forward(self, shape: ModelShape, tokens: Floats, batch: Floats, context: Floats) -> _Forward:
         operators = shape.operators(

@@ -29,8 +29,15 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 NEAR, NUGGET = 1.0, 0.05
 """Logarithm of a factor in size over which a measured residual fades by e, and noise of a point over the residuals'."""
-ADDED, ANYTHING = 0.03, 2.0
-"""Share of the fastest step that an engine adds to one with look-ups, assumed, and the relative half-width of that."""
+LEAST = 0.1
+"""Share of what a forward of the target is predicted to take that it takes at least."""
+APART = 1.0
+"""As far as that are steps with drafts from those without."""
+TOLD = 3
+"""Steps from which on an engine's own way is asked for, beside a sheet that only assumes it."""
+ADDED, UNKNOWN, ROWS = 0.01, 0.3, 0.5
+"""What nobody knows of an engine before its steps: by what share of the fastest it adds to steps, to those with drafts
+and by token; its standard deviation, of that step too; and the share of a batch that is drafted row by row."""
 _NORMAL = 1.96
 
 
@@ -103,7 +110,7 @@ def cost_of_step(
     plain = scaled.model.seconds(StepConditions(batch=b, tokens=t, context=c))
     origin: Origin = "fitted" if measured else "predicted"
     axes: dict[str, Any] = {"batch": rows, "context": cached, "origin": origin}
-    held = np.maximum.accumulate(plain * residuals.factor(b * t, c), axis=1)  # more tokens take no less
+    held = np.maximum.accumulate(plain * residuals.factor(b * t, c, t > 1), axis=1)  # more tokens take no less
     target_table = CostTable(**axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled))
     drafters: dict[str, DrafterCost] = {}
     if draft is not None:
@@ -118,11 +125,11 @@ def cost_of_step(
             ),
             output=scaled.output_head,
         )  # fmt: skip
-    nothing = added = Estimate.exact(0.0, origin)
+    nothing = Estimate.exact(0.0, origin)
     if looks_up is not None:
         row_s = _priced(scaled, "retrieval", scaled.query_s, origin)
         drafters[looks_up] = DrafterCost(term="lookups", row_s=row_s)
-        added = _priced(scaled, "drafting", scaled.drafting_s, origin)
+    added = _priced(scaled, "drafting", scaled.drafting_s, origin) if drafters else nothing
     half = _NORMAL * (residuals.left if measured else MISFIT)
     closure = Estimate(value=1.0, low=1 / (1 + half), high=1 + half, origin=origin)
     return Cost(
@@ -157,17 +164,20 @@ def _check(measured: Sequence[MeasuredStep], *, drafts: bool) -> None:
 def _held_to(step: StepCost, measured: Sequence[MeasuredStep], drafter: str) -> tuple[StepCost, _Residuals]:
     """The step with its terms scaled to the measured ones, and what is left of these."""
     if not measured:
-        return step, _Residuals(np.zeros((0, 2)), np.zeros(0), 0.0)
-    if drafter == RETRIEVAL and any(each.forwards for each in measured):
-        # No configuration tells what an engine does around look-ups: the measured steps do.
-        added = ADDED * min(each.seconds for each in measured)
-        step = replace(step, drafting_s=added, spread={**step.spread, "drafting": ANYTHING})
+        return step, _Residuals(np.zeros((0, 3)), np.zeros(0), 0.0)
+    step = _of_an_engine(step, measured, drafter)
     points = [_conditions(each, drafter) for each in measured]
     seconds = np.array([each.seconds for each in measured])
     scaled = calibrate(step, points, seconds).step
-    ratio = np.log(seconds / np.array([float(scaled.model.seconds(point)) for point in points]))
+    plain = np.array(
+        [float(scaled.model.seconds(_conditions(replace(each, forwards=0.0), drafter))) for each in measured]
+    )
+    drafts = np.array([float(scaled.model.seconds(point)) for point in points]) - plain
+    ratio = np.log(np.maximum((seconds - drafts) / plain, LEAST))  # of the target's own, whose table meets the steps
     places = _places(
-        np.array([each.batch * each.tokens for each in measured]), np.array([each.context for each in measured])
+        np.array([each.batch * each.tokens for each in measured]),
+        np.array([each.context for each in measured]),
+        np.array([each.forwards > 0 for each in measured]),
     )
     kernel = _kernel(places, places) + NUGGET * np.eye(len(places))
     inverse: Floats = np.asarray(np.linalg.inv(kernel), dtype=np.float64)
@@ -175,6 +185,21 @@ def _held_to(step: StepCost, measured: Sequence[MeasuredStep], drafter: str) -> 
     left_out = weights / np.diag(inverse)  # what each point says when it is left out
     known = MISFIT**2 * 4 + float(np.sum(left_out**2))
     return scaled, _Residuals(places, weights, float(np.sqrt(known / (4 + len(ratio)))))
+
+
+def _of_an_engine(step: StepCost, measured: Sequence[MeasuredStep], drafter: str) -> StepCost:
+    """The step with the terms that no configuration tells, as little known as they are before the measured steps."""
+    fastest = min(measured, key=lambda each: each.seconds)
+    told: dict[str, float] = {}
+    spread = {name: _NORMAL * UNKNOWN / ADDED for name in ("drafting", "step", "tokens")} | {"drafter rows": 2 * _NORMAL}
+    if drafts := [each for each in measured if each.forwards]:
+        told["drafting_s"] = ADDED * fastest.seconds
+        told["row_by_row"] = ROWS if drafter == DRAFT and max(each.batch for each in drafts) > 1 else 0.0
+    if len(measured) >= TOLD and step.origin_of("target linear") == "assumed":
+        told["token_s"] = ADDED * fastest.seconds / (fastest.batch * fastest.tokens)
+        told["step_s"] = ADDED * fastest.seconds
+        spread |= {"drafter": _NORMAL, "drafter head": _NORMAL}
+    return replace(step, spread={**step.spread, **spread}, **told)
 
 
 def _conditions(each: MeasuredStep, drafter: str) -> StepConditions:
@@ -186,23 +211,24 @@ def _conditions(each: MeasuredStep, drafter: str) -> StepConditions:
 
 @dataclass(frozen=True)
 class _Residuals:
-    """Log of measured over predicted, by size: met where it was measured, nothing far from there."""
+    """Log of measured over predicted, by size and whether drafts: met where it was measured, nothing far from there."""
 
     places: Floats
     weights: Floats
     left: float
 
-    def factor(self, tokens: Floats, context: Floats) -> Floats:
+    def factor(self, tokens: Floats, context: Floats, drafts: NDArray[np.bool_]) -> Floats:
         """What predicted seconds are multiplied by."""
         if not len(self.weights):
             return np.ones(np.shape(tokens))
-        asked = _places(np.asarray(tokens, dtype=np.float64), np.asarray(context, dtype=np.float64))
-        found = _kernel(asked.reshape(-1, 2), self.places) @ self.weights
+        asked = _places(np.asarray(tokens, dtype=np.float64), np.asarray(context, dtype=np.float64), drafts)
+        found = _kernel(asked.reshape(-1, 3), self.places) @ self.weights
         return np.exp(found).reshape(np.shape(tokens))
 
 
-def _places(tokens: Floats, context: Floats) -> Floats:
-    return np.stack([np.log(tokens), 0.5 * np.log(np.maximum(context, 1.0))], axis=-1)
+def _places(tokens: Floats, context: Floats, drafts: NDArray[np.bool_]) -> Floats:
+    apart = APART * drafts.astype(np.float64)
+    return np.stack([np.log(tokens), 0.5 * np.log(np.maximum(context, 1.0)), apart], axis=-1)
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:
@@ -213,7 +239,7 @@ def _kernel(first: Floats, second: Floats) -> Floats:
 
 def _drafting(step: StepCost, b: Floats, t: Floats, c: Floats, plain: Floats) -> tuple[Floats, Floats]:
     """Seconds that one forward of the drafter over `t` tokens a row adds to a step, and those of its output head."""
-    asked = StepConditions(batch=b, tokens=t, context=c, forwards={DRAFT: Forwards(t[..., None])}, drafting=True)
+    asked = StepConditions(batch=b, tokens=t, context=c, forwards={DRAFT: Forwards(t[..., None])})
     whole = np.maximum(step.model.seconds(asked) - plain, 1e-9)
     return whole, np.clip(step.model.parts(asked)["drafter head"], 1e-10, whole)
 
