@@ -20,6 +20,7 @@ from proofs_tests.benchmarks import (
     tables_gpu,
     tables_heads,
     tables_real,
+    tables_serving,
     tables_theory,
 )
 from proofs_tests.benchmarks._report import RESULTS, machine, markdown
@@ -29,7 +30,10 @@ README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
 PAGES = (
     README,
     RESULT_TABLES,
-    *(HOUSE / "docs" / name for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md")),
+    *(
+        HOUSE / "docs" / name
+        for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md", "live.md")
+    ),
 )
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
 
@@ -177,6 +181,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "planner": tables_theory.planner,
     "search": tables_theory.search,
     "documents": tables_theory.documents,
+    "synthetic": tables_serving.synthetic,
     "water_level": tables_theory.water_level,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,

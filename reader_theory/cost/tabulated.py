@@ -2,7 +2,8 @@
 
 Prefer `reader calibrate` where the machine is at hand. Measured steps, where there are some, scale the terms
 (`calibrate`); what is left of them is met at those points and fades with the distance, so a measured step is what the
-document says at that very place.
+document says at that very place. What no configuration tells, they tell alone: what an engine adds to a step, to a
+token, to drafting, and whether it drafts row by row. Rows lie one behind the other in engines, without padding.
 """
 
 from __future__ import annotations
@@ -111,18 +112,15 @@ def cost_of_step(
     origin: Origin = "fitted" if measured else "predicted"
     axes: dict[str, Any] = {"batch": rows, "context": cached, "origin": origin}
     held = np.maximum.accumulate(plain * residuals.factor(b * t, c, t > 1), axis=1)  # more tokens take no less
-    target_table = CostTable(**axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled))
+    target_table = CostTable(**axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled, measured))
     drafters: dict[str, DrafterCost] = {}
     if draft is not None:
         whole, head = _drafting(scaled, b, t, c, plain)
+        wide = _drafting_spread(scaled, measured, target_table.relative_spread)
         drafters[DRAFT] = DrafterCost(
             model=draft,
-            forward=CostTable(
-                **axes, tokens=tokens, seconds=whole.tolist(), relative_spread=min(scaled.spread_of("drafter"), 1.0)
-            ),
-            head=CostTable(
-                **axes, tokens=tokens, seconds=head.tolist(), relative_spread=min(scaled.spread_of("drafter head"), 1.0)
-            ),
+            forward=CostTable(**axes, tokens=tokens, seconds=whole.tolist(), relative_spread=wide),
+            head=CostTable(**axes, tokens=tokens, seconds=head.tolist(), relative_spread=wide),
             output=scaled.output_head,
         )  # fmt: skip
     nothing = Estimate.exact(0.0, origin)
@@ -134,8 +132,8 @@ def cost_of_step(
     closure = Estimate(value=1.0, low=1 / (1 + half), high=1 + half, origin=origin)
     return Cost(
         stamp=Stamp.now(), device=step.device.name, target=target, dtype=dtype, target_forward=target_table,
-        drafters=drafters, verify_s=nothing, commit_s=nothing, step_overhead_s=added, plain_overhead_s=nothing,
-        closure=closure, closures={name: closure for name in ("off", *drafters)},
+        packed=True, drafters=drafters, verify_s=nothing, commit_s=nothing, step_overhead_s=added,
+        plain_overhead_s=nothing, closure=closure, closures={name: closure for name in ("off", *drafters)},
         kv_tokens=dict(kv_tokens or {}),
     )  # fmt: skip
 
@@ -191,7 +189,9 @@ def _of_an_engine(step: StepCost, measured: Sequence[MeasuredStep], drafter: str
     """The step with the terms that no configuration tells, as little known as they are before the measured steps."""
     fastest = min(measured, key=lambda each: each.seconds)
     told: dict[str, float] = {}
-    spread = {name: _NORMAL * UNKNOWN / ADDED for name in ("drafting", "step", "tokens")} | {"drafter rows": 2 * _NORMAL}
+    spread = {name: _NORMAL * UNKNOWN / ADDED for name in ("drafting", "step", "tokens")} | {
+        "drafter rows": 2 * _NORMAL
+    }
     if drafts := [each for each in measured if each.forwards]:
         told["drafting_s"] = ADDED * fastest.seconds
         told["row_by_row"] = ROWS if drafter == DRAFT and max(each.batch for each in drafts) > 1 else 0.0
@@ -250,11 +250,25 @@ def _priced(step: StepCost, term: str, seconds: float, origin: Origin) -> Estima
     return Estimate(value=value, low=value * (1 - wide), high=value * (1 + wide), origin=origin)
 
 
-def _spread(step: StepCost) -> float:
-    """Relative half-width of plain steps' 95 % intervals, over the usual batches."""
-    half = [
-        (told.high - told.value) / told.value
-        for batch in (1, 16, 64)
-        if (told := step.model.estimate(StepConditions(batch=batch, context=1024.0))).value > 0
-    ]
-    return float(np.median(half))
+def _spread(step: StepCost, measured: Sequence[MeasuredStep]) -> float:
+    """Relative half-width of plain steps' 95 % intervals: where steps were measured, or over the usual batches."""
+    places = {(each.batch, each.context) for each in measured} or {(float(b), 1024.0) for b in (1, 16, 64)}
+    asked = [step.model.estimate(StepConditions(batch=batch, context=context)) for batch, context in places]
+    return float(np.median([(told.high - told.value) / told.value for told in asked if told.value > 0]))
+
+
+def _drafting_spread(step: StepCost, measured: Sequence[MeasuredStep], target: float) -> float:
+    """The same of what drafting adds, where that of the target's forward is `target`.
+
+    Steps tell their sum, and not its parts: what is added is as wide as is needed for steps to be as wide as they are.
+    """
+    drafts = [each for each in measured if each.forwards]
+    if step.covariance is None or not drafts:
+        return min(step.spread_of("drafter"), 1.0)
+    wide: list[float] = []
+    for each in drafts:
+        whole = step.model.estimate(_conditions(each, DRAFT))
+        forward = float(step.model.seconds(_conditions(replace(each, forwards=0.0), DRAFT)))
+        left = max((whole.high - whole.value) ** 2 - (target * forward) ** 2, 0.0)
+        wide.append(left**0.5 / max(whole.value - forward, 1e-12))
+    return min(max(float(np.median(wide)), target), 1.0)
