@@ -7,7 +7,7 @@ chance accepts. The cost is the models' configurations on this machine, held to 
 2 and 6 tokens that are never accepted. For each of 12 settings (1, 3 or 5 drafts, acceptance .9 or .6 a depth, batch 1
 or 4), none of which the cost was held to: a plan, its export to llama.cpp with ``--synthetic``, and `reader validate`
 on what the server timed. A machine changes pace within minutes: all are run in turn, in an order of its own each round,
-a plain server beside them decodes the same text before and after each answer, each run is taken at the middle pace of
+a plain server beside them decodes one text before and after each answer, each run is taken at the middle pace of
 these, and each setting is what its middle run is. Rounds are written as they are there, and not run again.
 """
 
@@ -41,6 +41,8 @@ from runtime.models.text import encode_text
 PROMPTS = Path("runtime/models/house/prompts/code.jsonl")
 LAYERS, BATCHES = 3, (1, 4)
 ASKED = ("tokens", "prompts", "threads")
+BESIDE = 32
+"""Tokens that the plain server reads, and as many that it decodes."""
 DRAFTS = 1e9
 """So many that the planner takes the rates as they are."""
 
@@ -69,9 +71,9 @@ SETTINGS = tuple(Cell(*each) for each in product((1, 3, 5), (0.9, 0.6), BATCHES)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("out/models/smollm2"))
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=128, help="of a text; a draft reads the prompt within it")
     parser.add_argument("--prompts", type=int, default=4, help="in a run; a multiple of 4")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="that has xllamacpp")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -176,7 +178,7 @@ def timed(args: argparse.Namespace, prompts: Sequence[list[int]], cell: Cell, dr
         method = f"draft_simple:{cell.drafts}:{','.join(map(str, cell.rates))}:{draft}"
 
     def reference() -> float:
-        (told,) = beside.generate(prompts[:1], args.tokens, None)["timings"]
+        (told,) = beside.generate([prompts[0][:BESIDE]], BESIDE, None)["timings"]
         return float(told["predicted_ms"]) / 1e3
 
     answers: list[dict[str, Any]] = []
