@@ -1,11 +1,12 @@
 """Retrieval drafting by replay: tokens a step at equal nodes, microseconds a query, bytes a token, beside a peer.
 
-    python -m proofs_tests.benchmarks.retrieval [--replay FOLDER] [--arctic FOLDER] [--quick]
+    python -m proofs_tests.benchmarks.retrieval [--replay FOLDER] [--arctic FOLDER] [--texts FILE MODEL] [--quick]
 
 FOLDER of ``--replay`` holds a corpus in the layout of the replay benchmark (``corpus/code_store.npz``,
 ``code_heldout.npz``, ``edit.npz``); without it the standard library's source is used, split at words. FOLDER of
 ``--arctic`` holds the compiled suffix extension of arctic-inference (``_C*.so``), which builds alone from its source
-package; without it the rows of the peer are left out, and said to be. The recorded text plays a greedy target: a step
+package; without it the rows of the peer are left out, and said to be. FILE of ``--texts`` holds what MODEL answers to
+the shipped public prompts, as `real_lossless` keeps it. The recorded text plays a greedy target: a step
 emits the agreed drafts and one token more. Finished outputs join what later requests draft from, as the replay
 benchmark offers it to every drafter; rows "alone" keep requests apart. Times are of the whole Python call; the best of
 several rounds and their spread are reported.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import random
 import re
 import sysconfig
@@ -27,6 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proofs_tests.benchmarks._report import write_report
+from runtime.measure.prompts import public_prompts
+from runtime.models.load import load_tokenizer
 from runtime.retrieval.datastore import Datastore
 from runtime.retrieval.growing import growing
 from runtime.retrieval.index import RetrievalIndex
@@ -270,6 +274,16 @@ def read_corpus(folder: Path, limit: int) -> tuple[list[Tokens], dict[str, list[
     return documents, {k: [(p.astype(np.int32), t.astype(np.int32)) for p, t in v] for k, v in pairs.items()}
 
 
+def answered(file: Path, model: Path) -> list[Request]:
+    """Public prompts with a real model's greedy answers."""
+    told = json.loads(file.read_text())
+    prompts = {prompt.id: prompt.tokens for prompt in public_prompts("test", load_tokenizer(model))}
+    return [
+        (np.asarray(prompts[name], np.int32), np.asarray(text, np.int32))
+        for name, text in zip(told["ids"], told["texts"], strict=True)
+    ]
+
+
 def own_corpus(limit: int) -> tuple[list[Tokens], dict[str, list[Request]]]:
     """The standard library split at words; the edit task renames words and inserts lines."""
     numbers: dict[str, int] = {}
@@ -319,11 +333,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--arctic", type=Path)
+    parser.add_argument("--texts", type=Path, nargs=2, metavar=("FILE", "MODEL"))
     parser.add_argument("--store", type=int, default=2_000_000, help="tokens of the datastore")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     read = (lambda size: read_corpus(options.replay / "corpus", size)) if options.replay else own_corpus
     documents, requests = read(options.store)
+    if options.texts:
+        requests["public prompts"] = answered(*options.texts)
     if options.quick:
         requests = {name: pairs[:6] for name, pairs in requests.items()}
     arctic = load_arctic(options.arctic)
@@ -332,7 +349,7 @@ def main() -> None:
     RetrievalIndex([1, 2, 1], store).grow(4)
     corpus = "replay" if options.replay else "standard library"
     payload: dict[str, Any] = {"corpus": corpus, "quality": {}, "peer": bool(arctic)}
-    stored = {"code": store, "edit": None}
+    stored = {"code": store}
     if arctic:
         began = time.perf_counter()
         peer_store = peer_tree(arctic, documents)
@@ -340,12 +357,12 @@ def main() -> None:
         payload["arctic_tokens_per_s"] = size / (time.perf_counter() - began)
         payload["arctic_bytes_per_token"] = peer_store.estimate_memory() / size
     for name, pairs in requests.items():
-        print(f"{name}: {len(pairs)} requests, datastore {'none' if stored[name] is None else len(documents)}")
+        print(f"{name}: {len(pairs)} requests, datastore {'none' if stored.get(name) is None else len(documents)}")
         settings = [*((64, price) for price in PRICES), (16, 0.0), (32, 0.0), (64, 0.0)]
-        ours = quality("reader", lambda b, p, n=name: Reader(stored[n], b, p), settings, pairs)
-        ours += quality("reader alone", lambda b, p, n=name: Reader(stored[n], b, p, False), settings, pairs)
+        ours = quality("reader", lambda b, p, n=name: Reader(stored.get(n), b, p), settings, pairs)
+        ours += quality("reader alone", lambda b, p, n=name: Reader(stored.get(n), b, p, False), settings, pairs)
         if arctic:
-            held = documents if stored[name] is not None else []
+            held = documents if stored.get(name) is not None else []
             peers = [(32, 1.0, 0.1), (32, 4.0, 0.05), (64, 4.0, 0.02)]
             ours += quality(
                 "arctic-inference", lambda *s, h=held: Arctic(arctic, peer_tree(arctic, h), *s), peers, pairs
@@ -354,7 +371,7 @@ def main() -> None:
                 "together" if learn else "apart": equal_nodes(cuts(arctic, learn, pairs)) for learn in (True, False)
             }
         payload["quality"][name] = ours
-        if options.replay:
+        if options.replay and name in GOALS:
             for kind, key in (("reader", "goals"), ("reader alone", "goals_alone")):
                 found = reached([r for r in ours if r["drafter"] == kind], GOALS[name])
                 payload.setdefault(key, {})[name] = found
