@@ -182,6 +182,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": tables_theory.search,
     "documents": tables_theory.documents,
     "synthetic": tables_serving.synthetic,
+    "retrieval": tables_serving.retrieval,
     "water_level": tables_theory.water_level,
     "grammar": tables_theory.grammar,
     "judge": tables_theory.judge,

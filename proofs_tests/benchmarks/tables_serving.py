@@ -1,4 +1,4 @@
-"""Tables of plans in engines that are not ours."""
+"""Tables of what stands beside engines that are not ours: plans in them, and retrieval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from proofs_tests.benchmarks._report import machine, markdown
 
-__all__ = ["synthetic"]
+__all__ = ["retrieval", "synthetic"]
 
 
 def synthetic(result: dict[str, Any]) -> str:
@@ -35,3 +35,19 @@ def synthetic(result: dict[str, Any]) -> str:
         f"{result['median_spread']:.0%} in the median."
     )
     return f"{markdown(header, rows)}\n\n{words} {machine(result)}"
+
+
+def retrieval(result: dict[str, Any]) -> str:
+    """Tokens a step at equal nodes, ours over arctic-inference's, each by its best settings."""
+    corpora = result["equal_nodes"]
+    nodes = [row["nodes"] for row in corpora[next(iter(corpora))]["together"]]
+    rows = [
+        [name, {"together": "joined", "apart": "apart"}[how], *(f"{row['ratio']:.3f}" for row in told)]
+        for name, both in corpora.items()
+        for how, told in both.items()
+    ]
+    words = (
+        "Joined: finished answers are drafted from by later requests. Every drafter replays the same greedy texts, "
+        "from no datastore."
+    )
+    return f"{markdown(['texts', 'requests', *(f'{each:g}' for each in nodes)], rows)}\n\n{words} {machine(result)}"
