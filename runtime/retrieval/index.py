@@ -119,10 +119,10 @@ class Evidence:
     @classmethod
     def smooth(
         cls,
-        own: tuple[float, float] = (0.41, 1.875),
+        own: tuple[float, float] = (1.0, 1.2),
         delta: tuple[float, float] = (0.165, 1.25),
         store: tuple[float, float] = (0.165, 1.25),
-        copy: tuple[float, float] = (0.3, 1.5),
+        copy: tuple[float, float] = (0.22, 1.2),
         **others: float,
     ) -> Evidence:
         """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for the copy model."""
