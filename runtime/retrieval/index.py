@@ -119,16 +119,17 @@ class Evidence:
     @classmethod
     def smooth(
         cls,
-        own: tuple[float, float] = (1.0, 1.2),
+        own: tuple[float, float] = (0.41, 1.875),
         delta: tuple[float, float] = (0.165, 1.25),
         store: tuple[float, float] = (0.165, 1.25),
-        copy: tuple[float, float] = (0.22, 1.2),
+        copy: tuple[float, float] = (0.22, 1.35),
         **others: float,
     ) -> Evidence:
-        """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for the copy model."""
+        """odds(source, m) = scale * m ** power, with (scale, power) by source; m + 1/2 for own text and copy model."""
         length = np.arange(33.0)
-        rows = [scale * length**power for scale, power in (own, delta, store)]
-        return cls(np.stack([*rows, copy[0] * (length + 0.5) ** copy[1]]), **others)
+        rows = [scale * length**power for scale, power in (delta, store)]
+        own_row, copy_row = (scale * (length + 0.5) ** power for scale, power in (own, copy))
+        return cls(np.stack([own_row * (length > 0), *rows, copy_row]), **others)
 
     def parameters(self) -> NDArray[np.float64]:
         """(136,) float64: what the compiled body reads."""
