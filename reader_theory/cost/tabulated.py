@@ -3,7 +3,7 @@
 Prefer `reader calibrate` where the machine is at hand. Measured steps, where there are some, scale the terms
 (`calibrate`); what is left of them is met at those points and fades with the distance, so a measured step is what the
 document says at that very place. What no configuration tells, they tell alone: what an engine adds to a step, to a
-token, to drafting, and whether it drafts row by row. Rows lie one behind the other in engines, without padding.
+token, to drafting, and whether it drafts row by row. Engines pack the rows of a batch, without padding.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 NEAR, NUGGET = 1.0, 0.05
 """Logarithm of a factor in size over which a measured residual fades by e, and noise of a point over the residuals'."""
+APART = 1.0
+"""Distance between a step with drafts and one without, in that logarithm."""
 LEAST = 0.1
 """Share of what a forward of the target is predicted to take that it takes at least."""
-APART = 1.0
-"""As far as that are steps with drafts from those without."""
+USUAL = 1024.0
+"""Context at which a table's interval is told, where nothing was measured."""
 TOLD = 3
-"""Steps from which on an engine's own way is asked for, beside a sheet that only assumes it."""
+"""Measured steps from which on they are asked what a step and a token take, where the sheet only assumes it."""
 ADDED, UNKNOWN, ROWS = 0.01, 0.3, 0.5
 """What nobody knows of an engine before its steps: by what share of the fastest it adds to steps, to those with drafts
 and by token; its standard deviation, of that step too; and the share of a batch that is drafted row by row."""
@@ -112,7 +114,9 @@ def cost_of_step(
     origin: Origin = "fitted" if measured else "predicted"
     axes: dict[str, Any] = {"batch": rows, "context": cached, "origin": origin}
     held = np.maximum.accumulate(plain * residuals.factor(b * t, c, t > 1), axis=1)  # more tokens take no less
-    target_table = CostTable(**axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled, measured))
+    target_table = CostTable(
+        **axes, tokens=tokens, seconds=held.tolist(), relative_spread=_spread(scaled, rows, measured)
+    )
     drafters: dict[str, DrafterCost] = {}
     if draft is not None:
         whole, head = _drafting(scaled, b, t, c, plain)
@@ -189,9 +193,7 @@ def _of_an_engine(step: StepCost, measured: Sequence[MeasuredStep], drafter: str
     """The step with the terms that no configuration tells, as little known as they are before the measured steps."""
     fastest = min(measured, key=lambda each: each.seconds)
     told: dict[str, float] = {}
-    spread = {name: _NORMAL * UNKNOWN / ADDED for name in ("drafting", "step", "tokens")} | {
-        "drafter rows": 2 * _NORMAL
-    }
+    spread = dict.fromkeys(("drafting", "step", "tokens"), _NORMAL * UNKNOWN / ADDED) | {"drafter rows": 2 * _NORMAL}
     if drafts := [each for each in measured if each.forwards]:
         told["drafting_s"] = ADDED * fastest.seconds
         told["row_by_row"] = ROWS if drafter == DRAFT and max(each.batch for each in drafts) > 1 else 0.0
@@ -250,10 +252,10 @@ def _priced(step: StepCost, term: str, seconds: float, origin: Origin) -> Estima
     return Estimate(value=value, low=value * (1 - wide), high=value * (1 + wide), origin=origin)
 
 
-def _spread(step: StepCost, measured: Sequence[MeasuredStep]) -> float:
-    """Relative half-width of plain steps' 95 % intervals: where steps were measured, or over the usual batches."""
-    places = {(each.batch, each.context) for each in measured} or {(float(b), 1024.0) for b in (1, 16, 64)}
-    asked = [step.model.estimate(StepConditions(batch=batch, context=context)) for batch, context in places]
+def _spread(step: StepCost, batches: Sequence[int], measured: Sequence[MeasuredStep]) -> float:
+    """Relative half-width of plain steps' 95 % intervals, the middle one over the batches of a table."""
+    context = float(np.median([each.context for each in measured])) if measured else USUAL
+    asked = [step.model.estimate(StepConditions(batch=batch, context=context)) for batch in batches]
     return float(np.median([(told.high - told.value) / told.value for told in asked if told.value > 0]))
 
 
