@@ -216,7 +216,7 @@ def frontier(rows: list[dict[str, Any]], nodes: float) -> float:
         ):
             hull.pop()
         hull.append((x, y))
-    return float(np.interp(nodes, *zip(*hull, strict=True)))
+    return float(np.interp(nodes, [x for x, _ in hull], [y for _, y in hull]))
 
 
 def wrong_domain(documents: list[Tokens], requests: list[Request]) -> dict[str, float]:

@@ -65,7 +65,7 @@ class Cell:
 
 
 HELD = tuple(Cell(drafts, 0.75 if drafts else 0.0, batch) for drafts, batch in product((0, 2, 6), BATCHES))
-"""What the cost is held to. In llama.cpp steps of which nothing is accepted take longer than the others."""
+"""What the cost is held to."""
 SETTINGS = tuple(Cell(*each) for each in product((1, 3, 5), (0.9, 0.6), BATCHES))
 
 
