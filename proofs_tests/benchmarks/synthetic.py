@@ -8,7 +8,8 @@ chance accepts. The cost is the models' configurations on this machine, held to 
 or 4), none of which the cost was held to: a plan, its export to llama.cpp with ``--synthetic``, and `reader validate`
 on what the server timed. A machine changes pace within minutes: all are run in turn, in an order of its own each round,
 a plain server beside them decodes one text before and after each answer, each run is taken at the middle pace of
-these, and each setting is what its middle run is. Rounds are written as they are there, and not run again.
+these, and each setting is what its middle run is, the longer one of two. Rounds are written as they are there, and not
+run again.
 """
 
 from __future__ import annotations

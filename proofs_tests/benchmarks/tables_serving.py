@@ -42,7 +42,7 @@ def retrieval(result: dict[str, Any]) -> str:
     corpora = result["equal_nodes"]
     nodes = [row["nodes"] for row in corpora[next(iter(corpora))]["together"]]
     rows = [
-        [name, {"together": "joined", "apart": "apart"}[how], *(f"{row['ratio']:.3f}" for row in told)]
+        [name, how.replace("together", "joined"), *(f"{row['ratio']:.3f}" for row in told)]
         for name, both in corpora.items()
         for how, told in both.items()
     ]
