@@ -4,7 +4,8 @@ For each number format: record the model's own answers to the `fit` prompts of t
 for each workload and batch, and run the plans on the `test` prompts, in turn with plain decoding. With `--engines`,
 vLLM and llama.cpp answer the same prompts in the same run. Every engine is given the same threads, prompts and end
 token, and at most the same number of tokens; rates are tokens emitted a second, prefill included; a speed-up is of what
-follows the prompts, which is what a plan predicts.
+follows the prompts, which is what a plan predicts. Rows of other types and workloads stay in the result where machine,
+versions, commit and settings are the same.
 
     python -m proofs_tests.benchmarks.real                                        # `make real`: ours and transformers
     python -m proofs_tests.benchmarks.real --engines .venv-engines/bin/python     # after `make engines`
@@ -13,6 +14,7 @@ follows the prompts, which is what a plan predicts.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import make_plan
-from proofs_tests.benchmarks._report import write_report
+from proofs_tests.benchmarks._report import RESULTS, environment, write_report
 from proofs_tests.benchmarks.engines.worker import Worker
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Off, Plan, PlanEntry, Policy
@@ -217,6 +220,15 @@ def planned(models: Models, fit: list[PromptTokens], args: argparse.Namespace) -
         }  # fmt: skip
 
 
+def kept_rows(facts: dict[str, Any], again: set[tuple[str, str]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the last result that are not run `again` (type and workload), and what its engines said of themselves."""
+    path = RESULTS / "real.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    if any(held.get(name) != value for name, value in {**facts, "environment": environment()}.items()):
+        return [], {}
+    return [row for row in held["rows"] if (row["dtype"], row["workload"]) not in again], held["engines"]
+
+
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a row: ours over the best of the others, and the speed-up predicted beside measured."""
     table = Table(title="SmolLM2-135M-Instruct, tokens a second")
@@ -251,7 +263,9 @@ def main() -> None:
     parser.add_argument("--engines", type=Path, help="Python of the environment that `make engines` makes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder, rows = fetch("smollm2", args.model, print), list[dict[str, Any]]()
+    folder = fetch("smollm2", args.model, print)
+    facts = {"model": "SmolLM2-135M-Instruct", "tokens": args.tokens, "threads": args.threads, "repeats": args.repeats}
+    rows, told = kept_rows(facts, set(product(args.dtypes, args.workloads)))
     for dtype in args.dtypes:
         models = Models(folder, dtype, args.tokens)
         fit = public_prompts("fit", models.tokenizer, args.workloads, args.fit_prompts)
@@ -259,10 +273,9 @@ def main() -> None:
         plans = planned(models, fit, args)
         with ExitStack() as stack:
             workers = peers(stack, models, args.engines, max(args.batches), args.threads)
-            told = {name: worker.about for name, worker in workers.items()}
+            told |= {name: worker.about for name, worker in workers.items()}
             rows += measured(models, plans, tests, workers, groups=args.groups, repeats=args.repeats)
-        write_report("real", {"model": "SmolLM2-135M-Instruct", "tokens": args.tokens, "threads": args.threads,
-                              "repeats": args.repeats, "engines": told, "rows": rows})  # fmt: skip
+        write_report("real", {**facts, "engines": told, "rows": rows})
     Console(width=200).print(table_of(rows))
 
 

@@ -193,6 +193,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kv_batch": tables_compression.kv_batch,
     "self_draft": tables_compression.self_draft,
     "real": tables_real.real,
+    "real_engines": tables_real.real_engines,
     "real_short": tables_real.real_short,
     "real_lossless": real_lossless,
     "diffusion": tables_diffusion.rounds,
@@ -210,7 +211,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu_short": tables_gpu.short,
 }
 FILES = {"planner": "solvers", "documents": "coverage", "gpu_short": "gpu_card",
-         "real_short": "real",
+         "real_short": "real", "real_engines": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training", "head_drift_card": "head_training_card",
          "head_more": "head_training_card",

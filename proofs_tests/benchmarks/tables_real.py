@@ -6,7 +6,7 @@ from typing import Any
 
 from proofs_tests.benchmarks._report import machine, markdown
 
-__all__ = ["real", "real_short"]
+__all__ = ["real", "real_engines", "real_short"]
 
 
 def _others(rates: dict[str, float]) -> dict[str, float]:
@@ -33,6 +33,26 @@ def real(result: dict[str, Any]) -> str:
 
 def _verdict(told: dict[str, float], gain: float) -> tuple[str, str]:
     return f"{told['value'] / gain - 1:+.1%}", "yes" if told["low"] <= gain <= told["high"] else "no"
+
+
+def real_engines(result: dict[str, Any]) -> str:
+    """Tokens a second of every engine and method, a line a cell, and how many texts equal those of `generate`."""
+    methods = list(dict.fromkeys(name for row in result["rows"] for name in row["tokens_per_s"]))
+    rows = [
+        [row["dtype"], row["workload"], str(row["batch"]),
+         *(f"{row['tokens_per_s'][name]:.0f}" if name in row["tokens_per_s"] else "" for name in methods)]
+        for row in result["rows"]
+    ]  # fmt: skip
+    told = list[str]()
+    for name in methods:
+        mine = [row for row in result["rows"] if name in row["same_text_as_generate"]]
+        for dtype in dict.fromkeys(row["dtype"] for row in mine):
+            cells = [row for row in mine if row["dtype"] == dtype]
+            same, all_of = (sum(values) for values in zip(*((row["same_text_as_generate"][name], row["prompts"])
+                                                             for row in cells), strict=True))  # fmt: skip
+            told.append(f"{name} {same} of {all_of} ({dtype})")
+    words = f"Texts equal to those of `generate`: {', '.join(told)}. {machine(result)}"
+    return f"{markdown(['type', 'workload', 'batch', *methods], rows)}\n\n{words}"
 
 
 def real_short(result: dict[str, Any]) -> str:

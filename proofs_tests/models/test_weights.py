@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +260,26 @@ def test_weights_that_are_converted_are_in_memory_once(tmp_path: Path) -> None:
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
     assert peak("float32") < peak("bfloat16") + weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_converted_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """In threads, several would be in memory in both types at once; nothing of that is left behind."""
+    from runtime.models.transformers import load_transformers
+
+    loading: Any = import_module("transformers.core_model_loading")
+    model, read, threads = tiny_model("llama"), loading._materialize_copy, set[threading.Thread]()
+    model.save_pretrained(tmp_path)
+
+    def seen(*args: Any, **options: Any) -> torch.Tensor:
+        threads.add(threading.current_thread())
+        return read(*args, **options)
+
+    monkeypatch.setattr(loading, "_materialize_copy", seen)
+    before, loaded = dict(os.environ), load_transformers(tmp_path, dtype)
+    assert dict(os.environ) == before
+    assert (threads == {threading.main_thread()}) == (dtype != torch.float32)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name].to(dtype))

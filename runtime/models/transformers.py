@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -93,7 +94,8 @@ def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
     """Within it transformers reads weights of another type than `dtype`, tensor by tensor, and does not map their file.
 
     What is converted would stay in memory beside its copy until the file is closed: float32 read as bfloat16 would take
-    three times the weights. Reading is what transformers itself does where files cannot be mapped.
+    three times the weights. Reading is what transformers itself does where files cannot be mapped. One is converted
+    after the other: each is there in both types meanwhile.
     """
     modeling_utils: Any = import_module("transformers.modeling_utils")
     opened = modeling_utils.safe_open
@@ -103,9 +105,12 @@ def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
             types = {header.get_slice(name).get_dtype() for name in header.keys()}  # noqa: SIM118
         held = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
         converted = any(held.get(each, dtype) != dtype for each in types)
-        return opened(file, *args, **(options | ({"backend": "pread"} if converted else {})))
+        if not converted:
+            return opened(file, *args, **options)
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+        return opened(file, *args, **(options | {"backend": "pread"}))
 
-    with patch.object(modeling_utils, "safe_open", chosen):
+    with patch.dict(os.environ), patch.object(modeling_utils, "safe_open", chosen):
         yield
 
 
