@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -262,24 +259,24 @@ def test_weights_that_are_converted_are_in_memory_once(tmp_path: Path) -> None:
     assert peak("float32") < peak("bfloat16") + weights
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_are_converted_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    """In threads, several would be in memory in both types at once; nothing of that is left behind."""
-    from runtime.models.transformers import load_transformers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_weight_is_converted_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """However large an embedding is, no more of it than a piece is in memory in both types."""
+    from runtime.models import transformers as loading
 
-    loading: Any = import_module("transformers.core_model_loading")
-    model, read, threads = tiny_model("llama"), loading._materialize_copy, set[threading.Thread]()
+    model, sizes, put = tiny_model("llama"), list[int](), torch.Tensor.__setitem__
     model.save_pretrained(tmp_path)
+    whole = loading.load_transformers(tmp_path, dtype).state_dict()
 
-    def seen(*args: Any, **options: Any) -> torch.Tensor:
-        threads.add(threading.current_thread())
-        return read(*args, **options)
+    def seen(made: torch.Tensor, place: Any, value: Any) -> None:
+        sizes.append(value.numel())
+        put(made, place, value)
 
-    monkeypatch.setattr(loading, "_materialize_copy", seen)
-    before, loaded = dict(os.environ), load_transformers(tmp_path, dtype)
-    assert dict(os.environ) == before
-    assert (threads == {threading.main_thread()}) == (dtype != torch.float32)
-    for name, weight in loaded.state_dict().items():
-        assert torch.equal(weight, model.state_dict()[name].to(dtype))
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "_PIECE", 100)
+        patched.setattr(torch.Tensor, "__setitem__", seen)
+        parts = loading.load_transformers(tmp_path, dtype).state_dict()
+    widest = max(weight.shape[-1] for weight in whole.values())
+    assert bool(sizes) == (dtype != torch.float32) and max(sizes, default=0) <= max(widest, 100)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(whole[name], weight.to(dtype)) and torch.equal(parts[name], weight.to(dtype))

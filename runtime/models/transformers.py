@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -89,28 +91,84 @@ def evaluating(model: Any) -> Generator[None]:
             module.training = True
 
 
+_PIECE = 1 << 23
+"""Numbers that are converted at once."""
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class _Weight:
+    """A weight in a file, to be read whole as safetensors does it, or in pieces into another type."""
+
+    def __init__(self, whole: Any, mapped: Callable[[], Any], name: str) -> None:
+        self._whole, self._mapped, self._name = whole, mapped, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def __getitem__(self, place: Any) -> torch.Tensor:
+        return self._whole[place]
+
+    def converted(self, dtype: torch.dtype) -> torch.Tensor:
+        """Each piece is mapped by itself: of a file that stays mapped, all that was read would stay in memory."""
+        shape = self._whole.get_shape()
+        if prod(shape) <= _PIECE:
+            return self._whole[...].to(dtype)
+        made, rows = torch.empty(shape, dtype=dtype), max(_PIECE * shape[0] // prod(shape), 1)
+        for start in range(0, shape[0], rows):
+            with self._mapped() as held:
+                end = min(start + rows, shape[0])
+                made[start:end] = held.get_slice(self._name)[start:end]
+        return made
+
+
+class _File:
+    """A file of safetensors that is read, not mapped, and whose weights may be converted piece by piece."""
+
+    def __init__(self, opened: Callable[..., Any], file: Any, *args: Any, **options: Any) -> None:
+        self._held = opened(file, *args, **(options | {"backend": "pread"}))
+        self._mapped = partial(opened, file, framework="pt")
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held, name)
+
+    def get_slice(self, name: str) -> _Weight:
+        return _Weight(self._held.get_slice(name), self._mapped, name)
+
+
 @contextmanager
 def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
-    """Within it transformers reads weights of another type than `dtype`, tensor by tensor, and does not map their file.
+    """Within it transformers reads weights of another type than `dtype` piece by piece, and does not map their file.
 
     What is converted would stay in memory beside its copy until the file is closed: float32 read as bfloat16 would take
-    three times the weights. Reading is what transformers itself does where files cannot be mapped. One is converted
-    after the other: each is there in both types meanwhile.
+    three times the weights. Reading is what transformers itself does where files cannot be mapped. An embedding may be
+    more than half of a model: read whole, it too would be there in both types. So would be what several threads read.
     """
     modeling_utils: Any = import_module("transformers.modeling_utils")
-    opened = modeling_utils.safe_open
+    loading: Any = import_module("transformers.core_model_loading")
+    opened, copied = modeling_utils.safe_open, loading._materialize_copy
 
     def chosen(file: Any, *args: Any, **options: Any) -> Any:
         with opened(file, framework="pt") as header:
             types = {header.get_slice(name).get_dtype() for name in header.keys()}  # noqa: SIM118
-        held = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-        converted = any(held.get(each, dtype) != dtype for each in types)
+        converted = any(_TYPES.get(each, dtype) != dtype for each in types)
         if not converted:
             return opened(file, *args, **options)
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-        return opened(file, *args, **(options | {"backend": "pread"}))
+        return _File(opened, file, *args, **options)
 
-    with patch.dict(os.environ), patch.object(modeling_utils, "safe_open", chosen):
+    def in_pieces(weight: Any, device: Any = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if isinstance(weight, _Weight) and dtype is not None and _TYPES.get(weight.get_dtype(), dtype) != dtype:
+            return weight.converted(dtype).to(device)
+        return copied(weight, device, dtype)
+
+    patched = patch.object(modeling_utils, "safe_open", chosen), patch.object(loading, "_materialize_copy", in_pieces)
+    with patch.dict(os.environ), patched[0], patched[1]:
         yield
 
 
