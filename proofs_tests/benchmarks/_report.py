@@ -58,6 +58,14 @@ def write_report(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> 
     return path
 
 
+def kept(name: str, folder: Path = RESULTS, **facts: Any) -> dict[str, Any]:
+    """The last ``{name}.json``, to go on with: empty where machine, versions, commit or `facts` are others."""
+    path = folder / f"{name}.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    same = all(held.get(key) == value for key, value in {**facts, "environment": environment()}.items())
+    return held if same else {}
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table whose first column is text."""
     marks = ["---" if i == 0 else "--:" for i in range(len(header))]

@@ -14,7 +14,6 @@ versions, commit and settings are the same.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import make_plan
-from proofs_tests.benchmarks._report import RESULTS, environment, write_report
+from proofs_tests.benchmarks._report import kept, write_report
 from proofs_tests.benchmarks.engines.worker import Worker
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Off, Plan, PlanEntry, Policy
@@ -220,15 +219,6 @@ def planned(models: Models, fit: list[PromptTokens], args: argparse.Namespace) -
         }  # fmt: skip
 
 
-def kept_rows(facts: dict[str, Any], again: set[tuple[str, str]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the last result that are not run `again` (type and workload), and what its engines said of themselves."""
-    path = RESULTS / "real.json"
-    held = json.loads(path.read_text()) if path.exists() else {}
-    if any(held.get(name) != value for name, value in {**facts, "environment": environment()}.items()):
-        return [], {}
-    return [row for row in held["rows"] if (row["dtype"], row["workload"]) not in again], held["engines"]
-
-
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a row: ours over the best of the others, and the speed-up predicted beside measured."""
     table = Table(title="SmolLM2-135M-Instruct, tokens a second")
@@ -265,7 +255,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     folder = fetch("smollm2", args.model, print)
     facts = {"model": "SmolLM2-135M-Instruct", "tokens": args.tokens, "threads": args.threads, "repeats": args.repeats}
-    rows, told = kept_rows(facts, set(product(args.dtypes, args.workloads)))
+    held, again = kept("real", **facts), set(product(args.dtypes, args.workloads))
+    rows = [row for row in held.get("rows", ()) if (row["dtype"], row["workload"]) not in again]
+    told = dict[str, Any](held.get("engines", {}))
     for dtype in args.dtypes:
         models = Models(folder, dtype, args.tokens)
         fit = public_prompts("fit", models.tokenizer, args.workloads, args.fit_prompts)

@@ -12,7 +12,6 @@ written after every cell; cells of other targets stay in it where machine, versi
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimizer.plan import Study, make_plan
-from proofs_tests.benchmarks._report import RESULTS, environment, write_report
+from proofs_tests.benchmarks._report import kept, write_report
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Cost, Plan, Policy, Prediction, RunCell
 from runtime.measure.calibrate import calibrate_cost
@@ -181,14 +180,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def kept_rows(name: str, targets: list[str]) -> list[dict[str, Any]]:
-    """What the document holds of other targets, measured in the environment that stands."""
-    path = RESULTS / f"{name}.json"
-    held = json.loads(path.read_text()) if path.exists() else {"environment": None, "rows": []}
-    same = held["environment"] == environment()
-    return [row for row in held["rows"] if same and row["target"] not in targets]
-
-
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """One line a cell, the speed-up first."""
     table = Table(title="speed-up over plain decoding, predicted beside measured")
@@ -216,7 +207,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="as little as shows that it runs")
     parser.add_argument("--name", default="speed_up", help="of the JSON document")
     args = parser.parse_args()
-    console, rows = Console(width=190), kept_rows(args.name, args.targets)
+    console = Console(width=190)
+    rows = [row for row in kept(args.name).get("rows", ()) if row["target"] not in args.targets]
     shrink: Callable[[Setting], Setting] = lambda setting: setting.smaller if args.tiny else setting  # noqa: E731
     for setting in (shrink(each) for each in SETTINGS if each.name in args.targets):
         for temperature in args.temperatures:

@@ -47,10 +47,8 @@ def real_engines(result: dict[str, Any]) -> str:
     for name in methods:
         mine = [row for row in result["rows"] if name in row["same_text_as_generate"]]
         for dtype in dict.fromkeys(row["dtype"] for row in mine):
-            cells = [row for row in mine if row["dtype"] == dtype]
-            same, all_of = (sum(values) for values in zip(*((row["same_text_as_generate"][name], row["prompts"])
-                                                             for row in cells), strict=True))  # fmt: skip
-            told.append(f"{name} {same} of {all_of} ({dtype})")
+            same = sum(row["same_text_as_generate"][name] for row in mine if row["dtype"] == dtype)
+            told.append(f"{name} {same} of {sum(row['prompts'] for row in mine if row['dtype'] == dtype)} ({dtype})")
     words = f"Texts equal to those of `generate`: {', '.join(told)}. {machine(result)}"
     return f"{markdown(['type', 'workload', 'batch', *methods], rows)}\n\n{words}"
 

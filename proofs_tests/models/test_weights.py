@@ -280,3 +280,16 @@ def test_a_weight_is_converted_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     assert bool(sizes) == (dtype != torch.float32) and max(sizes, default=0) <= max(widest, 100)
     for name, weight in model.state_dict().items():
         assert torch.equal(whole[name], weight.to(dtype)) and torch.equal(parts[name], weight.to(dtype))
+
+
+def test_a_release_that_reads_weights_by_another_name_loads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.models import transformers as loading
+
+    tiny_model("llama").save_pretrained(tmp_path)
+    expected = loading.load_transformers(tmp_path, torch.bfloat16).state_dict()
+    monkeypatch.setattr(loading, "_copied_by", lambda _: None)
+    monkeypatch.setattr(loading._Weight, "converted", None)
+    found = loading.load_transformers(tmp_path, torch.bfloat16).state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

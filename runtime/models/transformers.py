@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from math import prod
@@ -141,6 +141,11 @@ class _File:
         return _Weight(self._held.get_slice(name), self._mapped, name)
 
 
+def _copied_by(loading: Any) -> Any:
+    """transformers' own way to read a weight; a release that has another name for it reads each weight whole."""
+    return getattr(loading, "_materialize_copy", None)
+
+
 @contextmanager
 def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
     """Within it transformers reads weights of another type than `dtype` piece by piece, and does not map their file.
@@ -151,7 +156,7 @@ def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
     """
     modeling_utils: Any = import_module("transformers.modeling_utils")
     loading: Any = import_module("transformers.core_model_loading")
-    opened, copied = modeling_utils.safe_open, loading._materialize_copy
+    opened, copied = modeling_utils.safe_open, _copied_by(loading)
 
     def chosen(file: Any, *args: Any, **options: Any) -> Any:
         with opened(file, framework="pt") as header:
@@ -164,11 +169,12 @@ def _read_where_converted(dtype: torch.dtype) -> Generator[None]:
 
     def in_pieces(weight: Any, device: Any = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         if isinstance(weight, _Weight) and dtype is not None and _TYPES.get(weight.get_dtype(), dtype) != dtype:
-            return weight.converted(dtype).to(device)
+            return weight.converted(dtype).to(device=device)
         return copied(weight, device, dtype)
 
-    patched = patch.object(modeling_utils, "safe_open", chosen), patch.object(loading, "_materialize_copy", in_pieces)
-    with patch.dict(os.environ), patched[0], patched[1]:
+    with patch.dict(os.environ), patch.object(modeling_utils, "safe_open", chosen), ExitStack() as stack:
+        if copied is not None:
+            stack.enter_context(patch.object(loading, "_materialize_copy", in_pieces))
         yield
 
 
