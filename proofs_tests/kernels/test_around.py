@@ -56,12 +56,28 @@ def test_heads_are_turned_as_by_torch(
     assert torch.equal(x[:, heads * size :], kept), "heads of values stay as they are"
 
 
+@pytest.mark.parametrize("width", [1, 24, 1537])
+@pytest.mark.parametrize("rows", [1, 5, 130])
+def test_gates_are_those_of_torch(ours: Around, dtype: torch.dtype, rows: int, width: int) -> None:
+    x = 8 * _some(rows, 2 * width, dtype)
+    held = x.clone()
+    torch.testing.assert_close(ours.gated(x), TorchAround().gated(x), rtol=4 * TYPES[dtype], atol=1e-6)
+    assert torch.equal(x, held)
+
+
+@pytest.mark.parametrize("gate", [float("inf"), float("-inf"), float("nan"), 0.0, -0.0, 3e38, -3e38, 100.0, -100.0])
+def test_gates_at_the_ends_are_those_of_torch(ours: Around, dtype: torch.dtype, gate: float) -> None:
+    x = torch.cat((torch.full((3, 40), gate), torch.ones(3, 40)), dim=1).to(dtype)
+    torch.testing.assert_close(ours.gated(x), TorchAround().gated(x), rtol=0, atol=1e-30, equal_nan=True)
+
+
 def test_a_row_has_the_same_bits_in_any_company(ours: Around, dtype: torch.dtype) -> None:
     x, added, weight = _some(9, 96, dtype), _some(9, 96, dtype, seed=1), _some(1, 96, dtype, seed=2)[0]
-    whole = ours.normed(x, added, weight, 1e-6)
+    whole, gates = ours.normed(x, added, weight, 1e-6), ours.gated(x)
     for row in range(9):
         alone = ours.normed(x[row : row + 1], added[row : row + 1], weight, 1e-6)
         assert all(torch.equal(a[0], b[row]) for a, b in zip(alone, whole, strict=True))
+        assert torch.equal(ours.gated(x[row : row + 1])[0], gates[row])
 
 
 def test_what_is_no_number_stays_in_its_row(ours: Around, dtype: torch.dtype) -> None:
@@ -84,6 +100,7 @@ def test_operands_of_a_type_that_is_not_compiled_go_to_torch(ours: Around, other
     x, weight = _some(3, 32, other), _some(1, 32, other)[0]
     expected = TorchAround().normed(x, x, weight, 1e-6)
     assert all(torch.equal(a, b) for a, b in zip(ours.normed(x, x, weight, 1e-6), expected, strict=True))
+    assert torch.equal(ours.gated(x), TorchAround().gated(x))
     turns = torch.polar(torch.ones(3, 1, 4), torch.randn(3, 1, 4))
     assert torch.equal(ours.turned(x.clone(), turns, 2, 8), TorchAround().turned(x, turns, 2, 8))
 
@@ -93,6 +110,8 @@ def test_operands_of_another_size_are_refused_as_by_torch(ours: Around, dtype: t
         ours.normed(_some(3, 32, dtype), None, _some(1, 64, dtype)[0], 1e-6)
     with pytest.raises(RuntimeError):
         ours.normed(_some(3, 32, dtype), _some(2, 32, dtype), _some(1, 32, dtype)[0], 1e-6)
+    with pytest.raises(RuntimeError):
+        ours.gated(_some(3, 31, dtype))
     with pytest.raises(RuntimeError):
         ours.turned(_some(3, 32, dtype), torch.ones(2, 1, 4, dtype=torch.complex64), 2, 8)
 

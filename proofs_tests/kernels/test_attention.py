@@ -141,6 +141,28 @@ def test_many_queries_go_to_torch(dtype: torch.dtype) -> None:
     assert type(attention(None, door.MOST + 1, 1, 1.0, dtype=dtype, device=CPU)) is TorchAttention
 
 
+@pytest.mark.parametrize("shape", [
+    (1, 300, 6, 3, 64, 700), (2, 513, 4, 1, 32, 520), (3, 257, 4, 2, 16, 300), (1, 65, 2, 2, 8, 66),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("other", [*TYPES, torch.float64], ids=str)
+def test_many_queries_read_what_they_see(shape: tuple[int, int, int, int, int, int], other: torch.dtype) -> None:
+    """In blocks, of a tree in rows of several lengths: as the mean that attention is."""
+    given, (rows, queries, heads, group, size, _) = case(*shape, other), shape
+    q, keys, values, mask = (x.double() for x in (given.q, given.keys, given.values, given.mask))
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+    scores = (q.transpose(1, 2) @ keys.transpose(2, 3) * size**-0.5).masked_fill(mask < 0, -torch.inf)
+    mean = (scores.softmax(-1) @ values).transpose(1, 2).reshape(rows * queries, heads * size)
+    bound = TYPES.get(other, 1e-12)
+    torch.testing.assert_close(given.by().double(), mean, rtol=bound, atol=bound)
+
+
+def test_a_query_that_sees_nothing_stays_a_number() -> None:
+    """Padding behind a row that ends in its block."""
+    given = case(2, 300, 2, 1, 16, 310, torch.float32)
+    given.mask[1, :, 256:] = hidden_value(torch.float32)
+    assert given.by().isfinite().all()
+
+
 def test_threads_that_are_not_gnus_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "_tried", lambda: None)
     assert type(attention(None, 1, 1, 1.0, dtype=torch.float32, device=CPU)) is TorchAttention

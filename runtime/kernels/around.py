@@ -18,7 +18,7 @@ TYPES = (torch.float32, torch.bfloat16)
 
 
 class Around(Protocol):
-    """Residual sums with their norms, and turned heads, of two-dimensional activations."""
+    """Residual sums with their norms, turned heads and gates, of two-dimensional activations."""
 
     def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """``x + added``, and that over its root mean square times the weight; (m, k) each."""
@@ -29,6 +29,10 @@ class Around(Protocol):
 
         (m, heads, size); x is the caller's own, and may be written to.
         """
+        ...
+
+    def gated(self, x: Tensor) -> Tensor:
+        """The first half of x (m, 2 k), as a SiLU, times its second half; (m, k)."""
         ...
 
 
@@ -46,6 +50,10 @@ class TorchAround:
         pairs = torch.view_as_complex(parts[:, :heads].to(wide).unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
+    def gated(self, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        return functional.silu(gate) * up
+
 
 class CompiledAround(TorchAround):
     """Compiled, in float32 and bfloat16, on the threads of torch's own operators; any other operands go to torch."""
@@ -55,6 +63,7 @@ class CompiledAround(TorchAround):
 
         self._run = run
         self._norms, self._turns = twin.share_of_norms.address, twin.share_of_turns.address
+        self._gates = twin.share_of_gates.address
 
     def normed(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         if not _alike(x, weight, x if added is None else added) or weight.shape != x.shape[1:]:
@@ -74,6 +83,13 @@ class CompiledAround(TorchAround):
             return super().turned(x, turns, heads, size)
         self._run(self._turns, (x.element_size(), x.data_ptr(), turns.data_ptr(), *x.shape, heads, size))
         return x.view(len(x), -1, size)[:, :heads]
+
+    def gated(self, x: Tensor) -> Tensor:
+        if not _alike(x) or x.shape[1] % 2:
+            return super().gated(x)
+        x, out = x.contiguous(), x.new_empty((len(x), x.shape[1] // 2))
+        self._run(self._gates, (x.element_size(), x.data_ptr(), out.data_ptr(), *out.shape))
+        return out
 
 
 def _alike(x: Tensor, *others: Tensor) -> bool:

@@ -18,6 +18,8 @@ Tensor = torch.Tensor
 TYPES = (torch.float32, torch.bfloat16)
 MOST = 64
 """Queries of a row that are compiled, at most: more, as in prompts, are torch's."""
+BLOCK = 256
+"""Queries of a prompt that torch reads at once on a CPU, and none of the slots that only later ones see."""
 TRIED = ((3, 3, 1), (4, 1, 5), (8, 4, 3))
 """Heads, how many share keys and values, and queries, with which it is tried before it is used."""
 
@@ -36,7 +38,8 @@ class TorchAttention:
     Heads that share keys and values are laid one behind the other as queries, so that those are read once. torch's CPU
     kernel reads them once a head otherwise: 3 times slower for one query in bfloat16, 1.2 times for several; the sums
     are the same. One query in float32 has a fast path of its own there. On a GPU the kernels that take a mask know no
-    shared heads.
+    shared heads. Many queries on a CPU, as of a prompt, are read in blocks: half of the slots are seen by later ones
+    alone, and the kernel would compute their scores.
 
     Parameters
     ----------
@@ -50,10 +53,13 @@ class TorchAttention:
     def __init__(self, mask: Tensor | None, queries: int, group: int, scale: float) -> None:
         self.mask, self.queries, self.group, self.scale = mask, queries, group, scale
         self._folded: Tensor | None = None
+        self._spans: list[tuple[int, int, int]] | None = None
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         batch, queries, heads, size = q.shape
         q, mask, fold = q.transpose(1, 2), self.mask, self.group
+        if queries > MOST and mask is not None and q.device.type == "cpu":
+            return self._in_blocks(q, keys, values, mask)
         if queries == 1 and q.dtype == torch.float32 and q.device.type == "cpu":
             fold = 1
         if fold > 1:
@@ -62,6 +68,18 @@ class TorchAttention:
             q, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=q.shape[1] != keys.shape[1]
         ).reshape(batch, heads, queries, size)
         return out.transpose(1, 2).reshape(batch * queries, -1)
+
+    def _in_blocks(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """The same, block by block of the queries (B, H, Q, d)."""
+        if self._spans is None:
+            self._spans = _spans(mask)
+        out = q.new_empty((q.shape[0], q.shape[2], q.shape[1], q.shape[3]))
+        for first, last, slots in self._spans:
+            out[:, first:last] = functional.scaled_dot_product_attention(
+                q[:, :, first:last], keys[:, :, :slots], values[:, :, :slots], scale=self.scale,
+                attn_mask=mask[:, :, first:last, :slots], enable_gqa=q.shape[1] != keys.shape[1],
+            ).transpose(1, 2)  # fmt: skip
+        return out.reshape(q.shape[0] * q.shape[2], -1)
 
     def _mask(self, fold: int) -> Tensor | None:
         if self._folded is None and self.mask is not None:
@@ -110,6 +128,15 @@ class CompiledAttention(TorchAttention):
              slots, *(entry * each for each in apart), float_bits(self.scale), 0),
         )  # fmt: skip
         return out
+
+
+def _spans(mask: Tensor) -> list[tuple[int, int, int]]:
+    """First query, the one after the last, and how many slots they see, of each block; (B, 1, Q, W)."""
+    queries, slots = mask.shape[2:]
+    seen = (mask > torch.finfo(mask.dtype).min / 8).any(dim=1).any(dim=0)
+    last = (seen * torch.arange(1, slots + 1)).amax(dim=-1)
+    blocks = [(first, min(first + BLOCK, queries)) for first in range(0, queries, BLOCK)]
+    return [(first, end, max(int(last[first:end].max()), 1)) for first, end in blocks]
 
 
 def attention(

@@ -21,6 +21,8 @@ ROOM = 512
 """Buffers have room for a multiple of so many slots."""
 SHAPES = 64
 """Shapes whose buffers a cache keeps."""
+CHUNK = 1024
+"""Tokens of a prompt that are run at once: of as many, reading the weights no longer counts."""
 
 
 def forward_trees(
@@ -99,7 +101,7 @@ def _unwritten(batch: int) -> NDArray[np.int64]:
 
 
 def prefill(
-    model: LanguageModel, cache: RowCache, tokens: NDArray[np.int64], row: int, chunk: int = 512
+    model: LanguageModel, cache: RowCache, tokens: NDArray[np.int64], row: int, chunk: int = CHUNK
 ) -> torch.Tensor:
     """Run `tokens` into `row` after what it holds, in chunks, and commit them; (V,) logits after the last."""
     return run_prompt(model, cache, tokens, row, chunk).logits[0, -1]
@@ -156,7 +158,7 @@ def run_prompt(
     cache: RowCache,
     tokens: NDArray[np.int64],
     row: int,
-    chunk: int = 512,
+    chunk: int = CHUNK,
     hidden: Sequence[int] = (),
 ) -> Output:
     """The same: logits after the last token, (1, 1, V), and the hidden states of all, (1, len(tokens), d) a layer."""

@@ -311,8 +311,7 @@ class LeanModel(LanguageModel):
             attended = self._attention(layer, store, h, rotation, reader, rows)
             x, added = self._onto(x, layer.out, attended)
             x, h = self.around.normed(x, added, layer.norm_mlp.weight, self.eps)
-            gate, up = layer.gate_up(h).chunk(2, dim=-1)
-            x, added = self._onto(x, layer.down, functional.silu(gate) * up)
+            x, added = self._onto(x, layer.down, self.around.gated(layer.gate_up(h)))
         whole = self.final_layer in hidden
         if last_only and not whole:
             x, added = (None if part is None else part.view(batch, queries, -1)[:, -1] for part in (x, added))

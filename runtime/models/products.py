@@ -30,8 +30,10 @@ from runtime.kernels.program import Program
 
 __all__ = ["ROWS", "ROW_BUCKETS", "STREAMED", "Choice", "choose", "chosen", "pack", "row_products"]
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up."""
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Numbers of rows at which products are compared; one of m rows uses the choice of the next bucket up, or the last."""
+PROMPT = 128
+"""Rows from which one weight is enough to time: it is read once for so many that its read does not count."""
 WORTH = 1 << 16
 """Entries of a weight from which products are compared."""
 SECONDS = 3.0
@@ -148,12 +150,13 @@ def _measure(weight: torch.Tensor, spare_bytes: int, others: torch.Tensor | None
     taken, end, repeats = list[dict[str, float]](), perf_counter() + SECONDS, True
     for size in ROW_BUCKETS:
         x = torch.randn(size, weight.shape[1]).to(weight.dtype)
+        weights = plain if size < PROMPT else plain[:1]
         runs: dict[str, Callable[[], Any]] = {
-            name: partial(_run, product, x, plain) for name, product in in_rows.items() if name != STREAMED
+            name: partial(_run, product, x, weights) for name, product in in_rows.items() if name != STREAMED
         }
         if STREAMED in in_rows:
-            runs[STREAMED] = _as_a_step_runs_it(x, plain)
-        runs |= {name: partial(_run_packed, x, products) for name, products in packed.items()}
+            runs[STREAMED] = _as_a_step_runs_it(x, weights)
+        runs |= {name: partial(_run_packed, x, products[: len(weights)]) for name, products in packed.items()}
         timed = _seconds(runs, others, end)
         if timed is None:
             repeats = False

@@ -159,8 +159,7 @@ class HeadModel(FeatureModel):
         read, residual = self.network.entered(embedded, states, by=lambda norm, x: self._normed(norm, x)[1])
         attended = self.out(self._attention(read, places, mask, cache, packing))
         x, h = self._normed(layer.post_attention_layernorm, residual, attended)
-        gate, up = self.gate_up(h).chunk(2, dim=-1)
-        x, out = self._normed(self.network.norm, x, self.down(functional.silu(gate) * up))
+        x, out = self._normed(self.network.norm, x, self.down(self.around.gated(self.gate_up(h))))
         left = out if self.shape.norm_output else x
         return self._product(out[packing.queries - 1 :: packing.queries] if last_only else out), left
 

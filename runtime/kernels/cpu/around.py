@@ -80,7 +80,7 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any, Any, Any]:
                     cos, sin = turns[row, i, 0], turns[row, i, 1]
                     part[2 * i], part[2 * i + 1] = kept(a * cos - b * sin), kept(a * sin + b * cos)
 
-    @njit(nogil=True)
+    @njit(nogil=True, error_model="numpy")  # a check for division by zero would keep it from vectors
     def gated(x, out, rows, width):
         x, out = rows_at(x, rows, 2 * width), rows_at(out, rows, width)
         first, last = _share(width)
@@ -88,7 +88,7 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any, Any, Any]:
             gate, up, made = x[row, first:last], x[row, width + first : width + last], out[row, first:last]
             for i in range(last - first):
                 held = value(gate[i])
-                part = exp2(-abs(held), LOW, LOG2_E)
+                part = exp2(-abs(held), LOW, LOG2_E) if -abs(held) > LOW else np.float32(0)
                 share = (np.float32(1) if held >= 0 else part) / (np.float32(1) + part)
                 made[i] = kept(value(kept(held * share)) * value(up[i]))
 
