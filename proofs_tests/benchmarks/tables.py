@@ -24,6 +24,7 @@ from proofs_tests.benchmarks import (
     tables_theory,
 )
 from proofs_tests.benchmarks._report import RESULTS, machine, markdown
+from proofs_tests.benchmarks.speed_up import summary
 
 HOUSE = Path(__file__).parents[2]
 README, RESULT_TABLES = HOUSE / "README.md", HOUSE / "docs" / "results.md"
@@ -122,13 +123,21 @@ def speed_up(result: dict[str, Any]) -> str:
         facts = [row["target"], f"{row['temperature']:g}", row["workload"], str(row["batch"]), row["policy"]]
         spans = [_interval(gain["predicted"]), _interval(gain["measured"])]
         rows.append([*facts, *spans, f"{gain['signed_error']:+.1%}", "yes" if gain["inside"] else "no"])
-    told = result["summary"]
+    told, kinds = summary(result["rows"]), dict.fromkeys(row["target"] for row in result["rows"])
+    told_of = {name: summary([row for row in result["rows"] if row["target"] == name]) for name in kinds}
+    by_target = "; ".join(f"{name} {_off(each)}" for name, each in told_of.items())
     note = (
-        f"Over {told['cells']} cells: mean signed error {told['speed_up_mean_signed']:+.1%}, median absolute "
-        f"{told['speed_up_median_absolute']:.1%}, {told['speed_up_inside']:.0%} inside, intervals "
+        f"Over {told['cells']} cells: {_off(told)}; {by_target}. "
+        f"Tokens a second, at one pace: {_off(told, 'tokens_per_s')}; plain {_off(told, 'plain_tokens_per_s')}; tokens "
+        f"a step {_off(told, 'tokens_per_step')}. Speed-ups: {told['speed_up_inside']:.0%} inside, intervals "
         f"{told['speed_up_width']:.0%} wide (median). "
     )
     return markdown(header, rows) + "\n\n" + note + machine(result)
+
+
+def _off(told: dict[str, float], what: str = "speed_up") -> str:
+    """Mean signed error and median absolute one."""
+    return f"{told[f'{what}_mean_signed']:+.1%} (mean), {told[f'{what}_median_absolute']:.1%} (median absolute)"
 
 
 def grown(result: dict[str, Any]) -> str:
@@ -175,7 +184,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "peers": peers,
     "loop": loop,
     "speed_up": speed_up,
-    "speed_up_inflation": speed_up,
     "grown_rates": grown,
     "cost_model": tables_theory.cost_model,
     "planner": tables_theory.planner,

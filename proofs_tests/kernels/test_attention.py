@@ -156,11 +156,21 @@ def test_many_queries_read_what_they_see(shape: tuple[int, int, int, int, int, i
     torch.testing.assert_close(given.by().double(), mean, rtol=bound, atol=bound)
 
 
-def test_a_query_that_sees_nothing_stays_a_number() -> None:
+def test_a_query_that_sees_nothing_stays_a_number(dtype: torch.dtype) -> None:
     """Padding behind a row that ends in its block."""
-    given = case(2, 300, 2, 1, 16, 310, torch.float32)
-    given.mask[1, :, 256:] = hidden_value(torch.float32)
+    given = case(2, 300, 2, 1, 16, 310, dtype)
+    given.mask[1, :, 256:] = hidden_value(dtype)
     assert given.by().isfinite().all()
+
+
+@pytest.mark.parametrize("where", ["q", "keys", "values"])
+def test_of_many_queries_what_is_no_number_stays_in_its_row(dtype: torch.dtype, where: str) -> None:
+    given = case(3, 300, 6, 3, 64, 310, dtype)
+    clean = given.by().view(3, 300, -1)
+    getattr(given, where)[1, ..., 0, :] = float("nan")
+    found = given.by().view(3, 300, -1)
+    assert found[1].isnan().any(dim=-1).all()
+    assert torch.equal(found[[0, 2]], clean[[0, 2]])
 
 
 def test_threads_that_are_not_gnus_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
