@@ -1,26 +1,20 @@
 """Predicted beside measured in an engine that is not ours: vLLM on the CPU, from its own counters and step times.
 
-    python -m proofs_tests.benchmarks.vllm_plan [--tokens N] [--prompts N] [--batch N ...] [--length K ...] [--rounds N]
+    python -m proofs_tests.benchmarks.vllm_plan [--tokens N] [--prompts N] [--batch N ...] [--length K ...]
 
 Needs `make engines` and the real model of `make real`. For n-gram and suffix drafting and plain decoding, batches of
 1, 4 and 8, K of 2, 4 and 8: tokens a second with a full batch. Acceptance is imported from the counters of the longest
 K at batch 1; the cost is predicted from the model's configuration and this machine, and held to the median steps of
 plain decoding and of the longest K. All other cells are predictions. The chosen K is compared with the best measured.
-A machine changes pace within minutes: all servers live at once and are asked in turn, in an order of its own each
-round; plain decoding of one text before and after each cell tells the pace, at which its steps are taken; a cell is
-its middle round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +33,6 @@ from runtime.models.text import encode_text
 
 PROMPTS = Path("runtime/models/house/prompts/code.jsonl")
 METHODS = ("ngram", "suffix")
-BESIDE = 32
-"""Tokens of the text that tells the pace."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--length", type=int, nargs="*", default=[2, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", type=Path, default=Path(".venv-engines/bin/python"), help="that has vLLM")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -85,19 +76,19 @@ def main() -> None:
     tokenizer = load_tokenizer(str(args.model))
     texts = [prompt.text for prompt in read_prompt_file(PROMPTS, limit=args.prompts).prompts]
     prompts = [encode_text(tokenizer, text).tolist() for text in texts]
-    found, told_by, facts = measured(args, prompts)
-    plain = [cell for cell in found if not cell.length]
+    plain, _ = measured(args, "plain", 0, prompts)
     rows: list[dict[str, Any]] = []
     choices: list[dict[str, Any]] = []
     for method in METHODS:
-        told = told_by[method, max(args.length)]
-        cells = [cell for cell in found if cell.method == method]
+        found = {length: measured(args, method, length, prompts) for length in sorted(args.length)}
+        told = found[max(args.length)][1]
+        cells = [cell for each, _ in found.values() for cell in each]
         held = [*plain, *(cell for cell in cells if cell.length == max(args.length))]
         study = predicted(args.model, method, told, held, max(args.length))
         rows += [_compared(study, cell, cell in held) for cell in [*plain, *cells]]
         choices += [_choice(study, batch, [*plain, *cells]) for batch in args.batch]
     errors = np.array([row["error"] for row in rows if not row["held_to"]])
-    facts |= {"median_error": float(np.median(np.abs(errors))) if errors.size else None,
+    facts = {"median_error": float(np.median(np.abs(errors))) if errors.size else None,
              "worst_error": float(np.abs(errors).max()) if errors.size else None,
              "worst_regret": max(choice["regret"] for choice in choices)}  # fmt: skip
     path = write_report("vllm_plan", {**facts, "rows": rows, "choices": choices}, args.output)
@@ -105,64 +96,23 @@ def main() -> None:
 
 
 def measured(
-    args: argparse.Namespace, prompts: Sequence[list[int]]
-) -> tuple[list[Cell], dict[tuple[str, int], ImportedAcceptance], dict[str, Any]]:
-    """Every cell at one pace, the acceptance of each server that drafts at the least batch, and how they were taken."""
-    named = [("plain", 0), *product(METHODS, sorted(args.length))]
-    taken: dict[tuple[str, int, int], list[tuple[Cell, float]]] = {}
-    told: dict[tuple[str, int], ImportedAcceptance] = {}
-    with ExitStack() as stack:
-        servers = {each: stack.enter_context(server(args, *each)) for each in named}
-        for each in servers.values():
-            each.generate(prompts[:1], 8, None)
-
-        def reference() -> float:
-            steps = servers["plain", 0].generate(prompts[:1], BESIDE, None)["steps"][1:]
-            return float(np.median([seconds for seconds, _ in steps]))
-
-        asked = [(*each, batch) for each in named for batch in sorted(args.batch)]
-        for number in range(args.rounds):
-            pace = reference()
-            for method, length, batch in random.Random(number).sample(asked, len(asked)):
-                cell, since = timed(servers[method, length], method, length, batch, prompts, args.tokens)
-                before, pace = pace, reference()
-                taken.setdefault((method, length, batch), []).append((cell, (before + pace) / 2))
-                if since is not None and batch == min(args.batch):
-                    told.setdefault((method, length), since)
-            print(f"round {number + 1} of {args.rounds}", flush=True)
-    paces = [pace for each in taken.values() for _, pace in each]
-    usual = float(np.median(paces))
-    cells = [middle([at_pace(cell, usual / pace) for cell, pace in taken[each]]) for each in asked]
-    return cells, told, {"rounds": args.rounds, "pace_spread": max(paces) / min(paces) - 1}
-
-
-def server(args: argparse.Namespace, method: str, length: int) -> Worker:
-    """A server of vLLM."""
-    named = f"{method}:{length}" if length else method
-    return Worker(
-        args.python, "vllm_worker.py", str(args.model), "float32", named, str(max(args.batch)), str(args.threads)
-    )
-
-
-def timed(
-    worker: Worker, method: str, length: int, batch: int, prompts: Sequence[list[int]], tokens: int
-) -> tuple[Cell, ImportedAcceptance | None]:
-    """A cell of one server, and the acceptance that it counted meanwhile."""
-    groups = [prompts[i : i + batch] for i in range(0, len(prompts) - batch + 1, batch)]
-    before = worker.generate(prompts[:1], 1, None)["counters"]
-    answers = [worker.generate(group, tokens, None) for group in groups]
-    since = acceptance(before, answers[-1]["counters"]) if length else None
-    return _cell(method, length, batch, groups, answers, since), since
-
-
-def at_pace(cell: Cell, factor: float) -> Cell:
-    """The cell with its seconds multiplied."""
-    return replace(cell, step_s=cell.step_s * factor, tokens_per_s=cell.tokens_per_s / factor)
-
-
-def middle(cells: Sequence[Cell]) -> Cell:
-    """The one whose step is neither the longest nor the shortest."""
-    return sorted(cells, key=lambda cell: cell.step_s)[len(cells) // 2]
+    args: argparse.Namespace, method: str, length: int, prompts: Sequence[list[int]]
+) -> tuple[list[Cell], ImportedAcceptance | None]:
+    """Cells of one server at every batch, and its acceptance at batch 1."""
+    named = method if method == "plain" else f"{method}:{length}"
+    options = (str(args.model), "float32", named, str(max(args.batch)), str(args.threads))
+    cells: list[Cell] = []
+    told: ImportedAcceptance | None = None
+    with Worker(args.python, "vllm_worker.py", *options) as worker:
+        worker.generate(prompts[:1], 8, None)
+        for batch in sorted(args.batch):
+            groups = [prompts[i : i + batch] for i in range(0, len(prompts) - batch + 1, batch)]
+            before = worker.generate(prompts[:1], 1, None)["counters"]
+            answers = [worker.generate(group, args.tokens, None) for group in groups]
+            since = acceptance(before, answers[-1]["counters"]) if length else None
+            told = told or since
+            cells.append(_cell(method, length, batch, groups, answers, since))
+    return cells, told
 
 
 def acceptance(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> ImportedAcceptance:
