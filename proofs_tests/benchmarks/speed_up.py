@@ -5,7 +5,7 @@ plan, then run each cell's policy and plain decoding there and back (A B B A) be
 off, the best policy that drafts is run instead, so that every cell has a speed-up to be wrong about. The document is
 written after every cell; cells of other targets stay in it where machine, versions and commit are the same.
 
-    python -m proofs_tests.benchmarks.speed_up                      # about 20 minutes on two cores that do nothing else
+    python -m proofs_tests.benchmarks.speed_up                      # about 30 minutes on two cores that do nothing else
     python -m proofs_tests.benchmarks.speed_up --targets house
 """
 
