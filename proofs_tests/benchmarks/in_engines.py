@@ -67,8 +67,8 @@ from runtime.models.transformers import load_transformers
 HOUSE = Path(__file__).parents[2]
 LONGEST = 900
 """Tokens of a prompt: vLLM's worker serves texts of 1,024."""
-DRAFTS, LOOKUP = 8, 10
-"""Tokens of vLLM's own drafts, and of llama.cpp's own prompt lookup."""
+DRAFTS, LOOKUP, SHORT = 8, 10, 3
+"""Tokens of vLLM's own drafts, of llama.cpp's own prompt lookup, and of a shorter one that its steps are timed with."""
 LEAST = 2
 """Times that each method is timed in vLLM, at least."""
 CARD = "h100"
@@ -345,7 +345,9 @@ def in_llama(study: Study, left: Sequence[str], rows: list[Row], keep: Keep) -> 
 
     with ExitStack() as stack:
         own = started(stack, {name: name for name in ("plain", f"lookup:{LOOKUP}")})
-        cost = study.cost("this machine", _llama_steps(study, own), [1])
+        with ExitStack() as turn:
+            short = started(turn, {f"lookup:{SHORT}": f"lookup:{SHORT}"})
+            cost = study.cost("this machine", _llama_steps(study, own | short), [1])
         planned = study.plan(cost, [1], "llama")
         equal = _held_to(Plan.read(planned), Grown(drafter=None, nodes=LOOKUP, price=0.0))
         plans = {"equal drafts": equal.write(args.work / "plan_llama_equal.json"), "planned": planned}
@@ -376,18 +378,21 @@ def _held_to(plan: Plan, policy: Policy) -> Plan:
 
 
 def _llama_steps(study: Study, own: Mapping[str, Worker]) -> list[MeasuredStep]:
-    """Median step by tokens, of plain decoding and of prompt lookup, on prompts that nothing is tried on."""
-    texts = [p.tokens.tolist() for p in study.prompts("fit", 2)]
-    by_tokens: dict[int, list[tuple[float, int]]] = {}
-    for worker in own.values():
-        for told in worker.generate(texts, study.args.tokens, study.end)["steps"]:
+    """Median step by tokens, of plain decoding and of prompt lookup, on prompts that nothing is tried on.
+
+    A step that looked up and found nothing tells what looking up costs; what a second token costs is not in it.
+    """
+    seen: dict[tuple[int, bool], list[tuple[float, int]]] = {}
+    for text in (p.tokens.tolist() for p in study.prompts("fit", 2)):
+        for name, worker in own.items():
+            (told,) = worker.generate([text], study.args.tokens, study.end)["steps"]
             for seconds, tokens, context in told[1:]:
-                by_tokens.setdefault(tokens, []).append((seconds, context))
+                seen.setdefault((tokens, name != "plain"), []).append((seconds, context))
     found: list[MeasuredStep] = []
-    for tokens, some in sorted(by_tokens.items()):
+    for (tokens, looked), some in sorted(seen.items()):
         if len(some) >= 5:
             seconds, context = (np.array(column) for column in zip(*some, strict=True))
-            found.append(MeasuredStep(1.0, context.mean(), tokens, float(tokens > 1), float(np.median(seconds))))
+            found.append(MeasuredStep(1.0, context.mean(), tokens, float(looked), float(np.median(seconds))))
     return found
 
 
