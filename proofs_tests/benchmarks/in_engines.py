@@ -67,8 +67,8 @@ from runtime.models.transformers import load_transformers
 HOUSE = Path(__file__).parents[2]
 LONGEST = 900
 """Tokens of a prompt: vLLM's worker serves texts of 1,024."""
-DRAFTS, LOOKUP, SHORT = 8, 10, 3
-"""Tokens of vLLM's own drafts, of llama.cpp's own prompt lookup, and of a shorter one that its steps are timed with."""
+DRAFTS, LOOKUP, SHORTER = 8, 10, (1, 3, 6)
+"""Tokens of vLLM's own drafts, of llama.cpp's own prompt lookup, and of shorter ones that its steps are timed with."""
 LEAST = 2
 """Times that each method is timed in vLLM, at least."""
 CARD = "h100"
@@ -346,8 +346,8 @@ def in_llama(study: Study, left: Sequence[str], rows: list[Row], keep: Keep) -> 
     with ExitStack() as stack:
         own = started(stack, {name: name for name in ("plain", f"lookup:{LOOKUP}")})
         with ExitStack() as turn:
-            short = started(turn, {f"lookup:{SHORT}": f"lookup:{SHORT}"})
-            cost = study.cost("this machine", _llama_steps(study, own | short), [1])
+            shorter = started(turn, {name: name for length in SHORTER for name in [f"lookup:{length}"]})
+            cost = study.cost("this machine", _llama_steps(study, own | shorter), [1])
         planned = study.plan(cost, [1], "llama")
         equal = _held_to(Plan.read(planned), Grown(drafter=None, nodes=LOOKUP, price=0.0))
         plans = {"equal drafts": equal.write(args.work / "plan_llama_equal.json"), "planned": planned}
