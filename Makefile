@@ -6,7 +6,7 @@
 #   make lint       ruff and pyright
 #   make bench      our generation beside its peers, in one run
 #   make real       the loop on a public model (SmolLM2), beside transformers; needs pip's index
-#   make engines    vLLM and llama.cpp on the CPU, in an environment of their own (.venv-engines), as peers
+#   make engines    vLLM, llama.cpp and OpenVINO on the CPU, in an environment of their own (.venv-engines), as peers
 #   make notebooks  execute every notebook in place
 #   make clean      remove caches, builds and out/; `rm -rf .venv` removes the environment
 #

@@ -43,6 +43,8 @@ CHAIN, TOKENS, LENGTH, NEW_TOKENS, RESAMPLES = 4, 80_000, 256, 64, 2000
 DEEP = (5, 8)
 """Depths that drift is looked for at: beyond those trained."""
 INSPECTED = 12
+RATE = 0.1
+"""Of an objective that goes on from a trained head; at the rate of a beginning, what was learnt is shaken first."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "kl": {},
     "tv": {"objective": "tv"},
@@ -173,7 +175,7 @@ def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens], keep
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
     start = trained(work, "start", Wanted(**base))
     folders = {"start": start} | {
-        name: trained(work, name.replace(", ", "-"), Wanted(**base, start=start, seed=1, **changes))
+        name: trained(work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
     }
     drafts = {f"d{number}": folder for number, folder in enumerate(folders.values())}

@@ -33,7 +33,7 @@ PAGES = (
     RESULT_TABLES,
     *(
         HOUSE / "docs" / name
-        for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md", "live.md")
+        for name in ("diffusion.md", "compression.md", "judge.md", "grammar.md", "heads.md", "live.md", "engines.md")
     ),
 )
 METHODS = ("transformers plain", "transformers prompt lookup", "transformers assisted", "ours plain", "ours planned")
@@ -190,6 +190,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": tables_theory.search,
     "documents": tables_theory.documents,
     "synthetic": tables_serving.synthetic,
+    "in_vllm": tables_serving.in_vllm,
+    "in_llama": tables_serving.in_llama,
     "retrieval": tables_serving.retrieval,
     "water_level": tables_theory.water_level,
     "grammar": tables_theory.grammar,
@@ -204,11 +206,13 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "real_engines": tables_real.real_engines,
     "real_short": tables_real.real_short,
     "real_lossless": real_lossless,
+    "floor": tables_real.floor,
     "diffusion": tables_diffusion.rounds,
     "diffusion_likelihood": tables_diffusion.likelihood,
     "heads": tables_heads.cells,
     "head_trade": tables_heads.trade,
     "heads_vllm": tables_heads.vllm,
+    "head_plan": tables_heads.plan,
     "head_drift": tables_heads.drift,
     "head_objectives": tables_heads.objectives,
     "head_more": tables_heads.more,
@@ -218,7 +222,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu_card_before": tables_gpu.card,
     "gpu_short": tables_gpu.short,
 }
-FILES = {"planner": "solvers", "documents": "coverage", "gpu_short": "gpu_card",
+FILES = {"in_vllm": "in_engines", "in_llama": "in_engines",
+         "planner": "solvers", "documents": "coverage", "gpu_short": "gpu_card",
          "real_short": "real", "real_engines": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training", "head_drift_card": "head_training_card",

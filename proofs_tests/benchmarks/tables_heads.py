@@ -119,3 +119,31 @@ def objectives(result: dict[str, Any]) -> str:
         for each in result.get("objectives", [])
     ]  # fmt: skip
     return f"{_rows(header, rows)}\n\n{_where(result)}." if rows else "Not run yet."
+
+
+def plan(result: dict[str, Any]) -> str:
+    """One plan over heads, a block and look-ups: predicted beside measured, and the best of every other drafter."""
+    rows, told = result["rows"], result["summary"]
+    names = sorted({name for row in rows for name in row["rivals"]})
+    header = ["workload", "batch", "plan", "speed-up: predicted", "measured", "regret", *names]
+    lines = [
+        [
+            row["workload"], str(row["batch"]), row["policy"],
+            "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["predicted"]), f"{row['measured']:.2f}",
+            f"{row['regret']:.1%}", *(_rival(row["rivals"].get(name)) for name in names),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    note = (
+        f"Regret {told['mean_regret']:.1%} in the mean, {told['worst_regret']:.1%} at most. Of {told['cells']} plans "
+        f"{told['drafting']} draft: their speed-up is off by {told['median_error']:.1%} in the median, "
+        f"{told['worst_error']:.0%} at most, {told['inside']} inside. All {told['rivals']} policies: off by "
+        f"{told['rivals_median_error']:.1%} in the median, {told['rivals_mean_signed_error']:+.1%} in the mean, "
+        f"{told['rivals_inside']} inside. {result['dtype']}, {result['tests']} prompts a workload, {result['tokens']} "
+        f"tokens each, {result['repeats']} repeats. {_commit(result)}."
+    )
+    return f"{_rows(header, lines)}\n\n{note}"
+
+
+def _rival(rival: dict[str, Any] | None) -> str:
+    return "" if rival is None else f"{rival['predicted']:.2f} / {rival['measured']:.2f}"

@@ -6,7 +6,10 @@ from typing import Any
 
 from proofs_tests.benchmarks._report import machine, markdown
 
-__all__ = ["real", "real_engines", "real_short"]
+__all__ = ["floor", "real", "real_engines", "real_short"]
+
+ENGINES = ("vLLM", "OpenVINO", "llama.cpp", "transformers")
+"""That plain decoding is held against."""
 
 
 def _others(rates: dict[str, float]) -> dict[str, float]:
@@ -84,3 +87,38 @@ def _told(result: dict[str, Any]) -> str:
         f"{errors[-1]:.0%} at most. "
         f"{machine(result)}"
     )
+
+
+def floor(result: dict[str, Any]) -> str:
+    """Our forward over the read of its weights, and tokens a second of plain decoding beside other engines."""
+    batches = (1, 4, 8)
+    header = ["model", "weights", "share of the floor, 1 row", "8 rows over 1", "32 rows over 1", "ours", *ENGINES]
+    rows: list[list[str]] = []
+    for model, types in result["models"].items():
+        for dtype, each in types.items():
+            over, share = each["forward_over_one_row"], each["share_of_floor"]["median"]
+            shown = [f"{share:.2f}", *(f"{over[count]['median']:.2f}" for count in ("8", "32"))]
+            rows.append([model, dtype, *shown, *(_rates(each, name, batches) for name in ("ours", *ENGINES))])
+    texts: dict[str, list[int]] = {}
+    for types in result["models"].values():
+        for name, equal in types.get("float32", {"equal_texts": {}})["equal_texts"].items():
+            engine, batch = name.split(", batch ")
+            if engine != "ours":
+                texts.setdefault(engine, [0, 0])
+                texts[engine] = [texts[engine][0] + equal, texts[engine][1] + int(batch)]
+    alike = ", ".join(f"{engine} {equal} of {of}" for engine, (equal, of) in texts.items())
+    note = (
+        f"Tokens a second at batch {', '.join(map(str, batches))}, {result['tokens']} tokens after a prompt of 128, "
+        f"prompts included; medians of {result['repeats']} repeats in turn. In brackets: ours over it, each repeat "
+        f"against its own. Texts in float32 that are those of ours: {alike}. "
+    )
+    return markdown(header, rows) + "\n\n" + note + machine(result)
+
+
+def _rates(each: dict[str, Any], engine: str, batches: tuple[int, ...]) -> str:
+    keys = [key for batch in batches if (key := f"{engine}, batch {batch}") in each["tokens_per_s"]]
+    rates = " / ".join(f"{each['tokens_per_s'][key]['median']:.0f}" for key in keys)
+    if engine == "ours" or not keys:
+        return rates
+    over = " / ".join(f"{each['ours_over'][key]['median']:.2f}" for key in keys)
+    return f"{rates} ({over})"

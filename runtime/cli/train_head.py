@@ -38,6 +38,10 @@ def train_head(
     start: Annotated[
         Path | None, typer.Option(help="A head's folder to begin with, of its own shape; ppow then has no first stage.")
     ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(help="Scale of the learning rates: 1 for a head that begins, .1 to go on from a trained one."),
+    ] = 1.0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Draft steps that it is unrolled over; 3, a block's levels when left out.")
     ] = None,
@@ -85,7 +89,7 @@ def train_head(
     quiet()
     wanted = Wanted(
         rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, minutes=minutes,
-        updates=updates, windows=windows, reward=reward, start=start,
+        updates=updates, windows=windows, reward=reward, start=start, rate=rate,
         block=block if kind == "block" else 0, steps=block if kind == "block" else steps or 3,
         tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, seed=seed,
         layers=None if layers is None else tuple(int(layer) for layer in layers.split(",")),

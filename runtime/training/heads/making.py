@@ -47,6 +47,7 @@ class Wanted:
     windows: str = "adaptive"
     reward: str = "accepted"
     start: Path | None = None
+    rate: float = 1.0
     steps: int = 3
     minutes: float = 50.0
     updates: int | None = None
@@ -75,7 +76,7 @@ def make_head(
     regime = HeadRegime(
         minutes=wanted.minutes, steps=wanted.steps, objective=wanted.objective, batch_tokens=wanted.batch_tokens,
         seed=wanted.seed, windows=wanted.windows, reward=wanted.reward, warm=0.5 if wanted.start is None else 0.0,
-        most_updates=wanted.updates, clock=wanted.clock,
+        most_updates=wanted.updates, clock=wanted.clock, rate=wanted.rate,
     )  # fmt: skip
     target = load_transformers(folder, dtype, wanted.device)
     changes: dict[str, Any] = NORMS[wanted.norms] | {"rank": wanted.rank, "block": wanted.block}

@@ -106,10 +106,10 @@ class HeadRegime:
             fix="Leave them out for minutes of the wall's clock.",
         )
         require(
-            self.minutes > 0 and self.steps >= 1 and self.batch_tokens >= 16,
-            "`minutes` must be positive, `steps` at least 1, `batch_tokens` at least 16",
-            got=f"{self.minutes}, {self.steps}, {self.batch_tokens}",
-            fix="Give the run some time.",
+            self.minutes > 0 and self.steps >= 1 and self.batch_tokens >= 16 and 0 < self.rate <= 10,
+            "`minutes` must be positive, `steps` at least 1, `batch_tokens` at least 16, `rate` above 0 and at most 10",
+            got=f"{self.minutes}, {self.steps}, {self.batch_tokens}, {self.rate}",
+            fix="Give the run some time; a rate of 1 is that of a head which begins, .1 that of one which is trained.",
         )
 
 
