@@ -80,7 +80,8 @@ def measured(target: LanguageModel, point: KVPoint, prompts: list[PromptTokens],
         max_context=options.context + options.new_tokens + 1 + point.policy.most_nodes,
     )  # fmt: skip
     params = SamplingParams(max_new_tokens=options.new_tokens, ignore_eos=True)
-    requests = [engine.add(prompts[i % len(prompts)].tokens, params) for i in range(2 * point.load)]
+    count = max(2 * point.load, len(prompts))
+    requests = [engine.add(prompts[i % len(prompts)].tokens, params) for i in range(count)]
     most, tokens, spent, alive = 0, 0, 0.0, True
     while alive:
         before, prefilled, full = sum(len(each.output) for each in requests), engine.prefill_s, len(engine.rows)
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512, help="tokens of a prompt")
     parser.add_argument("--chunk", type=int, default=32, help="tokens that are written at once, and latest ones kept")
     parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=16, help="to record on, and as many to measure with")
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration")
     parser.add_argument("--scratch", type=Path, default=Path("out/kv_load"))
     parser.add_argument("--name", default="kv_load", help="of the result")
