@@ -1,8 +1,8 @@
 """OpenVINO on the CPU: ``python openvino_worker.py GGUF FOLDER TYPE THREADS``; greedy, all prompts of a call at once.
 
 TYPE is what it computes in: float32 or bfloat16. The weights are those of the GGUF, in 16 bits or fewer, which it keeps
-as they are; the tokenizer is the folder's, since a pipeline has one, though it is asked in tokens. Prompts of one call
-must have one length.
+as they are; the tokenizer is the folder's, since a pipeline has one, though it is asked in tokens. No prompt is kept
+from one call to the next, and prompts of one call must have one length.
 
 Needs `openvino-genai` and `transformers` in the environment that runs it (`make engines`).
 """
@@ -42,6 +42,9 @@ def main() -> None:
     import openvino_genai
 
     told: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION[dtype], "INFERENCE_NUM_THREADS": int(threads)}
+    serving = openvino_genai.SchedulerConfig()
+    serving.enable_prefix_caching, serving.cache_size = False, 2
+    told["scheduler_config"] = serving
     pipeline = openvino_genai.LLMPipeline(gguf, tokenizer_of(folder), "CPU", **told)
 
     def generate(prompts: list[list[int]], max_tokens: int, end: int | None) -> dict[str, Any]:
