@@ -236,6 +236,18 @@ def test_minutes_are_of_the_clock_that_was_named(
         HeadRegime(minutes=1, clock="sun")
 
 
+def test_a_small_rate_moves_a_head_less(tmp_path: Path) -> None:
+    moved: dict[float, float] = {}
+    for rate in (0.1, 1.0):
+        begun, _ = trained(tmp_path / f"begun {rate}", 1, rate=1e-6)
+        network, _ = trained(tmp_path / f"moved {rate}", 3, rate=rate)
+        moved[rate] = float((network.fc.weight - begun.fc.weight).detach().norm())
+    assert 0 < moved[0.1] < 0.5 * moved[1.0]
+    for rate in (0.0, 11.0):
+        with pytest.raises(InvalidInputError, match="`rate` above 0"):
+            HeadRegime(minutes=1, rate=rate)
+
+
 def test_walked_tokens_a_step_are_those_of_the_engine() -> None:
     from reader_theory.documents import policy_of
     from reader_theory.trees import TokenTree
