@@ -25,7 +25,7 @@ from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.prompts import house_prompts
 from runtime.measure.run import _near_tie
-from runtime.models.base import LanguageModel
+from runtime.models.base import LanguageModel, Output
 from runtime.models.house import house_folder
 from runtime.models.house.inflate import inflate
 from runtime.models.load import load_model, load_tokenizer
@@ -44,15 +44,15 @@ class Timed:
     """A model with a clock around its forwards."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.seconds, forward = model, 0.0, model.logits
+        self.model, self.seconds, forward = model, 0.0, model.forward
 
-        def timed(*args: Any, **options: Any) -> torch.Tensor:
+        def timed(*args: Any, **options: Any) -> Output:
             start = time.perf_counter()
             out = forward(*args, **options)
             self.seconds += time.perf_counter() - start
             return out
 
-        model.logits = timed  # type: ignore[method-assign]
+        model.forward = timed  # type: ignore[method-assign]
 
 
 def overhead(target: Timed, draft: Timed, prompts: list[Any], policy: str, batch: int, tokens: int) -> dict[str, float]:
@@ -66,6 +66,7 @@ def overhead(target: Timed, draft: Timed, prompts: list[Any], policy: str, batch
     while len(engine.rows) == batch:
         engine.step()
     took, inside = time.perf_counter() - start, target.seconds + draft.seconds - before
+    assert inside > 0, "the engine's forwards are those that have the clock"
     terms = {
         f"{term}_s": sum(getattr(s, f"{term}_s") for s in engine.timings) for term in ("retrieval", "verify", "commit")
     }
