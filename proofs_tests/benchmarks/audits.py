@@ -45,6 +45,8 @@ COOL = replace(PARAMS, temperature=0.8)
 RULES = ("target_only", "chain", "block", "multi_round", "without_replacement", "traversal", "gumbel")
 ERROR = 0.01
 PLANTED = "planted: "
+FIFTY = "a top-k of 50 beside"
+"""No bug where the law has a top-k of 20."""
 ROUNDING = 1e-3
 """Of another engine's float32."""
 HOUSE = Path(__file__).parents[2]
@@ -141,7 +143,8 @@ def cases(laws: dict[SamplingParams, LawsOf]) -> Iterator[Case]:
         "transformers, prompt lookup, top_k=0", PARAMS, assisted(own, PARAMS, prompt_lookup_num_tokens=4, top_k=0)
     )
     for suspect in SUSPECTS:
-        yield Case(f"{PLANTED}{suspect.name}", FILTERED, planted(laws[FILTERED], suspect.name), True)
+        params = PARAMS if suspect.name == FIFTY else FILTERED
+        yield Case(f"{PLANTED}{suspect.name}", params, planted(laws[params], suspect.name), True)
 
 
 def row_of(case: Case, done: Audited) -> dict[str, Any]:
@@ -212,7 +215,8 @@ else changed.
 
 ## Controls that must fail
 
-Tokens drawn from the law of a bug on purpose: an audit that misses one would be no audit.
+Tokens drawn from the law of a bug on purpose: an audit that misses one would be no audit. At temperature 0.8 and a
+top-k of 20, but for the top-k of 50, which changes nothing there: at temperature 1 and without filters.
 
 | bug | found after | evidence | looks like |
 |---|--:|--:|---|
