@@ -23,6 +23,7 @@ from reader_theory.trees import TokenTree
 from runtime.engine.engine import Engine
 from runtime.engine.request import Request
 from runtime.engine.sampling import SamplingParams
+from runtime.measure.cell import Answer
 from runtime.measure.prompts import house_prompts
 from runtime.measure.run import _near_tie
 from runtime.models.base import LanguageModel, Output
@@ -90,7 +91,7 @@ def divergence(folder: Path, prompts: list[Any], tokens: int) -> dict[str, Any]:
     found: dict[str, Any] = {"prompts": len(prompts), "tokens": tokens}
     for name, (policy, batch) in {"plain, batch 4": ("off", 4), "both, batch 4": ("both", 4)}.items():
         pairs = [(a, b) for a, b in zip(outputs(policy, batch), plain, strict=True) if a.output != b.output]
-        ties = sum(bool(_near_tie(a, b, target)) for a, b in pairs)
+        ties = sum(_near_tie(Answer.of(a), Answer.of(b), target) for a, b in pairs)
         found[name] = {"diverged": len(pairs), "near_ties": ties}
         print(f"{name}: {len(pairs)} of {len(prompts)} texts diverge, {ties} first at a near tie")
     return found
