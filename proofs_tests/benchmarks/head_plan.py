@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from optimizer.plan import Study, make_plan
-from proofs_tests.benchmarks._report import kept, markdown, write_report
+from proofs_tests.benchmarks._report import RESULTS, kept, write_report
+from proofs_tests.benchmarks.tables_heads import plan as table_of
 from reader_theory.acceptance.fit import fit_acceptance
 from reader_theory.documents import Plan, PlanEntry, Policy, RunCell
+from reader_theory.json_files import load_object
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.export import densified
 from runtime.drafters.head.model import HeadModel, load_head
@@ -196,25 +197,7 @@ def main() -> None:
             write_report(
                 options.name, {**facts, "notes": [*plan.notes, *cost.notes], "summary": summary(rows), "rows": rows}
             )
-    Console(width=190).print(table_of(rows))
-    print(summary(rows))
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a cell: the plan's speed-up, predicted beside measured, and that of every drafter's best."""
-    names = sorted({name for row in rows for name in row["rivals"]})
-    header = ["workload", "batch", "plan", "predicted", "measured", "regret", *names]
-    lines = [
-        [row["workload"], str(row["batch"]), row["policy"],
-         "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["predicted"]), f"{row['measured']:.2f}",
-         f"{row['regret']:.1%}", *(_told(row["rivals"].get(name)) for name in names)]
-        for row in rows
-    ]  # fmt: skip
-    return markdown(header, lines)
-
-
-def _told(rival: dict[str, Any] | None) -> str:
-    return "" if rival is None else f"{rival['predicted']:.2f} / {rival['measured']:.2f}"
+    print(table_of(load_object(RESULTS / f"{options.name}.json", "the result")))
 
 
 if __name__ == "__main__":
