@@ -58,7 +58,7 @@ def of_rank(network: HeadNetwork, rank: int) -> HeadNetwork:
 def trained_block(folder: Path, target: Path, minutes: float) -> Path:
     """A block's folder, trained unless it is there; a run that was cut off goes on."""
     if not (folder / "done").is_file():
-        wanted = Wanted(block=LEVELS, steps=LEVELS, minutes=minutes, clock="process", tokens=40_000)
+        wanted = Wanted(block=LEVELS, steps=LEVELS, minutes=minutes, clock="process", tokens=80_000, length=256)
         told = make_head(str(target), "smollm2", load_tokenizer(target), [], wanted, folder, lambda *_: None)
         (folder / "done").touch()
         print("block:", told, flush=True)

@@ -1,13 +1,17 @@
-"""Heads trained alike but for one thing, on the house target: norms against drift, and objectives at equal compute.
+"""Heads trained alike but for one thing: norms against drift, objectives at equal compute, shapes at equal updates.
 
     python -m proofs_tests.benchmarks.head_training [--part drift] [--updates 400] [--seeds 3]
     python -m proofs_tests.benchmarks.head_training --part objectives [--minutes 2]
+    python -m proofs_tests.benchmarks.head_training --model smollm2 --part objectives shapes [--shape-updates 100]
 
 Drift: heads with norms `pre` and `post`, TTT 2, as many updates on one text, several seeds, run to 8 steps, on prompts
 as they are and disturbed. Acceptance at depths 5 to 8 is of greedy drafts given that all before were accepted, over all
 positions of test prompts and all seeds; the difference has the interval of resampled prompts.
 Objectives: from one head trained by KL, each goes on for as many minutes of the process's own time; tokens a step of a
 chain of four on test prompts, by workload, with the interval of the difference from the start over resampled prompts.
+SmolLM2's go on from the head that ships.
+Shapes: an output head of an eighth of the width, a full one, and a full one of as many bytes as the first over fewer
+tokens, for as many updates on one text; tokens a step beside the full one's (rho_tau), all workloads together as well.
 The report is written after each head; what was trained is kept in the work folder and not trained again.
 """
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +31,16 @@ from proofs_tests.benchmarks._report import RESULTS, write_report
 from reader_theory.acceptance.replay import replay
 from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
 from reader_theory.documents import Static, Trace
+from reader_theory.json_files import load_object
 from reader_theory.trees import TokenTree
 from runtime.drafters.head.checkpoint import load_head_network, read_facts
 from runtime.drafters.head.model import load_head
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.inspect_head import inspect_head
-from runtime.measure.prompts import PromptTokens, house_prompts
+from runtime.measure.prompts import PromptTokens, house_prompts, public_prompts
 from runtime.measure.record import trace_of
+from runtime.models.fetch import fetch
 from runtime.models.house import house_folder
 from runtime.models.load import load_model, load_tokenizer
 from runtime.models.transformers import load_transformers
@@ -43,6 +50,7 @@ CHAIN, TOKENS, LENGTH, NEW_TOKENS, RESAMPLES = 4, 80_000, 256, 64, 2000
 DEEP = (5, 8)
 """Depths that drift is looked for at: beyond those trained."""
 INSPECTED = 12
+PARTS = ["drift", "objectives", "shapes"]
 RATE = 0.1
 """Of an objective that goes on from a trained head; at the rate of a beginning, what was learnt is shaken first."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -59,7 +67,30 @@ Keep = Callable[[dict[str, Any]], None]
 Counts = NDArray[Any]
 
 
-def trained(work: Path, name: str, wanted: Wanted) -> Path:
+@dataclass(frozen=True)
+class Subject:
+    """What heads are trained for: the house target in float32, or SmolLM2 in the type that is fastest here."""
+
+    folder: Path
+    name: str
+    result: str
+    dtype: str
+    start: Path | None
+    prompts: list[PromptTokens]
+
+    @classmethod
+    def of(cls, name: str, many: int) -> Subject:
+        """By name, with so many test prompts a workload."""
+        if name == "house":
+            folder = house_folder("target")
+            prompts = house_prompts(None, "test", load_tokenizer(folder), many)
+            return cls(folder, "house-target", "head_training", "float32", None, prompts)
+        folder = fetch(name, Path("out/models") / name, print)
+        prompts = public_prompts("test", load_tokenizer(folder), limit=many)
+        return cls(folder, name, f"head_training_{name}", "auto", house_folder(f"{name}_head"), prompts)
+
+
+def trained(subject: Subject, work: Path, name: str, wanted: Wanted) -> Path:
     """A head's folder, trained unless it is there; all share one text."""
     folder, text = work / name, work / "texts.npz"
     if (folder / "done").is_file():
@@ -67,8 +98,9 @@ def trained(work: Path, name: str, wanted: Wanted) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if text.is_file() and not (folder / "texts.npz").is_file():
         (folder / "texts.npz").symlink_to(text.resolve())
-    tokenizer = load_tokenizer(house_folder("target"))
-    found = make_head(str(house_folder("target")), "house-target", tokenizer, [], wanted, folder, lambda *_: None)
+    wanted = replace(wanted, dtype=subject.dtype)
+    tokenizer = load_tokenizer(subject.folder)
+    found = make_head(str(subject.folder), subject.name, tokenizer, [], wanted, folder, lambda *_: None)
     if not text.is_file():
         (folder / "texts.npz").replace(text)
     (folder / "done").touch()
@@ -76,9 +108,9 @@ def trained(work: Path, name: str, wanted: Wanted) -> Path:
     return folder
 
 
-def recorded(folders: Mapping[str, Path], prompts: Sequence[PromptTokens]) -> Trace:
+def recorded(subject: Subject, folders: Mapping[str, Path]) -> Trace:
     """Heads by name, on the target's own greedy answers."""
-    target = load_model(house_folder("target"))
+    target, prompts = load_model(subject.folder), subject.prompts
     longest = max(len(prompt.tokens) for prompt in prompts) + NEW_TOKENS + 8
     engine = Engine(target, max_batch=8, max_context=longest)
     done = engine.generate([p.tokens for p in prompts], SamplingParams(max_new_tokens=NEW_TOKENS))
@@ -86,17 +118,17 @@ def recorded(folders: Mapping[str, Path], prompts: Sequence[PromptTokens]) -> Tr
     return trace_of(target, drafts, prompts, [np.array(one.tokens) for one in done], candidates=1)
 
 
-def drift(work: Path, seeds: int, updates: int, prompts: Sequence[PromptTokens], keep: Keep) -> None:
+def drift(subject: Subject, work: Path, seeds: int, updates: int, keep: Keep) -> None:
     """What an inspection says of heads with either norms, and what is accepted deep."""
-    tokenizer, names = load_tokenizer(house_folder("target")), ("house-target", "head")
-    target, found = load_transformers(str(house_folder("target")), torch.float32), dict[str, Any]()
+    tokenizer, names, prompts = load_tokenizer(subject.folder), (subject.name, "head"), subject.prompts
+    target, found = load_transformers(str(subject.folder), torch.float32), dict[str, Any]()
     folders: dict[str, Path] = {}
     for seed in range(seeds):
         for norms in ("pre", "post"):
             wanted = Wanted(
                 norms=norms, steps=2, minutes=600.0, updates=updates, tokens=TOKENS, length=LENGTH, seed=seed
             )
-            folder = folders[f"{norms}-{seed}"] = trained(work, f"{norms}-{seed}", wanted)
+            folder = folders[f"{norms}-{seed}"] = trained(subject, work, f"{norms}-{seed}", wanted)
             some = prompts[:: max(len(prompts) // INSPECTED, 1)]
             seen = inspect_head(target, load_head_network(folder), some, tokenizer, names=names, new_tokens=NEW_TOKENS)
             plain = seen.variants[0]
@@ -108,7 +140,7 @@ def drift(work: Path, seeds: int, updates: int, prompts: Sequence[PromptTokens],
             found.setdefault(norms, []).append(row)
             print(norms, row, flush=True)
             keep({"drift": found})
-    trace = recorded(folders, prompts)
+    trace = recorded(subject, folders)
     found["deep"] = deep(
         {
             norms: [rank_depth_counts(rows_of(trace.of(f"{norms}-{seed}")), DEEP[1], 1) for seed in range(seeds)]
@@ -170,25 +202,63 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
     return rows
 
 
-def objectives(work: Path, minutes: float, prompts: Sequence[PromptTokens], keep: Keep) -> None:
+def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
-    start = trained(work, "start", Wanted(**base))
+    start = subject.start or trained(subject, work, "start", Wanted(**base))
     folders = {"start": start} | {
-        name: trained(work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
+        name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
     }
+    rows = [row for workload, walks in walked(subject, folders).items() for row in gains(workload, walks)]
+    for row in rows:
+        own = row["objective"]
+        row["updates"] = read_facts(folders[own])["updates"] if own != "start" else 0
+    keep({"objectives": rows})
+
+
+def shapes(subject: Subject, work: Path, updates: int, keep: Keep) -> None:
+    """Tokens a step of three output heads, trained alike."""
+    config = load_transformers(str(subject.folder), torch.float32).config.get_text_config()
+    width, size = int(config.hidden_size), int(config.vocab_size)
+    rank = width // 8
+    kinds = {"full": {}, f"rank {rank}": {"rank": rank}, "trimmed": {"trimmed": rank * (size + width) // width}}
+    base: dict[str, Any] = {"steps": CHAIN, "minutes": 600.0, "updates": updates, "tokens": TOKENS, "length": LENGTH}
+    folders = {
+        name: trained(subject, work, f"shape-{name.replace(' ', '-')}", Wanted(**base, **changes))
+        for name, changes in kinds.items()
+    }
+    rows = list[dict[str, Any]]()
+    for workload, walks in walked(subject, folders).items():
+        picks = np.random.default_rng(0).integers(0, len(walks["full"]), (RESAMPLES, len(walks["full"])))
+        for name, one in walks.items():
+            row: dict[str, Any] = {"workload": workload, "head": name, "tokens_a_step": float(_rate(one.sum(0)))}
+            for other in walks.keys() - {name}:
+                drawn = _rate(one[picks].sum(1)) / _rate(walks[other][picks].sum(1))
+                low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+                value = float(_rate(one.sum(0)) / _rate(walks[other].sum(0)))
+                row[f"over {other}"] = {"value": value, "low": low, "high": high}
+            rows.append(row)
+            print(row, flush=True)
+    parameters = {name: load_head_network(folder).shape.parameters for name, folder in folders.items()}
+    keep({"shapes": {"updates": updates, "parameters": parameters, "kinds": kinds, "rows": rows}})
+
+
+def _rate(sums: Any) -> Any:
+    """Tokens a step."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def walked(subject: Subject, folders: Mapping[str, Path]) -> dict[str, dict[str, Counts]]:
+    """By workload and head, (prompts, 2) tokens and steps of a chain of four; all workloads together first."""
     drafts = {f"d{number}": folder for number, folder in enumerate(folders.values())}
-    trace, rows = recorded(drafts, prompts), list[dict[str, Any]]()
+    trace, found = recorded(subject, drafts), dict[str, dict[str, Counts]]()
     for workload in trace.workloads:
-        walks = dict[str, Counts]()
         for name, key in zip(folders, drafts, strict=True):
             done = replay(trace, Static.of(TokenTree.chain(CHAIN), key), workload=workload, first_position=1)
-            walks[name] = np.stack((done.tokens, done.steps), -1)
-        rows += gains(workload, walks)
-    for row in rows:
-        row["updates"] = read_facts(folders[row["objective"]])["updates"]
-    keep({"objectives": rows})
+            found.setdefault(workload, {})[name] = np.stack((done.tokens, done.steps), -1)
+    together = {name: np.concatenate([walks[name] for walks in found.values()]) for name in folders}
+    return {"all": together} | found
 
 
 def main() -> None:
@@ -197,24 +267,32 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=400, help="of each training for drift")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=32, help="a workload")
-    parser.add_argument("--part", nargs="+", choices=["drift", "objectives"], default=["drift", "objectives"])
+    parser.add_argument("--model", choices=["house", "smollm2"], default="house")
+    parser.add_argument("--shape-updates", type=int, default=100)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS[:2])
     parser.add_argument("--work", type=Path, default=Path("out/head_training"))
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     args = parser.parse_args()
-    prompts = house_prompts(None, "test", load_tokenizer(house_folder("target")), args.prompts)
-    args.work.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {}
+    subject = Subject.of(args.model, args.prompts)
+    work: Path = args.work / args.model
+    work.mkdir(parents=True, exist_ok=True)
+    path: Path = args.output / f"{subject.result}.json"
+    parts = ("drift", "updates", "batch_tokens", "objectives", "minutes", "shapes")
+    before = load_object(path, "the result") if path.is_file() else {}
+    report = {key: before[key] for key in parts if key in before}
 
     def keep(found: dict[str, Any]) -> None:
         report.update(found)
-        write_report("head_training", report, args.output)
+        write_report(subject.result, report, args.output)
 
     if "drift" in args.part:
         report |= {"updates": args.updates, "batch_tokens": Wanted.batch_tokens}
-        drift(args.work, args.seeds, args.updates, prompts, keep)
+        drift(subject, work, args.seeds, args.updates, keep)
     if "objectives" in args.part:
         report["minutes"] = args.minutes
-        objectives(args.work, args.minutes, prompts, keep)
+        objectives(subject, work, args.minutes, keep)
+    if "shapes" in args.part:
+        shapes(subject, work, args.shape_updates, keep)
 
 
 if __name__ == "__main__":

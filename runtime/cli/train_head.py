@@ -55,6 +55,9 @@ def train_head(
     length: Annotated[int, typer.Option(min=32, help="Of a row of text.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=16, help="Of an update.")] = 2048,
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="float32; bfloat16; auto: the latter on a card, and on processors with units for it.")
+    ] = "auto",
     seed: options.Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, or to go on from.")] = Path(
         "out/head"
@@ -91,7 +94,7 @@ def train_head(
         rank=rank, trimmed=trimmed, norms=norms, initial=initial, objective=objective, minutes=minutes,
         updates=updates, windows=windows, reward=reward, start=start, rate=rate,
         block=block if kind == "block" else 0, steps=block if kind == "block" else steps or 3,
-        tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, seed=seed,
+        tokens=tokens, length=length, batch_tokens=batch_tokens, device=device, dtype=dtype, seed=seed,
         layers=None if layers is None else tuple(int(layer) for layer in layers.split(",")),
     )  # fmt: skip
     with progress_bars() as progress:

@@ -39,7 +39,7 @@ class Streamed:
         from runtime.kernels.cpu import code_product, vector_product
 
         self._run, self._vectors, self._codes, self._tiles = run, vector_product, code_product, None
-        if _have_tiles():
+        if have_tiles():
             from runtime.kernels.cpu import tile_product
 
             self._tiles, told = tile_product, tile_product.CONFIGURATION
@@ -151,7 +151,7 @@ def streamed() -> Streamed | None:
     return product
 
 
-def _have_tiles() -> bool:
+def have_tiles() -> bool:
     """Whether this processor has tiles of bfloat16 (AMX), and Linux lets this process use them."""
     features = binding.get_host_cpu_features()
     if sys.platform != "linux" or not (features.get("amx-tile") and features.get("amx-bf16")):

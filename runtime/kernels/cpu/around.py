@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from runtime.kernels.cpu.lanes import bits32, float32_of, same, widened
+from runtime.kernels.cpu.lanes import float32_of, narrowed, same, widened
 from runtime.kernels.cpu.powers import LOG2_E, LOW, exp2
 from runtime.kernels.cpu.threads import compiled, thread, threads
 from runtime.retrieval.bodies.memory import pointer
@@ -26,15 +26,6 @@ def _floats(address, rows, width):
 @njit(inline="always")
 def _halves(address, rows, width):
     return carray(pointer(address), (rows, width), np.uint16)
-
-
-@njit(inline="always")
-def _narrowed(x):
-    """The bits of the nearest bfloat16, ties to even; of what is no number, of one that is none."""
-    bits = np.uint32(bits32(x))
-    near = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    none = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.uint16(near if x == x else none)
 
 
 @njit(inline="always")
@@ -104,7 +95,7 @@ def _kinds(rows_at: Any, value: Any, kept: Any) -> tuple[Any, Any, Any, Any]:
 
 
 _normed32, _turned32, _gated32, _shifted32 = _kinds(_floats, same, same)
-_normed16, _turned16, _gated16, _shifted16 = _kinds(_halves, widened, _narrowed)
+_normed16, _turned16, _gated16, _shifted16 = _kinds(_halves, widened, narrowed)
 
 
 @compiled

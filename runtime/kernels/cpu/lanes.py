@@ -24,6 +24,7 @@ __all__ = [
     "floats",
     "fma",
     "larger",
+    "narrowed",
     "same",
     "widened",
 ]
@@ -98,6 +99,15 @@ def same(x):
 def widened(bits):
     """The value of a bfloat16, by its bits."""
     return float32_of(np.int32(np.uint32(bits) << np.uint32(16)))
+
+
+@njit(inline="always")
+def narrowed(x):
+    """The bits of the nearest bfloat16, ties to even; of what is no number, of one that is none."""
+    bits = np.uint32(bits32(x))
+    near = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    none = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.uint16(near if x == x else none)
 
 
 @njit(inline="always")

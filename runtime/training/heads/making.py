@@ -14,6 +14,7 @@ from reader_theory.errors import require
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.shape import HeadShape
+from runtime.kernels.product import have_tiles
 from runtime.models.load import wrap
 from runtime.models.transformers import load_transformers
 from runtime.models.vocabulary import fingerprint_of
@@ -35,7 +36,10 @@ NORMS: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asks of a head and of its training; see `HeadShape` and `HeadRegime`."""
+    """What the user asks of a head and of its training; see `HeadShape` and `HeadRegime`.
+
+    `dtype` is what the target and the products are computed in; the head's own weights are trained in float32.
+    """
 
     rank: int | None = None
     trimmed: int | None = None
@@ -56,6 +60,7 @@ class Wanted:
     length: int = 512
     batch_tokens: int = 2048
     device: str = "cpu"
+    dtype: str = "auto"
     seed: int = 0
 
 
@@ -72,7 +77,14 @@ def make_head(
 
     Text that was written before lies in `output` and is taken again.
     """
-    dtype = torch.float32 if wanted.device == "cpu" else torch.bfloat16
+    require(
+        wanted.dtype in ("auto", "float32", "bfloat16"),
+        "`dtype` must be auto, float32 or bfloat16",
+        got=repr(wanted.dtype),
+        fix="Leave it out for bfloat16 where the device multiplies it fast.",
+    )
+    fast = wanted.device != "cpu" or have_tiles()
+    dtype = torch.bfloat16 if wanted.dtype == "bfloat16" or (wanted.dtype == "auto" and fast) else torch.float32
     regime = HeadRegime(
         minutes=wanted.minutes, steps=wanted.steps, objective=wanted.objective, batch_tokens=wanted.batch_tokens,
         seed=wanted.seed, windows=wanted.windows, reward=wanted.reward, warm=0.5 if wanted.start is None else 0.0,

@@ -18,6 +18,7 @@ from reader_theory.errors import require
 from runtime.drafters.head.checkpoint import save_head
 from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.drafters.head.unrolled import unrolled
+from runtime.training.heads.losses import summed
 from runtime.training.heads.objectives import OBJECTIVES, PPOW
 from runtime.training.heads.ppow import (
     REWARDS,
@@ -29,8 +30,8 @@ from runtime.training.heads.ppow import (
     window_laws,
 )
 from runtime.training.heads.texts import PADDING, Texts
-from runtime.training.heads.watching import Watched, embedding_of, laws_of, watch
-from runtime.training.house.optimisation import Optimisers, cast_for
+from runtime.training.heads.watching import Watched, cast_as, embedding_of, laws_of, watch
+from runtime.training.house.optimisation import Optimisers
 
 __all__ = ["HeadRegime", "train_head"]
 
@@ -229,19 +230,20 @@ class _Run:
         self.seen += int((texts.roles != PADDING).sum())
         hidden, law = laws_of(self.target, tokens, self.network)
         rewarded = regime.objective == PPOW and share >= regime.warm
-        objective = OBJECTIVES["kl" if regime.objective == PPOW else regime.objective]
+        objective = "kl" if regime.objective == PPOW else regime.objective
         total, priority = torch.zeros((), device=self.device), None
-        with cast_for(self.device.type):
+        with cast_as(self.target):
             steps = unrolled(
                 self.network, embedding_of(self.target, self.network), tokens, hidden, regime.steps, self.turns
             )
             for step, (out, _) in enumerate(steps):
                 weight = weights[:, step:]
-                logits = self.network.lm_head(out[:, step:])
                 if rewarded and step == 0:
-                    priority = priorities(law, logits.detach(), regime.steps)
-                lost = objective(law[:, step:], logits)
-                total = total + regime.decay**step * (lost * weight).sum() / weight.sum().clamp_min(1.0)
+                    with torch.no_grad():
+                        priority = priorities(law, self.network.lm_head(out), regime.steps)
+                weight = weight / weight.sum().clamp_min(1.0)
+                lost = summed(self.network.lm_head, out[:, step:], law[:, step:], weight, objective)
+                total = total + regime.decay**step * lost
             if priority is None:
                 return total / regime.steps
             return ANCHOR * total / regime.steps - self._rewarded(tokens, hidden, weights >= 1.0, priority)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.unrolled import unrolled
 from runtime.training.heads.texts import ANSWERED, Texts
-from runtime.training.house.optimisation import cast_for
 
-__all__ = ["Watched", "embedding_of", "laws_of", "watch"]
+__all__ = ["Watched", "cast_as", "embedding_of", "laws_of", "watch"]
 
 CHAIN = 4
 RECENT = 8
@@ -104,6 +103,11 @@ def laws_of(target: Any, tokens: torch.Tensor, network: HeadNetwork) -> tuple[to
     return hidden, law if network.ids is None else law[..., network.ids]
 
 
+def cast_as(target: Any) -> torch.autocast:
+    """Products in the target's own type where that is bfloat16, on its device."""
+    return torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=target.dtype == torch.bfloat16)
+
+
 def embedding_of(target: Any, network: HeadNetwork) -> torch.Tensor:
     """What the head's tokens are embedded with: the target's, or its own."""
     own = network.embed_tokens
@@ -122,7 +126,7 @@ def _look(
     best = tokens[:, 2:]
     drafted = roles[:, 2:] == ANSWERED
     embedding = embedding_of(target, network)
-    with cast_for(tokens.device.type):
+    with cast_as(target):
         shown = list[torch.Tensor]()
         steps = unrolled(network, embedding, tokens, hidden, tally.steps, turns, shown.append)
         for step, (out, states) in enumerate(steps):
