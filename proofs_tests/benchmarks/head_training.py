@@ -87,7 +87,7 @@ class Subject:
             return cls(folder, "house-target", "head_training", "float32", None, prompts)
         folder = fetch(name, Path("out/models") / name, print)
         prompts = public_prompts("test", load_tokenizer(folder), limit=many)
-        return cls(folder, name, f"head_training_{name}", "auto", house_folder(f"{name}_head"), prompts)
+        return cls(folder, name, f"head_training_{name}", "auto", house_folder("smollm2_head"), prompts)
 
 
 def trained(subject: Subject, work: Path, name: str, wanted: Wanted) -> Path:

@@ -4,10 +4,11 @@
     python -m proofs_tests.benchmarks.heads --part trade
     python -m proofs_tests.benchmarks.heads --part vllm --engines .venv-engines/bin/python
 
-Prompts are the public `test` ones, which the head's training did not see. Methods take turns on each group of `batch`
-prompts; a rate is tokens emitted a second of decoding, prefill left out. Tokens a step are counted from the second
-token on: the first comes from the prompt's forward. Milliseconds are medians over steps with all rows: of the draft's
-forwards, of the target's, and of the whole step.
+Prompts are the public `test` ones, which the head's training did not see, and `edits`: functions of Python's standard
+library, which no training saw either, to be written again with better names or comments. Methods take turns on each
+group of `batch` prompts; a rate is tokens emitted a second of decoding, prefill left out. Tokens a step are counted
+from the second token on: the first comes from the prompt's forward. Milliseconds are medians over steps with all rows:
+of the draft's forwards, of the target's, and of the whole step.
 
 Part ``trade`` runs the head beside the same one multiplied out, which drafts the same tokens: rho_TPS measured, and by
 the formula, with nu and kappa from the seconds of output heads and of whole rounds. Part ``vllm`` runs the exported
@@ -48,6 +49,8 @@ from runtime.models.base import LanguageModel
 from runtime.models.house import house_folder
 from runtime.models.linear import AdaptiveLinear
 from runtime.models.load import load_model, load_tokenizer
+from runtime.models.text import encode_chat
+from runtime.training.heads.asking import library_edits
 
 CHAIN = 4
 LOOKUP = Chain(min_match=3, offset=0, factor=1, max_tokens=10)
@@ -60,6 +63,19 @@ POLICIES: dict[str, Policy] = {
     "retrieval": LOOKUP,
     "head and retrieval": policy_of(TokenTree.chain(CHAIN), LOOKUP, skip=6),
 }
+
+
+WORKLOADS = ["chat", "code", "math", "rag", "summarization", "edits"]
+
+
+def prompts_of(tokenizer: Any, workload: str, count: int) -> list[PromptTokens]:
+    """Test prompts of a workload."""
+    if workload != "edits":
+        return public_prompts("test", tokenizer, [workload], count)
+    return [
+        PromptTokens(f"edits-{n}", workload, encode_chat(tokenizer, [{"role": "user", "content": text}]), source)
+        for n, (source, text) in enumerate(library_edits(count))
+    ]
 
 
 Run = dict[str, Any]
@@ -295,7 +311,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--prompts", type=int, default=4, help="a workload, and at least the batch")
-    parser.add_argument("--workload", nargs="+", default=["chat", "code", "math", "rag", "summarization"])
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--part", nargs="+", choices=["cells", "trade", "vllm"], default=["cells", "trade"])
@@ -316,7 +332,7 @@ def main() -> None:
             target = load_model(args.target, dtype)
             head = load_head(house_folder("smollm2_head"), target)
             for workload in args.workload if "cells" in args.part else ():
-                prompts = public_prompts("test", tokenizer, [workload], max(args.prompts, batch))
+                prompts = prompts_of(tokenizer, workload, max(args.prompts, batch))
                 print(workload, dtype, "batch", batch, flush=True)
                 kept(f"{workload}, {dtype}, batch {batch}", partial(measured, target, head, prompts, batch, args))
             if "trade" in args.part:

@@ -213,9 +213,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "head_trade": tables_heads.trade,
     "heads_vllm": tables_heads.vllm,
     "head_plan": tables_heads.plan,
+    "head_update": tables_heads.update,
     "head_drift": tables_heads.drift,
     "head_objectives": tables_heads.objectives,
     "head_more": tables_heads.more,
+    "head_shapes": tables_heads.shapes,
+    "head_objectives_smollm2": tables_heads.objectives,
     "head_drift_card": tables_heads.drift,
     "head_objectives_card": tables_heads.objectives,
     "gpu_card": tables_gpu.card,
@@ -227,7 +230,8 @@ FILES = {"in_vllm": "in_engines", "in_llama": "in_engines",
          "real_short": "real", "real_engines": "real",
          "diffusion_likelihood": "diffusion", "head_trade": "heads", "head_drift": "head_training",
          "head_objectives": "head_training", "head_drift_card": "head_training_card",
-         "head_more": "head_training_card",
+         "head_more": "head_training_card", "head_shapes": "head_training_smollm2",
+         "head_objectives_smollm2": "head_training_smollm2",
          "head_objectives_card": "head_training_card"}  # fmt: skip
 """Tables whose result has another name."""
 

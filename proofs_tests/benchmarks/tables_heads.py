@@ -121,6 +121,32 @@ def objectives(result: dict[str, Any]) -> str:
     return f"{_rows(header, rows)}\n\n{_where(result)}." if rows else "Not run yet."
 
 
+def shapes(result: dict[str, Any]) -> str:
+    """Tokens a step of output heads that were trained alike, and beside the full one's."""
+    if "shapes" not in result:
+        return "Not run yet."
+    found = result["shapes"]
+    header = ["workload", "output head", "parameters", "tokens a step", "over full", "over trimmed"]
+    rows = [
+        [row["workload"], row["head"], f"{found['parameters'][row['head']] / 1e6:.1f}M", f"{row['tokens_a_step']:.2f}",
+         *("" if other == row["head"] else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row[f"over {other}"])
+           for other in ("full", "trimmed"))]
+        for row in found["rows"]
+    ]  # fmt: skip
+    told = f"{found['updates']} updates each, on one text, from the target's own output head."
+    return f"{_rows(header, rows)}\n\n{told} {_where(result)}."
+
+
+def update(result: dict[str, Any]) -> str:
+    """An update of a head's training, in parts and by torch's operators."""
+    rows = [
+        [row["way"], f"{row['seconds']:.2f}", "{times:.2f} [{low:.2f}, {high:.2f}]".format(**row)]
+        for row in result["rows"]
+    ]  # fmt: skip
+    told = f"Medians and quartiles of {result['rounds']} rounds, {result['tokens']:,} tokens, {result['steps']} steps."
+    return f"{_rows(['an update', 'seconds', 'times as fast'], rows)}\n\n{told} {_commit(result)}."
+
+
 def plan(result: dict[str, Any]) -> str:
     """One plan over heads, a block and look-ups: predicted beside measured, and the best of every other drafter."""
     rows, told = result["rows"], result["summary"]

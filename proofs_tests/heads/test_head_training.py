@@ -19,6 +19,7 @@ from runtime.drafters.head.network import HeadNetwork, rotations
 from runtime.drafters.head.shape import HeadShape
 from runtime.drafters.head.unrolled import unrolled
 from runtime.models.load import wrap
+from runtime.training.heads.asking import library_edits, library_questions
 from runtime.training.heads.initial import factors, start_from
 from runtime.training.heads.objectives import OBJECTIVES, acceptance
 from runtime.training.heads.texts import ANSWERED, ASKED, GIVEN, PADDING, Texts, read_texts
@@ -135,6 +136,14 @@ def test_text_files_become_rows_and_a_file_is_a_document(tmp_path: Path) -> None
     assert (texts.roles != PADDING).sum(1).tolist() == [32, 30]
     with pytest.raises(InvalidInputError, match="must hold text"):
         read_texts([tmp_path / "none"], tokenizer, 32)
+
+
+def test_edits_are_of_functions_that_no_question_is_about() -> None:
+    edits, questions = library_edits(12), "\n".join(library_questions(600))
+    assert len(edits) == 12 and len({source for source, _ in edits}) == 12
+    for _, text in edits:
+        function = text.partition("```python\n")[2].removesuffix("\n```")
+        assert "def " in function and function not in questions
 
 
 # ---- objectives

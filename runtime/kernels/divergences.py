@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from numba.core.errors import NumbaError
@@ -26,12 +25,12 @@ def divergences() -> Divergences | None:
     """
     from runtime.kernels.cpu import divergences as twin
 
-    run: Any = pool()
-    try:
-        address = None if run is None else twin.share_of_divergences.address
-    except NumbaError:
+    run = pool()
+    if run is None:
         return None
-    if address is None:
+    try:
+        address = twin.share_of_divergences.address
+    except NumbaError:
         return None
 
     def told(logits: torch.Tensor, laws: torch.Tensor, weights: torch.Tensor, objective: int) -> torch.Tensor:

@@ -14,15 +14,18 @@ import numpy as np
 
 from runtime.training.house.corpus import documents
 
-__all__ = ["library_questions"]
+__all__ = ["library_edits", "library_questions"]
 
 LONGEST, SHORTEST = 1400, 120
 """Characters of the text that a question quotes."""
+EDITS = (
+    "Rewrite this Python function with better names.\n```python\n{whole}\n```",
+    "Add comments to this Python function.\n```python\n{whole}\n```",
+)
 ABOUT_CODE = (
     "Complete this Python function. Answer with the whole function.\n```python\n{stub}\n```",
     "Explain what this Python function does.\n```python\n{whole}\n```",
-    "Rewrite this Python function with better names.\n```python\n{whole}\n```",
-    "Add comments to this Python function.\n```python\n{whole}\n```",
+    *EDITS,
 )
 ABOUT_PROSE = (
     "Summarize: {text}",
@@ -47,6 +50,15 @@ def library_questions(count: int, seed: int = 0, root: Path | None = None) -> li
             text = prose[int(rng.integers(len(prose)))]
             asked.append(ABOUT_PROSE[int(rng.integers(len(ABOUT_PROSE)))].format(text=text))
     return asked
+
+
+def library_edits(count: int, root: Path | None = None) -> list[tuple[str, str]]:
+    """Up to `count` edits of functions that no question above is about, each after its file; one of a file."""
+    root = root or Path(sysconfig.get_path("stdlib"))
+    held = [one for one in documents(root) if one.part != "train" and one.kind == "source"]
+    first = [(one.name, next(_functions(one.text), None)) for one in held]
+    found = [(name, pair[1]) for name, pair in first if pair is not None]
+    return [(name, EDITS[n % len(EDITS)].format(whole=whole)) for n, (name, whole) in enumerate(found[:count])]
 
 
 def _functions(source: str) -> Iterator[tuple[str, str]]:
