@@ -16,6 +16,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 EXTRAS := run,plan,notebooks,dev
 WORKERS ?= 2
+# Of speculators the tests take one class, as a peer: it is installed without what else it asks for.
+SPECULATORS := speculators hs-connectors openai sniffio datasets dill multiprocess xxhash
 
 comma := ,
 VENV := .venv
@@ -38,6 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e '.[$(EXTRAS)]'
+	$(if $(filter dev,$(subst $(comma), ,$(EXTRAS))),$(PIP) --no-deps $(SPECULATORS))
 	@touch $@
 
 demo: $(STAMP)

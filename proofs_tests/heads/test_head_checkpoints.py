@@ -110,7 +110,7 @@ def test_shipped_head_is_whole_and_half_precision() -> None:
 
 
 def _theirs(folder: Path) -> Any:
-    reason = "needs `pip install speculators`"
+    reason = "needs speculators, which `make install` brings"
     core = pytest.importorskip("speculators.models.eagle3.core", reason=reason, exc_type=ImportError)
     core.Eagle3SpeculatorConfig.model_rebuild(_types_namespace={"torch": torch})  # transformers names it in its types
     config = core.Eagle3SpeculatorConfig(**json.loads((folder / "config.json").read_text()))

@@ -138,9 +138,12 @@ def test_text_files_become_rows_and_a_file_is_a_document(tmp_path: Path) -> None
         read_texts([tmp_path / "none"], tokenizer, 32)
 
 
-def test_edits_are_of_functions_that_no_question_is_about() -> None:
-    edits, questions = library_edits(12), "\n".join(library_questions(600))
-    assert len(edits) == 12 and len({source for source, _ in edits}) == 12
+def test_edits_are_of_functions_that_no_question_is_about(tmp_path: Path) -> None:
+    about = '"""Add two numbers, one of which is the argument and one of which is known before it is called."""'
+    for name in ("".join(pair) for pair in itertools.product("abcdefghijklmn", repeat=2)):
+        (tmp_path / f"sums_{name}.py").write_text(f"def add_{name}(a):\n    {about}\n    return a + {name}\n")
+    edits, questions = library_edits(5, tmp_path), "\n".join(library_questions(2000, root=tmp_path))
+    assert len(edits) == 5 and len({source for source, _ in edits}) == 5 and questions.count("def add_") > 1000
     for _, text in edits:
         function = text.partition("```python\n")[2].removesuffix("\n```")
         assert "def " in function and function not in questions
