@@ -7,7 +7,7 @@
 Drift: heads with norms `pre` and `post`, TTT 2, as many updates on one text, several seeds, run to 8 steps, on prompts
 as they are and disturbed. Acceptance at depths 5 to 8 is of greedy drafts given that all before were accepted, over all
 positions of test prompts and all seeds; the difference has the interval of resampled prompts.
-Objectives: from one head trained by KL, each goes on for as many minutes of the process's own time; tokens a step of a
+Objectives: from one head trained by KL for four times as long, each goes on for as many minutes of the process's own time; tokens a step of a
 chain of four on test prompts, by workload, with the interval of the difference from the start over resampled prompts.
 SmolLM2's go on from the head that ships.
 Shapes: an output head of an eighth of the width, a full one, and a full one of as many bytes as the first over fewer
@@ -51,6 +51,8 @@ DEEP = (5, 8)
 """Depths that drift is looked for at: beyond those trained."""
 INSPECTED = 12
 PARTS = ["drift", "objectives", "shapes"]
+BEFORE = 4.0
+"""Times as long as each objective is the training of the start."""
 RATE = 0.1
 """Of an objective that goes on from a trained head; at the rate of a beginning, what was learnt is shaken first."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -205,7 +207,7 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
 def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
-    start = subject.start or trained(subject, work, "start", Wanted(**base))
+    start = subject.start or trained(subject, work, "start", Wanted(**base | {"minutes": BEFORE * minutes}))
     folders = {"start": start} | {
         name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
