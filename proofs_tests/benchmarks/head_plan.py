@@ -3,11 +3,11 @@
     python -m proofs_tests.benchmarks.head_plan [--dtype bfloat16] [--batch 1 2 4 8] [--block-minutes 10]
 
 SmolLM2 with the head that ships (rank 72), the same multiplied out (`full`, which drafts the same tokens), the same cut
-to half the rank, and a block that is trained here unless `--block` names one. Recorded, fitted, calibrated and planned
-on `fit` prompts; then, on `test` prompts, every cell's plan is run in turn with the best policy of every other drafter
-and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's tokens a second are below the
-best of these. Rows are written as they are measured, and kept for a run that is asked the same on the same commit.
-Measures seconds: on a machine that does nothing else.
+to half the rank, and a block that is trained here, from the head that ships, unless `--block` names one. Recorded,
+fitted, calibrated and planned on `fit` prompts; then, on `test` prompts, every cell's plan is run in turn with the best
+policy of every other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's
+tokens a second are below the best of these. Rows are written as they are measured, and kept for a run that is asked the
+same on the same commit. Measures seconds: on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def of_rank(network: HeadNetwork, rank: int) -> HeadNetwork:
 def trained_block(folder: Path, target: Path, minutes: float) -> Path:
     """A block's folder, trained unless it is there; a run that was cut off goes on."""
     if not (folder / "done").is_file():
-        wanted = Wanted(block=LEVELS, steps=LEVELS, minutes=minutes, clock="process", tokens=80_000, length=256)
+        wanted = Wanted(
+            block=LEVELS, steps=LEVELS, start=house_folder("smollm2_head"), rate=0.5, minutes=minutes, clock="process",
+            tokens=80_000, length=256,
+        )  # fmt: skip
         told = make_head(str(target), "smollm2", load_tokenizer(target), [], wanted, folder, lambda *_: None)
         (folder / "done").touch()
         print("block:", told, flush=True)

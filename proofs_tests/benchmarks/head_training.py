@@ -7,9 +7,9 @@
 Drift: heads with norms `pre` and `post`, TTT 2, as many updates on one text, several seeds, run to 8 steps, on prompts
 as they are and disturbed. Acceptance at depths 5 to 8 is of greedy drafts given that all before were accepted, over all
 positions of test prompts and all seeds; the difference has the interval of resampled prompts.
-Objectives: from one head trained by KL for four times as long, each goes on for as many minutes of the process's own time; tokens a step of a
-chain of four on test prompts, by workload, with the interval of the difference from the start over resampled prompts.
-SmolLM2's go on from the head that ships.
+Objectives: from one head trained by KL for four times as long, each goes on for as many minutes of the process's own
+time; tokens a step of a chain of four on test prompts, by workload, with the interval of the difference from the start
+over resampled prompts. SmolLM2's go on from the head that ships.
 Shapes: an output head of an eighth of the width, a full one, and a full one of as many bytes as the first over fewer
 tokens, for as many updates on one text; tokens a step beside the full one's (rho_tau), all workloads together as well.
 The report is written after each head; what was trained is kept in the work folder and not trained again.

@@ -12,7 +12,7 @@ import torch
 
 from optimizer.plan import make_plan
 from optimizer.pool import Pool, limits_of
-from proofs_tests.drafters.heads import head_for, network_for
+from proofs_tests.drafters.heads import KINDS, head_for, network_for
 from proofs_tests.heads.test_head_training import trained
 from proofs_tests.tiny import TREE, random_prompts, tiny_model
 from reader_theory.acceptance import RankTable
@@ -24,12 +24,16 @@ from reader_theory.trees import TokenTree
 from runtime.drafters.head.checkpoint import is_head, load_head_network, save_head
 from runtime.drafters.head.export import export_head
 from runtime.drafters.head.model import HeadModel
+from runtime.drafters.head.network import rotations
+from runtime.drafters.head.unrolled import unrolled
 from runtime.engine.engine import Engine
 from runtime.engine.sampling import SamplingParams
 from runtime.measure.calibrate import calibrate_cost
 from runtime.measure.record import trace_of
 from runtime.models.base import Output
 from runtime.models.load import wrap
+from runtime.training.heads.making import continued
+from runtime.training.heads.watching import embedding_of, laws_of
 
 BLOCK = DraftForwards(kind="block", masks=1, rooted=True)
 
@@ -42,6 +46,20 @@ class Counted(HeadModel):
     def forward(self, tokens: Any, *args: Any, **named: Any) -> Output:
         self.asked.append(tokens.shape[1])
         return super().forward(tokens, *args, **named)
+
+
+@pytest.mark.parametrize("kind", ["post", "trimmed", "low rank"])
+def test_a_block_that_begins_with_a_head_drafts_its_first_level_alike(kind: str) -> None:
+    whole = tiny_model("llama")
+    head = network_for(whole, **KINDS[kind])
+    block = continued(head, 4)
+    assert block.shape == replace(head.shape, block=4) and continued(block, 4) is block and continued(head, 0) is head
+    tokens = torch.from_numpy(random_prompts(1)[0].tokens[None].astype(np.int64))
+    hidden, _ = laws_of(whole, tokens, head)
+    turns = rotations(head.shape, tokens.shape[1])
+    embedding = embedding_of(whole, head)
+    (theirs, _), (ours, _) = (next(unrolled(each, embedding, tokens, hidden, 2, turns)) for each in (head, block))
+    assert torch.equal(head.lm_head(theirs), block.lm_head(ours))
 
 
 @pytest.mark.parametrize("tree", [TokenTree.chain(4), TREE, TokenTree.chain(7)], ids=["chain", "tree", "too deep"])

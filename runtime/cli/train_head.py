@@ -36,7 +36,8 @@ def train_head(
         str, typer.Option(help="Of ppow: accepted, k / (0.12 k + 1); or speed_up, (k + 1) / (0.12 K + 1).")
     ] = "accepted",
     start: Annotated[
-        Path | None, typer.Option(help="A head's folder to begin with, of its own shape; ppow then has no first stage.")
+        Path | None,
+        typer.Option(help="A head's folder to begin with, of its shape; a block may begin with a head."),
     ] = None,
     rate: Annotated[
         float,
@@ -84,10 +85,10 @@ def train_head(
         fix="A block is trained on all its levels, --block of them.",
     )
     require(
-        start is None or (rank is None and trimmed is None and layers is None and kind == "head"),
+        start is None or (rank is None and trimmed is None and layers is None),
         "`--start` must not be given beside what makes another shape",
-        got="--rank, --trimmed, --layers or --kind",
-        fix="The head that it names has these already.",
+        got="--rank, --trimmed or --layers",
+        fix="The head that it names has these already; --kind block makes a block of it.",
     )
     quiet()
     wanted = Wanted(

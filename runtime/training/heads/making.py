@@ -24,7 +24,7 @@ from runtime.training.heads.texts import ANSWERED, Texts
 from runtime.training.heads.train import HeadRegime, train_head
 from runtime.training.heads.watching import Watched
 
-__all__ = ["Wanted", "make_head"]
+__all__ = ["Wanted", "continued", "make_head"]
 
 NORMS: dict[str, dict[str, bool]] = {
     "post": {"fc_norm": True, "norm_output": True},
@@ -98,7 +98,9 @@ def make_head(
         changes["draft_vocabulary"] = wanted.trimmed
     shape = HeadShape.of(target.config, **changes)
     begun = None if wanted.start is None else load_head_network(wanted.start)
-    shape = shape if begun is None else begun.shape
+    if begun is not None:
+        begun = continued(begun, wanted.block)
+        shape = begun.shape
     regime = replace(regime, steps=shape.block or regime.steps)
     require(
         max(shape.layers) < target.config.get_text_config().num_hidden_layers,
@@ -118,6 +120,15 @@ def make_head(
         target, network, texts, regime, output, name=name, tokenizer=fingerprint_of(tokenizer),
         tell=lambda share, text: tell(f"train: {text}", round(1000 * min(share, 1.0)), 1000),
     )  # fmt: skip
+
+
+def continued(network: HeadNetwork, block: int) -> HeadNetwork:
+    """What a training goes on from: the network, or a block of so many levels whose first drafts are the network's."""
+    if block in (0, network.shape.block):
+        return network
+    made = HeadNetwork(replace(network.shape, block=block), network.ids)
+    made.load_state_dict(network.state_dict(), strict=False)  # the masks of what was no block begin at 0
+    return made
 
 
 def _texts(
