@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proofs_tests.benchmarks._report import RESULTS, write_report
+from proofs_tests.benchmarks._report import RESULTS, environment, write_report
 from reader_theory.acceptance.replay import replay
 from reader_theory.acceptance.statistics import rank_depth_counts, rows_of
 from reader_theory.documents import Static, Trace
@@ -207,7 +207,7 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
 def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
-    start = subject.start or trained(subject, work, "start", Wanted(**base | {"minutes": BEFORE * minutes}))
+    start = subject.start or trained(subject, work, "start", Wanted(**(base | {"minutes": BEFORE * minutes})))
     folders = {"start": start} | {
         name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
@@ -224,7 +224,11 @@ def shapes(subject: Subject, work: Path, updates: int, keep: Keep) -> None:
     config = load_transformers(str(subject.folder), torch.float32).config.get_text_config()
     width, size = int(config.hidden_size), int(config.vocab_size)
     rank = width // 8
-    kinds = {"full": {}, f"rank {rank}": {"rank": rank}, "trimmed": {"trimmed": rank * (size + width) // width}}
+    kinds: dict[str, dict[str, Any]] = {
+        "full": {},
+        f"rank {rank}": {"rank": rank},
+        "trimmed": {"trimmed": rank * (size + width) // width},
+    }
     base: dict[str, Any] = {"steps": CHAIN, "minutes": 600.0, "updates": updates, "tokens": TOKENS, "length": LENGTH}
     folders = {
         name: trained(subject, work, f"shape-{name.replace(' ', '-')}", Wanted(**base, **changes))
@@ -279,12 +283,14 @@ def main() -> None:
     work: Path = args.work / args.model
     work.mkdir(parents=True, exist_ok=True)
     path: Path = args.output / f"{subject.result}.json"
-    parts = ("drift", "updates", "batch_tokens", "objectives", "minutes", "shapes")
+    told = (*PARTS, "commits", "updates", "batch_tokens", "minutes")
     before = load_object(path, "the result") if path.is_file() else {}
-    report = {key: before[key] for key in parts if key in before}
+    report: dict[str, Any] = {"commits": {}} | {key: before[key] for key in told if key in before}
+    commit = environment()["commit"]
 
     def keep(found: dict[str, Any]) -> None:
         report.update(found)
+        report["commits"] |= dict.fromkeys(found, commit)
         write_report(subject.result, report, args.output)
 
     if "drift" in args.part:

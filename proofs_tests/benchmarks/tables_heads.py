@@ -14,10 +14,11 @@ def _commit(result: dict[str, Any]) -> str:
     return f"{e['cores']} cores of {e['cpu']}, commit {e['commit']}"
 
 
-def _where(result: dict[str, Any]) -> str:
-    """The machine that trained, and the commit."""
-    device = result.get("device", "cpu")
-    return _commit(result) if device == "cpu" else f"One {device}, commit {result['environment']['commit']}"
+def _where(result: dict[str, Any], part: str = "") -> str:
+    """The machine that trained, and the commit: the part's own where parts were run one by one."""
+    device, e = result.get("device", "cpu"), result["environment"]
+    commit = result.get("commits", {}).get(part, e["commit"])
+    return f"{e['cores']} cores of {e['cpu']}, commit {commit}" if device == "cpu" else f"One {device}, commit {commit}"
 
 
 def cells(result: dict[str, Any]) -> str:
@@ -107,7 +108,7 @@ def drift(result: dict[str, Any]) -> str:
             f"pre {deep['pre']['asked'][deep['depths'][0] - 1]}, post {deep['post']['asked'][deep['depths'][0] - 1]} "
             f"of {deep['pre']['asked'][0]}."
         )
-    return f"{told} {_where(result)}."
+    return f"{told} {_where(result, 'drift')}."
 
 
 def objectives(result: dict[str, Any]) -> str:
@@ -118,7 +119,7 @@ def objectives(result: dict[str, Any]) -> str:
          f"[{each['low']:+.1%}, {each['high']:+.1%}]"]
         for each in result.get("objectives", [])
     ]  # fmt: skip
-    return f"{_rows(header, rows)}\n\n{_where(result)}." if rows else "Not run yet."
+    return f"{_rows(header, rows)}\n\n{_where(result, 'objectives')}." if rows else "Not run yet."
 
 
 def shapes(result: dict[str, Any]) -> str:
@@ -134,7 +135,7 @@ def shapes(result: dict[str, Any]) -> str:
         for row in found["rows"]
     ]  # fmt: skip
     told = f"{found['updates']} updates each, on one text, from the target's own output head."
-    return f"{_rows(header, rows)}\n\n{told} {_where(result)}."
+    return f"{_rows(header, rows)}\n\n{told} {_where(result, 'shapes')}."
 
 
 def update(result: dict[str, Any]) -> str:
