@@ -207,7 +207,7 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
 def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
-    start = subject.start or trained(subject, work, "start", Wanted(**(base | {"minutes": BEFORE * minutes})))
+    start = subject.start or trained(subject, work, "start", Wanted(**{**base, "minutes": BEFORE * minutes}))
     folders = {"start": start} | {
         name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
