@@ -61,6 +61,14 @@ def test_in_bfloat16_it_is_near_what_autocast_gives(objective: str) -> None:
         assert float((one - best).norm()) < allowed
 
 
+def test_float64_is_left_to_torch() -> None:
+    head, out, law, weights = _case(torch.float64, 2)
+    head, out = head.double(), out.detach().double().requires_grad_()
+    mine = summed(head, out, law, weights.double(), "kl")
+    assert mine.dtype == torch.float64
+    assert torch.equal(mine, (OBJECTIVES["kl"](law, head(out)) * weights.double()).sum())
+
+
 def test_positions_that_count_nothing_are_not_run() -> None:
     head, out, law, weights = _case(torch.float32, 1)
     weights[:, 10:] = 0.0

@@ -10,7 +10,7 @@ from numba.core.errors import NumbaError
 
 from runtime.kernels.cpu.threads import pool
 
-__all__ = ["Divergences", "divergences"]
+__all__ = ["TYPES", "Divergences", "divergences"]
 
 TYPES = (torch.float32, torch.bfloat16)
 Divergences = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from runtime.kernels.divergences import divergences
+from runtime.kernels.divergences import TYPES, divergences
 from runtime.training.heads.objectives import OBJECTIVES
 
 __all__ = ["summed"]
@@ -36,7 +36,7 @@ def summed(
     objective : str
         One of `OBJECTIVES`.
     """
-    if out.device.type == "cpu" and divergences() is not None:
+    if out.device.type == "cpu" and out.dtype in TYPES and divergences() is not None:
         number = list(OBJECTIVES).index(objective)
         return _InParts.apply(head, out, law, weights, number, *head.parameters())
     return (OBJECTIVES[objective](law, head(out)) * weights).sum()
