@@ -4,8 +4,9 @@
 
 SmolLM2 with the head that ships (rank 72), the same multiplied out (`full`, which drafts the same tokens), the same cut
 to half the rank, and a block that is trained here, from the head that ships, unless `--block` names one. Recorded,
-fitted, calibrated and planned on `fit` prompts; then, on `test` prompts, every cell's plan is run in turn with the best
-policy of every other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's
+fitted, calibrated and planned on every other of the public `test` prompts (the heads were trained on the `fit` ones,
+and draft those too well); then, on the rest of them, every cell's plan is run in turn with the best policy of every
+other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's
 tokens a second are below the best of these. Rows are written as they are measured, and kept for a run that is asked the
 same on the same commit. Measures seconds: on a machine that does nothing else.
 """
@@ -25,7 +26,7 @@ from optimizer.plan import Study, make_plan
 from proofs_tests.benchmarks._report import RESULTS, kept, write_report
 from proofs_tests.benchmarks.tables_heads import plan as table_of
 from reader_theory.acceptance.fit import fit_acceptance
-from reader_theory.documents import Plan, PlanEntry, Policy, RunCell
+from reader_theory.documents import Cost, Plan, PlanEntry, Policy, RunCell
 from reader_theory.json_files import load_object
 from runtime.drafters.head.checkpoint import load_head_network
 from runtime.drafters.head.export import densified
@@ -159,8 +160,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--workload", nargs="+", default=["chat", "code", "math"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--fit-prompts", type=int, default=16, help="a workload")
-    parser.add_argument("--tests", type=int, default=8, help="a workload")
+    parser.add_argument("--cost", type=Path, default=Path("out/heads/cost.json"), help="measured, if it is not there")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration")
     parser.add_argument("--repeats", type=int, default=2)
@@ -173,23 +173,28 @@ def main() -> None:
         return
     target, tokenizer = load_model(folder, options.dtype), load_tokenizer(folder)
     heads = heads_of(target, block)
-    fit_prompts = public_prompts("fit", tokenizer, options.workload, options.fit_prompts)
-    tests = public_prompts("test", tokenizer, options.workload, options.tests)
-    facts = {key: getattr(options, key) for key in ("dtype", "fit_prompts", "tests", "tokens", "repeats")}
+    unseen = public_prompts("test", tokenizer, options.workload)  # of the `fit` ones the heads were trained
+    fit_prompts, tests = unseen[::2], unseen[1::2]
+    each = len(tests) // len(options.workload)
+    facts = {key: getattr(options, key) for key in ("dtype", "tokens", "repeats")} | {"tests": each}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        trace = record_trace(target, heads, fit_prompts, path=scratch / "trace.json", new_tokens=options.tokens)
+        trace = record_trace(target, heads, fit_prompts, path=scratch / "trace.json", new_tokens=2 * options.tokens)
         fit = fit_acceptance(trace, resamples=200)
-        cost = calibrate_cost(
-            target, heads, fit_prompts, device_name="this machine", dtype=options.dtype, batches=options.batch,
-            seconds=options.seconds, on_disturbance="note",
-        )  # fmt: skip
+        if options.cost.is_file():
+            cost = Cost.read(options.cost)
+        else:
+            cost = calibrate_cost(
+                target, heads, fit_prompts, device_name="this machine", dtype=options.dtype, batches=options.batch,
+                seconds=options.seconds, on_disturbance="note",
+            )  # fmt: skip
+            cost.write(options.cost)
         plan = make_plan(
-            fit, cost, trace, batches=options.batch, new_tokens=options.tokens, prompts_per_workload=options.tests,
+            fit, cost, trace, batches=options.batch, new_tokens=options.tokens, prompts_per_workload=each,
             resamples=RESAMPLES,
         )  # fmt: skip
         study = {
-            workload: Study(fit, cost, trace, workload, test_prompts=options.tests, resamples=RESAMPLES)
+            workload: Study(fit, cost, trace, workload, test_prompts=each, resamples=RESAMPLES)
             for workload in options.workload
         }
         rows: list[dict[str, Any]] = list(kept(options.name, **facts).get("rows", ()))
