@@ -176,7 +176,7 @@ def main() -> None:
     unseen = public_prompts("test", tokenizer, options.workload)  # of the `fit` ones the heads were trained
     fit_prompts, tests = unseen[::2], unseen[1::2]
     each = len(tests) // len(options.workload)
-    facts = {key: getattr(options, key) for key in ("dtype", "tokens", "repeats")} | {"tests": each}
+    facts: dict[str, Any] = {key: getattr(options, key) for key in ("dtype", "tokens", "repeats")} | {"tests": each}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         trace = record_trace(target, heads, fit_prompts, path=scratch / "trace.json", new_tokens=2 * options.tokens)
