@@ -37,7 +37,9 @@ def train_head(
     ] = "accepted",
     start: Annotated[
         Path | None,
-        typer.Option(help="A head's folder to begin with, of its shape; a block may begin with a head."),
+        typer.Option(
+            help="Head's folder to begin with (--kind block makes a block of it); ppow has no first stage then."
+        ),
     ] = None,
     rate: Annotated[
         float,
