@@ -316,6 +316,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--part", nargs="+", choices=["cells", "trade", "vllm"], default=["cells", "trade"])
     parser.add_argument("--engines", type=Path, help="the interpreter of `make engines`")
+    parser.add_argument("--name", default="heads", help="of the report of cells and trade")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.target)
@@ -326,7 +327,7 @@ def main() -> None:
         few = public_prompts("test", tokenizer, ["chat", "code", "math"], args.prompts)
         kept = Kept("heads_vllm", settings, args.output)
         beside_vllm(args.engines, args.target, few, args, int(tokenizer.eos_token_id), kept)
-    kept = Kept("heads", settings, args.output)
+    kept = Kept(args.name, settings, args.output)
     for batch in args.batch:
         for dtype in args.dtype if {"cells", "trade"} & set(args.part) else ():
             target = load_model(args.target, dtype)
