@@ -6,9 +6,9 @@ SmolLM2 with the head that ships (rank 72), the same multiplied out (`full`, whi
 to half the rank, and a block that is trained here, from the head that ships, unless `--block` names one. Recorded,
 fitted, calibrated and planned on every other of the public `test` prompts (the heads were trained on the `fit` ones,
 and draft those too well); then, on the rest of them, every cell's plan is run in turn with the best policy of every
-other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's
-tokens a second are below the best of these. Rows are written as they are measured, and kept for a run that is asked the
-same on the same commit. Measures seconds: on a machine that does nothing else.
+other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's tokens a second
+are below the best of these. Rows are written as they are measured, and kept for a run that is asked the same on the
+same commit. Measures seconds: on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def main() -> None:
         fit = fit_acceptance(trace, resamples=200)
         if options.cost.is_file():
             cost = Cost.read(options.cost)
+            print(f"cost: {options.cost}, measured before; remove it to measure anew", flush=True)
         else:
             cost = calibrate_cost(
                 target, heads, fit_prompts, device_name="this machine", dtype=options.dtype, batches=options.batch,

@@ -105,8 +105,8 @@ def drift(result: dict[str, Any]) -> str:
             f" Acceptance at depths {deep['depths'][0]} to {deep['depths'][1]}, given all before, all seeds: "
             f"pre {deep['pre']['deep']:.3f}, post {deep['post']['deep']:.3f}, difference {deep['post_less_pre']:+.3f} "
             f"[{deep['low']:+.3f}, {deep['high']:+.3f}]. Chains that got there: "
-            f"pre {deep['pre']['asked'][deep['depths'][0] - 1]}, post {deep['post']['asked'][deep['depths'][0] - 1]} "
-            f"of {deep['pre']['asked'][0]}."
+            f"pre {deep['pre']['asked'][deep['depths'][0] - 1]:.0f}, "
+            f"post {deep['post']['asked'][deep['depths'][0] - 1]:.0f} of {deep['pre']['asked'][0]:.0f}."
         )
     return f"{told} {_where(result, 'drift')}."
 

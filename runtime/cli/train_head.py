@@ -52,7 +52,9 @@ def train_head(
     minutes: Annotated[float, typer.Option(min=0.01, help="Of training, after the text is written.")] = 50.0,
     updates: Annotated[
         int | None,
-        typer.Option(min=1, help="End after so many updates, if the minutes are not over: alike everywhere."),
+        typer.Option(
+            min=1, help="End after so many updates, if the minutes are not over: alike everywhere in float32."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="That the target is to write.")] = 100_000,
     length: Annotated[int, typer.Option(min=32, help="Of a row of text.")] = 512,

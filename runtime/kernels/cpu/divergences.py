@@ -20,8 +20,6 @@ __all__ = ["share_of_divergences"]
 KL, TV, HYBRID, NLA = range(4)
 """Objectives by number, in the order of `runtime.training.heads.objectives.OBJECTIVES`."""
 LEAST = np.float32(1e-9)
-
-
 FAST = {"nnan", "nsz", "reassoc"}
 
 
