@@ -1,14 +1,16 @@
 """One plan over many drafters: which output head, a block, look-ups, both together or nothing pays at which batch.
 
     python -m proofs_tests.benchmarks.head_plan [--dtype bfloat16] [--batch 1 2 4 8] [--block-minutes 10]
+    python -m proofs_tests.benchmarks.head_plan --workload mixed --repeats 1 --name head_plan_mixed
 
 SmolLM2 with the head that ships (rank 72), the same multiplied out (`full`, which drafts the same tokens), the same cut
 to half the rank, and a block that is trained here, from the head that ships, unless `--block` names one. Recorded,
 fitted, calibrated and planned on every other of the public `test` prompts (the heads were trained on the `fit` ones,
-and draft those too well); then, on the rest of them, every cell's plan is run in turn with the best policy of every
-other drafter and with plain decoding, there and back, beside a fixed step. Regret is how far the plan's tokens a second
-are below the best of these. Rows are written as they are measured, and kept for a run that is asked the same on the
-same commit. Measures seconds: on a machine that does nothing else.
+and draft those too well), as many tokens of each as are measured; then, on the rest of them, every cell's plan is run
+in turn with the best policy of every other drafter and with plain decoding, there and back, beside a fixed step. Regret
+is how far the plan's tokens a second are below the best of these. `mixed` is all seven kinds of prompts taken for one
+workload: 56 prompts to fit on and 56 to measure with, where each kind has 8. Rows are written as they are measured, and
+kept for a run that is asked the same on the same commit. Measures seconds: on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ from runtime.training.heads.making import Wanted, make_head
 
 LEVELS, RESAMPLES = 6, 400
 """Of the block; of what intervals come from."""
+MIXED = "mixed"
+"""All kinds of public prompts as one workload: what a server is asked that does not tell them apart."""
 
 
 def of_rank(network: HeadNetwork, rank: int) -> HeadNetwork:
@@ -80,6 +84,13 @@ def heads_of(target: LanguageModel, block: Path) -> dict[str, HeadModel]:
     return {f"r{rank}": shipped, **made, "block": load_head(block, target)}
 
 
+def unseen_prompts(tokenizer: Any, workloads: Sequence[str]) -> list[PromptTokens]:
+    """Public prompts that no head was trained on."""
+    if list(workloads) == [MIXED]:
+        return [replace(prompt, workload=MIXED) for prompt in public_prompts("test", tokenizer)]
+    return public_prompts("test", tokenizer, workloads)
+
+
 def rivals(entry: PlanEntry) -> dict[str, Policy]:
     """The plan's own policy and the best of every drafter, by name; plain decoding is run beside all of them."""
     named = {name: each.policy for name, each in entry.alternatives.items()}
@@ -108,7 +119,7 @@ def cells(
 def row_of(entry: PlanEntry, study: Study, run: dict[Policy, RunCell], among: dict[str, Policy]) -> dict[str, Any]:
     """What the plan said and what it gave, beside the best of every drafter; speed-ups over plain decoding."""
     gained = {"off": 1.0} | {name: _gain(run[policy]) for name, policy in among.items()}
-    told = {name: study.prediction(policy, entry.batch).speed_up for name, policy in among.items()}
+    told = {name: study.prediction(policy, entry.batch) for name, policy in among.items()}
     own = "off" if entry.policy.shape == "off" else "plan"
     best = max(gained, key=gained.__getitem__)
     return {
@@ -118,8 +129,11 @@ def row_of(entry: PlanEntry, study: Study, run: dict[Policy, RunCell], among: di
         "inside": entry.prediction.speed_up.covers(gained[own]), "best": best, "regret": 1 - gained[own] / gained[best],
         "rivals": {
             name: {
-                "policy": policy.name, "predicted": told[name].value, "measured": gained[name],
-                "inside": told[name].covers(gained[name]), "lossless": run[policy].lossless,
+                "policy": policy.name, "predicted": told[name].speed_up.value, "measured": gained[name],
+                "inside": told[name].speed_up.covers(gained[name]), "lossless": run[policy].lossless,
+                "tokens_a_step": {
+                    "predicted": told[name].tokens_per_step.value, "measured": run[policy].tokens_per_step
+                },
             }
             for name, policy in among.items() if name != "plan"
         },
@@ -132,11 +146,16 @@ def _gain(cell: RunCell) -> float:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Over all cells: regret, and how far predicted speed-ups are off, of plans that draft and of every policy."""
+    """Over all cells: regret, and how far predicted speed-ups are off, of plans that draft and of every policy.
+
+    What a speed-up is off by is what its tokens a step are (the acceptance), times what plain steps over its own are.
+    """
     drafting = [row for row in rows if row["drafters"]]
     errors = [row["predicted"]["value"] / row["measured"] - 1 for row in drafting]
     each = [one for row in rows for one in row["rivals"].values()]
     every = [one["predicted"] / one["measured"] - 1 for one in each]
+    tokens = [one["tokens_a_step"]["predicted"] / one["tokens_a_step"]["measured"] - 1 for one in each]
+    seconds = [(1 + wrong) / (1 + own) - 1 for wrong, own in zip(every, tokens, strict=True)]
     return {
         "cells": len(rows),
         "drafting": len(drafting),
@@ -148,6 +167,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "rivals": len(each),
         "rivals_mean_signed_error": float(np.mean(every)),
         "rivals_median_error": float(np.median(np.abs(every))),
+        "rivals_mean_tokens_error": float(np.mean(tokens)),
+        "rivals_mean_pace_error": float(np.mean(seconds)),
         "rivals_inside": sum(one["inside"] for one in each),
     }
 
@@ -158,10 +179,10 @@ def main() -> None:
     parser.add_argument("--block", type=Path, default=Path("out/heads/block"), help="trained there, if it is not there")
     parser.add_argument("--block-minutes", type=float, default=10.0, help="of the process's own time")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--workload", nargs="+", default=["chat", "code", "math"])
+    parser.add_argument("--workload", nargs="+", default=["chat", "code", "math"], help="or mixed")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--cost", type=Path, default=Path("out/heads/cost.json"), help="measured, if it is not there")
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0, help="of calibration")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--train-only", action="store_true", help="train the block, which needs no quiet machine")
@@ -173,13 +194,13 @@ def main() -> None:
         return
     target, tokenizer = load_model(folder, options.dtype), load_tokenizer(folder)
     heads = heads_of(target, block)
-    unseen = public_prompts("test", tokenizer, options.workload)  # of the `fit` ones the heads were trained
+    unseen = unseen_prompts(tokenizer, options.workload)
     fit_prompts, tests = unseen[::2], unseen[1::2]
     each = len(tests) // len(options.workload)
     facts: dict[str, Any] = {key: getattr(options, key) for key in ("dtype", "tokens", "repeats")} | {"tests": each}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        trace = record_trace(target, heads, fit_prompts, path=scratch / "trace.json", new_tokens=2 * options.tokens)
+        trace = record_trace(target, heads, fit_prompts, path=scratch / "trace.json", new_tokens=options.tokens)
         fit = fit_acceptance(trace, resamples=200)
         if options.cost.is_file():
             cost = Cost.read(options.cost)

@@ -165,11 +165,18 @@ def plan(result: dict[str, Any]) -> str:
         f"Regret {told['mean_regret']:.1%} in the mean, {told['worst_regret']:.1%} at most. Of {told['cells']} plans "
         f"{told['drafting']} draft: their speed-up is off by {told['median_error']:.1%} in the median, "
         f"{told['worst_error']:.0%} at most, {told['inside']} inside. All {told['rivals']} policies: off by "
-        f"{told['rivals_median_error']:.1%} in the median, {told['rivals_mean_signed_error']:+.1%} in the mean, "
-        f"{told['rivals_inside']} inside. {result['dtype']}, {result['tests']} prompts a workload, {result['tokens']} "
-        f"tokens each, {result['repeats']} repeats. {_commit(result)}."
+        f"{told['rivals_median_error']:.1%} in the median, {told['rivals_mean_signed_error']:+.1%} in the mean"
+        f"{_of_what(told)}, {told['rivals_inside']} inside. {result['dtype']}, {result['tests']} prompts a workload, "
+        f"{result['tokens']} tokens each, {result['repeats']} repeats. {_commit(result)}."
     )
     return f"{_rows(header, lines)}\n\n{note}"
+
+
+def _of_what(told: dict[str, Any]) -> str:
+    if "rivals_mean_tokens_error" not in told:
+        return ""
+    tokens, pace = told["rivals_mean_tokens_error"], told["rivals_mean_pace_error"]
+    return f" (tokens a step {tokens:+.1%}, seconds of plain steps over theirs {pace:+.1%})"
 
 
 def _rival(rival: dict[str, Any] | None) -> str:

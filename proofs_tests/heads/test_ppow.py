@@ -20,7 +20,7 @@ from runtime.training.heads.ppow import (
     GROUP,
     REWARDS,
     choose_windows,
-    expected_reward,
+    named,
     priorities,
     rollouts,
     surrogate,
@@ -36,35 +36,44 @@ def _tables(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(K, V, V), torch.randn(K, V, V).mul(1.5).softmax(-1)
 
 
-def _along(logits: torch.Tensor, law: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The draft's log-probabilities and the target's of (..., K) texts after token 0, and how near the first is."""
-    before = torch.cat((torch.zeros_like(texts[..., :1]), texts[..., :-1]), dim=-1)
-    depth = torch.arange(K).expand_as(texts)
-    chances = law[depth, before, texts]
-    return logits.log_softmax(-1)[..., depth, before, texts], chances, chances[..., 0] / law[0, 0].max()
+def _along(laws: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
+    """(..., K, V) of (K, V, V) laws at each place of (..., K - 1) paths after token 0."""
+    before = torch.nn.functional.pad(paths, (1, 0))
+    return laws[torch.arange(K).expand_as(before), before]
 
 
 def _exact(logits: torch.Tensor, law: torch.Tensor, reward: str) -> torch.Tensor:
-    texts = torch.tensor(list(product(range(V), repeat=K)))
+    """(K, V, V) gradient of the expected reward, all texts of K drafts and what of them is accepted summed over."""
     logits = logits.clone().requires_grad_(True)
-    log_q, chances, near = _along(logits, law, texts)
-    expected = (log_q.sum(-1).exp() * expected_reward(log_q, chances, near, reward)).sum()
+    q, told = logits.softmax(-1), REWARDS[reward](torch.arange(K + 1.0), K)
+    expected = torch.zeros(())
+    for text in product(range(V), repeat=K):
+        before = (0, *text[:-1])
+        drawn, reached, earned = torch.ones(()), torch.ones(()), torch.zeros(())
+        for depth, (last, token) in enumerate(zip(before, text, strict=True)):
+            drawn = drawn * q[depth, last, token]
+            accepted = (law[depth, last, token] / q[depth, last, token]).clamp(max=1.0)
+            near = law[0, 0, token] / law[0, 0].max()
+            nothing = told[0] + (0.0 if depth else ppow.PROXIMITY * (told[1] - told[0]) * near)
+            earned = earned + reached * (1.0 - accepted) * (told[depth] if depth else nothing)
+            reached = reached * accepted
+        expected = expected + drawn * (earned + reached * told[K])
     return torch.autograd.grad(expected, logits)[0]
 
 
 def _estimates(logits: torch.Tensor, law: torch.Tensor, reward: str, groups: int) -> torch.Tensor:
     """(groups, K, V, V) gradients of the surrogate, of groups of rollouts drawn apart."""
     generator, q = torch.Generator().manual_seed(1), logits.softmax(-1)
-    before, texts = torch.zeros(groups * GROUP, dtype=torch.long), list[torch.Tensor]()
-    for depth in range(K):
+    before, paths = torch.zeros(groups * GROUP, dtype=torch.long), list[torch.Tensor]()
+    for depth in range(K - 1):
         before = torch.multinomial(q[depth, before], 1, generator=generator).squeeze(-1)
-        texts.append(before)
-    drawn = torch.stack(texts, -1).view(groups, GROUP, K)
+        paths.append(before)
+    drawn = torch.stack(paths, -1).view(groups, GROUP, K - 1)
     own = logits.expand(groups, K, V, V).clone().requires_grad_(True)
-    before = torch.cat((torch.zeros_like(drawn[..., :1]), drawn[..., :-1]), dim=-1)
-    depth, group = torch.arange(K).expand_as(drawn), torch.arange(groups)[:, None, None]
-    log_q, chances = own.log_softmax(-1)[group, depth, before, drawn], law[depth, before, drawn]
-    made = surrogate(log_q, chances, chances[..., 0] / law[0, 0].max(), reward).sum()
+    before = torch.nn.functional.pad(drawn, (1, 0))
+    depth, group = torch.arange(K).expand_as(before), torch.arange(groups)[:, None, None]
+    log_q = own.log_softmax(-1)[group, depth, before]
+    made = surrogate(log_q, _along(law, drawn), drawn, law[0, 0].max().expand(groups), reward).sum()
     return torch.autograd.grad(made, own)[0]
 
 
@@ -88,8 +97,8 @@ def test_a_biased_estimator_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch)
     logits, law = _tables(0)
     exact, gains = _exact(logits, law, "accepted"), ppow._gains  # pyright: ignore[reportPrivateUsage]
 
-    def planted(log_q: Any, target: Any, near: Any, reward: str) -> Any:
-        found = gains(log_q, target, near, reward)
+    def planted(*told: Any) -> Any:
+        found = gains(*told)
         if bug == "acceptance taken as given":
             return found.detach()
         if bug == "own in the baseline":  # its factor is then 1, not G / (G - 1)
@@ -110,29 +119,32 @@ def test_rollouts_are_drawn_from_what_the_head_drafts(kind: str) -> None:
     hidden = torch.stack([out.hidden_states[layer] for layer in head.features], dim=2)
     starts, turns = torch.tensor([[2, 7], [4, 0]]), rotations(head.shape, 20)
     with torch.no_grad():
-        drawn, logs = rollouts(head.network, head.embedding, tokens, hidden, starts, 3, turns)
-    assert drawn.shape == (2, 2, GROUP, 3)
+        laws, drawn = rollouts(head.network, head.embedding, tokens, hidden, starts, 3, turns)
+    assert laws.shape[:-1] == (2, 2, GROUP, 3) and drawn.shape == (2, 2, GROUP, 2)
+    took = named(head.network, drawn)
     defined = Defined(whole, head)
     for row, window, roll in product(range(2), range(2), range(2)):
-        text, path = tokens[row, : int(starts[row, window]) + 2].tolist(), drawn[row, window, roll].tolist()
-        law = [defined.logits(text, path[:d]).log_softmax(-1)[path[d]] for d in range(3)]
-        torch.testing.assert_close(logs[row, window, roll], torch.stack(law), rtol=1e-4, atol=1e-4)
+        text, path = tokens[row, : int(starts[row, window]) + 2].tolist(), took[row, window, roll].tolist()
+        law = torch.stack([defined.logits(text, path[:d]) for d in range(3)]).log_softmax(-1)
+        asked = law if head.network.ids is None else law[:, head.network.ids]
+        torch.testing.assert_close(laws[row, window, roll], asked, rtol=1e-4, atol=1e-4)
 
 
-def test_window_laws_are_the_targets_along_every_rollout() -> None:
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_window_laws_are_the_targets_along_every_rollout(trimmed: bool) -> None:
     whole = tiny_model("llama")
     torch.manual_seed(0)
     tokens, starts = torch.randint(0, 64, (2, 10)), torch.tensor([[1, 6], [3, 0]])
-    drawn = torch.randint(0, 64, (2, 2, GROUP, 3))
-    chances, near = window_laws(whole, tokens, starts, drawn)
+    drawn, ids = torch.randint(0, 64, (2, 2, GROUP, 2)), torch.randperm(64)[:40] if trimmed else None
+    laws, likeliest = window_laws(whole, tokens, starts, drawn, ids)
     for row, window, roll in product(range(2), range(2), range(GROUP)):
         begun = int(starts[row, window]) + 2
         text = torch.cat((tokens[row, :begun], drawn[row, window, roll]))[None]
         with torch.no_grad():
-            law = whole(text).logits[0, begun - 1 : -1].softmax(-1)
-        expected = law[torch.arange(3), drawn[row, window, roll]]
-        torch.testing.assert_close(chances[row, window, roll], expected, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(near[row, window, roll], expected[0] / law[0].max(), rtol=1e-4, atol=1e-6)
+            law = whole(text).logits[0, begun - 1 :].softmax(-1)
+        asked = law if ids is None else law[:, ids]
+        torch.testing.assert_close(laws[row, window, roll], asked, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(likeliest[row, window], law[0].max(), rtol=1e-4, atol=1e-6)
 
 
 def _updates(windows: str, seed: int, places: int = 96, wrong: int = 12, most: int = 400) -> int:
@@ -154,12 +166,11 @@ def _updates(windows: str, seed: int, places: int = 96, wrong: int = 12, most: i
         starts = choose_windows(priorities(law[None], logits.detach()[None], K), allowed, 4, windows, generator)[0]
         at = starts[:, None] + torch.arange(K)
         q = logits[at].log_softmax(-1)
-        drawn = torch.multinomial(q.detach().exp().flatten(0, 1), GROUP, True, generator=generator)
-        drawn = drawn.view(-1, K, GROUP).transpose(1, 2)
-        log_q = q[:, None].expand(-1, GROUP, -1, -1).gather(-1, drawn[..., None]).squeeze(-1)
-        chances = law[at][:, None].expand(-1, GROUP, -1, -1).gather(-1, drawn[..., None]).squeeze(-1)
+        drawn = torch.multinomial(q.detach().exp()[:, :-1].flatten(0, 1), GROUP, True, generator=generator)
+        drawn = drawn.view(-1, K - 1, GROUP).transpose(1, 2)
+        laws = [each[:, None].expand(-1, GROUP, -1, -1) for each in (q, law[at])]
         optimiser.zero_grad()
-        (-surrogate(log_q, chances, chances[..., 0] / 0.92).sum()).backward()
+        (-surrogate(*laws, drawn, torch.full((len(at),), 0.92)).sum()).backward()
         optimiser.step()
     return most
 

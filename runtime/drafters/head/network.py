@@ -31,6 +31,13 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(shape.heads * one, d, bias=False)
 
 
+class _Norm(nn.RMSNorm):
+    """In the type of its weight, which is wider than its input's where training casts products; in one operator so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class _Mlp(nn.Module):
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
@@ -46,9 +53,9 @@ class _Layer(nn.Module):
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
         self.self_attn, self.mlp = _Attention(shape), _Mlp(shape)
-        self.input_layernorm = nn.RMSNorm(shape.width, shape.eps)
-        self.hidden_norm = nn.RMSNorm(shape.width, shape.eps)
-        self.post_attention_layernorm = nn.RMSNorm(shape.width, shape.eps)
+        self.input_layernorm = _Norm(shape.width, shape.eps)
+        self.hidden_norm = _Norm(shape.width, shape.eps)
+        self.post_attention_layernorm = _Norm(shape.width, shape.eps)
 
 
 class _LowRank(nn.Module):
@@ -84,11 +91,11 @@ class HeadNetwork(nn.Module):
         count = len(shape.layers)
         self.fc = nn.Linear(count * shape.target_width, shape.width, bias=False)
         self.fc_norm = (
-            nn.ModuleList(nn.RMSNorm(shape.target_width, shape.eps) for _ in range(count)) if shape.fc_norm else None
+            nn.ModuleList(_Norm(shape.target_width, shape.eps) for _ in range(count)) if shape.fc_norm else None
         )
-        self.input_norm = nn.RMSNorm(count * shape.target_width, shape.eps) if shape.norm_before_fc else None
+        self.input_norm = _Norm(count * shape.target_width, shape.eps) if shape.norm_before_fc else None
         self.layers = nn.ModuleList([_Layer(shape)])
-        self.norm = nn.RMSNorm(shape.width, shape.eps)
+        self.norm = _Norm(shape.width, shape.eps)
         self.lm_head = (
             nn.Linear(shape.width, shape.draft_vocabulary, bias=False)
             if shape.rank is None

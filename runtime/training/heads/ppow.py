@@ -3,8 +3,10 @@ r"""PPOW: a head trained on the reward of its own rollouts, by policy gradient, 
 A window is a place where a round begins; a group of rollouts of K tokens is drawn there from the head itself, and the
 target's laws along each say how likely k of them are accepted (``min(1, p / q)``, one after the other). The reward is
 ``k / (gamma k + 1)``, or the round's own speed-up ``(k + 1) / (gamma K + 1)``. The surrogate's gradient is that of the
-expected reward, without bias: each token's log-probability times what it earns beyond the rest of its group (its own
-left out), and the gradient of acceptance itself, in which q stands too.
+expected reward, without bias: each token's log-probability times what its path earns after it beyond the rest of its
+group (its own left out), and the gradient of acceptance itself, in which q stands too. Whether the next token is
+accepted is not left to the one that was drawn: all of them are summed over, ``sum min(p, q)``, so that of a rollout
+only the path to a place is chance, and its last token need not be drawn.
 
 Windows are drawn alike, or adaptively, in proportion to the mean over the window of
 ``(1 - H(P) / log V) KL(P || Q)``: where the target is sure and the draft is not with it.
@@ -21,7 +23,7 @@ from runtime.drafters.head.network import HeadNetwork
 from runtime.drafters.head.unrolled import attended, projected
 
 __all__ = [
-    "REWARDS", "choose_windows", "expected_reward", "priorities", "rollouts", "surrogate",
+    "REWARDS", "choose_windows", "expected_reward", "named", "priorities", "rollouts", "surrogate",
     "window_laws",
 ]  # fmt: skip
 
@@ -39,43 +41,57 @@ REWARDS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 """Reward of k accepted tokens, of so many drafted."""
 
 
-def _gains(log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str) -> torch.Tensor:
-    """(..., K) what each depth adds to the expected reward of k = 0."""
-    depth = log_q.shape[-1]
-    reached = (target / log_q.exp().clamp_min(1e-30)).clamp(max=1.0).cumprod(-1)
+def _gains(
+    log_q: torch.Tensor, target: torch.Tensor, drawn: torch.Tensor, likeliest: torch.Tensor, reward: str
+) -> torch.Tensor:
+    """(..., K) what each depth adds to the expected reward of k = 0, given the path before it."""
+    depth, q = log_q.shape[-2], log_q.exp()
     told = REWARDS[reward](torch.arange(depth + 1, dtype=log_q.dtype, device=log_q.device), depth)
-    gains = (told[1:] - told[:-1]) * reached
-    close = PROXIMITY * (told[1] - told[0]) * (1.0 - reached[..., :1]) * near.unsqueeze(-1)
-    return torch.cat((gains[..., :1] + close, gains[..., 1:]), dim=-1)
+    along = _drawn_of(target, drawn) / _drawn_of(log_q, drawn).exp().clamp_min(1e-30)
+    reached = torch.nn.functional.pad(along.clamp(max=1.0).cumprod(-1), (1, 0), value=1.0)
+    gains = (told[1:] - told[:-1]) * reached * torch.minimum(q, target).sum(-1)
+    first, law = q[..., 0, :], target[..., 0, :]
+    near = ((first - law).clamp_min(0.0) * law).sum(-1, keepdim=True) / likeliest[..., None, None]
+    return torch.cat((gains[..., :1] + PROXIMITY * (told[1] - told[0]) * near, gains[..., 1:]), dim=-1)
+
+
+def _drawn_of(laws: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """(..., K - 1) what laws say of the tokens that were drawn from them."""
+    return laws[..., :-1, :].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
 
 
 def expected_reward(
-    log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str = "accepted"
+    log_q: torch.Tensor, target: torch.Tensor, drawn: torch.Tensor, likeliest: torch.Tensor, reward: str = "accepted"
 ) -> torch.Tensor:
-    """(...) reward of rollouts, in the mean over what of them is accepted; arguments as for `surrogate`."""
-    nothing = REWARDS[reward](torch.zeros((), dtype=log_q.dtype, device=log_q.device), log_q.shape[-1])
-    return nothing + _gains(log_q, target, near, reward).sum(-1)
+    """(..., G) reward of paths, in the mean over what of them is accepted; arguments as for `surrogate`."""
+    nothing = REWARDS[reward](torch.zeros((), dtype=log_q.dtype, device=log_q.device), log_q.shape[-2])
+    return nothing + _gains(log_q, target, drawn, likeliest, reward).sum(-1)
 
 
-def surrogate(log_q: torch.Tensor, target: torch.Tensor, near: torch.Tensor, reward: str = "accepted") -> torch.Tensor:
+def surrogate(
+    log_q: torch.Tensor, target: torch.Tensor, drawn: torch.Tensor, likeliest: torch.Tensor, reward: str = "accepted"
+) -> torch.Tensor:
     """(...) values whose gradient is, in the mean over rollouts, that of the expected reward of each window.
 
     Parameters
     ----------
-    log_q : (..., G, K), with a gradient
-        The head's log-probability of each drawn token.
-    target : (..., G, K)
-        The target's probability of it after the same prefix.
-    near : (..., G) in [0, 1]
-        The target's probability of the first token over that of its likeliest: what is earned where none is accepted.
+    log_q : (..., G, K, V), with a gradient
+        The head's log-laws at each place of a path, over its own vocabulary.
+    target : (..., G, K, V)
+        The target's probabilities there of the same tokens.
+    drawn : (..., G, K - 1) int64
+        Which of them each path took.
+    likeliest : (...)
+        Probability of the target's likeliest first token: over it, that of a first token which is rejected is what is
+        earned where none is accepted.
     reward : str
         One of `REWARDS`.
     """
-    gains = _gains(log_q, target, near, reward)
-    to_go = gains.flip(-1).cumsum(-1).flip(-1).detach()
-    group = to_go.shape[-2]
-    advantage = (to_go - to_go.mean(-2, keepdim=True)) * (group / max(group - 1, 1))
-    return ((advantage * log_q).sum(-1) + gains.sum(-1)).mean(-1)
+    gains = _gains(log_q, target, drawn, likeliest, reward)
+    after = gains[..., 1:].flip(-1).cumsum(-1).flip(-1).detach()
+    group = after.shape[-2]
+    advantage = (after - after.mean(-2, keepdim=True)) * (group / max(group - 1, 1))
+    return ((advantage * _drawn_of(log_q, drawn)).sum(-1) + gains.sum(-1)).mean(-1)
 
 
 def priorities(law: torch.Tensor, logits: torch.Tensor, length: int) -> torch.Tensor:
@@ -125,7 +141,9 @@ def rollouts(
     turns: torch.Tensor,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of the target that the head draws, (B, W, G, K), and its log-probabilities of them, with their gradient.
+    """The head's log-laws along rollouts, (B, W, G, K, V) with their gradient, and what it drew, (B, W, G, K - 1).
+
+    Both in the head's own vocabulary; the last token is not drawn, as nothing follows it.
 
     Parameters
     ----------
@@ -144,48 +162,65 @@ def rollouts(
     past = (torch.arange(entered.shape[1], device=tokens.device) <= flat[:, None])[:, None, None, None]
     read, residual = (each[rows, flat].unsqueeze(1).expand(-1, GROUP, -1) for each in (read, residual))
     own: list[tuple[torch.Tensor, torch.Tensor]] = []
-    drawn, logs = list[torch.Tensor](), list[torch.Tensor]()
+    drawn, laws = list[torch.Tensor](), list[torch.Tensor]()
     for step in range(depth):
         q, key, value = projected(network, read, turns[:, flat + step][:, :, None, None])
         own += [(key, value)] if step else []
         out, states = network.left(residual, attended(q, keys[rows], values[rows], past, own))
-        law = network.lm_head(out).log_softmax(-1, dtype=torch.float32)
-        choice = torch.multinomial(law.detach().exp().flatten(0, 1), 1, generator=generator).view(*law.shape[:2], 1)
-        logs.append(law.gather(-1, choice).squeeze(-1))
-        drawn.append(choice.squeeze(-1) if network.ids is None else network.ids[choice.squeeze(-1)])
+        laws.append(network.lm_head(out).log_softmax(-1, dtype=torch.float32))
+        if step == depth - 1:
+            break
+        drawn.append(
+            torch.multinomial(laws[-1].detach().exp().flatten(0, 1), 1, generator=generator).view(out.shape[:2])
+        )
         masks = network.mask_embed
-        after = (embedding[drawn[-1]], states) if masks is None else [mask.expand_as(states) for mask in masks]
+        after = (
+            (embedding[named(network, drawn[-1])], states) if masks is None else [m.expand_as(states) for m in masks]
+        )
         read, residual = network.entered(*after)
-    shape = (batch, count, GROUP, depth)
-    return torch.stack(drawn, -1).view(shape), torch.stack(logs, -1).view(shape)
+    took = torch.stack(drawn, -1) if drawn else flat.new_zeros((len(flat), GROUP, 0))
+    return torch.stack(laws, -2).view(batch, count, GROUP, depth, -1), took.view(batch, count, GROUP, depth - 1)
+
+
+def named(network: HeadNetwork, drawn: torch.Tensor) -> torch.Tensor:
+    """Tokens of the head's own vocabulary as the target names them."""
+    return drawn if network.ids is None else network.ids[drawn]
 
 
 @torch.no_grad()
 def window_laws(
-    target: Any, tokens: torch.Tensor, starts: torch.Tensor, drawn: torch.Tensor
+    target: Any, tokens: torch.Tensor, starts: torch.Tensor, drawn: torch.Tensor, ids: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The target's probabilities of drawn tokens, (B, W, G, K), and of each first one over its likeliest, (B, W, G).
+    """The target's laws along rollouts, (B, W, G, K, V), and the probability of its likeliest first token, (B, W).
 
     One forward over the text with all rollouts behind it, each of which sees the text up to its window, and itself.
+
+    Parameters
+    ----------
+    drawn : (B, W, G, K - 1)
+        The rollouts' tokens, as the target names them.
+    ids : (V,), optional
+        Tokens that are asked for; all, where it is left out.
     """
-    (batch, length), (_, count, group, depth) = tokens.shape, drawn.shape
-    device, further = tokens.device, depth - 1
+    (batch, length), (_, count, group, further) = tokens.shape, drawn.shape
+    device = tokens.device
     text, order = torch.arange(length, device=device), torch.arange(further, device=device)
-    last = (starts + 1)[:, :, None, None].expand(batch, count, group, further).flatten(1)
-    ids = torch.cat((tokens, drawn[..., :further].flatten(1)), dim=1)
+    last = (starts + 1)[:, :, None, None].expand(drawn.shape).flatten(1)
+    joined = torch.cat((tokens, drawn.flatten(1)), dim=1)
     order = order.repeat(count * group)
     positions = torch.cat((text.expand(batch, -1), last + 1 + order), dim=1)
     own = torch.arange(count * group, device=device).repeat_interleave(further)
-    allowed = torch.zeros((batch, ids.shape[1], ids.shape[1]), dtype=torch.bool, device=device)
+    allowed = torch.zeros((batch, joined.shape[1], joined.shape[1]), dtype=torch.bool, device=device)
     allowed[:, :length, :length] = text <= text[:, None]
     allowed[:, length:, :length] = text <= last[:, :, None]
     allowed[:, length:, length:] = (own == own[:, None]) & (order <= order[:, None])
     mask = torch.zeros(allowed.shape, dtype=target.dtype, device=device)
     mask = mask.masked_fill(~allowed, torch.finfo(target.dtype).min)[:, None]
     base, head = target.get_decoder(), target.get_output_embeddings()
-    out = base(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    out = base(input_ids=joined, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
     first = head(out[torch.arange(batch, device=device)[:, None], starts + 1]).softmax(-1, dtype=torch.float32)
-    begun = first.gather(-1, drawn[..., 0])
     later = head(out[:, length:]).softmax(-1, dtype=torch.float32)
-    later = later.gather(-1, drawn[..., 1:].flatten(1)[..., None]).view(batch, count, group, further)
-    return torch.cat((begun[..., None], later), dim=-1), begun / first.amax(-1, keepdim=True)
+    asked = slice(None) if ids is None else ids
+    begun = first[..., asked][:, :, None, None].expand(-1, -1, group, -1, -1)
+    after = later[..., asked].view(batch, count, group, further, -1)
+    return torch.cat((begun, after), dim=3), first.amax(-1)

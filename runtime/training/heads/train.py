@@ -24,6 +24,7 @@ from runtime.training.heads.ppow import (
     REWARDS,
     choose_windows,
     expected_reward,
+    named,
     priorities,
     rollouts,
     surrogate,
@@ -260,10 +261,11 @@ class _Run:
         tokens, hidden, whole, priority = (each[kept] for each in (tokens, hidden, whole, priority))
         starts = choose_windows(priority, whole, WINDOWS, regime.windows)
         embedding = embedding_of(self.target, self.network)
-        drawn, log_q = rollouts(self.network, embedding, tokens, hidden, starts, depth, self.turns)
-        chances = window_laws(self.target, tokens, starts, drawn)
-        self.reward = float(expected_reward(log_q.detach(), *chances, regime.reward).mean())
-        return surrogate(log_q, *chances, regime.reward).mean()
+        log_q, drawn = rollouts(self.network, embedding, tokens, hidden, starts, depth, self.turns)
+        law, likeliest = window_laws(self.target, tokens, starts, named(self.network, drawn), self.network.ids)
+        told = (law, drawn, likeliest, regime.reward)
+        self.reward = float(expected_reward(log_q.detach(), *told).mean())
+        return surrogate(log_q, *told).mean()
 
     def save(self) -> None:
         """The head's folder, and what a resumed run needs."""
