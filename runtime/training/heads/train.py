@@ -39,7 +39,7 @@ __all__ = ["HeadRegime", "train_head"]
 ROLE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 """What a position counts by who wrote the token that is drafted there: nobody, the prompt, the user, the target."""
 SAVED_EVERY_S = 60.0
-WINDOWS, ANCHOR = 4, 0.1
+WINDOWS, ANCHOR = 16, 3.0
 """Windows of a row in an update of ppow, and the weight of KL to the target beside the reward."""
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "process": time.process_time}
