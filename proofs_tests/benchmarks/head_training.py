@@ -1,15 +1,15 @@
 """Heads trained alike but for one thing: norms against drift, objectives at equal compute, shapes at equal updates.
 
     python -m proofs_tests.benchmarks.head_training [--part drift] [--updates 400] [--seeds 3]
-    python -m proofs_tests.benchmarks.head_training --part objectives [--minutes 2]
+    python -m proofs_tests.benchmarks.head_training --part objectives [--minutes 6]
     python -m proofs_tests.benchmarks.head_training --model smollm2 --part objectives shapes [--shape-updates 100]
 
 Drift: heads with norms `pre` and `post`, TTT 2, as many updates on one text, several seeds, run to 8 steps, on prompts
 as they are and disturbed. Acceptance at depths 5 to 8 is of greedy drafts given that all before were accepted, over all
 positions of test prompts and all seeds; the difference has the interval of resampled prompts.
-Objectives: from one head trained by KL for four times as long, each goes on for as many minutes of the process's own
-time; tokens a step of a chain of four on test prompts, by workload, with the interval of the difference from the start
-over resampled prompts. SmolLM2's go on from the head that ships.
+Objectives: from one head trained by KL for as many minutes of the process's own time, each goes on for as many more;
+tokens a step of a chain of four on test prompts, by workload, with the interval of the difference from the start over
+resampled prompts. SmolLM2's go on from the head that ships.
 Shapes: an output head of an eighth of the width, a full one, and a full one of as many bytes as the first over fewer
 tokens, for as many updates on one text; tokens a step beside the full one's (rho_tau), all workloads together as well.
 The report is written after each head; what was trained is kept in the work folder and not trained again.
@@ -51,8 +51,6 @@ DEEP = (5, 8)
 """Depths that drift is looked for at: beyond those trained."""
 INSPECTED = 12
 PARTS = ["drift", "objectives", "shapes"]
-BEFORE = 4.0
-"""Times as long as each objective is the training of the start."""
 RATE = 0.1
 """Of an objective that goes on from a trained head; at the rate of a beginning, what was learnt is shaken first."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -207,7 +205,7 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
 def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
-    start = subject.start or trained(subject, work, "start", Wanted(**{**base, "minutes": BEFORE * minutes}))
+    start = subject.start or trained(subject, work, "start", Wanted(**base))
     folders = {"start": start} | {
         name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
         for name, changes in OBJECTIVES.items()
@@ -269,7 +267,7 @@ def walked(subject: Subject, folders: Mapping[str, Path]) -> dict[str, dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs_tests.benchmarks.head_training", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=2.0, help="of the process's own time, each objective")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of the process's own time, each objective")
     parser.add_argument("--updates", type=int, default=400, help="of each training for drift")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=32, help="a workload")

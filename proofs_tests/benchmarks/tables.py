@@ -214,6 +214,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "head_trade": tables_heads.trade,
     "heads_vllm": tables_heads.vllm,
     "head_plan": tables_heads.plan,
+    "head_plan_mixed": tables_heads.plan,
     "head_update": tables_heads.update,
     "head_drift": tables_heads.drift,
     "head_objectives": tables_heads.objectives,
