@@ -15,7 +15,7 @@ from runtime.models.lean import LeanModel
 from runtime.models.load import DTYPES, load_model
 from runtime.models.products import ROW_BUCKETS, STREAMED, Choice, row_products
 
-LENGTHS, NODES = (7, 40, 66), 9
+LENGTHS = (7, 40, 66)
 
 
 def _after(model: LanguageModel, prompt: np.ndarray, path: np.ndarray) -> torch.Tensor:
@@ -28,8 +28,12 @@ def _after(model: LanguageModel, prompt: np.ndarray, path: np.ndarray) -> torch.
     return logits
 
 
+@pytest.mark.parametrize("nodes", [9, 42])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_nodes_of_ragged_trees_are_plain_steps_bit_for_bit(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_of_ragged_trees_are_plain_steps_bit_for_bit(
+    dtype: str, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to about `EVEN_ROWS` tokens in one step."""
     made = attention(None, 1, 1, 1.0, dtype=DTYPES[dtype], device=torch.device("cpu"))
     if STREAMED not in row_products() or not isinstance(made, CompiledAttention):
         pytest.skip("torch's threads are not GNU's here")
@@ -41,11 +45,11 @@ def test_nodes_of_ragged_trees_are_plain_steps_bit_for_bit(dtype: str, monkeypat
     cache = model.new_cache(len(LENGTHS), 128)
     for row, prompt in enumerate(prompts):
         prefill(model, cache, prompt, row)
-    parents = np.array([[-1, *(drawn.integers(0, node) for node in range(1, NODES))] for _ in LENGTHS])
+    parents = np.array([[-1, *(drawn.integers(0, node) for node in range(1, nodes))] for _ in LENGTHS])
     tokens = drawn.integers(3, model.vocabulary, parents.shape)
-    logits = run_trees(model, cache, tokens, parents, np.full(len(LENGTHS), NODES)).logits
+    logits = run_trees(model, cache, tokens, parents, np.full(len(LENGTHS), nodes)).logits
     for row, prompt in enumerate(prompts):
-        for node in range(NODES):
+        for node in range(nodes):
             path, above = [tokens[row, node]], parents[row, node]
             while above >= 0:
                 path, above = [tokens[row, above], *path], parents[row, above]

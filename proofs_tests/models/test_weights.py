@@ -128,9 +128,18 @@ def test_the_streamed_product_is_taken_where_it_is_nearly_the_fastest(
 ) -> None:
     """For the rows of a step; beyond, the fastest."""
     choice = products._chosen(_taken(*seconds), [products.LINEAR, products.TURNED, products.STREAMED], ["onednn"])
-    steps = sum(rows <= products.DECODED for rows in products.ROW_BUCKETS)
+    steps = sum(rows <= products.EVEN_ROWS for rows in products.ROW_BUCKETS)
     assert choice.rows == (step,) * steps + (products.LINEAR,) * (len(products.ROW_BUCKETS) - steps)
     assert choice.layout == layout
+
+
+@pytest.mark.parametrize("far", [64, 128])
+def test_it_is_taken_as_far_on_as_it_is_nearly_the_fastest(far: int) -> None:
+    taken = _taken(1.0, 1.0, 9.0)
+    place = products.ROW_BUCKETS.index(far)
+    taken[place] = taken[place] | {products.STREAMED: 2.0}
+    choice = products._chosen(taken, [products.LINEAR, products.TURNED, products.STREAMED], ["onednn"])
+    assert choice.rows == (products.STREAMED,) * place + (products.LINEAR,) * (len(taken) - place)
 
 
 def test_one_slow_number_of_rows_is_enough_not_to_take_it() -> None:

@@ -42,7 +42,9 @@ AGREE = 1.5
 """Least times of one product that differ by more are those of a busy machine."""
 EVEN = 1.5
 """How many times slower than the fastest the streamed product may be and still be taken, for every number of rows of a
-step: a row's product has the same bits in any company then, and drafts change a text less often."""
+step: a row's product has the same bits in any company then, and drafts do not change a text."""
+EVEN_ROWS = 128
+"""Most rows of a step that are kept even so: a batch of draft trees. Beyond lie prompts, whose time counts."""
 MARGIN = 1.1
 """How many times faster than torch's own product another must be to be taken: less is within the noise."""
 PACKED_ROWS = 8
@@ -93,7 +95,8 @@ class Choice:
     Parameters
     ----------
     rows : a name of `row_products` a bucket
-        The fastest product where the weight lies in rows; in a step's buckets the streamed one where it is nearly so.
+        The fastest product where the weight lies in rows; in a step's buckets, and as far on as `EVEN_ROWS`, the
+        streamed one where it is nearly so.
     layout : `ROWS`, or a name of `LAYOUTS`
         The one whose worst bucket, of up to `DECODED` rows, is the least times slower than the fastest of that bucket:
         a weight lies in one layout, and what a row of verification costs decides a plan as much as a plain step.
@@ -176,7 +179,9 @@ def _chosen(taken: list[dict[str, float]], in_rows: Sequence[str], packed: Seque
     rows = [min(in_rows, key=seconds.__getitem__) for seconds in taken]
     steps = [i for i in range(len(taken)) if ROW_BUCKETS[i] <= DECODED]
     if STREAMED in in_rows and all(taken[i][STREAMED] <= EVEN * taken[i][rows[i]] for i in steps):
-        rows = [STREAMED if i in steps else name for i, name in enumerate(rows)]
+        slow = (i for i in range(len(taken)) if taken[i][STREAMED] > EVEN * taken[i][rows[i]])
+        even = min(next(slow, len(taken)), ROW_BUCKETS.index(EVEN_ROWS) + 1)
+        rows = [STREAMED] * even + rows[even:]
         if all(taken[i][STREAMED] <= EVEN * min(taken[i][name] for name in (STREAMED, *packed)) for i in steps):
             packed = ()
     worst = dict.fromkeys((ROWS, *packed), 1.0)
@@ -238,7 +243,7 @@ def _processor() -> str:
 
 
 def _machine() -> str:
-    products = f"{'+'.join(row_products())} of {LANES} lanes"
+    products = f"{'+'.join(row_products())} of {LANES} lanes, even to {EVEN_ROWS}"
     return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {products},"
 
 
