@@ -211,6 +211,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "diffusion_likelihood": tables_diffusion.likelihood,
     "heads": tables_heads.cells,
     "heads_bfloat16": tables_heads.cells,
+    "heads_bfloat16_batch8": tables_heads.cells,
     "head_trade": tables_heads.trade,
     "heads_vllm": tables_heads.vllm,
     "head_plan": tables_heads.plan,
