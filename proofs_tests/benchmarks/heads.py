@@ -62,7 +62,9 @@ POLICIES: dict[str, Policy] = {
     "grown": Grown(retrieval=None, nodes=9, levels=3, width=2, draft_price=0.05),
     "retrieval": LOOKUP,
     "head and retrieval": policy_of(TokenTree.chain(CHAIN), LOOKUP, skip=6),
+    "planned for 8": policy_of(TokenTree.chain(1), Chain(min_match=2, offset=0, factor=1, max_tokens=8)),
 }
+"""The last is what one plan chose for eight requests of all kinds at once (`head_plan_mixed`)."""
 
 
 WORKLOADS = ["chat", "code", "math", "rag", "summarization", "edits"]
