@@ -202,14 +202,17 @@ def gains(workload: str, walks: Mapping[str, Counts]) -> list[dict[str, Any]]:
     return rows
 
 
-def objectives(subject: Subject, work: Path, minutes: float, keep: Keep) -> None:
+def objectives(subject: Subject, work: Path, minutes: float, names: Sequence[str], keep: Keep) -> None:
     """Tokens a step by objective, beside those of the start that all share."""
     base: dict[str, Any] = {"steps": CHAIN, "minutes": minutes, "clock": "process", "tokens": TOKENS, "length": LENGTH}
     start = subject.start or trained(subject, work, "start", Wanted(**base))
     folders = {"start": start} | {
-        name: trained(subject, work, name.replace(", ", "-"), Wanted(**base, start=start, rate=RATE, seed=1, **changes))
-        for name, changes in OBJECTIVES.items()
-    }
+        name: trained(
+            subject, work, name.replace(", ", "-"),
+            Wanted(**base, start=start, rate=RATE, seed=1, **OBJECTIVES[name]),
+        )
+        for name in names
+    }  # fmt: skip
     rows = [row for workload, walks in walked(subject, folders).items() for row in gains(workload, walks)]
     for row in rows:
         own = row["objective"]
@@ -268,6 +271,7 @@ def walked(subject: Subject, folders: Mapping[str, Path]) -> dict[str, dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs_tests.benchmarks.head_training", description=__doc__)
     parser.add_argument("--minutes", type=float, default=6.0, help="of the process's own time, each objective")
+    parser.add_argument("--objective", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES))
     parser.add_argument("--updates", type=int, default=400, help="of each training for drift")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=32, help="a workload")
@@ -296,7 +300,7 @@ def main() -> None:
         drift(subject, work, args.seeds, args.updates, keep)
     if "objectives" in args.part:
         report["minutes"] = args.minutes
-        objectives(subject, work, args.minutes, keep)
+        objectives(subject, work, args.minutes, args.objective, keep)
     if "shapes" in args.part:
         shapes(subject, work, args.shape_updates, keep)
 
