@@ -15,7 +15,7 @@ from proofs_tests.drafters.heads import KINDS, Defined, head_for
 from proofs_tests.heads.test_head_training import trained
 from proofs_tests.tiny import random_prompts, tiny_model
 from runtime.drafters.head.network import rotations
-from runtime.training.heads import ppow
+from runtime.training.heads import ppow, train
 from runtime.training.heads.ppow import (
     GROUP,
     REWARDS,
@@ -185,3 +185,17 @@ def test_training_on_rewards_alone_raises_what_is_accepted(tmp_path: Path) -> No
     _, before = trained(tmp_path / "a", 1)
     _, after = trained(tmp_path / "b", 40, objective="ppow", warm=0.0)
     assert after.alpha > before.alpha + 0.005
+
+
+def test_windows_are_as_many_as_their_laws_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = list[int]()
+
+    def seen(priority: Any, allowed: Any, count: int, windows: str) -> Any:
+        counts.append(count)
+        return choose_windows(priority, allowed, count, windows)
+
+    monkeypatch.setattr(train, "choose_windows", seen)
+    trained(tmp_path / "all", 1, objective="ppow", warm=0.0)
+    monkeypatch.setattr(train, "LAWS", 1)
+    trained(tmp_path / "one", 1, objective="ppow", warm=0.0)
+    assert counts == [train.WINDOWS, 1]

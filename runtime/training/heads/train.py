@@ -21,6 +21,7 @@ from runtime.drafters.head.unrolled import unrolled
 from runtime.training.heads.losses import summed
 from runtime.training.heads.objectives import OBJECTIVES, PPOW
 from runtime.training.heads.ppow import (
+    GROUP,
     REWARDS,
     choose_windows,
     expected_reward,
@@ -41,6 +42,8 @@ ROLE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 SAVED_EVERY_S = 60.0
 WINDOWS, ANCHOR = 16, 3.0
 """Windows of a row in an update of ppow, and the weight of KL to the target beside the reward."""
+LAWS = 1 << 26
+"""Chances in the laws along all rollouts of an update, above which it takes fewer windows: each law is held whole."""
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "process": time.process_time}
 
@@ -259,7 +262,8 @@ class _Run:
         if not bool(kept.any()):
             return torch.zeros((), device=self.device)
         tokens, hidden, whole, priority = (each[kept] for each in (tokens, hidden, whole, priority))
-        starts = choose_windows(priority, whole, WINDOWS, regime.windows)
+        of_window = len(tokens) * GROUP * depth * self.network.shape.vocabulary
+        starts = choose_windows(priority, whole, max(1, min(WINDOWS, LAWS // of_window)), regime.windows)
         embedding = embedding_of(self.target, self.network)
         log_q, drawn = rollouts(self.network, embedding, tokens, hidden, starts, depth, self.turns)
         law, likeliest = window_laws(self.target, tokens, starts, named(self.network, drawn), self.network.ids)
