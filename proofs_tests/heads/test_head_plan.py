@@ -38,8 +38,9 @@ def test_the_plan_and_the_best_of_every_drafter_are_run_and_plain_decoding_besid
 
 
 def _row(predicted: float, measured: float, regret: float, drafters: list[str]) -> dict[str, Any]:
+    rival = {"predicted": 2.0, "measured": 1.6, "inside": False, "tokens_a_step": {"predicted": 2.2, "measured": 2.0}}
     return {"drafters": drafters, "predicted": {"value": predicted}, "measured": measured, "regret": regret,
-            "inside": True, "rivals": {"r6": {"predicted": 2.0, "measured": 1.6, "inside": False}}}  # fmt: skip
+            "inside": True, "rivals": {"r6": rival}}  # fmt: skip
 
 
 def test_plans_that_are_off_have_regret_and_no_error() -> None:
@@ -48,3 +49,5 @@ def test_plans_that_are_off_have_regret_and_no_error() -> None:
     assert (told["mean_regret"], told["worst_regret"]) == pytest.approx((0.15, 0.3))
     assert (told["median_error"], told["rivals_median_error"]) == pytest.approx((0.2, 0.25))
     assert (told["rivals"], told["rivals_inside"]) == (2, 0)
+    of_what = told["rivals_mean_tokens_error"], told["rivals_mean_pace_error"]
+    assert of_what == pytest.approx((0.1, 1.25 / 1.1 - 1))
